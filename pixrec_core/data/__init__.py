@@ -1,0 +1,1 @@
+"""From raw files to sequences: sources, items, interactions, images, sequences and their contract. No torch."""

@@ -1,0 +1,83 @@
+"""The raw stage: a source's files, their checksums, and where later stages find them."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pixrec_core import files
+from pixrec_core.data.sources import RawFiles
+from pixrec_core.errors import SettingsError, SourceError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.plugins import load_plugin
+from pixrec_core.settings import SourceSettings
+
+SOURCES = "pixrec_core.data.sources"
+
+
+def _options(source: SourceSettings) -> tuple[Any, Any]:
+    """The source's module and its checked options."""
+    module = load_plugin(SOURCES, source.kind)
+    try:
+        return module, module.Options.model_validate(source.options)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (received {e['input']!r})" for e in error.errors()]
+        raise SettingsError(f"source {source.kind!r}: {'; '.join(lines)}") from None
+
+
+def describe(source: SourceSettings, root: Path) -> Any:
+    """Size and time of the local files that a source reads in place: a cheap sign of change."""
+    module, options = _options(source)
+    watched: list[Path] = module.watched(options, root)
+    return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in watched if p.exists()}
+
+
+def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, Any]:
+    """Bring the raw files and write their manifest.
+
+    Raises:
+        SettingsError: unknown kind of source, or wrong options for it.
+        SourceError: a file is missing or empty.
+    """
+    module, options = _options(source)
+    found: RawFiles = module.fetch(options, root, paths.raw)
+    manifest = {
+        "reviews": _entry(found.reviews),
+        "metadata": _entry(found.metadata),
+        "photos": str(found.photos) if found.photos else None,
+    }
+    files.write_json(paths.raw_manifest, manifest)
+    return {
+        "reviews_bytes": manifest["reviews"]["bytes"],
+        "reviews_sha256": manifest["reviews"]["sha256"],
+        "metadata_bytes": manifest["metadata"]["bytes"],
+        "metadata_sha256": manifest["metadata"]["sha256"],
+        "source": source.kind,
+    }
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SourceError(f"{path} is not there; check the folder in [datasets.<name>.source] of pixrec.toml")
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path} is empty; it must hold one JSON object a line")
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+
+
+def locate(paths: DatasetPaths) -> RawFiles:
+    """Where the raw files lie.
+
+    Raises:
+        MissingArtefactError: the raw stage has not run.
+    """
+    manifest = files.read_json(paths.raw_manifest)
+    photos = manifest["photos"]
+    return RawFiles(
+        Path(manifest["reviews"]["path"]), Path(manifest["metadata"]["path"]), Path(photos) if photos else None
+    )
+
+
+def digest(paths: DatasetPaths) -> str:
+    """Checksums of both files: the data version that decides whether later stages are stale."""
+    manifest = files.read_json(paths.raw_manifest)
+    return f"{manifest['reviews']['sha256']}-{manifest['metadata']['sha256']}"

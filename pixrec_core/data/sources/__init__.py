@@ -1,0 +1,36 @@
+"""Where raw files come from: one module a kind of source.
+
+A source module has three names:
+
+`Options`
+    a pydantic model of the fields that `[datasets.<name>.source]` may hold beside `kind`;
+`fetch(options, root, raw) -> RawFiles`
+    brings reviews and metadata in the Amazon Reviews 2023 shape to local files and says where they
+    lie: inside `raw` (the folder given for it) where the source makes or downloads them, in place
+    where they are local already. `root` is the folder that relative paths start from. Fetching
+    again with the same options gives the same bytes;
+`watched(options, root) -> list[Path]`
+    the local files that it reads in place, so that a change of one makes later stages stale.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: A host in image URLs that stands for the dataset's own folder, whatever port it is served on.
+LOOPBACK_HOST = "127.0.0.1:PORT"
+
+
+@dataclass(frozen=True)
+class RawFiles:
+    """Local raw files of one dataset.
+
+    Attributes:
+        reviews: `.jsonl` or `.jsonl.gz`, one review a line.
+        metadata: `.jsonl` or `.jsonl.gz`, one item a line.
+        photos: folder to serve on a loopback port in place of `LOOPBACK_HOST` while photos are
+            downloaded; None where photos come from the web.
+    """
+
+    reviews: Path
+    metadata: Path
+    photos: Path | None = None

@@ -1,0 +1,56 @@
+"""Every exception that PixRec raises on purpose.
+
+PixRecError
+├── SettingsError        pixrec.toml, an environment variable or a command line option is wrong
+├── SourceError          raw files are missing, empty, or beyond the share of bad lines that is allowed
+├── MissingArtefactError a stage was asked for before the one that it reads
+├── ContractError        a dataset broke its data contract; training on it would be wrong
+├── BackboneError        a vision-language model could not be loaded or does not fit
+├── CheckpointError      a checkpoint is damaged, or another process is writing it
+└── ArtefactError        any other artefact is damaged or does not match the one that it was made from
+
+A message names what was received and how to mend it.
+"""
+
+__all__ = [
+    "ArtefactError",
+    "BackboneError",
+    "CheckpointError",
+    "ContractError",
+    "MissingArtefactError",
+    "PixRecError",
+    "SettingsError",
+    "SourceError",
+]
+
+
+class PixRecError(Exception):
+    """Base of all errors that a user of PixRec can mend."""
+
+
+class SettingsError(PixRecError):
+    """A setting is missing, unknown or out of range."""
+
+
+class SourceError(PixRecError):
+    """Raw files cannot be read as reviews and metadata."""
+
+
+class MissingArtefactError(PixRecError):
+    """An input artefact has not been made yet."""
+
+
+class ContractError(PixRecError):
+    """A dataset broke its data contract."""
+
+
+class BackboneError(PixRecError):
+    """A vision-language backbone cannot be loaded."""
+
+
+class CheckpointError(PixRecError):
+    """A checkpoint cannot be read or written."""
+
+
+class ArtefactError(PixRecError):
+    """An artefact is damaged or does not belong to its inputs."""

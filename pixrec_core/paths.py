@@ -1,0 +1,127 @@
+"""The only place that knows where artefacts lie.
+
+data/<dataset>/
+  raw/                      what the source fetched or generated
+  items.parquet             the catalogue             items.quarantine.parquet         its bad lines
+  interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its bad lines
+  images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
+  sequences.duckdb          items, interactions and sequences that belong together, validated
+  baselines/<name>.parquet  rankings
+  variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
+  evaluation/               metrics.json  outcomes.parquet
+  report/                   index.html  report.md
+  stamps/                   one manifest a stage, written last
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Artefacts of one dataset."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, data_dir: Path, dataset: str) -> "DatasetPaths":
+        """Paths of the dataset of that name."""
+        return cls(data_dir / dataset)
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def raw_manifest(self) -> Path:
+        return self.root / "raw.json"
+
+    @property
+    def items(self) -> Path:
+        return self.root / "items.parquet"
+
+    @property
+    def items_quarantine(self) -> Path:
+        return self.root / "items.quarantine.parquet"
+
+    @property
+    def interactions(self) -> Path:
+        return self.root / "interactions.parquet"
+
+    @property
+    def interactions_quarantine(self) -> Path:
+        return self.root / "interactions.quarantine.parquet"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def images_manifest(self) -> Path:
+        return self.root / "images.parquet"
+
+    def image(self, item: str) -> Path:
+        """The photo of an item. Item ids come from outside, so only a hash of one reaches the file system."""
+        key = hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        return self.images / key[:2] / f"{key}.jpg"
+
+    @property
+    def sequences(self) -> Path:
+        return self.root / "sequences.duckdb"
+
+    @property
+    def baselines(self) -> Path:
+        return self.root / "baselines"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "evaluation" / "metrics.json"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.root / "evaluation" / "outcomes.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def variant(self, variant: str) -> "VariantPaths":
+        """Artefacts of one trained variant of this dataset."""
+        return VariantPaths(self.root / "variants" / variant, self, variant)
+
+    def stamp(self, stage: str) -> Path:
+        return self.root / "stamps" / f"{stage}.json"
+
+
+@dataclass(frozen=True)
+class VariantPaths:
+    """Artefacts of one variant of one dataset."""
+
+    root: Path
+    dataset: DatasetPaths
+    variant: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+    @property
+    def training(self) -> Path:
+        """Where training keeps what it needs to resume; not an artefact."""
+        return self.root / "training"
+
+    @property
+    def item_vectors(self) -> Path:
+        return self.root / "item_vectors"
+
+    @property
+    def item_index(self) -> Path:
+        return self.root / "item_index"
+
+    @property
+    def ranking(self) -> Path:
+        return self.root / "ranking.parquet"
+
+    def stamp(self, stage: str) -> Path:
+        return self.root / "stamps" / f"{stage}.json"

@@ -1,0 +1,138 @@
+"""The whole flow on one screen: one function an arrow, stages meet only in files.
+
+raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
+    -> ranking (and baselines) -> evaluation -> report
+
+Imports stand inside the functions: a stage pays for what it uses, and naming the stages costs
+nothing. A download needs no torch, a Dagster code location neither.
+"""
+
+from typing import Any, Final
+
+from pixrec_core.stages import Stage, Stats, Work
+
+
+def raw(work: Work) -> Stats:
+    """Fetch or generate reviews and metadata; note their checksums."""
+    from pixrec_core.data import raw_files
+
+    return raw_files.fetch(work.own.source, work.settings.root, work.paths)
+
+
+def items(work: Work) -> Stats:
+    """Metadata lines -> the catalogue; bad lines to quarantine."""
+    from pixrec_core.data import items as module
+
+    return module.build(work.own.ingest, work.paths)
+
+
+def interactions(work: Work) -> Stats:
+    """Review lines -> interactions in (user, time, position) order; bad lines to quarantine."""
+    from pixrec_core.data import interactions as module
+
+    return module.build(work.own.ingest, work.paths)
+
+
+def images(work: Work) -> Stats:
+    """Image URLs of the catalogue -> stored photos and a manifest of what came of each."""
+    from pixrec_core.data import images as module
+
+    return module.download(work.own.images, work.paths)
+
+
+def sequences(work: Work) -> Stats:
+    """Items, interactions and photos -> one validated DuckDB file of sequences, split."""
+    from pixrec_core.data import sequences as module
+
+    return module.build(work.own.sequences, work.paths)
+
+
+def checkpoint(work: Work, **callbacks: Any) -> Stats:
+    """Sequences and photos -> a trained dual tower."""
+    from pixrec_core import training
+
+    return training.train(work.own.model, work.own.training, work.variant_paths, **callbacks)
+
+
+def item_vectors(work: Work) -> Stats:
+    """Every item of the catalogue through the item tower."""
+    from pixrec_core.retrieval import encode
+
+    return encode.encode_items(work.variant_paths)
+
+
+def item_index(work: Work) -> Stats:
+    """Item vectors -> FAISS index."""
+    from pixrec_core.retrieval import index
+
+    return index.build(work.variant_paths)
+
+
+def ranking(work: Work) -> Stats:
+    """Test histories through the user tower, each to its nearest items."""
+    from pixrec_core.retrieval import rank
+
+    return rank.rank_test_users(work.own.retrieval, work.variant_paths)
+
+
+def baselines(work: Work) -> Stats:
+    """Rankings of every baseline, for the same users."""
+    from pixrec_core import baselines as module
+
+    return module.rank_all(work.own.retrieval, work.paths)
+
+
+def evaluation(work: Work) -> Stats:
+    """Rankings and true targets -> metrics, per user first."""
+    from pixrec_core.evaluation import evaluate
+
+    return evaluate.evaluate(work.own.retrieval, work.paths, work.settings.variants)
+
+
+def report(work: Work) -> Stats:
+    """Metrics, rankings and photos -> one HTML page and its Markdown."""
+    from pixrec_core.report import build
+
+    return build.build(work.dataset, work.paths, work.settings.variants)
+
+
+def _raw_outside(work: Work) -> Any:
+    from pixrec_core.data import raw_files
+
+    return raw_files.describe(work.own.source, work.settings.root)
+
+
+def _raw_digest(work: Work) -> str:
+    from pixrec_core.data import raw_files
+
+    return raw_files.digest(work.paths)
+
+
+RAW: Final = Stage("raw", raw, sections=("source",), outside=_raw_outside, digest=_raw_digest)
+ITEMS: Final = Stage("items", items, (RAW,), ("ingest",))
+INTERACTIONS: Final = Stage("interactions", interactions, (RAW,), ("ingest",))
+IMAGES: Final = Stage("images", images, (ITEMS,), ("images",))
+SEQUENCES: Final = Stage("sequences", sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",))
+CHECKPOINT: Final = Stage("checkpoint", checkpoint, (SEQUENCES,), ("model", "training"), per="variant")
+ITEM_VECTORS: Final = Stage("item_vectors", item_vectors, (CHECKPOINT,), per="variant")
+ITEM_INDEX: Final = Stage("item_index", item_index, (ITEM_VECTORS,), per="variant")
+RANKING: Final = Stage("ranking", ranking, (ITEM_INDEX,), ("retrieval",), per="variant")
+BASELINES: Final = Stage("baselines", baselines, (SEQUENCES,), ("retrieval",))
+EVALUATION: Final = Stage("evaluation", evaluation, (RANKING, BASELINES), ("retrieval",))
+REPORT: Final = Stage("report", report, (EVALUATION,))
+
+#: In an order that serves every stage's inputs first.
+STAGES: Final = (
+    RAW,
+    ITEMS,
+    INTERACTIONS,
+    IMAGES,
+    SEQUENCES,
+    BASELINES,
+    CHECKPOINT,
+    ITEM_VECTORS,
+    ITEM_INDEX,
+    RANKING,
+    EVALUATION,
+    REPORT,
+)

@@ -1,0 +1,24 @@
+"""Progress as log lines: the same ones reach a terminal and the Dagster UI."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LINE_EVERY_S = 5.0
+
+
+def track(items: Iterable[T], what: str, total: int, log: logging.Logger) -> Iterator[T]:
+    """Yield from `items`, logging `what`, count, share and rate every few seconds and at the end."""
+    start = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_S:
+            last = now
+            rate = done / (now - start)
+            log.info("%s: %s of %s (%.0f %%), %.0f/s", what, f"{done:,}", f"{total:,}", 100 * done / total, rate)
+    log.info("%s: %s done in %.1f s", what, f"{done:,}", time.monotonic() - start)

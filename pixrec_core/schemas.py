@@ -1,0 +1,90 @@
+"""Every column name and table schema, once.
+
+One vocabulary: an *item* is keyed by `parent_asin`; an *interaction* is one user with one item at
+one time; a *sequence* is a user's items in order; its last item is the *target*, what stands
+before it the *history*.
+"""
+
+from typing import Final
+
+import polars as pl
+
+USER: Final = "user"
+ITEM: Final = "item"
+TIMESTAMP: Final = "timestamp"  # milliseconds since 1970-01-01 UTC
+RATING: Final = "rating"  # stars; 0.0 occurs in real data
+POSITION: Final = "position"  # line number in the reviews file, from 1; breaks ties of time
+TITLE: Final = "title"
+MAIN_CATEGORY: Final = "main_category"
+CATEGORIES: Final = "categories"  # from the widest to the narrowest
+STORE: Final = "store"  # brand or shop
+FEATURES: Final = "features"
+DESCRIPTION: Final = "description"
+PRICE: Final = "price"  # in the shop's currency; null where unset
+IMAGE_URL: Final = "image_url"  # null where the item has none
+HAS_IMAGE: Final = "has_image"
+TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a cold item
+SPLIT: Final = "split"
+ITEMS: Final = "items"
+TIED: Final = "tied"  # whether the target shares its time with the item before it
+RANK: Final = "rank"  # from 1
+SCORE: Final = "score"
+METHOD: Final = "method"
+
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+TEST: Final = "test"
+SPLITS: Final = (TRAIN, VALIDATION, TEST)
+
+#: The catalogue: one row an item. Average rating and rating count of the metadata are left out:
+#: they were counted after the split point, so they leak the future.
+ITEM_SCHEMA: Final = pl.Schema(
+    {
+        ITEM: pl.String,
+        TITLE: pl.String,
+        MAIN_CATEGORY: pl.String,
+        CATEGORIES: pl.List(pl.String),
+        STORE: pl.String,
+        FEATURES: pl.List(pl.String),
+        DESCRIPTION: pl.List(pl.String),
+        PRICE: pl.Float64,
+        IMAGE_URL: pl.String,
+    }
+)
+
+#: One row a purchase or review, in (user, timestamp, position) order.
+INTERACTION_SCHEMA: Final = pl.Schema(
+    {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64, RATING: pl.Float64, POSITION: pl.Int64}
+)
+
+#: One row a bad line: which file and line, why, and its first 200 characters.
+QUARANTINE_SCHEMA: Final = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
+
+#: One row an item that has a URL: what came of its download.
+IMAGE_SCHEMA: Final = pl.Schema(
+    {
+        ITEM: pl.String,
+        "url": pl.String,
+        "status": pl.String,  # "ok" or "failed"
+        "reason": pl.String,  # why it failed; null where it did not
+        "sha256": pl.String,  # of the stored file
+        "width": pl.Int32,  # pixels, as stored
+        "height": pl.Int32,
+        "bytes": pl.Int64,  # of the stored file
+        "attempts": pl.Int32,
+    }
+)
+
+#: Table `items` of sequences.duckdb: the catalogue that rankings choose from.
+CATALOGUE_SCHEMA: Final = pl.Schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
+
+#: Table `sequences` of sequences.duckdb. In split `train` every item but the first is a target; in
+#: `validation` and `test` only the last one is. `validation` is `train` and one item more, `test`
+#: is `validation` and one item more.
+SEQUENCE_SCHEMA: Final = pl.Schema({SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), TIED: pl.Boolean})
+
+#: A ranking, of any method: the best `depth` items of each test user, seen ones included.
+RANKING_SCHEMA: Final = pl.Schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.String, SCORE: pl.Float32})
+
+#: What became of each test target under each method; `rank` is null past the ranking's depth.
+OUTCOME_SCHEMA: Final = pl.Schema({METHOD: pl.String, USER: pl.String, ITEM: pl.String, RANK: pl.Int32})

@@ -1,0 +1,137 @@
+"""What makes a stage current: its settings, its code version and the data versions of its inputs.
+
+A stage leaves a stamp, written last and atomically: no stamp, no artefact. The stamp says what
+the artefact was made from (`fingerprint`) and what it is (`data_version`), so that a second run
+redoes exactly what a change of input, setting or code made stale.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pixrec_core import files
+from pixrec_core.errors import MissingArtefactError
+from pixrec_core.paths import DatasetPaths, VariantPaths
+from pixrec_core.settings import DatasetSettings, Settings
+
+#: What a stage reports: counts, shares, seconds, names. JSON values only.
+Stats = dict[str, Any]
+Stamp = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage's place of work: a dataset, and a variant where the stage has one."""
+
+    settings: Settings
+    dataset: str
+    variant: str | None = None
+
+    @property
+    def own(self) -> DatasetSettings:
+        return self.settings.dataset(self.dataset)
+
+    @property
+    def paths(self) -> DatasetPaths:
+        return DatasetPaths.of(self.settings.data_dir, self.dataset)
+
+    @property
+    def variant_paths(self) -> VariantPaths:
+        assert self.variant is not None, "asked for the variant's paths in a stage without variants"
+        return self.paths.variant(self.variant)
+
+    def of(self, variant: str | None) -> "Work":
+        """The same dataset seen from another variant, or from none."""
+        return Work(self.settings, self.dataset, variant)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the pipeline.
+
+    Attributes:
+        name: of the artefact, the stage and the Dagster asset alike.
+        run: does the work and returns what it saw.
+        inputs: names of the stages whose artefacts it reads.
+        sections: names of the settings sections that change its result.
+        per: whether there is one artefact a dataset or one a dataset and variant.
+        version: raised whenever the code comes to make another artefact from the same input.
+        outside: describes inputs from outside the pipeline, cheaply; part of the fingerprint.
+        digest: data version taken from content; without it, the fingerprint serves.
+    """
+
+    name: str
+    run: Callable[..., Stats]
+    inputs: tuple["Stage", ...] = ()
+    sections: tuple[str, ...] = ()
+    per: Literal["dataset", "variant"] = "dataset"
+    version: int = 1
+    outside: Callable[[Work], Any] | None = None
+    digest: Callable[[Work], str] | None = None
+
+    def stamp_path(self, work: Work) -> Any:
+        return (work.variant_paths if self.per == "variant" else work.paths).stamp(self.name)
+
+    def stamp(self, work: Work) -> Stamp | None:
+        """What the last finished run left, or None."""
+        path = self.stamp_path(work)
+        return files.read_json(path) if path.exists() else None
+
+    def fingerprint(self, work: Work) -> str:
+        """Hash of all that the artefact depends on.
+
+        Raises:
+            MissingArtefactError: an input has not been made.
+        """
+        parts = {
+            "stage": self.name,
+            "version": self.version,
+            "settings": {name: getattr(work.own, name).model_dump(mode="json") for name in self.sections},
+            "variant": work.variant if self.per == "variant" else None,
+            "inputs": {label: version for stage in self.inputs for label, version in self._versions(stage, work)},
+            "outside": self.outside(work) if self.outside else None,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _versions(self, stage: "Stage", work: Work) -> Iterable[tuple[str, str]]:
+        """Data versions of one input: of every variant where this stage gathers them."""
+        gathers = stage.per == "variant" and self.per == "dataset"
+        for variant in work.settings.variants if gathers else (work.variant,):
+            stamp = stage.stamp(work.of(variant))
+            if stamp is None:
+                place = f"{work.dataset}|{variant}" if stage.per == "variant" else work.dataset
+                raise MissingArtefactError(f"{self.name} of {work.dataset} needs {stage.name} of {place}, not made yet")
+            yield f"{stage.name}|{variant}" if gathers else stage.name, stamp["data_version"]
+
+    def is_current(self, work: Work) -> bool:
+        """Whether the artefact is there and nothing that it was made from has changed."""
+        stamp = self.stamp(work)
+        try:
+            return stamp is not None and stamp["fingerprint"] == self.fingerprint(work)
+        except MissingArtefactError:
+            return False
+
+    def materialise(self, work: Work, **callbacks: Any) -> Stamp:
+        """Run the stage and leave its stamp; a stamp of an earlier run is withdrawn first.
+
+        Raises:
+            MissingArtefactError: an input has not been made.
+            PixRecError: whatever the stage found wrong.
+        """
+        fingerprint = self.fingerprint(work)
+        files.remove(self.stamp_path(work))
+        start = time.monotonic()
+        stats = self.run(work, **callbacks)
+        stamp = {
+            "stage": self.name,
+            "fingerprint": fingerprint,
+            "data_version": self.digest(work) if self.digest else fingerprint,
+            "seconds": round(time.monotonic() - start, 3),
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "stats": stats,
+        }
+        files.write_json(self.stamp_path(work), stamp)
+        return stamp
