@@ -83,7 +83,9 @@ CATALOGUE_SCHEMA: Final = pl.Schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN
 #: is `validation` and one item more.
 SEQUENCE_SCHEMA: Final = pl.Schema({SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), TIED: pl.Boolean})
 
-#: A ranking, of any method: the best `depth` items of each test user, seen ones included.
+#: A ranking, of any method, over the whole catalogue, seen items included. Each test user has
+#: `depth` items and as many more as their history has distinct ones, so that a list without the
+#: seen ones is still `depth` long.
 RANKING_SCHEMA: Final = pl.Schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.String, SCORE: pl.Float32})
 
 #: What became of each test target under each method; `rank` is null past the ranking's depth.

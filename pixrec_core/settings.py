@@ -105,7 +105,7 @@ class TrainingSettings(Section):
 class RetrievalSettings(Section):
     """Rankings."""
 
-    depth: Positive = Field(100, description="items in one user's ranking")
+    depth: Positive = Field(100, description="items in one user's ranking; metrics count ranks past it as misses")
 
 
 class Sections(BaseModel):

@@ -1,1 +1,15 @@
 """Fixtures that all tests share."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data sets that may stand beside a checkout; it is never part of it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data sets in {SHARED_DATA}")
+    return SHARED_DATA
