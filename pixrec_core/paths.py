@@ -6,6 +6,7 @@ data/<dataset>/
   interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its bad lines
   images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
   sequences.duckdb          items, interactions and sequences that belong together, validated
+  contract.json             what each expectation of the data contract found
   baselines/<name>.parquet  rankings
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
   evaluation/               metrics.json  outcomes.parquet
@@ -69,6 +70,11 @@ class DatasetPaths:
     @property
     def sequences(self) -> Path:
         return self.root / "sequences.duckdb"
+
+    @property
+    def contract(self) -> Path:
+        """Outcome of each expectation of the data contract; left even where the contract is broken."""
+        return self.root / "contract.json"
 
     @property
     def baselines(self) -> Path:
