@@ -1,0 +1,64 @@
+"""What is wrong with real files, put into the sample's, so that every guard of the pipeline is exercised."""
+
+import html
+import json
+import random
+from itertools import islice
+from typing import Final
+
+from pixrec_core.data.sources._sample_records import Record, image
+
+DEAD_PHOTO: Final = "gone.jpg"  # no such file is served
+MALFORMED_PER: Final = 250  # lines for one malformed one: 0.4 %, below the default limit
+MAX_MALFORMED: Final = 2
+DUPLICATE_SHARE: Final = 0.005
+UNKNOWN_SHARE: Final = 0.003
+ZERO_RATING_SHARE: Final = 0.002
+ITEM_DIRT_SHARE: Final = 0.01  # of each kind
+
+
+def soiled_metadata(records: list[Record], seed: int) -> list[bytes]:
+    """Lines with dirt, from clean records, which are changed."""
+    rng = random.Random(f"metadata dirt {seed}")
+    deck = iter(rng.sample(records, len(records)))
+    few = max(1, round(ITEM_DIRT_SHARE * len(records)))
+    for record in islice(deck, few):
+        record["images"] = []
+    for record in islice(deck, few):
+        record["images"][0]["variant"] = "PT01"
+    for record in islice(deck, few):
+        record["title"] = f"<b>{html.escape(record['title'])}</b> &ndash; New<br/>"
+    for record in islice(deck, few):
+        record["categories"], record["details"] = [], {}
+    for record in islice(deck, 1):
+        record["images"] = [image(rng, DEAD_PHOTO, "MAIN")]
+    for record in islice(deck, few):
+        records.insert(rng.randrange(len(records)), record)
+    return _lines(records, rng)
+
+
+def soiled_reviews(records: list[Record], seed: int) -> list[bytes]:
+    """Lines with dirt, from clean records; a duplicate follows its original."""
+    rng = random.Random(f"review dirt {seed}")
+    zero, twice, unknown = (
+        set(rng.sample(range(len(records)), max(1, round(share * len(records)))))
+        for share in (ZERO_RATING_SHARE, DUPLICATE_SHARE, UNKNOWN_SHARE)
+    )
+    soiled = []
+    for i, record in enumerate(records):
+        soiled.append(record | {"rating": 0.0} if i in zero else record)
+        if i in twice:
+            soiled.append(soiled[-1])
+        if i in unknown:
+            soiled.append(record | {"parent_asin": f"B0GONE{i % 10_000:04}"})
+    return _lines(soiled, rng)
+
+
+def _lines(records: list[Record], rng: random.Random) -> list[bytes]:
+    """JSON lines, and among them a truncated one and one of broken UTF-8 where there are enough."""
+    lines = [json.dumps(record).encode() for record in records]
+    whole = rng.choice(lines)
+    malformed = (whole[: len(whole) // 2], whole[:20] + b"\xff\xfe" + whole[20:])
+    for line in malformed[: min(MAX_MALFORMED, len(lines) // MALFORMED_PER)]:
+        lines.insert(rng.randrange(len(lines)), line)
+    return lines
