@@ -1,0 +1,88 @@
+"""Training curves as inline SVG that takes the page's colours, by day and by night."""
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pixrec_core.report.inputs import VARIANTS, Training
+
+PANELS: Final = {
+    "ndcg@10": "Validation NDCG@10",
+    "loss": "Loss, all terms weighted",
+    "generation": "Next-item generation",
+    "item_item": "Item with item",
+    "user_item": "User with item",
+}
+#: Colours that stand for the page's own until the SVG is written. Line styles tell the variants apart without colour.
+INK: Final = "#010203"
+LINES: Final = {VARIANTS[0]: ("#010204", "-", "var(--multimodal)"), VARIANTS[1]: ("#010205", "--", "var(--text-only)")}
+STYLE: Final[dict[Any, Any]] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pixrec",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: its title and its `<svg>` element."""
+
+    title: str
+    svg: str
+
+
+def curves(training: dict[str, Training]) -> list[Panel]:
+    """One panel for each term that some variant recorded; none without epochs."""
+    panels = []
+    for term, title in PANELS.items():
+        lines = {name: _points(run, term) for name, run in training.items()}
+        if any(lines.values()):
+            panels.append(Panel(title, _svg(title, lines, {n: run.best_epoch for n, run in training.items()})))
+    return panels
+
+
+def _points(run: Training, term: str) -> list[tuple[float, float]]:
+    """(epoch, value) where both were recorded."""
+    rows = [(row.get("epoch"), row.get(term)) for row in run.epochs]
+    return [(epoch, value) for epoch, value in rows if epoch is not None and value is not None]
+
+
+def _svg(title: str, lines: dict[str, list[tuple[float, float]]], best: dict[str, int | None]) -> str:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4, 2.1), layout="constrained")
+        axes = figure.add_subplot(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        for name, points in lines.items():
+            colour, dash, _ = LINES[name]
+            axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker=".") if points else None
+            chosen = [point for point in points if point[0] == best[name]]
+            if chosen:
+                axes.plot(*chosen[0], color=colour, marker="o", fillstyle="none", markersize=9)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(file.getvalue(), title)
+
+
+def _inline(svg: str, title: str) -> str:
+    """The bare element: scalable, named, in the page's colours, without ids that several figures share."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', svg, count=1)
+    for colour, _, variable in LINES.values():
+        svg = svg.replace(colour, variable)
+    return svg.replace(INK, "currentColor")
