@@ -1,0 +1,132 @@
+"""Writes the small inputs of a report: everything that the stages before it leave."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from PIL import Image
+from safetensors.numpy import save_file
+
+from pixrec_core import files
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import CATALOGUE_SCHEMA, INTERACTION_SCHEMA, RANKING_SCHEMA
+from tests.core import sequences_file
+
+ITEMS = [f"i{n:02}" for n in range(30)]
+HOSTILE = {
+    "i00": "<script>alert('hi')</script>",
+    "i01": "\"quoted\" 'and' & <b onclick=x>bold</b>",
+    "i02": "قميص رجالي \u202eabc",
+    "i03": "x" * 5000,
+    "i04": "",
+    "i05": '"><img src=x onerror=alert(1)>',
+    "i06": "two\nlines\x07and a bell",
+    "i07": "{{ 7 * 7 }}{% raw %}",
+    "i08": "</style></svg><!-- ]]>",
+}
+METRICS = ("Recall@1", "Recall@10", "NDCG@10", "MRR", "coverage@10")
+RECALL = {"popularity": 0.05, "co_occurrence": 0.2, "text_only": 0.1, "multimodal": 0.14}
+
+
+def estimates(share: float) -> dict:
+    return {name: {"value": share, "low": share - 0.01, "high": share + 0.01} for name in METRICS}
+
+
+def protocol(methods: Sequence[str]) -> dict:
+    pair = {"a": "multimodal", "b": "text_only", "metric": "Recall@10", "difference": 0.04, "low": 0.01, "high": 0.07}
+    return {
+        "users": 6,
+        "left_out": 0,
+        "methods": {m: estimates(RECALL[m]) for m in methods},
+        "groups": {"cold": {"users": 2, "methods": {m: {"Recall@10": RECALL[m]} for m in methods}}},
+        "paired": [pair] if {"multimodal", "text_only"} <= set(methods) else [],
+    }
+
+
+def write_metrics(paths: DatasetPaths, methods: Sequence[str] = tuple(RECALL)) -> None:
+    protocols = {name: protocol(methods) for name in ("seen_allowed", "seen_filtered")}
+    shares = {"share_tied": 0.5, "share_cold": 0.25, "share_repeat_targets": 0.125}
+    files.write_json(paths.metrics, {"users": 6, "items": len(ITEMS), "depth": 12, "protocols": protocols, **shares})
+
+
+def write_sequences(paths: DatasetPaths, bought: Mapping[str, Sequence[str]]) -> None:
+    empty = dict.fromkeys(CATALOGUE_SCHEMA)
+    own = {"has_image": True, "train_count": 0}
+    rows = [empty | own | {"item": item, "title": HOSTILE.get(item, f"title of {item}")} for item in ITEMS]
+    sequences_file.write(paths, pl.DataFrame(rows, schema=CATALOGUE_SCHEMA), sequences_file.sequences(bought))
+
+
+def write_ranking(paths: DatasetPaths, variant: str, ranked: Mapping[str, Sequence[str]]) -> None:
+    rows = [(user, n, item, 1 / n) for user, items in ranked.items() for n, item in enumerate(items, start=1)]
+    path = paths.variant(variant).ranking
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row").write_parquet(path)
+
+
+def write_vectors(paths: DatasetPaths, variant: str, vectors: Mapping[str, Sequence[float]]) -> None:
+    folder = paths.variant(variant).item_vectors
+    folder.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame({"item": list(vectors)}).write_parquet(folder / "items.parquet")
+    save_file({"vectors": np.array(list(vectors.values()), np.float32)}, folder / "vectors.safetensors")
+
+
+def write_photos(paths: DatasetPaths, items: Sequence[str]) -> None:
+    for n, item in enumerate(items):
+        path = paths.image(item)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (200, 300), (8 * n, 120, 255 - 8 * n)).save(path)
+
+
+def write_training(paths: DatasetPaths, variant: str, epochs: int = 3) -> None:
+    terms = ("loss", "generation", "item_item", "user_item", "ndcg@10")
+    rows = [{"epoch": e, **dict.fromkeys(terms, 1 / e)} for e in range(1, epochs + 1)]
+    curve = {"epochs": rows, "best_epoch": 2, "examples": 1234, "parameters": 2345678, "seconds": 1.5}
+    files.write_json(paths.variant(variant).checkpoint / "training.json", curve)
+
+
+def write_counts(paths: DatasetPaths, source: str) -> None:
+    files.write_json(paths.stamp("raw"), {"stats": {"source": source, "reviews_sha256": "ab12"}})
+    files.write_json(paths.stamp("items"), {"stats": {"items": 1234, "share_bad": 0.125, "reasons": {"no title": 2}}})
+    check = {"name": "users", "passed": True, "observed": 6.0, "expected": "at least 2", "severity": "error"}
+    late = {"name": "share_tied", "passed": False, "observed": None, "expected": "0 to 0.5", "severity": "warn"}
+    files.write_json(paths.contract, {"accepted": True, "checks": [check, late]})
+    days = pl.DataFrame({"timestamp": [86_400_000, 0]}, schema={"timestamp": pl.Int64})
+    empty = [pl.lit(None, dtype).alias(name) for name, dtype in INTERACTION_SCHEMA.items() if name != "timestamp"]
+    days.with_columns(empty).write_parquet(paths.interactions)
+
+
+#: u0 to u5 go on to i10 to i15. Multimodal finds those of u0, u1 and u2 (at ranks 1, 2, 3), text alone those of u2 and
+#: u3 (both at 1); u4's stands at rank 12 of both, u5's nowhere.
+BOUGHT = {f"u{n}": [*ITEMS[:9], f"i{10 + n}"] for n in range(6)}
+OTHERS = ITEMS[16:27]
+RANKED = {
+    "multimodal": {
+        "u0": ["i10", *OTHERS],
+        "u1": ["i20", "i11", "i00"],
+        "u2": ["i20", "i21", "i12"],
+        "u3": OTHERS,
+        "u4": [*OTHERS, "i14"],
+        "u5": OTHERS,
+    },
+    "text_only": {
+        "u0": OTHERS,
+        "u1": OTHERS,
+        "u2": ["i12", *OTHERS],
+        "u3": ["i13", *OTHERS],
+        "u4": [*OTHERS, "i14"],
+        "u5": OTHERS,
+    },
+}
+
+
+def write_all(paths: DatasetPaths, source: str = "amazon_2023") -> DatasetPaths:
+    write_metrics(paths)
+    write_sequences(paths, BOUGHT)
+    write_photos(paths, ITEMS[:20])
+    write_counts(paths, source)
+    angles = np.linspace(0, 1, len(ITEMS))
+    for variant, ranked in RANKED.items():
+        write_ranking(paths, variant, ranked)
+        write_training(paths, variant)
+        write_vectors(paths, variant, {i: (np.cos(a), np.sin(a)) for i, a in zip(ITEMS, angles, strict=True)})
+    return paths

@@ -1,0 +1,208 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from pixrec_core import files
+from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.report.build import build
+from tests.core.report import example
+
+BOTH = ("multimodal", "text_only")
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page, read by an independent parser."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.titles: set[str] = set()
+        self.images: list[dict[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += attrs
+        self.titles |= {value for name, value in attrs if name == "title" and value}
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def page(paths: DatasetPaths, variants: tuple[str, ...] = BOTH) -> Page:
+    return Page(Path(build("shop", paths, variants)["html"]).read_text(encoding="utf-8"))
+
+
+def test_says_what_it_made(paths):
+    stats = build("shop", paths, BOTH)
+    assert stats["html_bytes"] == (paths.report / "index.html").stat().st_size
+    assert stats["users_shown"] == 6
+    assert stats["unreadable_photos"] == 0
+    assert stats["multimodal Recall@10"] == 0.14
+    assert stats["verdict"].startswith("Seeing helps")
+    assert sorted(p.name for p in paths.report.iterdir()) == ["index.html", "report.md"]
+
+
+def test_same_inputs_same_bytes(paths):
+    build("shop", paths, BOTH)
+    before = {p.name: p.read_bytes() for p in paths.report.iterdir()}
+    build("shop", paths, BOTH)
+    assert before == {p.name: p.read_bytes() for p in paths.report.iterdir()}
+
+
+def test_hostile_titles_stay_text(paths):
+    read = page(paths)
+    assert "script" not in read.elements
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+    printable = {
+        **example.HOSTILE,
+        "i03": "x" * 200 + "…",
+        "i04": "i04",  # without a title an item goes by its id
+        "i06": "two lines and a bell",
+    }
+    history = example.BOUGHT["u0"][:-1][-8:]
+    assert {printable[item] for item in history} <= read.titles
+    assert {printable[item] for item in history} <= {image["alt"] for image in read.images}
+    assert printable["i00"] in read.titles  # it stands in u1's list
+
+
+def test_page_needs_nothing_beside_itself(paths):
+    read = page(paths)
+    assert not {"script", "iframe", "object"} & set(read.elements)
+    assert [
+        value for name, value in read.attributes if name == "href" and not str(value).startswith(("#", "data:"))
+    ] == []
+    for image in read.images:
+        head, _, body = str(image["src"]).partition(",")
+        assert head == "data:image/jpeg;base64"
+        assert max(Image.open(io.BytesIO(base64.b64decode(body))).size) == 96
+
+
+def test_ids_are_unique_and_found(paths):
+    html = Path(build("shop", paths, BOTH)["html"]).read_text(encoding="utf-8")
+    attributes = Page(html).attributes
+    ids = [value for name, value in attributes if name == "id"]
+    wanted = {str(v)[1:] for name, v in attributes if name in ("href", "xlink:href") and str(v).startswith("#")}
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", html))
+    assert wanted <= set(ids)
+    sections = [i for i in ids if i in {"methods", "ablation", "users", "neighbours", "groups", "training", "data"}]
+    assert len(sections) == len(set(sections)) == 7
+
+
+def test_tells_the_data(paths):
+    text = page(paths).text
+    for fact in (
+        "1970-01-01 to 1970-01-02",
+        "1,234",
+        "12.50 %",
+        "reasons: no title",
+        "✓ kept",
+        "✗ broken, a warning",
+    ):
+        assert fact in text
+    assert "ab12" not in text
+    assert "2,345,678 parameters" in text
+    assert "pixrec run --dataset shop" in text
+
+
+@pytest.mark.parametrize(("source", "banner"), [("sample", True), ("tables", False)])
+def test_synthetic_data_is_called_so(paths, source, banner):
+    example.write_counts(paths, source)
+    assert ("Synthetic data." in page(paths).text) is banner
+    assert ("Synthetic data." in (paths.report / "report.md").read_text(encoding="utf-8")) is banner
+
+
+def test_markdown_has_the_headline(paths):
+    build("shop", paths, BOTH)
+    text = (paths.report / "report.md").read_text(encoding="utf-8")
+    assert "| co_occurrence | **20.00** (19.00 \N{EN DASH} 21.00) |" in text
+    assert "| multimodal | 14.00 (13.00 \N{EN DASH} 15.00) |" in text
+    times = "\N{MULTIPLICATION SIGN}1.40"
+    assert f"Recall@10 with photos over text alone: {times} measured, {times} in the paper" in text
+
+
+def test_a_variant_that_was_not_trained(tmp_path):
+    paths = DatasetPaths(tmp_path / "shop")
+    example.write_metrics(paths, ["popularity", "multimodal"])
+    example.write_sequences(paths, example.BOUGHT)
+    example.write_ranking(paths, "multimodal", example.RANKED["multimodal"])
+    text = page(paths, ("multimodal",)).text
+    assert "Whether seeing helps was not measured" in text
+    assert "Found only with photos" not in text
+    assert "Of all methods the best is a model: Multimodal, 14.00 %" in text
+
+
+def test_metrics_and_sequences_are_enough(tmp_path):
+    paths = DatasetPaths(tmp_path / "shop")
+    example.write_metrics(paths)
+    example.write_sequences(paths, example.BOUGHT)
+    read = page(paths)
+    assert read.images == []
+    for line in ("No model has ranked", "No item vectors", "No epochs", "No contract"):
+        assert line in read.text
+
+
+def test_no_photos_at_all(paths):
+    for item in example.ITEMS:
+        files.remove(paths.image(item))
+    read = page(paths)
+    assert read.images == []
+    assert "<script>alert('hi')</script>" in read.text  # the placeholder carries the title
+
+
+def test_damaged_photo_counts_and_reads_as_none(paths):
+    paths.image("i08").write_bytes(b"<html>404</html>")
+    assert build("shop", paths, BOTH)["unreadable_photos"] == 1
+
+
+def test_no_users_at_all(paths):
+    metrics = files.read_json(paths.metrics)
+    nobody = {"users": 0, "left_out": 6, "methods": {}, "groups": {}, "paired": []}
+    files.write_json(paths.metrics, metrics | {"protocols": {"seen_allowed": nobody}})
+    text = page(paths).text
+    assert "No method found any next item" in text
+    assert "No groups were evaluated" in text
+
+
+def test_timestamps_out_of_the_calendar(paths):
+    pl.DataFrame({"timestamp": [-(10**15), 10**15]}).write_parquet(paths.interactions)
+    assert "33658" in page(paths).text
+
+
+def test_before_evaluation(tmp_path):
+    with pytest.raises(MissingArtefactError, match=r"metrics\.json"):
+        build("shop", DatasetPaths(tmp_path), BOTH)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is damaged"), ("{}", "users: Field required"), ('{"users": "many"}', "users: Input should be a valid int")],
+)
+def test_damaged_metrics_are_named(paths, content, message):
+    paths.metrics.write_text(content)
+    with pytest.raises(ArtefactError, match=rf"metrics\.json.*{message}"):
+        build("shop", paths, BOTH)
+
+
+def test_a_failed_build_leaves_the_old_page(paths):
+    build("shop", paths, BOTH)
+    before = (paths.report / "index.html").read_bytes()
+    paths.metrics.write_text("{")
+    with pytest.raises(ArtefactError):
+        build("shop", paths, BOTH)
+    assert (paths.report / "index.html").read_bytes() == before
