@@ -1,0 +1,100 @@
+"""From score rows to the ranking table, the same way for every method.
+
+Legend: B users in a batch, n items of the catalogue, k places in the longest list of a batch.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from pixrec_core import files
+from pixrec_core.schemas import ITEM, RANK, RANKING_SCHEMA, SCORE, USER
+
+
+def popularity_places(train_counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Place of each item, from 0, when sorted by training count, then by index; both (n,).
+
+    Items are indexed in the order of their ids, so that the index stands for the id.
+    """
+    places = np.empty(len(train_counts), np.int64)
+    places[np.argsort(-train_counts.astype(np.int64), kind="stable")] = np.arange(len(train_counts))
+    return places
+
+
+def top_items(
+    scores: NDArray[np.float32], lengths: NDArray[np.int64], places: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The best items of each user, best first; equal scores go by `places`.
+
+    Args:
+        scores: (B, n).
+        lengths: (B,), items wanted for each user; a list is never longer than the catalogue.
+        places: (n,), from `popularity_places`.
+
+    Returns:
+        Item indices and their scores, both (B, k); places past a user's length hold index -1.
+    """
+    assert not np.isnan(scores).any(), "a score is not a number"
+    n = scores.shape[1]
+    k = min(int(lengths.max()), n)
+    keys = _sortable(scores) + (n - 1 - places)
+    best = np.argpartition(keys, n - k, axis=1)[:, n - k :]
+    order = np.argsort(-np.take_along_axis(keys, best, axis=1), axis=1)
+    indices = np.take_along_axis(best, order, axis=1)
+    best_scores = np.take_along_axis(scores, indices, axis=1)
+    return np.where(np.arange(k) < lengths[:, None], indices, -1), best_scores
+
+
+def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Integers ordered as the scores are, with the low 32 bits free to break ties.
+
+    With every key different, a partial sort is as deterministic as a full one.
+    """
+    bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # negative floats count backwards
+    return bits.astype(np.int64) << 32
+
+
+def to_ranking(
+    users: pl.Series, item_ids: pl.Series, indices: NDArray[np.int64], scores: NDArray[np.float32]
+) -> pl.DataFrame:
+    """Ranked lists as rows of `RANKING_SCHEMA`.
+
+    Args:
+        users: (B,) ids.
+        item_ids: (n,) ids.
+        indices: (B, k), best first; -1 from where a user's list ends.
+        scores: (B, k).
+    """
+    rows, columns = np.nonzero(indices >= 0)
+    return pl.DataFrame(
+        {
+            USER: users.gather(rows),
+            RANK: columns + 1,
+            ITEM: item_ids.gather(indices[rows, columns]),
+            SCORE: scores[rows, columns],
+        },
+        schema_overrides=RANKING_SCHEMA,
+    )
+
+
+def write_ranking(path: Path, batches: Iterable[pl.DataFrame]) -> int:
+    """Write frames of `RANKING_SCHEMA` to one Parquet file, atomically and one in memory at a time.
+
+    Returns:
+        The number of rows written.
+    """
+    oldest = pl.CompatLevel.oldest()
+    rows = 0
+    with files.replacing(path) as temporary:
+        schema = RANKING_SCHEMA.to_frame().to_arrow(compat_level=oldest).schema
+        with parquet.ParquetWriter(temporary, schema) as writer:
+            for batch in batches:
+                writer.write_table(batch.to_arrow(compat_level=oldest))
+                rows += batch.height
+    return rows

@@ -1,0 +1,66 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixrec_core.ranking_table import popularity_places, to_ranking, top_items, write_ranking
+from pixrec_core.schemas import RANKING_SCHEMA
+
+SCORES = st.sampled_from([-np.inf, -2.5, -1.0, -0.0, 0.0, 1e-40, 0.5, 3.0, np.inf]) | st.floats(
+    width=32, allow_nan=False
+)
+
+
+def test_places_count_from_the_most_popular_and_ties_go_by_index():
+    assert popularity_places(np.array([1, 5, 0, 5])).tolist() == [2, 0, 3, 1]
+
+
+@given(st.data())
+def test_top_items_equal_a_plain_sort(data):
+    n = data.draw(st.integers(1, 12))
+    scores = np.array(data.draw(st.lists(st.lists(SCORES, min_size=n, max_size=n), min_size=1, max_size=4)), np.float32)
+    places = popularity_places(np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))))
+    lengths = np.array([data.draw(st.integers(1, 15)) for _ in scores])
+    indices, best = top_items(scores, lengths, places)
+    for row, length, found, found_scores in zip(scores, lengths, indices, best, strict=True):
+        expected = sorted(range(n), key=lambda item: (-row[item], places[item]))[:length]
+        assert found[found >= 0].tolist() == expected
+        assert found_scores[: len(expected)].tolist() == row[expected].tolist()
+
+
+def test_a_score_that_is_no_number_is_our_own_mistake():
+    with pytest.raises(AssertionError, match="not a number"):
+        top_items(np.array([[np.nan]], np.float32), np.array([1]), np.array([0]))
+
+
+def test_ranking_rows_stop_where_a_list_ends():
+    ranking = to_ranking(
+        pl.Series(["u", "v"]),
+        pl.Series(["a", "b", "c"]),
+        np.array([[2, 0], [1, -1]]),
+        np.array([[0.5, 0.25], [2, 1]], np.float32),
+    )
+    assert ranking.schema == RANKING_SCHEMA
+    assert ranking.rows() == [("u", 1, "c", 0.5), ("u", 2, "a", 0.25), ("v", 1, "b", 2.0)]
+
+
+def test_batches_are_written_to_one_file(tmp_path):
+    batches = [pl.DataFrame([(user, 1, "a", 1.0)], RANKING_SCHEMA, orient="row") for user in ("u", "v")]
+    assert write_ranking(tmp_path / "made" / "r.parquet", iter(batches)) == 2
+    read = pl.read_parquet(tmp_path / "made" / "r.parquet")
+    assert read.schema == RANKING_SCHEMA
+    assert read.equals(pl.concat(batches))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "r.parquet"
+    path.write_bytes(b"old")
+
+    def broken():
+        yield RANKING_SCHEMA.to_frame()
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_ranking(path, broken())
+    assert path.read_bytes() == b"old"
