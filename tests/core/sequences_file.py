@@ -1,0 +1,38 @@
+"""Writes a small sequences.duckdb by the schema alone, without the stage that makes it."""
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import polars as pl
+
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import CATALOGUE_SCHEMA, SEQUENCE_SCHEMA
+
+
+def catalogue(train: Sequence[Sequence[str]], items: Sequence[str], imageless: Sequence[str] = ()) -> pl.DataFrame:
+    counts = {item: sum(list(bought).count(item) for bought in train) for item in items}
+    rows = [
+        {"item": item, "title": f"title of {item}", "has_image": item not in imageless, "train_count": counts[item]}
+        for item in sorted(items)
+    ]
+    empty = dict.fromkeys(CATALOGUE_SCHEMA)
+    return pl.DataFrame([empty | row for row in rows], schema=CATALOGUE_SCHEMA)
+
+
+def sequences(bought: Mapping[str, Sequence[str]], tied: Sequence[str] = ()) -> pl.DataFrame:
+    """All three splits of what users bought, in order."""
+    rows = [
+        {"split": split, "user": user, "items": list(items[: len(items) - held_back]), "tied": user in tied}
+        for split, held_back in (("train", 2), ("validation", 1), ("test", 0))
+        for user, items in sorted(bought.items())
+    ]
+    return pl.DataFrame(rows, schema=SEQUENCE_SCHEMA)
+
+
+def write(paths: DatasetPaths, items: pl.DataFrame, lists: pl.DataFrame) -> None:
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(str(paths.sequences)) as connection:
+        for name, frame in (("items", items), ("sequences", lists)):
+            connection.register("frame", frame.to_arrow())
+            connection.execute(f"CREATE TABLE {name} AS SELECT * FROM frame")
+            connection.unregister("frame")
