@@ -1,0 +1,81 @@
+"""Rankings and true targets -> metrics.json and outcomes.parquet, under two protocols at once.
+
+`seen_allowed`: the lists as they are, all users. `seen_filtered`: the items of a user's history are
+taken out of the list; users who bought one of them again cannot be served so and are left out.
+See docs/metrics.md.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pixrec_core import files
+from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
+from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
+from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import ITEM, METHOD, OUTCOME_SCHEMA, RANK, USER
+from pixrec_core.settings import RetrievalSettings
+from pixrec_core.stages import Stats
+
+log = logging.getLogger(__name__)
+
+SEEN_ALLOWED = "seen_allowed"
+SEEN_FILTERED = "seen_filtered"
+
+
+def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
+    """Score every baseline, and every one of `variants` that has been ranked.
+
+    Raises:
+        MissingArtefactError: sequences or baselines have not been made.
+        ContractError: training sequences hold what they must not.
+        ArtefactError: a ranking does not fit the test split.
+    """
+    targets = Targets.read(paths)
+    outcomes: dict[str, dict[str, Outcome]] = {SEEN_ALLOWED: {}, SEEN_FILTERED: {}}
+    for method, path in _rankings(paths, variants).items():
+        ranking = read_ranking(path, method, targets, settings.depth)
+        outcomes[SEEN_ALLOWED][method] = _outcome(ranking, targets, settings.depth)
+        outcomes[SEEN_FILTERED][method] = _outcome(without_seen(ranking, targets), targets, settings.depth)
+        log.info("evaluated %s: %s rows", method, f"{ranking.height:,}")
+    _write_outcomes(paths.outcomes, outcomes[SEEN_ALLOWED], targets)
+
+    groups = {name: belongs.to_numpy() for name, belongs in targets.groups().items()}
+    facts = {"users": len(targets.users), "items": len(targets.items), **targets.shares()}
+    repeat = targets.table[REPEAT].to_numpy()
+    protocols = {
+        SEEN_ALLOWED: summarise(outcomes[SEEN_ALLOWED], np.ones_like(repeat), groups, variants),
+        SEEN_FILTERED: summarise(outcomes[SEEN_FILTERED], ~repeat, groups, variants),
+    }
+    files.write_json(paths.metrics, {**facts, "depth": settings.depth, "protocols": protocols})
+    headline = {method: figures["NDCG@10"]["value"] for method, figures in protocols[SEEN_ALLOWED]["methods"].items()}
+    return {**facts, "ndcg@10": headline}
+
+
+def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
+    """Method -> its ranking: baselines by name, then variants."""
+    baselines = {path.stem: path for path in sorted(files.require(paths.baselines).glob("*.parquet"))}
+    return baselines | {v: paths.variant(v).ranking for v in variants if paths.variant(v).ranking.exists()}
+
+
+def _outcome(ranking: pl.DataFrame, targets: Targets, depth: int) -> Outcome:
+    return Outcome(target_ranks(ranking, targets, depth), coverage(ranking, targets, COVERAGE_K))
+
+
+def _write_outcomes(path: Path, outcomes: dict[str, Outcome], targets: Targets) -> None:
+    """One row a method and user, seen items allowed: the target and its rank."""
+    target = targets.items.gather(targets.table[ITEM_INDEX])
+    frames = [
+        pl.DataFrame(
+            {METHOD: [method] * len(target), USER: targets.users, ITEM: target,
+             RANK: pl.Series(outcome.ranks).cast(pl.Int32, strict=False)},
+            schema_overrides=OUTCOME_SCHEMA,
+        )
+        for method, outcome in outcomes.items()
+    ]  # fmt: skip
+    with files.replacing(path) as temporary:
+        pl.concat(frames).write_parquet(temporary)

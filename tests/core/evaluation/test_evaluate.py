@@ -1,0 +1,137 @@
+"""End to end on a small sequences.duckdb: real files in, real files out."""
+
+import json
+from math import log2
+
+import polars as pl
+import pytest
+
+from pixrec_core.errors import MissingArtefactError
+from pixrec_core.evaluation.evaluate import evaluate
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import OUTCOME_SCHEMA, RANKING_SCHEMA
+from pixrec_core.settings import RetrievalSettings
+from tests.core import sequences_file
+
+ITEMS = "abcdef"
+BOUGHT = {"u": "abcd", "v": "acca", "w": "abe"}
+# Each list holds the whole catalogue. Ranks of the targets d, a, e; then without the seen items.
+LISTS = {
+    "popularity": "abcdef",  # 4 1 5; u 1, w 3
+    "repeat_last": "fedcba",  # 3 6 2; u 3, w 2
+    "multimodal": "dafecb",  # 1 2 4; u 1, w 3
+    "text_only": "fabdec",  # 4 2 5; u 2, w 3
+}
+
+
+def write_ranking(path, items):
+    rows = [(user, rank, item, -float(rank)) for user in BOUGHT for rank, item in enumerate(items, 1)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(path)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    paths = DatasetPaths.of(tmp_path, "tiny")
+    items = sequences_file.catalogue(["ab", "ac", "a"], ITEMS, imageless="e")
+    sequences_file.write(paths, items, sequences_file.sequences(BOUGHT, tied="u"))
+    for name in ("popularity", "repeat_last"):
+        write_ranking(paths.baselines / f"{name}.parquet", LISTS[name])
+    for name in ("multimodal", "text_only"):
+        write_ranking(paths.variant(name).ranking, LISTS[name])
+    return paths
+
+
+@pytest.fixture
+def metrics(paths):
+    evaluate(RetrievalSettings(depth=4), paths, ("multimodal", "text_only", "not_ranked_yet"))
+    return json.loads(paths.metrics.read_text())
+
+
+def test_the_data_set(metrics):
+    assert {name: value for name, value in metrics.items() if name != "protocols"} == {
+        "users": 3, "items": 6, "depth": 4,
+        "share_tied": pytest.approx(1 / 3), "share_cold": pytest.approx(2 / 3),
+        "share_repeat_targets": pytest.approx(1 / 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "method", "ranks"),
+    [
+        ("seen_allowed", "popularity", [4, 1, None]),
+        ("seen_allowed", "repeat_last", [3, None, 2]),
+        ("seen_allowed", "multimodal", [1, 2, 4]),
+        ("seen_allowed", "text_only", [4, 2, None]),
+        ("seen_filtered", "popularity", [1, 3]),
+        ("seen_filtered", "repeat_last", [3, 2]),
+        ("seen_filtered", "multimodal", [1, 3]),
+        ("seen_filtered", "text_only", [2, 3]),
+    ],
+)
+def test_metrics(metrics, protocol, method, ranks):
+    figures = metrics["protocols"][protocol]["methods"][method]
+    expected = {
+        "Recall@1": [rank == 1 for rank in ranks],
+        "Recall@5": [rank is not None for rank in ranks],
+        "NDCG@10": [1 / log2(1 + rank) if rank else 0 for rank in ranks],
+        "MRR": [1 / rank if rank else 0 for rank in ranks],
+    }
+    for metric, values in expected.items():
+        assert figures[metric]["value"] == pytest.approx(sum(values) / len(values)), metric
+    assert all(f["low"] <= f["value"] <= f["high"] for f in figures.values())
+
+
+def test_coverage_is_of_the_whole_catalogue(metrics):
+    whole, rest = (metrics["protocols"][name]["methods"]["popularity"] for name in ("seen_allowed", "seen_filtered"))
+    assert whole["coverage@10"] == {"value": 1, "low": 1, "high": 1}
+    assert rest["coverage@10"]["value"] == 4 / 6  # u sees d e f, w sees c d e f
+
+
+def test_users_and_groups(metrics):
+    allowed, filtered = metrics["protocols"]["seen_allowed"], metrics["protocols"]["seen_filtered"]
+    assert (allowed["users"], allowed["left_out"]) == (3, 0)
+    assert (filtered["users"], filtered["left_out"]) == (2, 1)
+    assert {name: group["users"] for name, group in allowed["groups"].items()} == {
+        "warm": 1, "cold": 2, "head": 1, "tail": 2, "with image": 2, "without image": 1, "tied": 1, "not tied": 2,
+        "history 1-2": 1, "history 3-5": 2,
+    }  # fmt: skip
+    assert allowed["groups"]["without image"]["methods"]["multimodal"]["MRR"] == 1 / 4
+    assert "warm" not in filtered["groups"]
+
+
+def test_paired_differences(metrics):
+    paired = {(row["a"], row["b"], row["metric"]): row for row in metrics["protocols"]["seen_allowed"]["paired"]}
+    assert set(paired) == {
+        ("multimodal", "text_only", "NDCG@10"), ("multimodal", "text_only", "Recall@10"),
+        ("multimodal", "popularity", "NDCG@10"), ("text_only", "popularity", "NDCG@10"),
+        ("multimodal", "popularity", "Recall@10"), ("text_only", "popularity", "Recall@10"),
+    }  # fmt: skip
+    row = paired["multimodal", "text_only", "NDCG@10"]
+    assert row["difference"] == pytest.approx((1 - 1 / log2(5) + 1 / log2(5)) / 3)
+    assert 0 <= row["low"] <= row["difference"] <= row["high"]
+
+
+def test_outcomes(paths, metrics):
+    outcomes = pl.read_parquet(paths.outcomes)
+    assert outcomes.schema == OUTCOME_SCHEMA
+    assert outcomes.filter(pl.col("method") == "popularity").rows() == [
+        ("popularity", "u", "d", 4), ("popularity", "v", "a", 1), ("popularity", "w", "e", None),
+    ]  # fmt: skip
+
+
+def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
+    paths.sequences.unlink()
+    items = sequences_file.catalogue(["a", "a", "a"], ITEMS)
+    sequences_file.write(paths, items, sequences_file.sequences(dict.fromkeys(BOUGHT, "aba")))
+    evaluate(RetrievalSettings(depth=4), paths, ())
+    filtered = json.loads(paths.metrics.read_text())["protocols"]["seen_filtered"]
+    assert filtered == {"users": 0, "left_out": 3, "methods": {}, "groups": {}, "paired": []}
+
+
+def test_baselines_come_first(paths):
+    for path in paths.baselines.iterdir():
+        path.unlink()
+    paths.baselines.rmdir()
+    with pytest.raises(MissingArtefactError, match="baselines"):
+        evaluate(RetrievalSettings(), paths, ("multimodal",))
