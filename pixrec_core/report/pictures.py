@@ -1,4 +1,4 @@
-"""Real users and items in pictures, chosen by rule and never by hand."""
+"""Users and items in pictures, chosen by rule and never by hand."""
 
 import base64
 import hashlib
