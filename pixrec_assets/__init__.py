@@ -1,0 +1,1 @@
+"""The Dagster side of PixRec and its command line; the work itself is in `pixrec_core`."""

@@ -1,0 +1,90 @@
+"""Raw files, catalogue, interactions, photos and validated sequences; one partition a dataset."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from pixrec_assets.checks import CONTRACT, contract_result
+from pixrec_assets.metadata import of_photos, of_quarantine, of_sequences, of_table
+from pixrec_assets.partitions import DATASETS
+from pixrec_assets.stage_asset import OWNERS, RAW_ASSETS, materialise, result, stage_asset, tags_of, work_of
+from pixrec_core import files, pipeline
+from pixrec_core.errors import ContractError
+from pixrec_core.settings import Settings
+
+GROUP = "data"
+
+
+@dg.multi_asset(
+    name="raw",
+    specs=[
+        dg.AssetSpec(
+            name,
+            group_name=GROUP,
+            kinds={"json"},
+            owners=OWNERS,
+            tags=tags_of(pipeline.RAW),
+            code_version=str(pipeline.RAW.version),
+            description=f"{name.removeprefix('raw_').title()} as the source has them: one JSON object a line.",
+        )
+        for name in RAW_ASSETS
+    ],
+    partitions_def=DATASETS,
+)
+def raw(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[dg.MaterializeResult[Any]]:
+    """One download makes both files; each has its own checksum as data version."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.RAW, work)
+    manifest = files.read_json(work.paths.raw_manifest)
+    for name in RAW_ASSETS:
+        entry = manifest[name.removeprefix("raw_")]
+        yield dg.MaterializeResult(
+            asset_key=name,
+            data_version=dg.DataVersion(entry["sha256"]),
+            metadata={"seconds": stamp["seconds"], **entry, "path": dg.MetadataValue.path(entry["path"])},
+        )
+
+
+@stage_asset(pipeline.ITEMS, group=GROUP, kinds={"polars", "parquet"}, reads=["raw_metadata"])
+def items(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """The catalogue, one row an item, cleaned of markup; a line that cannot be read is counted and kept aside."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.ITEMS, work)
+    return result(stamp, of_table(work.paths.items), of_quarantine(work.paths.items_quarantine))
+
+
+@stage_asset(pipeline.INTERACTIONS, group=GROUP, kinds={"polars", "parquet"}, reads=["raw_reviews"])
+def interactions(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """One row a purchase or review; ties of time keep the order of the file."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.INTERACTIONS, work)
+    return result(stamp, of_table(work.paths.interactions), of_quarantine(work.paths.interactions_quarantine))
+
+
+@stage_asset(
+    pipeline.IMAGES,
+    group=GROUP,
+    kinds={"pillow", "jpeg"},
+    retry_policy=dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL),
+)
+def images(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """Only missing photos are fetched, so that a retry goes on where the run before was cut off."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.IMAGES, work)
+    return result(stamp, of_photos(work.paths), of_table(work.paths.images_manifest))
+
+
+@stage_asset(pipeline.SEQUENCES, group=GROUP, kinds={"duckdb", "greatexpectations"}, check_specs=[CONTRACT])
+def sequences(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+    """Histories in order, split leave-one-out, held to the data contract before anything may read them."""
+    work = work_of(context, settings)
+    try:
+        stamp = materialise(pipeline.SEQUENCES, work)
+    except dg.Failure as failure:
+        if isinstance(failure.__cause__, ContractError):
+            yield contract_result(work.paths, kept=False)
+        raise
+    yield result(stamp, of_sequences(work.paths.sequences), check_results=[contract_result(work.paths, kept=True)])

@@ -1,0 +1,54 @@
+"""From a trained dual tower to rankings; one partition a dataset and variant."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from pixrec_assets.metadata import of_stats, of_table
+from pixrec_assets.stage_asset import materialise, result, stage_asset, work_of
+from pixrec_core import pipeline
+from pixrec_core.settings import Settings
+
+GROUP = "model"
+
+
+@stage_asset(
+    pipeline.CHECKPOINT,
+    group=GROUP,
+    kinds={"pytorch", "huggingface"},
+    pool="gpu",
+    retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
+)
+def checkpoint(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """Loss and validation metrics appear after each epoch; a run that was killed resumes where it stood."""
+
+    def observe(epoch: Mapping[str, Any]) -> None:
+        observation = dg.AssetObservation(
+            context.asset_key, partition=str(context.partition_key), metadata=of_stats(epoch)
+        )
+        context.log_event(observation)
+
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.CHECKPOINT, work, on_epoch=observe)
+    return result(stamp, {"path": dg.MetadataValue.path(work.variant_paths.checkpoint)})
+
+
+@stage_asset(pipeline.ITEM_VECTORS, group=GROUP, kinds={"pytorch", "numpy"})
+def item_vectors(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """Cold items have one too: title and photo suffice."""
+    return result(materialise(pipeline.ITEM_VECTORS, work_of(context, settings)))
+
+
+@stage_asset(pipeline.ITEM_INDEX, group=GROUP, kinds={"faiss"})
+def item_index(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """What answers a user vector with its nearest items in milliseconds."""
+    return result(materialise(pipeline.ITEM_INDEX, work_of(context, settings)))
+
+
+@stage_asset(pipeline.RANKING, group=GROUP, kinds={"pytorch", "parquet"})
+def ranking(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+    """One row a user and rank, in the same table that every baseline fills."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.RANKING, work)
+    return result(stamp, of_table(work.variant_paths.ranking))

@@ -1,0 +1,145 @@
+"""The command line: `pixrec run`, `pixrec demo`, `pixrec status`."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from pixrec_assets import running
+from pixrec_assets.headline import COLUMNS, DECIDING, headline, rows_of
+from pixrec_assets.home import dagster_home
+from pixrec_core import pipeline
+from pixrec_core.errors import PixRecError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.settings import CONFIG_VARIABLE, Settings, load_settings
+from pixrec_core.stages import Stage, Work
+
+SAMPLE: Final = "sample"
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells expect
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings file; without it $PIXREC_CONFIG, else pixrec.toml in this folder.",
+)
+@click.version_option(package_name="pixrec")
+def cli(config: Path | None) -> None:
+    """Next-item recommendations from text and pixels."""
+    if config:
+        os.environ[CONFIG_VARIABLE] = str(config.resolve())
+
+
+@cli.command()
+@click.option("--dataset", required=True, help="A dataset that the settings name.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    help="Train only this one (repeatable); the evaluation, which compares all, is left to a run without it.",
+)
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    type=click.Choice([stage.name for stage in pipeline.STAGES]),
+    help="Make only this one (repeatable).",
+)
+@click.option("--force", is_flag=True, help="Make it again even where it is up to date.")
+def run(dataset: str, variants: tuple[str, ...], stages: tuple[str, ...], force: bool) -> None:
+    """Make what is missing or stale, and show how well the variants do."""
+    _run(load_settings(), dataset, variants, stages, force=force)
+
+
+@cli.command()
+def demo() -> None:
+    """The whole pipeline on generated shoppers and drawn photos; no download, no settings file needed."""
+    _run(load_settings(), SAMPLE, (), (), force=False)
+
+
+@cli.command()
+def status() -> None:
+    """What has been made, when, and whether it is still current."""
+    settings = load_settings()
+    for dataset in settings.datasets:
+        table = Table("artefact", "partition", "made", "state", title=dataset, title_justify="left")
+        for stage, work in running.planned(settings, dataset, (), ()):
+            table.add_row(stage.name, running.place(stage, work), *_state(stage, work))
+        out.print(table)
+        _show_best(DatasetPaths.of(settings.data_dir, dataset))
+
+
+def _state(stage: Stage, work: Work) -> tuple[str, str]:
+    stamp = stage.stamp(work)
+    if stamp is None:
+        return "-", "[dim]not made[/]"
+    return stamp["finished_at"], "[green]current[/]" if stage.is_current(work) else "[yellow]stale[/]"
+
+
+def _show_best(paths: DatasetPaths) -> None:
+    if paths.metrics.exists() and (measured := headline(paths)):
+        method, metrics = list(measured.items())[-1]
+        out.print(f"best {DECIDING}: {metrics.get(DECIDING, 0.0):.4f} by {escape(method)}\n")
+
+
+def _run(settings: Settings, dataset: str, variants: Sequence[str], stages: Sequence[str], *, force: bool) -> None:
+    """Run and show the outcome; a failure ends the process with exit code 1."""
+    work = list(running.planned(settings, dataset, variants, stages))
+    _show_progress()
+    if failed := running.run(work, out, force=force):
+        _explain(failed, dagster_home(settings))
+        sys.exit(1)
+    _show_headline(DatasetPaths.of(settings.data_dir, dataset))
+
+
+def _show_progress() -> None:
+    """The core's log lines on the terminal."""
+    log = logging.getLogger("pixrec_core")
+    log.setLevel(logging.INFO)
+    log.handlers = [RichHandler(console=err, show_level=False, show_path=False, log_time_format="%X")]
+
+
+def _explain(failed: running.Failed, home: Path) -> None:
+    """What went wrong, and how to go on."""
+    err.print(f"[bold red]{failed.stage.name} of {running.place(failed.stage, failed.work)} failed[/]")
+    err.print(f"[red]{escape(failed.text.strip())}[/]")
+    if not failed.known:
+        err.print(f"This is unexpected. The whole log is run {failed.run_id} of the Dagster instance in {home}")
+    err.print(f"What was made before is kept. To go on: [bold]pixrec run --dataset {failed.work.dataset}[/]")
+
+
+def _show_headline(paths: DatasetPaths) -> None:
+    if not paths.metrics.exists():
+        return
+    table = Table(*COLUMNS, title="last item hidden, seen items allowed", title_justify="left")
+    for row in rows_of(headline(paths)):
+        table.add_row(*map(escape, row))
+    out.print(table)
+    out.print(f"report: {paths.report / 'index.html'}")
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are shown as one message, without a traceback."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PixRecError as error:
+        err.print(f"[red]{escape(str(error))}[/]")
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        err.print("interrupted; what was made before is kept")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,24 @@
+"""All that Dagster loads: assets, their checks, jobs, the schedule and the sensor."""
+
+from typing import Final
+
+import dagster as dg
+
+from pixrec_assets.assets import data, evaluation, model
+from pixrec_assets.jobs import JOBS
+from pixrec_assets.partitions import SETTINGS
+from pixrec_assets.schedules import follow_data, weekly_data
+
+ASSETS: Final = (
+    *(data.raw, data.items, data.interactions, data.images, data.sequences),
+    *(model.checkpoint, model.item_vectors, model.item_index, model.ranking),
+    *(evaluation.baselines, evaluation.evaluation, evaluation.report),
+)
+
+defs = dg.Definitions(
+    assets=ASSETS,
+    jobs=JOBS,
+    schedules=[weekly_data],
+    sensors=[follow_data],
+    resources={"settings": SETTINGS},
+)

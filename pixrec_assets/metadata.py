@@ -1,0 +1,109 @@
+"""What the Dagster UI shows of an artefact: numbers (which it plots), sample rows, pictures."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import duckdb
+import polars as pl
+from PIL import Image, ImageOps
+
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import ITEM, QUARANTINE_SCHEMA
+
+Metadata = Mapping[str, Any]
+
+SAMPLE_ROWS: Final = 5
+CELL_CHARACTERS: Final = 80
+MONTAGE_PHOTOS: Final = 18
+MONTAGE_COLUMNS: Final = 6
+THUMBNAIL: Final = 96  # pixels
+
+
+def of_stats(stats: Metadata, prefix: str = "") -> dict[str, Any]:
+    """Every value of a stage's stats; nested ones are named `outer/inner`."""
+    flat: dict[str, Any] = {}
+    for name, value in stats.items():
+        if isinstance(value, dict):
+            flat |= of_stats(value, f"{prefix}{name}/")
+        elif value is not None:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+    """A Markdown table; long cells are cut and nothing in a cell can end it."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…"
+
+
+def of_table(path: Path, name: str = "sample") -> Metadata:
+    """Row count, columns and the first rows of a Parquet file."""
+    table = pl.scan_parquet(path)
+    columns = [dg.TableColumn(column, str(kind)) for column, kind in table.collect_schema().items()]
+    return {
+        "dagster/row_count": table.select(pl.len()).collect().item(),
+        "dagster/column_schema": dg.TableSchema(columns),
+        name: _rows(table.head(SAMPLE_ROWS).collect()),
+    }
+
+
+def of_quarantine(path: Path) -> Metadata:
+    """How many lines were put aside, for what reasons, and the first of them."""
+    if not path.exists():
+        return {}
+    lines = pl.read_parquet(path)
+    reasons = lines.group_by("reason").len("lines").sort("lines", "reason", descending=[True, False])
+    return {
+        "quarantine_lines": lines.height,
+        "quarantine_reasons": _rows(reasons),
+        "quarantine_sample": _rows(lines.select(list(QUARANTINE_SCHEMA)).head(SAMPLE_ROWS)),
+    }
+
+
+def of_sequences(path: Path) -> Metadata:
+    """Users of each split and the first sequences, read without taking the writer's place."""
+    with duckdb.connect(str(path), read_only=True) as database:
+        splits = database.sql(
+            "select split, count(*) as users, round(avg(len(items)), 2) as mean_items "
+            "from sequences group by split order by users desc, split"
+        )
+        sample = database.sql("select * from sequences order by split, user limit ?", params=[SAMPLE_ROWS])
+        return {
+            "splits": markdown_table(splits.columns, splits.fetchall()),
+            "sample": markdown_table(sample.columns, sample.fetchall()),
+        }
+
+
+def _rows(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    return markdown_table(table.columns, table.rows())
+
+
+def of_photos(paths: DatasetPaths) -> Metadata:
+    """A contact sheet of the first photos, inside the Markdown itself, and why others failed."""
+    manifest = pl.read_parquet(paths.images_manifest)
+    failed = manifest.filter(pl.col("status") != "ok").group_by("reason").len("photos")
+    stored = manifest.filter(pl.col("status") == "ok").get_column(ITEM).head(MONTAGE_PHOTOS)
+    shown = {"failures": _rows(failed.sort("photos", "reason", descending=[True, False]))}
+    return shown | ({"photos": _montage([paths.image(item) for item in stored])} if len(stored) else {})
+
+
+def _montage(photos: Sequence[Path]) -> dg.MarkdownMetadataValue:
+    rows = -(-len(photos) // MONTAGE_COLUMNS)
+    sheet = Image.new("RGB", (MONTAGE_COLUMNS * THUMBNAIL, rows * THUMBNAIL), "white")
+    for place, photo in enumerate(photos):
+        row, column = divmod(place, MONTAGE_COLUMNS)
+        with Image.open(photo) as image:
+            thumbnail = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="white")
+        sheet.paste(thumbnail, (column * THUMBNAIL, row * THUMBNAIL))
+    jpeg = io.BytesIO()
+    sheet.save(jpeg, "JPEG", quality=80)
+    return dg.MetadataValue.md(f"![photos](data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()})")

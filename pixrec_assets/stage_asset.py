@@ -1,0 +1,105 @@
+"""From a stage of the core to a Dagster asset: lineage, partitions and versions come from the stage itself."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import dagster as dg
+
+from pixrec_assets.metadata import Metadata, of_stats
+from pixrec_assets.partitions import ACROSS_VARIANTS, DATASET, DATASET_VARIANTS, DATASETS, VARIANT
+from pixrec_core.errors import PixRecError
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Stage, Stamp, Work
+
+OWNERS: Final = ["team:pixrec"]
+
+INTERRUPTED: Final = "interrupted"
+
+#: The raw stage makes two files, and each is an asset of its own.
+RAW_ASSETS: Final = ("raw_reviews", "raw_metadata")
+
+#: Follow the inputs, unless a blocking check (the data contract) found them broken.
+FOLLOW_INPUTS: Final = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+
+
+def stage_asset(
+    stage: Stage, *, group: str, kinds: set[str], reads: Sequence[str] = (), **options: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorate the function that materialises `stage` as the asset of the same name.
+
+    Args:
+        stage: whose inputs, version and partitioning the asset has.
+        group: `data`, `model` or `evaluation`.
+        kinds: what the UI draws as badges; three at most.
+        reads: asset names of the inputs where they are not the names of the stage's inputs.
+        options: passed to `dagster.asset`.
+    """
+
+    def decorate(body: Callable[..., Any]) -> dg.AssetsDefinition:
+        asset: dg.AssetsDefinition = dg.asset(
+            name=stage.name,
+            deps=[_dependency(stage, source) for source in stage.inputs] if not reads else list(reads),
+            partitions_def=DATASET_VARIANTS if stage.per == "variant" else DATASETS,
+            group_name=group,
+            kinds=kinds,
+            owners=OWNERS,
+            tags=tags_of(stage),
+            code_version=str(stage.version),
+            description=describe(stage, body),
+            automation_condition=None if group == "data" else FOLLOW_INPUTS,
+            **options,
+        )(body)
+        return asset
+
+    return decorate
+
+
+def asset_keys(stage: Stage) -> list[dg.AssetKey]:
+    """Assets that a stage materialises."""
+    return [dg.AssetKey(name) for name in (RAW_ASSETS if stage.name == "raw" else (stage.name,))]
+
+
+def describe(stage: Stage, body: Callable[..., Any]) -> str:
+    """What the stage does, then what the asset's own docstring adds."""
+    return f"{inspect.getdoc(stage.run)}\n\n{inspect.getdoc(body)}"
+
+
+def tags_of(stage: Stage) -> Mapping[str, str]:
+    """The settings sections that change the artefact, so that they can be searched for."""
+    return {f"pixrec/{section}": "" for section in stage.sections}
+
+
+def _dependency(stage: Stage, source: Stage) -> dg.AssetDep:
+    return dg.AssetDep(source.name, partition_mapping=None if source.per == stage.per else ACROSS_VARIANTS)
+
+
+def work_of(context: dg.AssetExecutionContext, settings: Settings) -> Work:
+    """The dataset, and the variant where there is one, that the run's partition names."""
+    key = context.partition_key
+    if isinstance(key, dg.MultiPartitionKey):
+        return Work(settings, key.keys_by_dimension[DATASET], key.keys_by_dimension[VARIANT])
+    return Work(settings, key)
+
+
+def materialise(stage: Stage, work: Work, **callbacks: Any) -> Stamp:
+    """Run the stage.
+
+    Raises:
+        dagster.Failure: the stage found something that its user can mend, and another try would find it
+            again; or its user stopped it, which a retry policy would otherwise take for a crash.
+    """
+    try:
+        return stage.materialise(work, **callbacks)
+    except PixRecError as error:
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
+        raise dg.Failure(INTERRUPTED, allow_retries=False) from interrupt
+
+
+def result(stamp: Stamp, *shown: Metadata, **more: Any) -> dg.MaterializeResult[Any]:
+    """What Dagster records of a finished stage: its data version, its numbers and what else is `shown`."""
+    metadata: dict[str, Any] = {"seconds": stamp["seconds"], **of_stats(stamp["stats"])}
+    for each in shown:
+        metadata |= each
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(stamp["data_version"]), **more)

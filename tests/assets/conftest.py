@@ -1,0 +1,30 @@
+"""Assets and command line over fake stages, in a project folder of their own with real files."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import pixrec_assets.definitions  # noqa: F401  # partitions are read at import, before any test moves elsewhere
+from pixrec_core.settings import Settings, load_settings
+from tests.assets import fake_stages
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of an empty project folder: the sample dataset and both variants."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in [name for name in os.environ if name.startswith(("PIXREC_", "DAGSTER_"))]:
+        monkeypatch.delenv(name)
+    fake_stages.install(monkeypatch.setattr)
+    return load_settings()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that keeps its history in memory: as real as the one in files, and quicker."""
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
+        yield instance

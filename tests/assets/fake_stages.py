@@ -1,0 +1,132 @@
+"""Stages that write small real files in no time, in place of those that need a model or a download."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import duckdb
+import polars as pl
+from PIL import Image
+
+from pixrec_core import files, pipeline
+from pixrec_core.errors import ContractError
+from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
+from pixrec_core.stages import Stage, Stats, Work
+
+BROKEN = {"name": "users_are_enough", "passed": False, "observed": 1, "expected": ">= 2", "severity": "error"}
+KEPT = {"name": "no_null_items", "passed": True, "observed": 0, "expected": "0", "severity": "error"}
+WARNED = {"name": "few_ties", "passed": False, "observed": 0.9, "expected": "<= 0.5", "severity": "warning"}
+
+
+def raw(work: Work) -> Stats:
+    entries = {}
+    for name in ("reviews", "metadata"):
+        path = work.paths.raw / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'{{"of": "{name}"}}\n')
+        entries[name] = {"path": str(path), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    files.write_json(work.paths.raw_manifest, entries | {"photos": None})
+    return {"reviews_bytes": entries["reviews"]["bytes"]}
+
+
+def raw_digest(work: Work) -> str:
+    return hashlib.sha256(work.paths.raw_manifest.read_bytes()).hexdigest()
+
+
+def items(work: Work) -> Stats:
+    titles = {"item": ["a", "b"], "title": ["Red shirt", "Blue | <b>hat</b>"]}
+    pl.DataFrame(titles).cast({"item": pl.String}).write_parquet(work.paths.items)
+    assert set(titles) <= set(ITEM_SCHEMA)
+    bad = {"file": ["meta.jsonl"], "line": [7], "reason": ["no title"], "raw": ["{}"]}
+    pl.DataFrame(bad, schema=QUARANTINE_SCHEMA).write_parquet(work.paths.items_quarantine)
+    return {"items": 2, "bad": {"lines": 1, "share": 0.33}, "nothing": None}
+
+
+def interactions(work: Work) -> Stats:
+    pl.DataFrame([("u", "a", 1, 5.0, 1)], schema=INTERACTION_SCHEMA, orient="row").write_parquet(
+        work.paths.interactions
+    )
+    pl.DataFrame(schema=QUARANTINE_SCHEMA).write_parquet(work.paths.interactions_quarantine)
+    return {"interactions": 1}
+
+
+def images(work: Work) -> Stats:
+    photo = work.paths.image("a")
+    photo.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20), "red").save(photo)
+    rows = [
+        ("a", "http://127.0.0.1/a.jpg", "ok", None, "0", 40, 20, 100, 1),
+        ("b", "http://127.0.0.1/b.jpg", "failed", "HTTP 404", None, None, None, None, 4),
+    ]
+    pl.DataFrame(rows, schema=IMAGE_SCHEMA, orient="row").write_parquet(work.paths.images_manifest)
+    return {"ok": 1, "failed": 1}
+
+
+def sequences(work: Work) -> Stats:
+    assert CATALOGUE_SCHEMA
+    work.paths.sequences.unlink(missing_ok=True)
+    with duckdb.connect(str(work.paths.sequences)) as database:
+        database.execute('create table sequences (split varchar, "user" varchar, items varchar[], tied boolean)')
+        database.execute("insert into sequences values ('train', 'u', ['a', 'b'], false), ('test', 'u', ['a'], true)")
+    files.write_json(work.paths.contract, [KEPT, WARNED])
+    return {"users": 1}
+
+
+def broken_sequences(work: Work) -> Stats:
+    files.write_json(work.paths.contract, [KEPT, BROKEN])
+    raise ContractError("users_are_enough: observed 1, expected >= 2")
+
+
+def checkpoint(work: Work, on_epoch: Callable[[dict[str, Any]], None]) -> Stats:
+    for epoch, loss in enumerate((2.0, 1.5), start=1):
+        on_epoch({"epoch": epoch, "loss": loss, "validation": {"NDCG@10": epoch / 10}})
+    return {"epochs": 2, "loss": 1.5}
+
+
+def nothing(work: Work) -> Stats:
+    return {"seen": 1}
+
+
+def ranking(work: Work) -> Stats:
+    pl.DataFrame({"user": ["u"], "rank": [1], "item": ["a"], "score": [0.5]}).write_parquet(work.variant_paths.ranking)
+    return {"users": 1}
+
+
+def baselines(work: Work) -> Stats:
+    work.paths.baselines.mkdir(exist_ok=True)
+    pl.DataFrame({"user": ["u"]}).write_parquet(work.paths.baselines / "popularity.parquet")
+    return {"methods": 1}
+
+
+def evaluation(work: Work) -> Stats:
+    def measured(value: float) -> dict[str, dict[str, float]]:
+        return {
+            name: {"value": value, "low": value, "high": value} for name in ("Recall@1", "Recall@10", "NDCG@10", "MRR")
+        }
+
+    methods = {"multimodal": measured(0.25), "popularity": measured(0.125)}
+    files.write_json(work.paths.metrics, {"protocols": {"seen_allowed": {"methods": methods}}})
+    return {"methods": 2}
+
+
+def report(work: Work) -> Stats:
+    work.paths.report.mkdir(exist_ok=True)
+    (work.paths.report / "index.html").write_text("<h1>report</h1>")
+    (work.paths.report / "report.md").write_text("# report")
+    return {"figures": 0}
+
+
+def fakes() -> Iterator[Stage]:
+    """Every stage of the pipeline with the fake of its name, or with one that does nothing."""
+    for stage in pipeline.STAGES:
+        digest = raw_digest if stage.name == "raw" else None
+        yield replace(stage, run=globals().get(stage.name, nothing), outside=None, digest=digest)
+
+
+def install(setattr_: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Put the fakes where the pipeline's stages stand."""
+    stages = tuple(fakes())
+    for stage in stages:
+        setattr_(pipeline, stage.name.upper(), stage)
+    setattr_(pipeline, "STAGES", stages)

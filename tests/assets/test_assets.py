@@ -1,0 +1,129 @@
+"""Materialised for real: what is recorded, what a broken contract stops, what is tried again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+
+from pixrec_assets.definitions import ASSETS
+from pixrec_assets.stage_asset import asset_keys
+from pixrec_core import pipeline
+from pixrec_core.errors import CheckpointError, PixRecError
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Stage, Work
+from tests.assets import fake_stages
+
+DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]
+MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING]
+EVALUATION = [pipeline.BASELINES, pipeline.EVALUATION, pipeline.REPORT]
+
+
+@pytest.fixture
+def materialise(settings: Settings, instance: dg.DagsterInstance) -> Callable[..., dg.ExecuteInProcessResult]:
+    """Run the assets of some stages for one partition."""
+
+    def run(stages: list[Stage], partition: str) -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            ASSETS,
+            selection=[key for stage in stages for key in asset_keys(stage)],
+            partition_key=partition,
+            resources={"settings": settings},
+            instance=instance,
+            raise_on_error=False,
+        )
+
+    return run
+
+
+def make(settings: Settings, stages: list[Stage]) -> None:
+    """Make the inputs of what is tested, without Dagster."""
+    for stage in stages:
+        getattr(pipeline, stage.name.upper()).materialise(Work(settings, "sample"))
+
+
+def metadata(result: dg.ExecuteInProcessResult, name: str) -> dict[str, dg.MetadataValue]:
+    (event,) = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(name)]
+    return dict(event.materialization.metadata)
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> list[str]:
+    """Let a stage raise; the list grows with each of its runs."""
+    runs: list[str] = []
+
+    def broken(work: Work, **_):
+        runs.append(work.dataset)
+        raise error
+
+    monkeypatch.setattr(pipeline, name.upper(), replace(getattr(pipeline, name.upper()), run=broken))
+    return runs
+
+
+def test_the_whole_pipeline_records_numbers_samples_and_data_versions(materialise, settings: Settings):
+    data = materialise(DATA, "sample")
+    assert data.success
+    assert metadata(data, "items")["bad/share"].value == 0.33
+    assert metadata(data, "items")["quarantine_lines"].value == 1
+    stamp = pipeline.ITEMS.stamp(Work(settings, "sample"))
+    (event,) = [e for e in data.get_asset_materialization_events() if e.asset_key == dg.AssetKey("items")]
+    assert event.materialization.tags["dagster/data_version"] == stamp["data_version"]
+    for variant in settings.variants:
+        assert materialise(MODEL, f"sample|{variant}").success
+    evaluation = materialise(EVALUATION, "sample")
+    assert evaluation.success
+    assert metadata(evaluation, "evaluation")["multimodal/NDCG@10"].value == 0.25
+    assert "| popularity | 0.1250 |" in metadata(evaluation, "evaluation")["headline"].value
+    assert metadata(evaluation, "report")["report"].value == "# report"
+
+
+def test_a_kept_contract_passes_and_what_failed_in_it_is_a_warning(materialise, settings: Settings):
+    make(settings, DATA[:-1])
+    result = materialise([pipeline.SEQUENCES], "sample")
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity) == ("contract", False, dg.AssetCheckSeverity.WARN)
+    assert result.success
+    assert check.metadata["expectations"].value.splitlines()[2].startswith("| few_ties | False | 0.9 |")
+
+
+def test_a_broken_contract_fails_the_check_and_leaves_no_artefact(materialise, settings: Settings, monkeypatch):
+    monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, run=fake_stages.broken_sequences))
+    make(settings, DATA[:-1])
+    result = materialise([pipeline.SEQUENCES, pipeline.BASELINES], "sample")
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+    assert "users_are_enough" in check.metadata["expectations"].value.splitlines()[2]
+    assert not result.get_asset_materialization_events(), "neither the sequences nor what reads them"
+    assert pipeline.SEQUENCES.stamp(Work(settings, "sample")) is None
+
+
+def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, settings: Settings):
+    make(settings, DATA)
+    result = materialise([pipeline.CHECKPOINT], "sample|text_only")
+    observations = [e.asset_observation_data.asset_observation for e in result.all_events if e.is_asset_observation]
+    assert [o.metadata["loss"].value for o in observations] == [2.0, 1.5]
+    assert [o.metadata["validation/NDCG@10"].value for o in observations] == [0.1, 0.2]
+    assert {(o.asset_key.to_user_string(), o.partition) for o in observations} == {("checkpoint", "sample|text_only")}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (CheckpointError("another process trains it"), "CheckpointError: another process trains it"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_what_another_try_would_not_mend_is_not_tried_again(materialise, settings: Settings, monkeypatch, error, told):
+    assert issubclass(CheckpointError, PixRecError)
+    make(settings, DATA)
+    runs = fail(monkeypatch, "checkpoint", error)
+    result = materialise([pipeline.CHECKPOINT], "sample|multimodal")
+    (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure.user_failure_data.description == told
+    assert runs == ["sample"]
+
+
+def test_a_stage_before_its_inputs_says_what_is_missing(materialise, settings: Settings):
+    result = materialise([pipeline.ITEMS], "sample")
+    (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure.user_failure_data.description.startswith("MissingArtefactError: items of sample needs raw")

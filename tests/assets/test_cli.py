@@ -1,0 +1,198 @@
+"""The command line: only what is stale is made, and a failure is told in the user's words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pixrec_assets import cli, execution, running
+from pixrec_assets.home import dagster_home
+from pixrec_core import pipeline
+from pixrec_core.errors import SettingsError
+from pixrec_core.settings import Settings, load_settings
+from pixrec_core.stages import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ["raw", "items", "interactions", "images", "sequences"]
+TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking"]
+
+
+@pytest.fixture
+def pixrec(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch, capsys
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `pixrec` with arguments: exit code, standard output, standard error."""
+    monkeypatch.setattr(execution, "open_instance", lambda _: instance)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        told = capsys.readouterr()
+        return int(end.value.code or 0), told.out, told.err
+
+    return call
+
+
+def made(out: str) -> list[str]:
+    return [line.split(" ")[0] for line in out.splitlines() if line.endswith("materialising ...")]
+
+
+def replace_stage(monkeypatch, name: str, **changes) -> None:
+    stages = tuple(replace(s, **changes) if s.name == name else s for s in pipeline.STAGES)
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    monkeypatch.setattr(pipeline, name.upper(), next(s for s in stages if s.name == name))
+
+
+def make_all(settings: Settings) -> None:
+    """Make everything, without Dagster."""
+    for stage, work in running.planned(settings, "sample", (), ()):
+        stage.materialise(work, **({"on_epoch": lambda _: None} if stage.name == "checkpoint" else {}))
+
+
+def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, settings):
+    code, out, _ = pixrec("demo")
+    assert code == 0
+    assert made(out) == [*DATA, "baselines", *TRAINED, *TRAINED, "evaluation", "report"]
+    assert "multimodal │ 0.2500" in out
+    assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
+    code, out, _ = pixrec("demo")
+    assert (code, made(out)) == (0, [])
+    assert out.count("up to date (made 20") == 16
+
+
+def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
+    make_all(settings)
+    monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
+    assert made(pixrec("run", "--dataset", "sample", "--variant", "text_only")[1]) == TRAINED
+    assert made(pixrec("run", "--dataset", "sample")[1]) == [*TRAINED, "evaluation", "report"]
+
+
+def test_the_same_bytes_again_make_nothing_else_stale(pixrec):
+    assert pixrec("run", "--dataset", "sample", "--stage", "raw", "--stage", "items")[0] == 0
+    assert made(pixrec("run", "--dataset", "sample", "--stage", "raw", "--force")[1]) == ["raw"]
+    assert made(pixrec("run", "--dataset", "sample", "--stage", "items")[1]) == []
+
+
+def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
+    pixrec("run", "--dataset", "sample", "--stage", "raw", "--stage", "items")
+    monkeypatch.setenv("PIXREC_INGEST__MAX_BAD_SHARE", "0.5")
+    code, out, _ = pixrec("status")
+    states = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if "│" in line}
+    assert code == 0
+    assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not made")
+
+
+def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypatch):
+    def broken(_):
+        raise SettingsError("the folder [x] is not there")
+
+    replace_stage(monkeypatch, "items", run=broken)
+    code, out, err = pixrec("run", "--dataset", "sample")
+    assert code == 1
+    assert made(out) == ["raw", "items"]
+    assert "SettingsError: the folder [x] is not there" in err
+    assert "pixrec run --dataset sample" in err
+    assert "Traceback" not in err
+    assert "Stack Trace" not in err
+
+
+def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, settings, monkeypatch):
+    replace_stage(monkeypatch, "items", run=lambda _: 1 // 0)
+    code, _, err = pixrec("run", "--dataset", "sample")
+    assert code == 1
+    assert "ZeroDivisionError" in err
+    assert "test_cli.py" in err
+    assert str(settings.data_dir / ".dagster") in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["run", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
+        (["run", "--dataset", "sample", "--variant", "nope"], 1, "unknown variant nope; known: multimodal, text_only"),
+        (["run", "--dataset", "sample", "--stage", "nope"], 2, "'nope' is not one of 'raw'"),
+        (["--config", "nope.toml", "status"], 2, "nope.toml"),
+    ],
+)
+def test_wrong_arguments_are_named(pixrec, arguments, code, told):
+    got, _, err = pixrec(*arguments)
+    assert got == code
+    assert told in err
+
+
+def test_a_wrong_settings_file_is_named_without_a_traceback(pixrec, tmp_path):
+    (tmp_path / "other.toml").write_text("[training]\nepochs = 0\n")
+    code, _, err = pixrec("--config", "other.toml", "status")
+    assert code == 1
+    assert "other.toml" in err
+    assert "training.epochs" in err
+
+
+def test_dagster_home_must_be_a_folder(settings, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", "somewhere")
+    with pytest.raises(SettingsError, match="DAGSTER_HOME is 'somewhere'"):
+        dagster_home(settings)
+
+
+def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp_path):
+    (tmp_path / "dagster.yaml").touch()
+    assert dagster_home(settings) == tmp_path
+    assert os.environ["DAGSTER_HOME"] == str(tmp_path)
+
+
+def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
+    order = [(stage.name, work.variant) for stage, work in running.planned(settings, "sample", (), ())]
+    variants = [(name, variant) for variant in ("multimodal", "text_only") for name in TRAINED]
+    assert order[6:] == [*variants, ("evaluation", None), ("report", None)]
+
+
+INTERRUPTED = """
+import time
+from tests.assets import fake_stages
+def checkpoint(work, on_epoch):
+    print("TRAINING", flush=True)
+    time.sleep(60)
+fake_stages.checkpoint = checkpoint
+fake_stages.install()
+from pixrec_assets.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly_and_keeps_what_was_made(settings, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", INTERRUPTED, "run", "--dataset", "sample"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        while "TRAINING" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; what was made before is kept" in err
+    assert "Traceback" not in err
+    work = Work(load_settings(), "sample", "multimodal")
+    assert pipeline.SEQUENCES.is_current(work)
+    assert pipeline.CHECKPOINT.stamp(work) is None
+
+
+def test_nothing_to_do_needs_no_dagster(settings):
+    make_all(settings)
+    code = "from tests.assets import fake_stages; fake_stages.install(); import sys\n"
+    code += "from pixrec_assets.cli import cli; cli(['demo'], standalone_mode=False)\n"
+    code += "import json; print(json.dumps(sorted(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "materialising" not in done.stdout
+    assert not {"dagster", "torch", "faiss"} & set(json.loads(done.stdout.splitlines()[-1]))

@@ -1,0 +1,68 @@
+"""What Dagster loads says the same as the core's pipeline."""
+
+import dagster as dg
+import pytest
+
+from pixrec_assets.definitions import defs
+from pixrec_assets.stage_asset import asset_keys
+from pixrec_core import pipeline
+
+GRAPH = defs.resolve_asset_graph()
+NODES = {key.to_user_string(): GRAPH.get(key) for key in GRAPH.get_all_asset_keys()}
+
+
+def test_definitions_are_loadable():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_stage_is_an_asset_and_nothing_else_is():
+    assert set(NODES) == {key.to_user_string() for stage in pipeline.STAGES for key in asset_keys(stage)}
+
+
+@pytest.mark.parametrize("stage", [s for s in pipeline.STAGES if s.inputs], ids=lambda stage: stage.name)
+def test_lineage_is_the_pipelines(stage):
+    parents = {key.to_user_string() for key in NODES[stage.name].parent_keys}
+    expected = {source.name for source in stage.inputs}
+    if expected == {"raw"}:
+        expected = {"items": {"raw_metadata"}, "interactions": {"raw_reviews"}}[stage.name]
+    assert parents == expected
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_every_asset_describes_itself(name):
+    node = NODES[name]
+    assert node.group_name in {"data", "model", "evaluation"}
+    assert 1 <= len(node.kinds) <= 3
+    assert node.owners == ["team:pixrec"]
+    assert node.code_version == "1"
+    assert len(node.description or "") > 40
+
+
+def test_partitions_follow_the_group():
+    for node in NODES.values():
+        assert node.partitions_def is not None
+        dimensions = 2 if node.group_name == "model" else 1
+        assert isinstance(node.partitions_def, dg.MultiPartitionsDefinition) == (dimensions == 2)
+
+
+@pytest.mark.parametrize(
+    ("job", "key"), [("prepare_data", "sample"), ("train", "sample|text_only"), ("evaluate", "sample")]
+)
+def test_each_job_takes_its_partition(job, key):
+    partitions = defs.resolve_job_def(job).partitions_def
+    assert partitions is not None
+    assert key in partitions.get_partition_keys()
+
+
+def test_what_starts_runs_by_itself_is_shipped_stopped():
+    schedule = defs.resolve_schedule_def("weekly_data")
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+    assert schedule.cron_schedule == "0 3 * * 1"
+    assert defs.resolve_sensor_def("follow_data").default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_the_weekly_schedule_asks_for_one_run_a_dataset():
+    tick = defs.resolve_schedule_def("weekly_data").evaluate_tick(
+        dg.build_schedule_context(repository_def=defs.get_repository_def())
+    )
+    assert [request.partition_key for request in tick.run_requests] == ["sample"]

@@ -1,0 +1,62 @@
+"""What the UI is shown."""
+
+import base64
+import io
+
+import polars as pl
+from PIL import Image
+
+from pixrec_assets.metadata import markdown_table, of_photos, of_quarantine, of_sequences, of_stats, of_table
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Work
+from tests.assets import fake_stages
+
+
+def test_stats_are_flattened_and_empty_values_left_out():
+    assert of_stats({"a": 1, "b": {"c": 0.5, "d": {"e": "x"}}, "f": None}) == {"a": 1, "b/c": 0.5, "b/d/e": "x"}
+
+
+def test_no_cell_can_end_a_table_or_bring_markup():
+    table = markdown_table(["title"], [["a | b\n<script>"], ["x" * 100]]).md_str
+    assert table.splitlines() == ["| title |", "| --- |", "| a \\| b &lt;script> |", f"| {'x' * 79}… |"]
+
+
+def test_a_parquet_file_shows_rows_columns_and_a_sample(settings: Settings):
+    work = Work(settings, "sample")
+    work.paths.root.mkdir(parents=True)
+    fake_stages.items(work)
+    shown = of_table(work.paths.items)
+    assert shown["dagster/row_count"] == 2
+    assert [column.name for column in shown["dagster/column_schema"].columns] == ["item", "title"]
+    assert "Red shirt" in shown["sample"].md_str
+
+
+def test_the_quarantine_is_counted_by_reason(tmp_path):
+    lines = {"file": ["m"] * 3, "line": [1, 2, 3], "reason": ["no title", "broken", "no title"], "raw": ["{"] * 3}
+    pl.DataFrame(lines).write_parquet(tmp_path / "q.parquet")
+    shown = of_quarantine(tmp_path / "q.parquet")
+    assert shown["quarantine_lines"] == 3
+    assert shown["quarantine_reasons"].md_str.splitlines()[2:] == ["| no title | 2 |", "| broken | 1 |"]
+    assert of_quarantine(tmp_path / "none.parquet") == {}
+
+
+def test_photos_become_one_small_picture(settings: Settings):
+    work = Work(settings, "sample")
+    fake_stages.images(work)
+    shown = of_photos(work.paths)
+    _, _, encoded = shown["photos"].md_str.removesuffix(")").partition("base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert picture.size == (6 * 96, 96)
+    assert len(encoded) < 100_000
+    red, green, blue = picture.getpixel((48, 48))
+    assert red > 200
+    assert max(green, blue) < 60
+    assert "HTTP 404" in shown["failures"].md_str
+
+
+def test_sequences_are_counted_by_split(settings: Settings):
+    work = Work(settings, "sample")
+    work.paths.root.mkdir(parents=True)
+    fake_stages.sequences(work)
+    shown = of_sequences(work.paths.sequences)
+    assert shown["splits"].md_str.splitlines()[2:] == ["| test | 1 | 1.0 |", "| train | 1 | 2.0 |"]
