@@ -62,6 +62,11 @@ class DatasetPaths:
     def images_manifest(self) -> Path:
         return self.root / "images.parquet"
 
+    @property
+    def images_journal(self) -> Path:
+        """Outcomes of a download under way; not an artefact."""
+        return self.root / "images.journal.jsonl"
+
     def image(self, item: str) -> Path:
         """The photo of an item. Item ids come from outside, so only a hash of one reaches the file system."""
         key = hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()[:24]

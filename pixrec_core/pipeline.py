@@ -108,10 +108,16 @@ def _raw_digest(work: Work) -> str:
     return raw_files.digest(work.paths)
 
 
+def _images_digest(work: Work) -> str:
+    from pixrec_core.data import images as module
+
+    return module.digest(work.paths)
+
+
 RAW: Final = Stage("raw", raw, sections=("source",), outside=_raw_outside, digest=_raw_digest)
 ITEMS: Final = Stage("items", items, (RAW,), ("ingest",))
 INTERACTIONS: Final = Stage("interactions", interactions, (RAW,), ("ingest",))
-IMAGES: Final = Stage("images", images, (ITEMS,), ("images",))
+IMAGES: Final = Stage("images", images, (ITEMS,), ("images",), digest=_images_digest)
 SEQUENCES: Final = Stage("sequences", sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",))
 CHECKPOINT: Final = Stage("checkpoint", checkpoint, (SEQUENCES,), ("model", "training"), per="variant")
 ITEM_VECTORS: Final = Stage("item_vectors", item_vectors, (CHECKPOINT,), per="variant")
