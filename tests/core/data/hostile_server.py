@@ -1,0 +1,128 @@
+"""A web server on a loopback port whose answers a test writes byte by byte."""
+
+import io
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from PIL import Image
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def jpeg(width=40, height=30, colour=(200, 30, 60), **options):
+    return encoded(Image.new("RGB", (width, height), colour), "JPEG", **options)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def sends(body: bytes, status=200, **headers) -> Answer:
+    """A well-formed answer."""
+
+    def answer(handler):
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def raw(data: bytes) -> Answer:
+    """These bytes and then the end of the connection."""
+
+    def answer(handler):
+        handler.wfile.write(data)
+        handler.close_connection = True
+
+    return answer
+
+
+def trickles(data: bytes, every_s: float, then: bytes = b"") -> Answer:
+    """`then` a byte at a time, without an end in sight."""
+
+    def answer(handler):
+        handler.close_connection = True
+        handler.wfile.write(data)
+        for _ in range(200):
+            time.sleep(every_s)
+            handler.wfile.write(then)
+
+    return answer
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """One answer after another; the last one for ever."""
+    left = list(answers)
+
+    def answer(handler):
+        now = left.pop(0) if len(left) > 1 else left[0]
+        now(handler)
+
+    return answer
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        self.answers: dict[str, Answer] = {}
+        self.hits: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+        self.delay_s = 0.0
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def host(self):
+        return f"127.0.0.1:{self.server_port}"
+
+    def url(self, path, answer=None):
+        if answer:
+            self.answers[path] = answer
+        return f"http://{self.host}{path}"
+
+    def handle_error(self, request, client_address):
+        """Clients that hang up on a hostile answer do right."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_GET(self):
+        with self.server.lock:
+            self.server.hits[self.path] += 1
+            self.server.now += 1
+            self.server.most = max(self.server.most, self.server.now)
+        try:
+            time.sleep(self.server.delay_s)
+            self.server.answers.get(self.path, sends(b"gone", 404))(self)
+        finally:
+            with self.server.lock:
+                self.server.now -= 1
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def hostile_server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

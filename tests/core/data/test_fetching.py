@@ -1,0 +1,326 @@
+import gzip
+import logging
+import socket
+import time
+
+import pytest
+
+from pixrec_core.data.fetching import MAX_REDIRECTS, MAX_WAIT_S, Fetcher
+from pixrec_core.data.guarded_connections import FetchError
+from pixrec_core.settings import ImageSettings
+from tests.core.data.hostile_server import hostile_server, raw, sends, trickles
+
+
+@pytest.fixture
+def server():
+    with hostile_server() as running:
+        yield running
+
+
+@pytest.fixture
+def fetch(server):
+    """Fetch from the server as if it were the dataset's own, under settings that a test names."""
+
+    def fetch(url, own_host=server.host, **settings):
+        settings = {"timeout_s": 5, "deadline_s": 10, **settings}
+        with Fetcher(ImageSettings(**settings), own_host) as fetcher:
+            return fetcher.get(url)
+
+    return fetch
+
+
+def failure(fetch, url, **settings):
+    with pytest.raises(FetchError) as caught:
+        fetch(url, **settings)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/a+b,c.jpg", "/a+b,c.jpg"),
+        ("/a b.jpg", "/a%20b.jpg"),
+        ("/41%2Bx.jpg?v=1,2", "/41%2Bx.jpg?v=1,2"),
+        ("/é.jpg", "/%C3%A9.jpg"),
+        ("/100%.jpg", "/100%25.jpg"),
+    ],
+)
+def test_urls_of_real_catalogues(server, fetch, path, asked):
+    server.answers[asked] = sends(b"photo")
+    assert fetch(server.url(path)) == b"photo"
+
+
+def test_a_connection_is_kept_and_shared_by_many_photos(server):
+    ports = set()
+
+    def answer(handler):
+        ports.add(handler.client_address[1])
+        sends(b"photo")(handler)
+
+    with Fetcher(ImageSettings(), server.host) as fetcher:
+        for number in range(5):
+            fetcher.get(server.url(f"/{number}", answer))
+    assert len(ports) == 1
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 204, 304])
+def test_refusals_are_final(server, fetch, code):
+    error = failure(fetch, server.url("/a", sends(b"", code)))
+    assert (error.reason, error.transient, error.wait_s) == (f"http {code}", False, None)
+
+
+@pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
+def test_passing_trouble_is_worth_another_try(server, fetch, code):
+    error = failure(fetch, server.url("/a", sends(b"", code)))
+    assert (error.reason, error.transient) == (f"http {code}", True)
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("86400", MAX_WAIT_S),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", MAX_WAIT_S),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("soon", None),
+        ("-5", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_retry_after_is_read_and_bounded(server, fetch, header, wait_s):
+    assert failure(fetch, server.url("/a", sends(b"", 429, Retry_After=header))).wait_s == wait_s
+
+
+class TestLimits:
+    def test_a_silent_server(self, server, fetch):
+        error = failure(fetch, server.url("/a", lambda handler: time.sleep(1)), timeout_s=0.2)
+        assert (error.reason, error.transient) == ("timeout", True)
+
+    def test_a_body_that_stops(self, server, fetch):
+        answer = trickles(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc", every_s=1)
+        error = failure(fetch, server.url("/a", answer), timeout_s=0.2)
+        assert (error.reason, error.transient) == ("timeout", True)
+
+    @pytest.mark.parametrize(
+        "start",
+        [
+            b"",
+            b"HTTP/1.1 200 OK\r\nX-Long: ",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nLocation: /b\r\nX: ",
+        ],
+        ids=["status line", "headers", "body", "chunk length", "redirect"],
+    )
+    def test_a_slow_loris_meets_the_deadline(self, server, fetch, start):
+        begun = time.monotonic()
+        error = failure(fetch, server.url("/a", trickles(start, every_s=0.02, then=b"1")), timeout_s=5, deadline_s=0.4)
+        assert (error.reason, error.transient) == ("deadline", False)
+        assert time.monotonic() - begun < 1.5
+
+    def test_a_redirect_with_an_endless_body_is_left_unread(self, server, fetch):
+        endless = trickles(b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n", every_s=0.05, then=b"x" * 1000)
+        server.url("/b", sends(b"photo"))
+        begun = time.monotonic()
+        assert fetch(server.url("/a", endless)) == b"photo"
+        assert time.monotonic() - begun < 1
+
+    def test_a_length_that_is_too_large_is_not_even_read(self, server, fetch):
+        answer = trickles(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", every_s=1)
+        begun = time.monotonic()
+        assert failure(fetch, server.url("/a", answer), max_bytes=1000).reason == "too many bytes"
+        assert time.monotonic() - begun < 0.9
+
+    def test_a_body_without_a_length_is_counted(self, server, fetch):
+        answer = raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 5000)
+        assert failure(fetch, server.url("/a", answer), max_bytes=4999).reason == "too many bytes"
+        assert len(fetch(server.url("/a", answer), max_bytes=5000)) == 5000
+
+    def test_a_gzip_bomb_is_counted_as_it_unfolds(self, server, fetch):
+        answer = sends(gzip.compress(b"0" * 3_000_000), Content_Encoding="gzip")
+        assert failure(fetch, server.url("/a", answer), max_bytes=1_000_000).reason == "too many bytes"
+
+    def test_a_body_shorter_than_its_length(self, server, fetch):
+        answer = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc")
+        error = failure(fetch, server.url("/a", answer))
+        assert (error.reason, error.transient) == ("cut short", True)
+
+    def test_a_body_longer_than_its_length_is_cut_there(self, server, fetch):
+        assert fetch(server.url("/a", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef"))) == b"abc"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"",
+            b"\x00\xff" * 50,
+            b"HTTP/1.1 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000,
+            b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ",
+        ],
+        ids=["nothing", "noise", "no code", "long header", "many headers", "bad chunk"],
+    )
+    def test_answers_that_are_no_http(self, server, fetch, answer):
+        assert failure(fetch, server.url("/a", raw(answer))).reason in {"connection", "cut short"}
+
+    def test_nobody_listens(self, fetch):
+        with socket.socket() as idle:  # bound and not listening: the port is nobody else's
+            idle.bind(("127.0.0.1", 0))
+            host = f"127.0.0.1:{idle.getsockname()[1]}"
+            error = failure(fetch, f"http://{host}/a", own_host=host)
+        assert (error.reason, error.transient) == ("connection", True)
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "127.0.0.1",
+            "localhost",
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "0.0.0.0",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "10.0.0.1",
+            "169.254.169.254",
+            "192.168.0.1",
+            "user:pass@127.0.0.1",
+            "[fe80::1]",
+            "[64:ff9b::7f00:1]",
+        ],
+    )
+    def test_private_ones_are_refused_however_they_are_written(self, server, fetch, host):
+        error = failure(fetch, f"http://{host}:{server.server_port}/a", own_host=None)
+        assert error.reason in {"address not public", "unknown host"}  # a machine without IPv6 cannot resolve some
+        assert not server.hits
+
+    def test_only_the_datasets_own_port_is_excepted(self, server, fetch):
+        with hostile_server() as other:
+            assert failure(fetch, other.url("/a", sends(b"x"))).reason == "address not public"
+            assert not other.hits
+
+    def test_a_setting_allows_them(self, server, fetch):
+        assert fetch(server.url("/a", sends(b"photo")), own_host=None, allow_private_hosts=True) == b"photo"
+
+    def test_a_redirect_is_checked_like_a_url(self, server, fetch):
+        with hostile_server() as inner:
+            url = server.url("/a", sends(b"", 302, Location=inner.url("/secret", sends(b"secret"))))
+            assert failure(fetch, url).reason == "address not public"
+            assert not inner.hits
+
+    def test_a_name_is_resolved_once_for_check_and_connection(self, server, fetch, monkeypatch):
+        """A name that is public when asked first and loopback ever after must not reach loopback."""
+        answers = iter(["192.0.2.1"])
+        asked = []
+        real = socket.getaddrinfo
+
+        def rebinding(host, port, *args, **kwargs):
+            if host != "rebind.test":
+                return real(host, port, *args, **kwargs)
+            asked.append(host)
+            return real(next(answers, "127.0.0.1"), port, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+        monkeypatch.setattr("pixrec_core.data.guarded_connections.is_public", lambda ip: ip != "127.0.0.1")
+        error = failure(fetch, f"http://rebind.test:{server.server_port}/a", own_host=None, timeout_s=0.3)
+        assert error.reason in {"timeout", "connection"}
+        assert asked == ["rebind.test"]
+        assert not server.hits
+
+    def test_a_name_with_one_private_address_is_refused(self, server, fetch, monkeypatch):
+        two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("93.184.216.34", "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: two)
+        assert failure(fetch, "http://two.test/a", own_host=None).reason == "address not public"
+
+    def test_the_next_address_is_tried_where_the_first_is_deaf(self, server, fetch, monkeypatch):
+        real = socket.getaddrinfo
+
+        def two(host, port, *args, **kwargs):
+            addresses = ["127.0.0.2", "127.0.0.1"] if host == "two.test" else [host]
+            return [found for ip in addresses for found in real(ip, port, *args, **kwargs)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        server.url("/a", sends(b"photo"))
+        url = f"http://two.test:{server.server_port}/a"
+        assert fetch(url, own_host=None, allow_private_hosts=True) == b"photo"
+
+    def test_the_host_header_keeps_the_name(self, server, fetch):
+        named = []
+        server.url("/a", lambda handler: (named.append(handler.headers["Host"]), sends(b"")(handler)))
+        fetch(f"http://localhost:{server.server_port}/a", own_host=None, allow_private_hosts=True)
+        assert named == [f"localhost:{server.server_port}"]
+
+    def test_proxies_of_the_environment_are_ignored(self, server, fetch, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+        assert fetch(server.url("/a", sends(b"photo"))) == b"photo"
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            " ",
+            "photo.jpg",
+            "/photo.jpg",
+            "//host/photo.jpg",
+            "ftp://host/a.jpg",
+            "file:///etc/passwd",
+            "http://",
+            "http:///a.jpg",
+            "data:image/png;base64,AAAA",
+            "gopher://host/",
+            "http://[::1/a.jpg",
+            "http://host:99999/a",
+            "http://host:port/a.jpg",
+            "http://.example/",
+            "http://" + "a" * 64 + ".example/",
+            "javascript:alert(1)",
+        ],
+    )
+    def test_what_is_no_url_of_the_web(self, fetch, url):
+        error = failure(fetch, url, own_host=None)
+        assert (error.reason, error.transient) == ("bad url", False)
+
+    def test_a_host_that_is_not_there(self, fetch):
+        assert failure(fetch, "http://no-such-host.invalid/a.jpg").reason == "unknown host"
+
+    @pytest.mark.parametrize("target", ["ftp://host/a", "file:///etc/passwd", "http://[::1/a", "http://host:99999/"])
+    def test_a_redirect_to_no_url_of_the_web(self, server, fetch, target):
+        assert failure(fetch, server.url("/a", sends(b"", 302, Location=target))).reason == "bad url"
+
+    @pytest.mark.parametrize("hops", [1, MAX_REDIRECTS])
+    def test_redirects_are_followed(self, server, fetch, hops):
+        for hop in range(hops):
+            server.url(f"/{hop}", sends(b"moved", 302, Location=str(hop + 1)))
+        server.url(f"/{hops}", sends(b"photo"))
+        assert fetch(server.url("/0")) == b"photo"
+
+    def test_redirects_without_an_end(self, server, fetch):
+        assert failure(fetch, server.url("/a", sends(b"", 301, Location="/a"))).reason == "too many redirects"
+        assert server.hits["/a"] == 1 + MAX_REDIRECTS
+
+
+class TestPrivacy:
+    def test_nothing_secret_reaches_the_log(self, server, fetch, caplog):
+        caplog.set_level(logging.INFO)
+        url = server.url("/a?token=sesame", sends(b"", 503)).replace("://", "://user:sesame@")
+        error = failure(fetch, url)
+        assert "sesame" not in caplog.text + str(error)
+
+    def test_cookies_are_not_kept(self, server):
+        seen = []
+
+        def answer(handler):
+            seen.append(handler.headers["Cookie"])
+            sends(b"", Set_Cookie="id=1")(handler)
+
+        url = server.url("/a", answer)
+        with Fetcher(ImageSettings(), server.host) as fetcher:
+            fetcher.get(url)
+            fetcher.get(url)
+        assert seen == [None, None]
