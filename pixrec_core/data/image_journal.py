@@ -1,0 +1,104 @@
+"""What came of each photo, line by line while a download runs, so that a killed one can go on.
+
+The first line holds the settings, every other one an outcome in the columns of the manifest. A
+try that failed and will be repeated is written too, as status "trying": a resumed run counts on
+from it, so that it ends with the manifest of an undisturbed one.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import polars as pl
+
+from pixrec_core import files
+from pixrec_core.schemas import IMAGE_SCHEMA, ITEM
+from pixrec_core.settings import ImageSettings
+
+OK: Final = "ok"
+FAILED: Final = "failed"
+TRYING: Final = "trying"
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """One row of the manifest; see `IMAGE_SCHEMA` for the units."""
+
+    item: str
+    url: str
+    status: str
+    attempts: int
+    reason: str | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+
+
+class Journal:
+    """An append-only file of outcomes; several threads may write to it."""
+
+    def __init__(self, path: Path, settings: ImageSettings) -> None:
+        """Open the journal, going on with what a killed run left.
+
+        Under other settings than that run's, only its photos are believed, and only where the size
+        is the same: what failed may succeed now.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        header = settings.model_dump(mode="json")
+        before, self.earlier, whole = _read(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        if before == header:
+            self._file.truncate(whole)
+        else:
+            same_size = before is not None and before.get("size") == settings.size
+            self.earlier = self.earlier.filter(pl.col("status") == OK, pl.lit(same_size))
+            self._file.truncate(0)
+            self._write(header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, outcome: Outcome) -> None:
+        """Note an outcome; it has left this process when the call returns."""
+        self._write(dataclasses.asdict(outcome))
+
+    def _write(self, value: dict[str, object]) -> None:
+        line = json.dumps(value).encode() + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+
+    def outcomes(self) -> pl.DataFrame:
+        """All outcomes so far, the newest of each item and URL. Schema: `IMAGE_SCHEMA`."""
+        return _read(self._path)[1]
+
+    def remove(self) -> None:
+        """The manifest holds it all: the journal has served."""
+        files.remove(self._path)
+
+
+def _read(path: Path) -> tuple[dict[str, object] | None, pl.DataFrame, int]:
+    """Settings, outcomes and length in bytes of the whole lines; a kill can tear the last one."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data.rfind(b"\n") + 1
+    header, _, lines = data[:whole].partition(b"\n")
+    try:
+        before = json.loads(header) if header else None
+        rows = pl.read_ndjson(io.BytesIO(lines), schema=IMAGE_SCHEMA) if lines else IMAGE_SCHEMA.to_frame()
+    except (ValueError, pl.exceptions.PolarsError) as error:
+        log.warning("%s is damaged (%s); its photos are fetched again", path, error)
+        return None, IMAGE_SCHEMA.to_frame(), 0
+    return before, rows.unique([ITEM, "url"], keep="last", maintain_order=True), whole

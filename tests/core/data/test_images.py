@@ -1,0 +1,389 @@
+import dataclasses
+import gzip
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from pixrec_core import files
+from pixrec_core.data import downloading, images
+from pixrec_core.data.image_journal import Journal, Outcome
+from pixrec_core.data.sources import LOOPBACK_HOST
+from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
+from pixrec_core.settings import ImageSettings
+from tests.core.data.hostile_server import hostile_server, in_turn, jpeg, raw, sends
+
+
+@pytest.fixture
+def server():
+    with hostile_server() as running:
+        yield running
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return DatasetPaths(tmp_path / "toy")
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(downloading, "FIRST_WAIT_S", 0.01)
+
+
+def settings(**values):
+    return ImageSettings(**{"allow_private_hosts": True, "timeout_s": 2, "deadline_s": 5, "threads": 4, **values})
+
+
+def write_items(paths, urls, photos=None):
+    """A catalogue of these items and URLs, and raw files that need not be there."""
+    rows = pl.DataFrame(
+        {"item": list(urls), "image_url": list(urls.values())}, schema={"item": pl.String, "image_url": pl.String}
+    )
+    rows = rows.select(*(pl.col(c) if c in rows.columns else pl.lit(None, t).alias(c) for c, t in ITEM_SCHEMA.items()))
+    paths.root.mkdir(parents=True, exist_ok=True)
+    rows.write_parquet(paths.items)
+    entry = {"path": "unused", "bytes": 1, "sha256": ""}
+    manifest = {"reviews": entry, "metadata": entry, "photos": str(photos) if photos else None}
+    files.write_json(paths.raw_manifest, manifest)
+
+
+def manifest(paths):
+    return {row["item"]: row for row in pl.read_parquet(paths.images_manifest).iter_rows(named=True)}
+
+
+def snapshot(paths):
+    """Every file that a download leaves, by name."""
+    left = [p for p in (paths.images_manifest, paths.images_journal, *paths.images.rglob("*")) if p.is_file()]
+    return {str(p.relative_to(paths.root)): p.read_bytes() for p in left}
+
+
+def test_photos_and_manifest(server, paths):
+    photo = jpeg(600, 300)
+    write_items(paths, {"b": server.url("/b", sends(photo)), "a": server.url("/a"), "none": None})
+    stats = images.download(settings(size=200), paths)
+    table = pl.read_parquet(paths.images_manifest)
+    stored = paths.image("b").read_bytes()
+    assert table.schema == IMAGE_SCHEMA
+    assert table.rows() == [
+        ("a", server.url("/a"), "failed", "http 404", None, None, None, None, 1),
+        ("b", server.url("/b"), "ok", None, hashlib.sha256(stored).hexdigest(), 200, 100, len(stored), 1),
+    ]
+    with Image.open(paths.image("b")) as opened:
+        assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (200, 100))
+    seconds, rate = stats.pop("seconds"), stats.pop("photos_per_second")
+    assert rate == pytest.approx(2 / seconds, rel=0.1)
+    assert stats == {
+        "urls": 2,
+        "ok": 1,
+        "failed": 1,
+        "failed_by_reason": {"http 404": 1},
+        "reused": 0,
+        "items_with_photo_share": 1 / 3,
+        "bytes": len(stored),
+    }
+    assert not paths.images_journal.exists()
+
+
+def test_columns_of_an_outcome_are_those_of_the_manifest():
+    assert {field.name for field in dataclasses.fields(Outcome)} == set(IMAGE_SCHEMA)
+
+
+@pytest.mark.parametrize("urls", [{}, {"a": None, "b": None}])
+def test_a_catalogue_without_urls(paths, urls):
+    write_items(paths, urls)
+    stats = images.download(settings(), paths)
+    assert (stats["urls"], stats["ok"], stats["items_with_photo_share"]) == (0, 0, 0.0)
+    assert pl.read_parquet(paths.images_manifest).schema == IMAGE_SCHEMA
+
+
+def test_the_catalogue_must_be_there(paths):
+    with pytest.raises(MissingArtefactError, match=r"items\.parquet"):
+        images.download(settings(), paths)
+
+
+def test_one_url_for_many_items_and_ids_of_any_kind(server, paths):
+    url = server.url("/a", sends(jpeg()))
+    items = ["../../etc/passwd", "a/b", "é", "", " ", "x" * 500]
+    write_items(paths, dict.fromkeys(items, url))
+    assert images.download(settings(), paths)["ok"] == len(items)
+    assert all(images.open_photo(paths, item).size == (40, 30) for item in items)
+    assert all(p.is_relative_to(paths.images) for p in paths.root.rglob("*.jpg"))
+
+
+class TestHostileAnswers:
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (sends(b"<html>Sorry, something went wrong</html>", Content_Type="image/jpeg"), "not an image"),
+            (sends(b""), "not an image"),
+            (sends(jpeg(300, 300, quality=99)[:-700]), "damaged image"),
+            (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + jpeg(300, 300)), "damaged image"),
+            (sends(jpeg(101, 100)), "too many pixels"),
+            (sends(b"x" * 60_001), "too many bytes"),
+            (sends(b"", 302, Location="file:///etc/passwd"), "bad url"),
+            (sends(b"no", 403), "http 403"),
+        ],
+    )
+    def test_fail_at_once_with_their_reason(self, server, paths, answer, reason):
+        write_items(paths, {"a": server.url("/a", answer)})
+        pixels = 10_000 if reason == "too many pixels" else 1_000_000
+        stats = images.download(settings(max_pixels=pixels, max_bytes=60_000), paths)
+        assert stats["failed_by_reason"] == {reason: 1}
+        assert manifest(paths)["a"]["attempts"] == 1
+        assert not paths.image("a").exists()
+
+    @pytest.mark.parametrize(
+        "trouble", [sends(b"", 503), sends(b"", 429, Retry_After="0"), raw(b""), raw(b"HTTP/1.1 2")]
+    )
+    def test_passing_trouble_is_tried_again(self, server, paths, trouble):
+        write_items(paths, {"a": server.url("/a", in_turn(trouble, trouble, sends(jpeg())))})
+        assert images.download(settings(), paths)["ok"] == 1
+        assert manifest(paths)["a"]["attempts"] == 3
+
+    def test_lasting_trouble_ends(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(b"", 500))})
+        assert images.download(settings(attempts=3), paths)["failed_by_reason"] == {"http 500": 1}
+        assert server.hits["/a"] == manifest(paths)["a"]["attempts"] == 3
+
+    def test_retry_after_is_honoured(self, server, paths):
+        write_items(paths, {"a": server.url("/a", in_turn(sends(b"", 429, Retry_After="1"), sends(jpeg())))})
+        start = time.monotonic()
+        assert images.download(settings(), paths)["ok"] == 1
+        assert time.monotonic() - start >= 1
+
+    def test_private_addresses_and_bad_urls(self, server, paths):
+        urls = {
+            "own": server.url("/a", sends(jpeg())),
+            "ftp": "ftp://h/a",
+            "text": "no photo",
+            "empty": "",
+            "v6": "http://[",
+        }
+        write_items(paths, urls)
+        stats = images.download(settings(allow_private_hosts=False), paths)
+        assert stats["failed_by_reason"] == {"bad url": 4, "address not public": 1}
+        assert not server.hits
+
+    def test_no_credentials_in_the_log(self, server, paths, caplog):
+        caplog.set_level(logging.INFO)
+        url = server.url("/a?key=sesame", sends(b"", 500)).replace("//", "//user:sesame@")
+        write_items(paths, {"a": url})
+        images.download(settings(attempts=2), paths)
+        assert "http 500 (1)" in caplog.text
+        assert "sesame" not in caplog.text
+
+
+def test_one_host_gets_few_requests_at_a_time(server, paths):
+    server.delay_s = 0.02
+    write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(30)})
+    images.download(settings(threads=8, per_host=3), paths)
+    assert server.most == 3
+
+
+class TestAgain:
+    def test_nothing_is_fetched_twice(self, server, paths):
+        write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(5)})
+        images.download(settings(), paths)
+        before = snapshot(paths)
+        stats = images.download(settings(threads=2), paths)
+        assert (stats["ok"], stats["reused"]) == (5, 5)
+        assert server.hits.total() == 5
+        assert snapshot(paths) == before
+
+    def test_what_failed_is_tried_again(self, server, paths):
+        write_items(paths, {"a": server.url("/a"), "b": server.url("/b", sends(jpeg()))})
+        images.download(settings(), paths)
+        server.url("/a", sends(jpeg()))
+        stats = images.download(settings(), paths)
+        assert (stats["ok"], stats["reused"], dict(server.hits)) == (2, 1, {"/a": 2, "/b": 1})
+
+    @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x")], ids=["lost", "changed"])
+    def test_a_photo_that_is_not_as_it_was_stored(self, server, paths, damage):
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
+        images.download(settings(), paths)
+        before = snapshot(paths)
+        damage(paths.image("b"))
+        images.download(settings(), paths)
+        assert dict(server.hits) == {"/a": 1, "/b": 2, "/c": 1}
+        assert snapshot(paths) == before
+
+    def test_another_url_and_another_size(self, server, paths):
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg(90, 90))) for n in "ab"})
+        images.download(settings(), paths)
+        write_items(paths, {"a": server.url("/a"), "b": server.url("/b2", sends(jpeg(50, 50)))})
+        images.download(settings(), paths)
+        assert (manifest(paths)["a"]["width"], manifest(paths)["b"]["width"]) == (90, 50)
+        assert dict(server.hits) == {"/a": 1, "/b": 1, "/b2": 1}
+        images.download(settings(size=30), paths)
+        assert {row["width"] for row in manifest(paths).values()} == {30}
+
+    def test_photos_of_items_that_are_gone_or_fail_now_are_removed(self, server, paths):
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
+        images.download(settings(), paths)
+        (paths.image("a").parent / ".x.jpg.partial").write_bytes(b"left by a killed run")
+        write_items(paths, {"a": server.url("/a"), "b": server.url("/gone"), "d": None})
+        images.download(settings(), paths)
+        assert [p for p in paths.images.rglob("*") if p.is_file()] == [paths.image("a")]
+
+    def test_a_damaged_manifest_says_how_to_mend_it(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        paths.images_manifest.write_bytes(b"no parquet")
+        with pytest.raises(ArtefactError, match=r"images\.parquet .* remove it"):
+            images.download(settings(), paths)
+
+
+class TestJournal:
+    def line(self, item, url, status="ok", attempts=1, **more):
+        return Outcome(item, url, status, attempts, **more)
+
+    def leave(self, paths, outcomes, tail=b"", **values):
+        """What a killed run leaves."""
+        with Journal(paths.images_journal, settings(**values)) as journal:
+            for outcome in outcomes:
+                journal.append(outcome)
+        with paths.images_journal.open("ab") as file:
+            file.write(tail)
+
+    def failed(self, server):
+        return self.line("a", server.url("/a"), "failed", attempts=2, reason="http 404")
+
+    @pytest.mark.parametrize("tail", [b"", b'{"item": "b", "url', b"\xff\xfe"])
+    def test_a_resumed_run_believes_whole_lines(self, server, paths, tail):
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"})
+        self.leave(paths, [self.failed(server)], tail)
+        images.download(settings(), paths)
+        assert dict(server.hits) == {"/b": 1}
+        assert manifest(paths)["a"]["attempts"] == 2
+
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"garbage\n", b'{"size": 256}\n{"item": 7}\nnonsense\n'])
+    def test_a_journal_of_nonsense_is_begun_anew(self, server, paths, content):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        paths.images_journal.write_bytes(content)
+        assert images.download(settings(), paths)["ok"] == 1
+        assert not paths.images_journal.exists()
+
+    def test_failures_under_other_settings_are_tried_again(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        self.leave(paths, [self.failed(server)], max_bytes=10)
+        assert images.download(settings(), paths)["ok"] == 1
+
+    @pytest.mark.parametrize(("size", "hits"), [(256, 1), (20, 2)])
+    def test_photos_under_other_settings_are_kept_where_the_size_is_the_same(self, server, paths, size, hits):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        images.download(settings(), paths)
+        row = manifest(paths)["a"]
+        paths.images_manifest.unlink()
+        self.leave(paths, [Outcome(**row)])
+        images.download(settings(size=size, threads=1), paths)
+        assert server.hits["/a"] == hits
+        assert manifest(paths)["a"]["width"] == min(40, size)
+
+    def test_tries_are_counted_on(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(b"", 500))})
+        self.leave(paths, [self.line("a", server.url("/a"), "trying", attempts=3, reason="http 500")])
+        images.download(settings(attempts=4), paths)
+        assert server.hits["/a"] == 1
+        assert manifest(paths)["a"]["attempts"] == 4
+
+
+RUN = """
+import sys
+from pathlib import Path
+from pixrec_core.data import images
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.settings import ImageSettings
+images.download(ImageSettings.model_validate_json(sys.argv[1]), DatasetPaths(Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("killed_after", [0.0, 0.2])
+def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(server, tmp_path, killed_after):
+    answers = {f"/{n}": sends(jpeg(60 + n, 50, colour=(n, 0, 0))) for n in range(60)}
+    answers |= {f"/{n}": sends(b"", 503) for n in range(0, 60, 10)}
+    server.answers = answers
+    server.delay_s = 0.02
+    catalogue = {f"item {n}": server.url(f"/{n}") for n in range(70)}  # ten of them answer 404
+    chosen = settings(attempts=2)
+
+    whole = DatasetPaths(tmp_path / "whole")
+    write_items(whole, catalogue)
+    images.download(chosen, whole)
+    undisturbed = server.hits.total()
+    server.hits.clear()
+
+    killed = DatasetPaths(tmp_path / "killed")
+    write_items(killed, catalogue)
+    process = subprocess.Popen([sys.executable, "-c", RUN, chosen.model_dump_json(), str(killed.root)])
+    deadline = time.monotonic() + 30
+    while not (killed.images_journal.exists() and server.hits.total() >= 5) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(killed_after)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not killed.images_manifest.exists()
+
+    images.download(chosen, killed)
+    assert snapshot(killed) == snapshot(whole)
+    assert server.hits.total() <= undisturbed + chosen.threads  # what was in flight alone is asked for twice
+
+
+def test_own_photos_are_served_and_the_catalogue_keeps_its_word(tmp_path, paths):
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a+b, c d.jpg").write_bytes(jpeg())
+    url = f"http://{LOOPBACK_HOST}/images/a+b, c d.jpg"
+    write_items(paths, {"a": url, "b": f"http://{LOOPBACK_HOST}/../secret"}, photos=folder)
+    stats = images.download(settings(allow_private_hosts=False), paths)
+    assert stats["failed_by_reason"] == {"http 404": 1}
+    assert manifest(paths)["a"]["url"] == url
+    first = snapshot(paths)
+    for path in (paths.images_manifest, paths.image("a")):
+        path.unlink()
+    images.download(settings(allow_private_hosts=False), paths)  # on another port
+    assert snapshot(paths) == first
+
+
+def test_without_own_photos_the_placeholder_is_a_bad_url(paths):
+    write_items(paths, {"a": f"http://{LOOPBACK_HOST}/a.jpg"})
+    assert images.download(settings(), paths)["failed_by_reason"] == {"bad url": 1}
+
+
+def test_real_photos(shared_data: Path, paths):
+    with gzip.open(shared_data / "hm" / "meta.jsonl.gz", "rt", encoding="utf-8") as lines:
+        items = [json.loads(next(lines)) for _ in range(40)]
+    write_items(paths, {i["parent_asin"]: i["images"][0]["large"] for i in items}, photos=shared_data / "hm")
+    stats = images.download(ImageSettings(size=96), paths)
+    assert (stats["ok"], stats["items_with_photo_share"]) == (40, 1.0)
+    assert pl.read_parquet(paths.images_manifest).select(pl.max_horizontal("width", "height").max()).item() <= 96
+    assert images.open_photo(paths, items[0]["parent_asin"]).mode == "RGB"
+
+
+def test_open_photo_names_what_is_missing_or_damaged(paths):
+    with pytest.raises(MissingArtefactError):
+        images.open_photo(paths, "a")
+    paths.image("a").parent.mkdir(parents=True)
+    paths.image("a").write_bytes(jpeg()[:300])
+    with pytest.raises(ArtefactError, match="'a'"):
+        images.open_photo(paths, "a")
+
+
+def test_the_digest_is_that_of_the_manifest(server, paths):
+    with pytest.raises(MissingArtefactError):
+        images.digest(paths)
+    write_items(paths, {"a": server.url("/a")})
+    images.download(settings(), paths)
+    failed = images.digest(paths)
+    server.url("/a", sends(jpeg()))
+    images.download(settings(), paths)
+    assert images.digest(paths) != failed
