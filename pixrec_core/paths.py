@@ -5,6 +5,7 @@ data/<dataset>/
   items.parquet             the catalogue             items.quarantine.parquet         its bad lines
   interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its bad lines
   images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
+  cache/                    photos decoded or encoded, keyed by content; safe to delete
   sequences.duckdb          items, interactions and sequences that belong together, validated
   contract.json             what each expectation of the data contract found
   baselines/<name>.parquet  rankings
@@ -73,8 +74,18 @@ class DatasetPaths:
         return self.images / key[:2] / f"{key}.jpg"
 
     @property
+    def cache(self) -> Path:
+        """Arrays that can be made again from photos and a backbone; safe to delete."""
+        return self.root / "cache"
+
+    @property
     def sequences(self) -> Path:
         return self.root / "sequences.duckdb"
+
+    @property
+    def sequences_rejected(self) -> Path:
+        """The last sequences file that broke its contract, kept to look into; not an artefact."""
+        return self.root / "sequences.rejected.duckdb"
 
     @property
     def contract(self) -> Path:

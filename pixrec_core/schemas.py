@@ -8,6 +8,7 @@ before it the *history*.
 from typing import Final
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 USER: Final = "user"
 ITEM: Final = "item"
@@ -26,6 +27,7 @@ HAS_IMAGE: Final = "has_image"
 TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a cold item
 SPLIT: Final = "split"
 ITEMS: Final = "items"
+PLACE: Final = "place"  # in the user's sequence, from 1
 TIED: Final = "tied"  # whether the target shares its time with the item before it
 RANK: Final = "rank"  # from 1
 SCORE: Final = "score"
@@ -36,9 +38,15 @@ VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)
 
+
+def _schema(columns: dict[str, pl.DataType | DataTypeClass]) -> pl.Schema:
+    """A schema; the parameter's type lets mypy accept types and their instances side by side."""
+    return pl.Schema(columns)
+
+
 #: The catalogue: one row an item. Average rating and rating count of the metadata are left out:
 #: they were counted after the split point, so they leak the future.
-ITEM_SCHEMA: Final = pl.Schema(
+ITEM_SCHEMA: Final = _schema(
     {
         ITEM: pl.String,
         TITLE: pl.String,
@@ -53,15 +61,15 @@ ITEM_SCHEMA: Final = pl.Schema(
 )
 
 #: One row a purchase or review, in (user, timestamp, position) order.
-INTERACTION_SCHEMA: Final = pl.Schema(
+INTERACTION_SCHEMA: Final = _schema(
     {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64, RATING: pl.Float64, POSITION: pl.Int64}
 )
 
 #: One row a bad line: which file and line, why, and its first 200 characters.
-QUARANTINE_SCHEMA: Final = pl.Schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
+QUARANTINE_SCHEMA: Final = _schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
 
 #: One row an item that has a URL: what came of its download.
-IMAGE_SCHEMA: Final = pl.Schema(
+IMAGE_SCHEMA: Final = _schema(
     {
         ITEM: pl.String,
         "url": pl.String,
@@ -76,17 +84,20 @@ IMAGE_SCHEMA: Final = pl.Schema(
 )
 
 #: Table `items` of sequences.duckdb: the catalogue that rankings choose from.
-CATALOGUE_SCHEMA: Final = pl.Schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
+CATALOGUE_SCHEMA: Final = _schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
+
+#: Table `interactions` of sequences.duckdb: those that were kept, in (user, place) order.
+KEPT_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64})
 
 #: Table `sequences` of sequences.duckdb. In split `train` every item but the first is a target; in
 #: `validation` and `test` only the last one is. `validation` is `train` and one item more, `test`
 #: is `validation` and one item more.
-SEQUENCE_SCHEMA: Final = pl.Schema({SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), TIED: pl.Boolean})
+SEQUENCE_SCHEMA: Final = _schema({SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), TIED: pl.Boolean})
 
 #: A ranking, of any method, over the whole catalogue, seen items included. Each test user has
 #: `depth` items and as many more as their history has distinct ones, so that a list without the
 #: seen ones is still `depth` long.
-RANKING_SCHEMA: Final = pl.Schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.String, SCORE: pl.Float32})
+RANKING_SCHEMA: Final = _schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.String, SCORE: pl.Float32})
 
 #: What became of each test target under each method; `rank` is null past the ranking's depth.
-OUTCOME_SCHEMA: Final = pl.Schema({METHOD: pl.String, USER: pl.String, ITEM: pl.String, RANK: pl.Int32})
+OUTCOME_SCHEMA: Final = _schema({METHOD: pl.String, USER: pl.String, ITEM: pl.String, RANK: pl.Int32})
