@@ -1,0 +1,66 @@
+"""DuckDB the way PixRec uses it: one writer under a temporary name, then readers only.
+
+Two processes that open one file for writing fail at once, so no file is written twice: a writer
+makes a new one that takes the old one's place, and a reader never locks anybody out.
+"""
+
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from pixrec_core import files
+from pixrec_core.errors import ArtefactError
+
+#: Of one connection; what does not fit spills to disk. A few backfill workers fit side by side.
+MEMORY_LIMIT: Final = "2GB"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to a new database file, closed at the end so that nothing waits in a write-ahead log.
+
+    Raises:
+        ArtefactError: an input of a query is damaged, or the disk or memory is full.
+    """
+    leftovers = [path.with_name(path.name + suffix) for suffix in ("", ".wal", ".spill")]
+    spill = leftovers[-1]
+    for leftover in leftovers:  # a killed run's log would be replayed into the new file
+        files.remove(leftover)
+    try:
+        with duckdb.connect(path, config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)}) as connection:
+            yield connection
+    except duckdb.Error as error:
+        raise ArtefactError(f"{path} could not be written: {error}") from error
+    finally:
+        files.remove(spill)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection; any number of processes may hold one.
+
+    Raises:
+        MissingArtefactError: no such file.
+        ArtefactError: it is no DuckDB file, or lacks a table or column.
+    """
+    files.require(path)
+    try:
+        with duckdb.connect(path, read_only=True) as connection:
+            # not at connecting: connections of one process to one file must be configured alike
+            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            yield connection
+    except duckdb.Error as error:
+        raise ArtefactError(f"{path} cannot be read: {error}; remake it with `pixrec run`") from error
+
+
+def parquet(path: Path) -> str:
+    """A Parquet file's name for `read_parquet`, which would take `[`, `*` and `?` of a folder for a pattern.
+
+    Raises:
+        MissingArtefactError: no such file.
+    """
+    return glob.escape(str(files.require(path)))

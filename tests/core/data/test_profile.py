@@ -1,0 +1,97 @@
+import duckdb
+import pytest
+
+from pixrec_core.data.profile import profile
+
+TABLES = """
+CREATE TABLE items (item VARCHAR, has_image BOOLEAN, train_count BIGINT);
+CREATE TABLE interactions (
+    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, place BIGINT
+);
+CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], tied BOOLEAN);
+"""
+
+BROKEN = (
+    "items_without_id",
+    "items_with_repeated_id",
+    "items_with_wrong_train_count",
+    "interactions_with_nulls",
+    "interactions_of_unknown_items",
+    "interactions_without_time",
+    "interactions_with_impossible_rating",
+    "interactions_out_of_order",
+    "sequences_with_nulls",
+    "sequences_repeated",
+    "sequences_of_unknown_split",
+    "sequence_places_of_unknown_items",
+    "users_unlike_their_interactions",
+    "users_with_overlapping_splits",
+)
+
+
+@pytest.fixture
+def connection():
+    with duckdb.connect() as opened:
+        opened.execute(TABLES)
+        yield opened
+
+
+def test_no_rows_give_zeros_rather_than_nulls(connection):
+    measured = profile(connection)
+    quantiles = {name: value for name, value in measured.items() if name.startswith("history_")}
+    assert quantiles == dict.fromkeys(("history_min", "history_median", "history_p90", "history_max"))
+    assert {value for name, value in measured.items() if name not in quantiles} == {0}
+
+
+def test_every_number_by_hand(connection):
+    connection.execute("INSERT INTO items VALUES ('a', true, 2), ('b', false, 1), ('c', true, 0), ('d', true, 0)")
+    walks = {"u": ["a", "b", "a", "c"], "v": ["a", "b", "a"]}
+    for user, walk in walks.items():
+        rows = [(user, item, 100 + place, 4.0, place, place) for place, item in enumerate(walk, start=1)]
+        connection.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?)", rows)
+        splits = [("train", user, walk[:-2], False), ("validation", user, walk[:-1], False)]
+        connection.executemany(
+            "INSERT INTO sequences VALUES (?, ?, ?, ?)", [*splits, ("test", user, walk, user == "v")]
+        )
+    assert profile(connection) == {
+        **dict.fromkeys(BROKEN, 0),
+        "users": 2,
+        "items": 4,
+        "interactions": 7,
+        "pairs": 5,  # u with a, b, c and v with a, b
+        "density": 5 / 8,
+        "image_coverage": 0.75,
+        "share_tied_test": 0.5,  # v
+        "share_repeat_test_targets": 0.5,  # v buys `a` again
+        "share_cold_test_targets": 0.5,  # u's `c`
+        "history_min": 2,
+        "history_median": 2,
+        "history_p90": 3,
+        "history_max": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("timestamps", "positions", "out_of_order"),
+    [
+        ([1, 2, 3], [1, 2, 3], 0),
+        ([1, 1, 1], [1, 2, 3], 0),  # a tie that positions resolve
+        ([1, 1, 1], [2, 1, 3], 1),
+        ([1, 1, 1], [7, 7, 7], 2),  # ties that nothing resolves
+        ([3, 2, 1], [1, 2, 3], 2),
+        ([1, 2, 3], [3, 2, 1], 0),  # time comes first
+    ],
+)
+def test_order_is_time_then_position(connection, timestamps, positions, out_of_order):
+    for place, (timestamp, position) in enumerate(zip(timestamps, positions, strict=True), start=1):
+        row = ["u", "a", timestamp, 5.0, position, place]
+        connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?)", row)
+    assert profile(connection)["interactions_out_of_order"] == out_of_order
+
+
+@pytest.mark.parametrize(
+    ("rating", "impossible"), [(0.0, 0), (5.0, 0), (None, 0), (-0.5, 1), (5.01, 1), (float("nan"), 1)]
+)
+def test_ratings_lie_from_0_to_5_or_are_unset(connection, rating, impossible):
+    connection.execute("INSERT INTO interactions VALUES ('u', 'a', 1, ?, 1, 1)", [rating])
+    assert profile(connection)["interactions_with_impossible_rating"] == impossible
