@@ -1,0 +1,57 @@
+"""Which interactions count: rows of table `kept` that break a rule are deleted, and counted by rule.
+
+The last three rules run until none finds anything, since one removal can cause another: a user
+gone leaves an item rare, an item gone makes two others neighbours. Where that ends (with the
+user and item rules alone it is the k-core) does not depend on the order of the rules.
+"""
+
+from typing import Final
+
+import duckdb
+
+from pixrec_core.settings import SequenceSettings
+
+_UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM metadata WHERE metadata.item = kept.item)"
+_LOW: Final = "rating < $least"  # an interaction without a rating stays: nobody rated it low
+_REPEATED: Final = """rowid IN (
+    SELECT rowid FROM kept QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
+)"""
+_RARE: Final = "item IN (SELECT item FROM kept GROUP BY item HAVING count(*) < $least)"
+_SHORT: Final = '"user" IN (SELECT "user" FROM kept GROUP BY "user" HAVING count(*) < $least)'
+
+
+def apply(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    """Delete from table `kept` what does not count; table `metadata` says which items are known.
+
+    Of a run of repeats the first interaction stays.
+
+    Returns:
+        Interactions deleted by each rule, and `k_core_rounds`, the rounds that deleted anything.
+    """
+    deleted = {
+        "dropped_unknown_item": _delete(connection, _UNKNOWN),
+        "dropped_low_rating": _delete(connection, _LOW, settings.min_rating),
+        "dropped_repeat": 0,
+        "dropped_rare_item": 0,
+        "dropped_short_user": 0,
+    }
+    rounds = 0
+    while any((found := _round(connection, settings)).values()):
+        rounds += 1
+        deleted |= {name: deleted[name] + n for name, n in found.items()}
+    return deleted | {"k_core_rounds": rounds}
+
+
+def _round(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    return {
+        "dropped_repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
+        "dropped_rare_item": _delete(connection, _RARE, settings.min_item_interactions),
+        "dropped_short_user": _delete(connection, _SHORT, settings.min_user_interactions),
+    }
+
+
+def _delete(connection: duckdb.DuckDBPyConnection, condition: str, least: float | None = None) -> int:
+    parameters = {} if least is None else {"least": least}
+    row = connection.execute(f"DELETE FROM kept WHERE {condition}", parameters).fetchone()  # noqa: S608
+    assert row is not None, "DELETE gives one row, the count"
+    return int(row[0])

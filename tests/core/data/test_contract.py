@@ -1,0 +1,157 @@
+import json
+import shutil
+import socket
+
+import duckdb
+import pytest
+
+from pixrec_core.data import contract
+from pixrec_core.data.sequences import build
+from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.settings import SequenceSettings
+from tests.core.data.sequence_inputs import small
+
+#: How each rule is broken in a file that was good.
+BREAKS = {
+    "users": "DELETE FROM sequences WHERE user <> 'u1'",
+    "items": "DELETE FROM items WHERE item <> 'a'",
+    "items_without_id": "UPDATE items SET item = '' WHERE item = 'a'",
+    "items_with_repeated_id": "INSERT INTO items SELECT * FROM items WHERE item = 'a'",
+    "items_with_wrong_train_count": "UPDATE items SET train_count = train_count + 1 WHERE item = 'a'",
+    "interactions_with_nulls": "UPDATE interactions SET timestamp = NULL WHERE user = 'u1' AND place = 2",
+    "interactions_of_unknown_items": "UPDATE interactions SET item = 'x' WHERE user = 'u1' AND place = 2",
+    "interactions_without_time": "UPDATE interactions SET timestamp = -1 WHERE user = 'u1' AND place = 1",
+    "interactions_with_impossible_rating": "UPDATE interactions SET rating = 5.5 WHERE user = 'u1' AND place = 1",
+    "interactions_out_of_order": "UPDATE interactions SET timestamp = 9999 WHERE user = 'u1' AND place = 1",
+    "sequences_with_nulls": "UPDATE sequences SET items = [NULL, 'b'] WHERE user = 'u1' AND split = 'train'",
+    "sequences_repeated": "INSERT INTO sequences SELECT * FROM sequences WHERE user = 'u1'",
+    "sequences_of_unknown_split": "INSERT INTO sequences VALUES ('holdout', 'u1', ['a'], false)",
+    "sequence_places_of_unknown_items": "DELETE FROM items WHERE item = 'b'",
+    "users_unlike_their_interactions": "DELETE FROM interactions WHERE user = 'u1' AND place = 4",
+    "users_with_overlapping_splits": "UPDATE sequences SET items = ['a', 'b', 'c'] "
+    "WHERE user = 'u1' AND split = 'train'",
+    "image_coverage": "UPDATE items SET has_image = false",
+    "share_tied_test": "UPDATE sequences SET tied = true",
+    "share_cold_test_targets": "UPDATE items SET train_count = 0",
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    built = small(DatasetPaths(tmp_path_factory.mktemp("good")))
+    build(SequenceSettings(), built)
+    return built
+
+
+@pytest.fixture
+def paths(good, tmp_path):
+    shutil.copytree(good.root, tmp_path, dirs_exist_ok=True)
+    return DatasetPaths(tmp_path)
+
+
+def spoil(paths: DatasetPaths, statement: str) -> None:
+    with duckdb.connect(paths.sequences) as connection:
+        connection.execute(statement)
+
+
+def failed(paths: DatasetPaths) -> set[str]:
+    return {result.name for result in contract.check(paths) if not result.passed}
+
+
+def test_every_rule_has_its_break():
+    assert list(BREAKS) == [rule.name for rule in contract.RULES]
+
+
+def test_a_good_file_holds(paths):
+    contract.require_valid(paths)
+    assert failed(paths) == set()
+
+
+@pytest.mark.parametrize("rule", [rule for rule in contract.RULES if rule.severity == "error"], ids=lambda r: r.name)
+def test_each_broken_rule_is_named_and_refused(paths, rule):
+    spoil(paths, BREAKS[rule.name])
+    with pytest.raises(ContractError, match=rf"\n  {rule.name}: observed \S+, expected {rule.expected}(\n|$)"):
+        contract.require_valid(paths)
+
+
+@pytest.mark.parametrize("name", ["image_coverage", "share_tied_test"])
+def test_doubtful_shares_warn_alone(paths, name):
+    spoil(paths, BREAKS[name])
+    assert failed(paths) == {name}
+    contract.require_valid(paths)
+
+
+def test_many_cold_targets_warn(paths):
+    spoil(paths, BREAKS["share_cold_test_targets"])
+    assert failed(paths) == {"share_cold_test_targets", "items_with_wrong_train_count"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sequences SET items = ['a'] WHERE user = 'u1' AND split = 'train'",
+        "UPDATE sequences SET items = ['b', 'a'] WHERE user = 'u1' AND split = 'train'",
+        "UPDATE sequences SET items = [] WHERE user = 'u3' AND split = 'train'",
+        "DELETE FROM sequences WHERE user = 'u1' AND split = 'validation'",
+    ],
+)
+def test_splits_must_nest(paths, statement):
+    spoil(paths, statement)
+    assert "users_with_overlapping_splits" in failed(paths)
+
+
+def test_all_broken_rules_stand_in_one_error(paths):
+    spoil(paths, BREAKS["interactions_without_time"])
+    spoil(paths, BREAKS["items_with_repeated_id"])
+    with pytest.raises(ContractError) as raised:
+        contract.require_valid(paths)
+    message = str(raised.value)
+    assert "interactions_without_time: observed 1, expected 0" in message
+    assert "items_with_repeated_id: observed 1, expected 0" in message
+    assert str(paths.sequences) in message
+
+
+def test_results_are_written_as_they_are(paths):
+    written = json.loads(paths.contract.read_text())
+    results = contract.check(paths)
+    assert written == [vars(result) for result in results]
+    assert written[0] == {"name": "users", "passed": True, "observed": 3, "expected": "at least 2", "severity": "error"}
+    assert [each["name"] for each in written] == [rule.name for rule in contract.RULES]
+
+
+def test_nothing_measured_is_never_a_pass():
+    good = {rule.name: rule.low for rule in contract.RULES}
+    assert all(result.passed for result in contract.validate(good))
+    for value in (None, float("nan")):
+        results = contract.validate(good | {"items_without_id": value})
+        assert [(r.name, r.observed) for r in results if not r.passed] == [("items_without_id", None)]
+    absent = {name: value for name, value in good.items() if name != "sequences_repeated"}
+    assert [r.name for r in contract.validate(absent) if not r.passed] == ["sequences_repeated"]
+
+
+def test_ranges_are_inclusive():
+    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in contract.RULES}
+    assert all(result.passed for result in contract.validate(limits))
+    over = {name: value + 0.001 for name, value in limits.items()}
+    passed = [result.name for result in contract.validate(over) if result.passed]
+    assert passed == ["users", "items"]
+
+
+def test_validation_talks_to_nobody(monkeypatch, capfd):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"a connection to {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    contract.validate({rule.name: 0 for rule in contract.RULES})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_and_incomplete_files_are_named(paths):
+    spoil(paths, "DROP TABLE interactions")
+    with pytest.raises(ArtefactError, match="interactions"):
+        contract.require_valid(paths)
+    paths.sequences.unlink()
+    with pytest.raises(MissingArtefactError, match=r"sequences\.duckdb"):
+        contract.require_valid(paths)

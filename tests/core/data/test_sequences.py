@@ -1,0 +1,322 @@
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixrec_core.data import contract
+from pixrec_core.data.sequences import build, read_items, read_sequences
+from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, ITEM_SCHEMA, KEPT_SCHEMA, SEQUENCE_SCHEMA, SPLITS
+from pixrec_core.settings import SequenceSettings
+from tests.core.data.sequence_inputs import Row, small, write_inputs
+
+DEFAULTS = SequenceSettings()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return DatasetPaths(tmp_path / "shop")
+
+
+def table(paths: DatasetPaths, query: str) -> pl.DataFrame:
+    with duckdb.connect(paths.sequences, read_only=True) as connection:
+        return connection.sql(query).pl()
+
+
+# An independent computation: other rule order, plain Python.
+
+
+def kept_walks(rows: list[Row], known: str, wanted: SequenceSettings) -> dict[str, list[tuple[int, int, str]]]:
+    """Each remaining user's (timestamp, position, item), in order."""
+    walks: dict[str, list[tuple[int, int, str]]] = {}
+    for position, (user, item, timestamp, rating) in enumerate(rows, start=1):
+        if item in known and not (rating is not None and rating < wanted.min_rating):
+            walks.setdefault(user, []).append((timestamp, position, item))
+    walks = {user: sorted(walk) for user, walk in walks.items()}
+    before = None
+    while walks != before:
+        before = walks
+        walks = {user: walk for user, walk in walks.items() if len(walk) >= wanted.min_user_interactions}
+        counts = Counter(item for walk in walks.values() for *_, item in walk)
+        walks = {u: [p for p in walk if counts[p[2]] >= wanted.min_item_interactions] for u, walk in walks.items()}
+        if wanted.collapse_repeats:
+            walks = {u: [next(run) for _, run in itertools.groupby(w, key=lambda p: p[2])] for u, w in walks.items()}
+    return walks
+
+
+def split_walks(walks: dict[str, list[tuple[int, int, str]]]) -> set[tuple[str, str, tuple[str, ...], bool]]:
+    found = set()
+    for user, walk in walks.items():
+        for split, part in (("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)):
+            tied = len(part) > 1 and part[-1][0] == part[-2][0]
+            found.add((split, user, tuple(item for *_, item in part), tied))
+    return found
+
+
+@st.composite
+def shops(draw):
+    row = st.tuples(
+        st.sampled_from(["u1", "u2", "u3", "u4", "ü5"]),
+        st.sampled_from("abcdex"),  # x is unknown to the metadata
+        st.integers(1, 5),
+        st.sampled_from([0.0, 2.0, 5.0, None]),
+    )
+    rows = draw(st.lists(row, min_size=15, max_size=60))
+    wanted = SequenceSettings(
+        min_rating=draw(st.sampled_from([0.0, 1.0, 3.0])),
+        min_user_interactions=draw(st.integers(3, 5)),
+        min_item_interactions=draw(st.integers(1, 4)),
+        collapse_repeats=draw(st.booleans()),
+    )
+    return rows, wanted
+
+
+@settings(max_examples=15, deadline=None)
+@given(shops())
+def test_build_agrees_with_plain_python(shop):
+    rows, wanted = shop
+    walks = kept_walks(rows, "abcde", wanted)
+    bought = {item for walk in walks.values() for *_, item in walk}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
+        if len(walks) < 2 or len(bought) < 2:
+            with pytest.raises(ContractError, match=r"users|items"):
+                build(wanted, paths)
+            return
+        stats = build(wanted, paths)
+        rows_found = table(paths, "SELECT split, user, items, tied FROM sequences").rows()
+        catalogue = read_items(paths)
+    assert {(split, user, tuple(items), tied) for split, user, items, tied in rows_found} == split_walks(walks)
+    assert len(rows_found) == 3 * len(walks)
+    train_counts = Counter(item for walk in walks.values() for *_, item in walk[:-2])
+    assert catalogue["item"].to_list() == sorted(bought)
+    assert dict(catalogue.select("item", "train_count").iter_rows()) == {item: train_counts[item] for item in bought}
+    assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in bought)
+    assert stats["interactions"] == sum(map(len, walks.values()))
+    assert stats["interactions"] + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
+    assert stats["users_too_short"] == len({user for user, *_ in rows}) - len(walks)
+
+
+def test_every_number_of_a_small_shop_by_hand(paths):
+    rows: list[Row] = [
+        ("anna", "a", 10, 5.0),
+        ("anna", "b", 10, 5.0),
+        ("anna", "b", 20, 4.0),
+        ("anna", "a", 30, 3.0),  # a repeat target: already in her history
+        ("bert", "c", 7, 5.0),
+        ("bert", "a", 5, 5.0),
+        ("bert", "x", 6, 5.0),  # unknown
+        ("bert", "d", 9, 1.0),  # rated low
+        ("bert", "e", 9, None),  # a cold target, tied with nothing kept
+        ("cleo", "a", 1, 5.0),  # too short, and `f` with her
+        ("cleo", "f", 2, 5.0),
+    ]
+    write_inputs(paths, rows, "abcdef", {"a": "ok", "b": "ok", "e": "failed"})
+    assert build(SequenceSettings(min_rating=2), paths) == {
+        "users": 2,
+        "items": 4,
+        "interactions": 7,
+        "density": 5 / 8,  # anna with a, b and bert with a, c, e, of 2 x 4
+        "image_coverage": 0.5,
+        "share_tied_test": 0.0,
+        "share_cold_test_targets": 0.5,
+        "share_repeat_test_targets": 0.5,
+        "history_min": 2,
+        "history_median": 2,
+        "history_p90": 3,
+        "history_max": 3,
+        "users_seen": 3,
+        "items_seen": 6,
+        "dropped_unknown_item": 1,
+        "dropped_low_rating": 1,
+        "dropped_repeat": 0,
+        "dropped_rare_item": 0,
+        "dropped_short_user": 2,
+        "k_core_rounds": 1,
+        "users_too_short": 1,
+        "items_never_bought": 2,
+    }
+    assert read_sequences(paths, "train").rows() == [("anna", ["a", "b"], True), ("bert", ["a"], False)]
+    assert read_sequences(paths, "validation").rows() == [("anna", ["a", "b", "b"], False), ("bert", ["a", "c"], False)]
+    assert read_sequences(paths, "test")["items"].to_list() == [["a", "b", "b", "a"], ["a", "c", "e"]]
+
+
+def test_rules_run_until_none_finds_anything(paths):
+    """Rare `x` goes, then short u4, then `d` is rare; u1's two `a` become neighbours, then one."""
+    walks = {"u1": "adabc", "u2": "abc", "u3": "cba", "u4": "dxb"}
+    rows: list[Row] = [(u, i, t + 1, 5.0) for u, walk in walks.items() for t, i in enumerate(walk)]
+    write_inputs(paths, rows, "abcdx", {})
+    stats = build(SequenceSettings(min_item_interactions=2, collapse_repeats=True), paths)
+    assert table(paths, "SELECT items FROM sequences WHERE split = 'test' ORDER BY user")["items"].to_list() == [
+        ["a", "b", "c"],
+        ["a", "b", "c"],
+        ["c", "b", "a"],
+    ]
+    assert (stats["dropped_rare_item"], stats["dropped_short_user"], stats["dropped_repeat"]) == (2, 2, 1)
+    assert stats["k_core_rounds"] == 3
+
+
+def test_tables_have_their_schemas(paths):
+    build(DEFAULTS, small(paths))
+    assert read_items(paths).schema == CATALOGUE_SCHEMA
+    assert table(paths, "FROM interactions").schema == KEPT_SCHEMA
+    assert table(paths, "FROM sequences").schema == SEQUENCE_SCHEMA
+    for split in SPLITS:
+        found = read_sequences(paths, split)
+        assert found.columns == ["user", "items", "tied"]
+        assert found["user"].to_list() == ["u1", "u2", "u3"]
+
+
+def test_held_out_interactions_are_not_in_train(paths):
+    build(DEFAULTS, small(paths))
+    train = table(paths, "SELECT user, items FROM sequences WHERE split = 'train' ORDER BY user").rows()
+    assert train == [("u1", ["a", "b"]), ("u2", ["b", "c"]), ("u3", ["c"])]
+
+
+def test_row_order_of_the_inputs_does_not_matter(paths, tmp_path):
+    build(DEFAULTS, small(paths))
+    shuffled = small(DatasetPaths(tmp_path / "shuffled"))
+    for path in (shuffled.items, shuffled.interactions, shuffled.images_manifest):
+        pl.read_parquet(path).reverse().write_parquet(path)
+    build(DEFAULTS, shuffled)
+    for name in ("items", "interactions", "sequences"):
+        assert table(paths, f"FROM {name}").equals(table(shuffled, f"FROM {name}"))
+
+
+def test_item_ids_of_any_script_and_shape_survive(paths):
+    ids = ["a'b", 'say "hi"', "日本", "🙂", "%_\\", "x" * 5000]
+    rows: list[Row] = [(user, item, t + 1, 5.0) for user in ("user", "NULL") for t, item in enumerate(ids)]
+    build(DEFAULTS, write_inputs(paths, rows, ids, {}))
+    assert read_sequences(paths, "test")["items"].to_list() == [ids, ids]
+
+
+@pytest.mark.parametrize("folder", ["a[b]c", "star*", "it's", "ünï code"])
+def test_folder_names_are_no_patterns(tmp_path, folder):
+    paths = small(DatasetPaths(tmp_path / folder))
+    assert build(DEFAULTS, paths)["users"] == 3
+
+
+def test_a_refused_file_leaves_the_old_one(paths):
+    build(DEFAULTS, small(paths))
+    old = paths.sequences.read_bytes()
+    bad = pl.read_parquet(paths.interactions).with_columns(rating=pl.lit(7.5))
+    bad.write_parquet(paths.interactions)
+    with pytest.raises(ContractError) as raised:
+        build(DEFAULTS, paths)
+    assert "interactions_with_impossible_rating: observed 11, expected 0" in str(raised.value)
+    assert str(paths.sequences_rejected) in str(raised.value)
+    assert paths.sequences.read_bytes() == old
+    assert table(DatasetPaths(paths.root), "SELECT max(rating) FROM interactions").item() == 5
+    with duckdb.connect(paths.sequences_rejected, read_only=True) as connection:
+        assert connection.sql("SELECT min(rating) FROM interactions").fetchall() == [(7.5,)]
+    failed = [c["name"] for c in json.loads(paths.contract.read_text()) if not c["passed"]]
+    assert failed == ["interactions_with_impossible_rating"]
+
+    build(DEFAULTS, small(paths))
+    assert not paths.sequences_rejected.exists()
+    assert all(c["passed"] for c in json.loads(paths.contract.read_text()))
+
+
+def with_column(path: Path, **columns: pl.Expr) -> None:
+    pl.read_parquet(path).with_columns(**columns).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (lambda p: with_column(p.interactions, rating=pl.lit(float("nan"))), "interactions_with_impossible_rating"),
+        (lambda p: with_column(p.interactions, timestamp=pl.col("timestamp") - 1000), "interactions_without_time"),
+        (lambda p: with_column(p.interactions, timestamp=pl.lit(None, pl.Int64)), "interactions_with_nulls"),
+        (lambda p: with_column(p.interactions, user=pl.lit(None, pl.String)), "interactions_with_nulls"),
+        (lambda p: with_column(p.interactions, position=pl.lit(1), timestamp=pl.lit(9)), "interactions_out_of_order"),
+        (lambda p: with_column(p.items, item=pl.col("item").replace("b", "a")), "items_with_repeated_id"),
+        (lambda p: with_column(p.items, item=pl.lit("elsewhere")), "dropped_unknown_item 11"),
+        (lambda p: pl.DataFrame(schema=ITEM_SCHEMA).write_parquet(p.items), "items: observed 0, expected at least 2"),
+    ],
+)
+def test_spoilt_inputs_are_refused(paths, spoil, rule):
+    spoil(small(paths))
+    with pytest.raises(ContractError, match=rule):
+        build(DEFAULTS, paths)
+    assert not paths.sequences.exists()
+
+
+def test_no_photos_at_all_is_a_warning(paths, caplog):
+    small(paths)
+    pl.DataFrame(schema=IMAGE_SCHEMA).write_parquet(paths.images_manifest)
+    build(DEFAULTS, paths)
+    assert "image_coverage: observed 0, expected 0.5 to 1" in caplog.text
+    assert not read_items(paths)["has_image"].any()
+
+
+@pytest.mark.parametrize("name", ["items", "interactions", "images_manifest"])
+def test_missing_and_damaged_inputs_are_named(paths, name):
+    path = getattr(small(paths), name)
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(ArtefactError, match=path.name):
+        build(DEFAULTS, paths)
+    path.unlink()
+    with pytest.raises(MissingArtefactError, match=path.name):
+        build(DEFAULTS, paths)
+
+
+def test_what_a_killed_run_left_is_cleared(paths):
+    small(paths)
+    partial = paths.root / ".sequences.duckdb.partial"
+    for suffix in ("", ".wal"):
+        partial.with_name(partial.name + suffix).write_bytes(b"half a page")
+    spill = partial.with_name(partial.name + ".spill")
+    spill.mkdir()
+    (spill / "block").write_bytes(b"half")
+    build(DEFAULTS, paths)
+    left = {path.name for path in paths.root.iterdir()}
+    assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract.json"}
+
+
+def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
+    build(DEFAULTS, small(paths))
+    with duckdb.connect(paths.sequences, read_only=True) as reader:
+        build(SequenceSettings(min_user_interactions=4), paths)
+        assert reader.sql("SELECT count(*) FROM sequences").fetchall() == [(9,)]
+    assert len(read_sequences(paths, "test")) == 2
+
+
+def test_readers_name_a_missing_or_damaged_file(paths):
+    with pytest.raises(MissingArtefactError, match=r"sequences\.duckdb"):
+        read_items(paths)
+    paths.root.mkdir()
+    paths.sequences.write_bytes(b"no database" * 1000)
+    with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
+        read_sequences(paths, "test")
+    with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
+        contract.check(paths)
+
+
+def test_importing_it_is_cheap():
+    code = "import sys, pixrec_core.data.sequences as _; print({'great_expectations', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_movielens_against_polars(shared_data, paths):
+    reviews = pl.read_ndjson(shared_data / "movielens-100k" / "reviews.jsonl.gz")
+    rows = reviews.select("user_id", "parent_asin", "timestamp", "rating").iter_rows()
+    write_inputs(paths, rows, reviews["parent_asin"].unique(), {})
+    stats = build(DEFAULTS, paths)
+    ordered = reviews.with_row_index("position").sort("user_id", "timestamp", "position")
+    walks = ordered.group_by("user_id").agg("parent_asin", "timestamp").sort("user_id")
+    train = walks.select(pl.col("parent_asin").list.head(pl.col("parent_asin").list.len() - 2).explode())
+    tied = (pl.col("timestamp").list.get(-1) == pl.col("timestamp").list.get(-2)).mean()
+    assert read_sequences(paths, "test")["items"].equals(walks["parent_asin"], check_names=False)
+    assert (stats["users"], stats["interactions"]) == (943, 100_000)
+    assert stats["share_tied_test"] == pytest.approx(walks.select(tied).item())
+    assert read_items(paths)["train_count"].sum() == len(train) == 100_000 - 2 * 943
