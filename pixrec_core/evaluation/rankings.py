@@ -70,10 +70,10 @@ def without_seen(ranking: pl.DataFrame, targets: Targets) -> pl.DataFrame:
 
 def target_ranks(ranking: pl.DataFrame, targets: Targets, depth: int) -> PerUser:
     """Rank of each test user's target, infinity past `depth`; (users,)."""
-    ranks = targets.table.select(USER_INDEX, ITEM_INDEX).join(
-        ranking.filter(pl.col(RANK) <= depth), on=[USER_INDEX, ITEM_INDEX], how="left", maintain_order="left"
-    )
-    return ranks[RANK].cast(pl.Float64).fill_null(np.inf).to_numpy()
+    hits = ranking.join(targets.table, on=[USER_INDEX, ITEM_INDEX]).filter(pl.col(RANK) <= depth)
+    ranks = np.full(len(targets.users), np.inf)
+    ranks[hits[USER_INDEX]] = hits[RANK]
+    return ranks
 
 
 def coverage(ranking: pl.DataFrame, targets: Targets, k: int) -> float:
