@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():
         old = path.with_name(f".{path.name}.old")
         remove(old)
-        os.replace(path, old)
-        os.replace(temporary, path)
+        path.replace(old)
+        temporary.replace(path)
         remove(old)
     else:
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def remove(path: Path) -> None:

@@ -11,7 +11,7 @@ LINE_EVERY_S = 5.0
 
 
 def track(items: Iterable[T], what: str, total: int, log: logging.Logger) -> Iterator[T]:
-    """Yield from `items`, logging `what`, count, share and rate every few seconds and at the end."""
+    """Yield from `items`; what takes longer than a few seconds logs `what`, count, share and rate as it goes."""
     start = last = time.monotonic()
     done = 0
     for done, item in enumerate(items, start=1):
@@ -21,4 +21,5 @@ def track(items: Iterable[T], what: str, total: int, log: logging.Logger) -> Ite
             last = now
             rate = done / (now - start)
             log.info("%s: %s of %s (%.0f %%), %.0f/s", what, f"{done:,}", f"{total:,}", 100 * done / total, rate)
-    log.info("%s: %s done in %.1f s", what, f"{done:,}", time.monotonic() - start)
+    if last > start:
+        log.info("%s: %s done in %.1f s", what, f"{done:,}", time.monotonic() - start)

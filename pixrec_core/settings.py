@@ -158,8 +158,8 @@ class Settings(BaseSettings, Sections):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the names are pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; no secrets folder and no .env."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
@@ -196,7 +196,7 @@ def load_settings() -> Settings:
     if CONFIG_VARIABLE in os.environ and not path.is_file():
         raise SettingsError(f"{CONFIG_VARIABLE} names {path}, and no such file is there")
     try:
-        return Settings(root=path.parent)  # type: ignore[call-arg]  # the other fields come from the sources
+        return Settings(root=path.parent)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (received {e['input']!r})" for e in error.errors()]
         raise SettingsError("\n".join([f"{path} (or a PIXREC_ variable) is wrong:", *lines])) from None

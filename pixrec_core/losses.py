@@ -1,0 +1,53 @@
+"""The mixed objective as pure functions of embeddings and logits (design: CALRec section 3.2).
+
+loss = (1 - a - b) * L_NIG + a * L_TT + b * L_UT
+
+L_NIG  next-item generation: cross-entropy of the target's text tokens
+L_TT   InfoNCE(v_T|U, v_T): the target read after the history against items read alone
+L_UT   InfoNCE(v_U, v_T): the history against items read alone
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def info_nce(queries: Tensor, keys: Tensor, targets: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Contrastive cross-entropy of each query's own key against the keys that may be its negatives.
+
+    Keys are the distinct items of a batch, so a popular item never stands twice among the
+    negatives, and an item equal to the positive is the positive itself.
+
+    Args:
+        queries: (M, D), L2-normalised.
+        keys: (I, D), L2-normalised, one a distinct item.
+        targets: (M,) row of `keys` that answers each query.
+        negatives: (M, I) bool, which keys may count against a query; the target's entry is ignored.
+        temperature: tau; cosines are divided by it.
+
+    Returns:
+        Mean over queries, a scalar. On zero vectors it is the mean of log(1 + negatives of a query).
+    """
+    logits = queries @ keys.T / temperature
+    kept = negatives.scatter(1, targets[:, None], value=True)
+    return functional.cross_entropy(logits.masked_fill(~kept, -torch.inf), targets)
+
+
+def next_item_generation(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean cross-entropy of target tokens.
+
+    Args:
+        logits: (T, V), of the position before each token: the shift is done by whoever gathers them.
+        tokens: (T,) the tokens to be predicted.
+
+    Returns:
+        A scalar; zero where there is nothing to predict (items without text).
+    """
+    if tokens.numel() == 0:
+        return logits.sum()  # zero, still part of the graph
+    return functional.cross_entropy(logits.float(), tokens)
+
+
+def mix(generation: Tensor, item_item: Tensor, user_item: Tensor, a: float, b: float) -> Tensor:
+    """(1 - a - b) * generation + a * item_item + b * user_item."""
+    return (1 - a - b) * generation + a * item_item + b * user_item

@@ -1,0 +1,85 @@
+"""The embedded default: SmolVLM's architecture, small enough for two CPU cores, trained from nothing.
+
+Its tokenizer is trained on the catalogue, so it needs no download and most words are one token.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from pixrec_core import prompts
+from pixrec_core.models.backbones.smolvlm import FamilyProcessor
+
+MODEL_TYPES = ()  # its checkpoints are SmolVLM's
+
+EDGE = 64  # pixels
+PATCH = 8  # pixels; with SHUFFLE, an image is (64 / 8 / 4) ** 2 = 4 tokens
+SHUFFLE = 4
+VOCABULARY = 4096
+PAD, IMAGE = "<pad>", "<image>"
+SPECIAL = [PAD, IMAGE, "<fake_token_around_image>", "<global-img>"]
+
+
+def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
+    """A model with random weights (the global seed's) and a processor fitted to the texts.
+
+    Args:
+        texts: item texts of the training split; nothing later may be in them.
+    """
+    from transformers import SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil
+
+    tokenizer = _tokenizer(texts)
+    config = _config(len(tokenizer), tokenizer)
+    edge = {"longest_edge": EDGE}
+    image_processor = SmolVLMImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    return SmolVLMForConditionalGeneration(config), FamilyProcessor(tokenizer, image_processor, config)
+
+
+def _tokenizer(texts: Iterable[str]) -> Any:
+    """Byte-level BPE: any text has tokens. The template's sentences are one token each, for speed."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in (prompts.FIRST, prompts.NEXT)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, extra_special_tokens=SPECIAL[1:])
+
+
+def _config(vocabulary: int, tokenizer: Any) -> Any:
+    from transformers import SmolVLMConfig
+
+    image, pad = tokenizer.convert_tokens_to_ids([IMAGE, PAD])
+    return SmolVLMConfig(
+        vision_config={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": EDGE,
+            "patch_size": PATCH,
+        },
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 8192,
+            "pad_token_id": pad,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+        scale_factor=SHUFFLE,
+        image_token_id=image,
+        pad_token_id=pad,
+        tie_word_embeddings=True,
+    )

@@ -1,0 +1,176 @@
+"""From item numbers to padded tensors: each distinct item of a batch once, every prefix of a window at once.
+
+Shapes: B rows, L tokens, I distinct items, J photos among them, M (history, target) pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixrec_core import prompts
+from pixrec_core.models.backbones import Processor
+from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemBlock, ItemInputs
+
+Batch = dict[str, Any]
+
+#: From rows of photos to `{"pixel_values": ...}` and side inputs, or to `{"features": (J, K, H)}`.
+PhotoLoader = Callable[[Ids], dict[str, Tensor]]
+
+
+@dataclass
+class Collator:
+    """Builds batches for both towers.
+
+    Attributes:
+        inputs: of all items.
+        processor: of the backbone.
+        load_photos: brings what the vision tower needs of some photos.
+    """
+
+    inputs: ItemInputs
+    processor: Processor
+    load_photos: PhotoLoader
+    _next: Ids = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._next = np.array(self.processor.text_ids(prompts.NEXT), dtype=np.int64)
+
+    @cached_property
+    def _first(self) -> Ids:
+        return np.array([*self.processor.start_ids, *self.processor.text_ids(prompts.FIRST)], dtype=np.int64)
+
+    def items(self, numbers: Sequence[int] | Ids) -> Batch:
+        """Each item read alone.
+
+        Returns:
+            `ids`, `slots` (I, L), `starts`, `ends` (I,) token range of each item, and its photos.
+        """
+        photos, places = self._photos(np.asarray(numbers, dtype=np.int64))
+        start = np.array(self.processor.start_ids, dtype=np.int64)
+        blocks = [self.inputs.blocks[n] for n in numbers]
+        ids = [np.concatenate([start, b.ids]) for b in blocks]
+        slots = [
+            np.concatenate([np.full_like(start, -1), self._flat(b, places.get(n))])
+            for n, b in zip(numbers, blocks, strict=True)
+        ]
+        ends = np.array([len(row) for row in ids])
+        return {
+            "ids": _pad(ids, 0),
+            "slots": _pad(slots, -1),
+            "starts": torch.full((len(ids),), len(start)),
+            "ends": torch.from_numpy(ends),
+            "photos": photos,
+        }
+
+    def histories(self, windows: Sequence[Sequence[int]]) -> Batch:
+        """Items of each user read in order.
+
+        Returns:
+            `ids`, `slots` (B, L); `spans`, one (n, 2) array of token ranges a window; and photos.
+        """
+        photos, places = self._photos(np.unique(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])))
+        rows = [self._history(window, places) for window in windows]
+        return {
+            "ids": _pad([ids for ids, _, _ in rows], 0),
+            "slots": _pad([slots for _, slots, _ in rows], -1),
+            "spans": [spans for _, _, spans in rows],
+            "photos": photos,
+        }
+
+    def __call__(self, windows: Sequence[Sequence[int]]) -> Batch:
+        """A training batch: histories, the distinct items, and every pair of a prefix and its next item.
+
+        Returns:
+            `history_ids`, `history_slots` (B, L), `item_ids`, `item_slots` (I, L'), `item_starts`,
+            `item_ends` (I,), `photos`; and for the M pairs `pair_rows` (M,), `pair_spans` (M, 3) token
+            positions (end of history, start and end of target), `pair_targets` (M,) rows of the distinct
+            items, `negatives` (M, I) bool, and `label_rows`, `label_positions` (T,) of text to generate.
+        """
+        histories = self.histories(windows)
+        distinct, occurrences = np.unique(np.concatenate([np.asarray(w) for w in windows]), return_inverse=True)
+        items = self.items(distinct)
+        members = np.split(occurrences, np.cumsum([len(w) for w in windows])[:-1])
+        pairs = _pairs(histories["spans"], members, len(distinct))
+        text_lengths = np.array([self.inputs.blocks[n].text_length for n in distinct])
+        return {
+            "history_ids": histories["ids"],
+            "history_slots": histories["slots"],
+            "item_ids": items["ids"],
+            "item_slots": items["slots"],
+            "item_starts": items["starts"],
+            "item_ends": items["ends"],
+            "photos": items["photos"],
+            **pairs,
+            **_labels(pairs, text_lengths),
+        }
+
+    def _history(self, window: Sequence[int], places: dict[int, int]) -> tuple[Ids, Ids, Ids]:
+        """Token ids, slots and item spans of one window."""
+        ids, slots, spans, length = [], [], [], 0
+        for n, number in enumerate(window):
+            block = self.inputs.blocks[number]
+            lead = self._next if n else self._first
+            ids += [lead, block.ids]
+            slots += [np.full_like(lead, -1), self._flat(block, places.get(number))]
+            spans.append((length + len(lead), length + len(lead) + len(block.ids)))
+            length = spans[-1][1]
+        return np.concatenate(ids), np.concatenate(slots), np.array(spans)
+
+    def _photos(self, distinct: Ids) -> tuple[dict[str, Tensor], dict[int, int]]:
+        """What to load for some distinct items, and each item's place among the loaded photos."""
+        with_photo = distinct[self.inputs.photo_rows[distinct] != NO_PHOTO]
+        if not len(with_photo):
+            return {}, {}
+        places = {int(number): place for place, number in enumerate(with_photo)}
+        return self.load_photos(self.inputs.photo_rows[with_photo]), places
+
+    def _flat(self, block: ItemBlock, place: int | None) -> Ids:
+        """Slots as positions in the features of all loaded photos laid end to end."""
+        if place is None:
+            return block.slots
+        flat: Ids = np.where(block.slots >= 0, block.slots + place * self.inputs.image_tokens, -1)
+        return flat
+
+
+def _pad(rows: list[Ids], value: int) -> Tensor:
+    """Rows of different length as one tensor, filled on the right: a causal model never reads what follows."""
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(r) for r in rows], batch_first=True, padding_value=value)
+
+
+def _pairs(spans: list[Ids], members: list[Ids], items: int) -> Batch:
+    """All (prefix, next item) pairs of a batch.
+
+    Negatives of a pair are the batch's items but those that the same user takes later: these are
+    right answers too. Items that the user has had already are negatives like any other.
+    """
+    rows, triples, targets, negatives = [], [], [], []
+    for row, (span, own) in enumerate(zip(spans, members, strict=True)):
+        for n in range(1, len(own)):
+            rows.append(row)
+            triples.append((span[n - 1, 1], span[n, 0], span[n, 1]))
+            targets.append(own[n])
+            allowed = np.ones(items, dtype=bool)
+            allowed[own[n:]] = False
+            negatives.append(allowed)
+    return {
+        "pair_rows": torch.tensor(rows),
+        "pair_spans": torch.tensor(np.array(triples)),
+        "pair_targets": torch.tensor(np.array(targets)),
+        "negatives": torch.from_numpy(np.array(negatives)),
+    }
+
+
+def _labels(pairs: Batch, text_lengths: Ids) -> Batch:
+    """Rows and positions of the text tokens of every target."""
+    starts = pairs["pair_spans"][:, 1].numpy()
+    lengths = text_lengths[pairs["pair_targets"].numpy()]
+    offsets = np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else np.empty(0, dtype=np.int64)
+    return {
+        "label_rows": torch.from_numpy(np.repeat(pairs["pair_rows"].numpy(), lengths)),
+        "label_positions": torch.from_numpy(np.repeat(starts, lengths) + offsets).long(),
+    }

@@ -1,0 +1,100 @@
+"""What the towers read of each item, made once: token ids, and the row of its photo.
+
+A variant is a way of making these inputs; everything after is the same code for all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixrec_core import prompts
+from pixrec_core.models.backbones import Processor
+
+Ids = NDArray[np.int64]
+
+NO_PHOTO = -1
+
+
+@dataclass(frozen=True)
+class ItemBlock:
+    """One item as it stands in a prompt: text, image, end.
+
+    Attributes:
+        ids: (L,) token ids.
+        slots: (L,) for the placeholder of an image feature, which of the K features of the item's
+            photo it takes; -1 for a text token.
+        text_length: number of leading tokens that are the item's text, which generation must predict.
+    """
+
+    ids: Ids
+    slots: Ids
+    text_length: int
+
+
+@dataclass(frozen=True)
+class ItemInputs:
+    """Blocks of all items of a catalogue, in its order.
+
+    Attributes:
+        blocks: one an item.
+        photo_rows: (N,) row of the item's photo among all photos; -1 without one.
+        image_tokens: K, features of one photo.
+    """
+
+    blocks: list[ItemBlock]
+    photo_rows: Ids
+    image_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+
+def item_inputs(
+    items: Sequence[dict[str, Any]],
+    photo_rows: Ids,
+    processor: Processor,
+    image_tokens: int,
+    variant: str,
+    text_tokens: int,
+) -> ItemInputs:
+    """Read every item as a variant does.
+
+    multimodal: text and photo. text_only: no photo. image_only: no text. shuffled_images: the text
+    with the photo of another item, the same one always, so that only the tie between the two is lost.
+
+    Args:
+        items: rows of the catalogue.
+        photo_rows: (N,) as in `ItemInputs`.
+        processor: of the backbone.
+        image_tokens: K.
+        variant: name of the variant.
+        text_tokens: longest text of an item, tokens.
+    """
+    rows = _photo_rows(photo_rows, variant)
+    texts = ["" if variant == "image_only" else prompts.item_text(item) for item in items]
+    end = processor.text_ids(prompts.END)
+    before, after = processor.around_image()
+    image_ids = [*before, *[processor.image_token_id] * image_tokens, *after]
+    image_slots = [*[-1] * len(before), *range(image_tokens), *[-1] * len(after)]
+
+    def block(text: str, has_photo: bool) -> ItemBlock:
+        text_ids = processor.text_ids(text)[:text_tokens] if text else []
+        ids = [*text_ids, *(image_ids if has_photo else []), *end]
+        slots = [*[-1] * len(text_ids), *(image_slots if has_photo else []), *[-1] * len(end)]
+        return ItemBlock(np.array(ids, dtype=np.int64), np.array(slots, dtype=np.int64), len(text_ids))
+
+    return ItemInputs([block(t, r != NO_PHOTO) for t, r in zip(texts, rows, strict=True)], rows, image_tokens)
+
+
+def _photo_rows(rows: Ids, variant: str) -> Ids:
+    if variant == "text_only":
+        return np.full_like(rows, NO_PHOTO)
+    if variant == "shuffled_images":
+        shuffled = rows.copy()
+        with_photo = rows != NO_PHOTO
+        shuffled[with_photo] = np.random.default_rng(0).permutation(rows[with_photo])
+        return shuffled
+    return rows

@@ -1,0 +1,51 @@
+"""Bringing a backbone: `tiny` made here, any other by transformers from the hub or a local folder."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pixrec_core.errors import BackboneError
+from pixrec_core.models.backbones import Processor, processor_class, tiny
+
+
+def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterable[str]]) -> tuple[Any, Processor]:
+    """A model with its processor, ready to be trained.
+
+    Args:
+        name: `tiny`, a local folder, or a name on the hub.
+        revision: of the hub's repository.
+        texts: gives the training split's item texts, for a tokenizer that is trained on them.
+
+    Raises:
+        BackboneError: no such folder or name, no network, or not an image-text-to-text model.
+    """
+    if name == "tiny":
+        return tiny.create(texts())
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        processor = load_processor(name, revision)
+        model = AutoModelForImageTextToText.from_pretrained(name, revision=revision, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(_advice(name, error)) from error
+    return model, processor
+
+
+def load_processor(name: str | Path, revision: str | None = None) -> Processor:
+    """The processor that was saved beside a backbone or a dual tower."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    config = getattr(config, "backbone_config", config)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+    return processor_class(config.model_type)(tokenizer, image_processor, config)
+
+
+def _advice(name: str, error: Exception) -> str:
+    first_line = str(error).strip().split("\n")[0]
+    return (
+        f"backbone {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.backbone to `tiny`, "
+        "to the hub name of an image-text-to-text model (network needed), or to a local folder that holds one: "
+        "config.json, model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them"
+    )

@@ -1,0 +1,63 @@
+"""Everything the towers read of one dataset and variant: the catalogue's order, its blocks and its photos."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pixrec_core import schemas
+from pixrec_core.data.sequences import read_items
+from pixrec_core.models.backbones import Processor
+from pixrec_core.models.backbones._processor import image_features
+from pixrec_core.models.collate import Collator
+from pixrec_core.models.item_inputs import ItemInputs, item_inputs
+from pixrec_core.models.photo_store import PhotoStore, photo_rows, pixel_store
+from pixrec_core.paths import VariantPaths
+
+
+@dataclass(frozen=True)
+class TowerInputs:
+    """Items are numbered by their place in the catalogue.
+
+    Attributes:
+        items: ids, in the catalogue's order.
+        inputs: what the towers read of each.
+        pixels: decoded photos; None for a variant without any.
+        processor: of the backbone.
+    """
+
+    items: list[str]
+    inputs: ItemInputs
+    pixels: PhotoStore | None
+    processor: Processor
+
+    @classmethod
+    def load(cls, paths: VariantPaths, backbone: Any, processor: Processor, text_tokens: int) -> "TowerInputs":
+        """Read the catalogue and decode its photos as this backbone takes them."""
+        rows = read_items(paths.dataset).to_dicts()
+        photos, with_photo = photo_rows(rows)
+        seeing = paths.variant != "text_only" and bool(with_photo)
+        pixels = pixel_store(paths.dataset, with_photo, processor) if seeing else None
+        image_tokens = _image_tokens(backbone, processor) if seeing else 0
+        inputs = item_inputs(rows, photos, processor, image_tokens, paths.variant, text_tokens)
+        return cls([row[schemas.ITEM] for row in rows], inputs, pixels, processor)
+
+    def numbers(self, sequences: Iterable[Iterable[str]]) -> list[list[int]]:
+        """Item ids to item numbers."""
+        number = {item: n for n, item in enumerate(self.items)}
+        return [[number[item] for item in sequence] for sequence in sequences]
+
+    def collator(self, photos: PhotoStore | None = None) -> Collator:
+        """Batches whose photos come from a store: pixels unless told otherwise."""
+        store = photos or self.pixels
+        return Collator(self.inputs, self.processor, store.load if store else lambda _: {})
+
+
+@torch.inference_mode()
+def _image_tokens(backbone: Any, processor: Processor) -> int:
+    """K, the features of one photo: asked of the model, since each family counts in its own way."""
+    pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
+    inputs = {name: value.to(backbone.device) for name, value in processor.image_inputs(pixels, 1).items()}
+    return int(image_features(backbone, inputs, 1).shape[1])

@@ -1,0 +1,44 @@
+"""Item and history text: pure strings, CALRec's templates (arXiv 2405.02429, section 3.1) with images.
+
+A history reads "This is the summary of a user's purchase history. The first item bought is as
+follows. {item} {image}", newline, "The next item bought is as follows. {item} {image}", and so
+on. The item tower reads "{item} {image}" alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pixrec_core import schemas
+
+FIRST: Final = "This is the summary of a user's purchase history. The first item bought is as follows. "
+NEXT: Final = "The next item bought is as follows. "
+END: Final = "\n"  # closes an item; it is read after the item's image, so it has seen all of it
+
+CATEGORIES_SHOWN = 2  # the narrowest ones; the wide ones are alike for a whole dataset
+FEATURES_SHOWN = 3
+
+
+def item_text(item: Mapping[str, Any]) -> str:
+    """Text of one item: title, category, brand, features, price, in that order.
+
+    Fields that are empty are left out rather than written as "Unknown", which would make all
+    items without a brand look alike. Average rating and rating count never enter: they were
+    counted after the split.
+
+    Args:
+        item: a row of `schemas.ITEM_SCHEMA`.
+    """
+    price = item[schemas.PRICE]
+    parts = {
+        "Title": item[schemas.TITLE],
+        "Category": ", ".join(_distinct(item[schemas.CATEGORIES] or ())[-CATEGORIES_SHOWN:]),
+        "Brand": item[schemas.STORE],
+        "Features": ", ".join(_distinct(item[schemas.FEATURES] or ())[:FEATURES_SHOWN]),
+        "Price": f"{price:.2f}" if price is not None else None,
+    }
+    return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
+
+
+def _distinct(values: Sequence[str]) -> list[str]:
+    """Non-empty values in their order, each once."""
+    return list(dict.fromkeys(value for value in values if value))

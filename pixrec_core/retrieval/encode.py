@@ -1,0 +1,108 @@
+"""Items and histories to vectors, in large batches of like length."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from pixrec_core import files, schemas
+from pixrec_core.models import checkpoint
+from pixrec_core.models.collate import Collator
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.photo_store import PhotoStore, feature_store
+from pixrec_core.models.tower_inputs import TowerInputs
+from pixrec_core.paths import VariantPaths
+from pixrec_core.progress import track
+from pixrec_core.stages import Stats
+
+log = logging.getLogger(__name__)
+
+Vectors = NDArray[np.float32]
+
+BATCH_TOKENS = 16_384  # of a padded batch; more does not help two cores and would not fit small machines
+VECTORS = "vectors.safetensors"
+ITEMS = "items.parquet"
+
+
+def encode_items(paths: VariantPaths) -> Stats:
+    """Write the vectors of the whole catalogue, and the photo features that histories will need again."""
+    model, processor = checkpoint.load(paths.checkpoint)
+    inputs = TowerInputs.load(
+        paths, model.backbone, processor, checkpoint.load_settings(paths.checkpoint)[0].item_tokens
+    )
+    with files.replacing(paths.item_vectors) as folder:
+        folder.mkdir()
+        vectors = item_vectors(model, inputs, photo_features(folder, model, inputs))
+        save_file({"vectors": vectors}, folder / VECTORS)
+        pl.DataFrame({schemas.ITEM: inputs.items}).write_parquet(folder / ITEMS)
+    return {"items": len(vectors), "dimension": vectors.shape[1]}
+
+
+def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
+    """Item ids and their vectors (N, D), in one order."""
+    items = pl.read_parquet(files.require(folder / ITEMS))[schemas.ITEM].to_list()
+    return items, load_file(folder / VECTORS)["vectors"]
+
+
+def photo_features(folder: Path, model: DualTower, inputs: TowerInputs) -> PhotoStore | None:
+    """Features of all photos under this model, each encoded once; None for a variant without photos."""
+    return feature_store(folder, model, inputs.pixels) if inputs.pixels else None
+
+
+def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | None) -> Vectors:
+    """v_T of every item, (N, D)."""
+    collator = inputs.collator(photos)
+    lengths = [len(block.ids) for block in inputs.inputs.blocks]
+
+    def encode(numbers: list[int]) -> torch.Tensor:
+        batch = _to(model, collator.items(numbers))
+        return model.item_vectors(batch, model.photo_features(batch["photos"]))
+
+    return _in_batches(lengths, encode, "items encoded", model.config.dimension)
+
+
+def user_vectors(
+    model: DualTower, inputs: TowerInputs, photos: PhotoStore | None, histories: Sequence[Sequence[int]]
+) -> Vectors:
+    """v_U of every history, (U, D)."""
+    collator: Collator = inputs.collator(photos)
+    lengths = [sum(len(inputs.inputs.blocks[n].ids) for n in history) for history in histories]
+
+    def encode(numbers: list[int]) -> torch.Tensor:
+        batch = collator.histories([histories[n] for n in numbers])
+        ends = torch.tensor([spans[-1, 1] for spans in batch.pop("spans")])
+        batch = _to(model, {**batch, "ends": ends})
+        return model.user_vectors(batch["ids"], batch["slots"], batch["ends"], model.photo_features(batch["photos"]))
+
+    return _in_batches(lengths, encode, "histories encoded", model.config.dimension)
+
+
+@torch.inference_mode()
+def _in_batches(
+    lengths: Sequence[int], encode: Callable[[list[int]], torch.Tensor], what: str, dimension: int
+) -> Vectors:
+    """Encode everything, batched by length so that little is padding, and put it back in order."""
+    order = np.argsort(lengths, kind="stable").tolist()
+    batches, batch = [], list[int]()
+    for number in order:
+        if batch and (len(batch) + 1) * lengths[number] > BATCH_TOKENS:
+            batches.append(batch)
+            batch = []
+        batch.append(number)
+    vectors = np.empty((len(lengths), dimension), dtype=np.float32)
+    for numbers in track([*batches, batch] if batch else batches, what + ", batches", len(batches) + bool(batch), log):
+        vectors[numbers] = encode(numbers).float().cpu().numpy()
+    return vectors
+
+
+def _to(model: DualTower, batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch's tensors on the model's device."""
+    return {
+        name: _to(model, value) if isinstance(value, dict) else value.to(model.device) for name, value in batch.items()
+    }

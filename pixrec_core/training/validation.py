@@ -1,0 +1,61 @@
+"""How an epoch is judged: validation targets ranked among the whole catalogue."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixrec_core import schemas
+from pixrec_core.data.sequences import read_sequences
+from pixrec_core.evaluation import metrics
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.photo_store import PhotoStore, features_now
+from pixrec_core.models.tower_inputs import TowerInputs
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.retrieval import encode
+
+USERS = 2000  # at most; a standard error of about one point of Recall@10
+
+
+class Validation:
+    """Ranks the validation targets of some users, the same ones after every epoch.
+
+    Args:
+        paths: of the dataset.
+        inputs: what the towers read.
+        photos: features under a frozen vision tower; None where they must be computed each time.
+        window: newest items of a history that are read.
+    """
+
+    def __init__(self, paths: DatasetPaths, inputs: TowerInputs, photos: PhotoStore | None, window: int) -> None:
+        users = read_sequences(paths, schemas.VALIDATION)
+        users = users.sample(min(USERS, users.height), seed=0).sort(schemas.USER)
+        sequences = inputs.numbers(users[schemas.ITEMS].to_list())
+        self._histories = [sequence[-1 - window : -1] for sequence in sequences]
+        self._targets = np.array([sequence[-1] for sequence in sequences])
+        self._inputs = inputs
+        self._photos = photos
+
+    def __call__(self, model: DualTower) -> dict[str, float]:
+        """Recall@10 and NDCG@10 over the whole catalogue, items of the history included."""
+        photos = self._photos
+        if photos is None and self._inputs.pixels is not None:
+            photos = features_now(model, self._inputs.pixels)
+        items = encode.item_vectors(model, self._inputs, photos)
+        users = encode.user_vectors(model, self._inputs, photos, self._histories)
+        ranks = target_ranks(users, items, self._targets)
+        return {"recall@10": float(metrics.recall(ranks, 10).mean()), "ndcg@10": float(metrics.ndcg(ranks, 10).mean())}
+
+
+def target_ranks(users: encode.Vectors, items: encode.Vectors, targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Rank of each user's target, from 1; items of equal score stand before it, so that a collapsed model ranks last.
+
+    Args:
+        users: (U, D).
+        items: (N, D).
+        targets: (U,) rows of `items`.
+    """
+    ranks = np.empty(len(users))
+    for start in range(0, len(users), 256):
+        scores = users[start : start + 256] @ items.T
+        own = np.take_along_axis(scores, targets[start : start + 256, None], axis=1)
+        ranks[start : start + 256] = (scores >= own).sum(axis=1)
+    return ranks
