@@ -91,7 +91,8 @@ class Downloader:
                 if not error.transient or attempts >= self._settings.attempts:
                     return Outcome(task.item, task.url, FAILED, attempts, error.reason)
                 self._journal.append(Outcome(task.item, task.url, TRYING, attempts, error.reason))
-                self._stop.wait(_wait_s(attempts, error.wait_s))
+                if self._stop.wait(_wait_s(attempts, error.wait_s)):
+                    raise  # the run ends; the next one goes on from the journal
 
     def _get(self, url: str) -> bytes:
         """Fetch with a fetcher that no other thread uses meanwhile."""

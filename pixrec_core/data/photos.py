@@ -33,7 +33,7 @@ def normalise(body: bytes, size: int, max_pixels: int) -> Image.Image:
         rgb = _rgb(photo)
     except Exception as error:  # hostile bytes make decoders raise whatever they like
         raise PhotoError("damaged image") from error
-    rgb.thumbnail((size, size), Image.Resampling.LANCZOS)
+    rgb.thumbnail((size, size))
     return rgb
 
 

@@ -184,6 +184,22 @@ class TestHostileAnswers:
         assert "sesame" not in caplog.text
 
 
+def test_a_full_disk_ends_the_run_and_no_wait_holds_it_up(server, paths, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    server.delay_s = 0.1
+    waits = server.url("/a", sends(b"", 503, Retry_After="60"))
+    write_items(paths, {"a": waits, "b": server.url("/b", in_turn(sends(b"", 503), sends(jpeg())))})
+    monkeypatch.setattr(files, "replacing", full)
+    start = time.monotonic()
+    with pytest.raises(OSError, match="No space left"):
+        images.download(settings(), paths)
+    assert time.monotonic() - start < 5
+    assert not paths.images_manifest.exists()
+    assert paths.images_journal.exists()
+
+
 def test_one_host_gets_few_requests_at_a_time(server, paths):
     server.delay_s = 0.02
     write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(30)})
