@@ -1,0 +1,67 @@
+"""`dg launch` in a process of its own, without a daemon: how a shell or cron starts a job."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pixrec_core import pipeline
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = """
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "project"
+code_location_target_module = "project.definitions"
+"""
+DEFINITIONS = """
+from tests.assets import fake_stages
+fake_stages.install()
+from pixrec_assets.definitions import defs
+"""
+
+
+@pytest.fixture
+def launch(settings: Settings, tmp_path: Path):
+    """Run `dg launch` in a project whose stages are fakes, with the repository's own dagster.yaml."""
+    package = tmp_path / "project"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "definitions.py").write_text(DEFINITIONS)
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
+    environment = os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+
+    def run(*arguments: str) -> None:
+        command = [str(Path(sys.executable).with_name("dg")), "launch", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_three_jobs_make_everything(launch, settings, tmp_path):
+    launch("--job", "prepare_data", "--partition", "sample")
+    for variant in settings.variants:
+        launch("--job", "train", "--partition", f"sample|{variant}")
+    launch("--job", "evaluate", "--partition", "sample")
+    for stage in pipeline.STAGES:
+        assert stage.is_current(Work(settings, "sample", "multimodal")), stage.name
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+        assert instance.get_materialized_partitions(dg.AssetKey("ranking")) == {"sample|multimodal", "sample|text_only"}
+
+
+@pytest.mark.slow
+def test_a_group_of_assets_can_be_launched(launch, settings):
+    launch("--assets", "group:data", "--partition", "sample")
+    assert pipeline.SEQUENCES.is_current(Work(settings, "sample"))
+    assert pipeline.BASELINES.stamp(Work(settings, "sample")) is None
