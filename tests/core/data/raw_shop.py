@@ -1,0 +1,37 @@
+"""Raw files as the raw stage leaves them."""
+
+import json
+from pathlib import Path
+
+from pixrec_core import files
+from pixrec_core.paths import DatasetPaths
+
+
+def at(root: Path, reviews: Path, metadata: Path) -> DatasetPaths:
+    """A dataset whose raw stage found these files."""
+    paths = DatasetPaths(root / "shop")
+    manifest = {"reviews": {"path": str(reviews)}, "metadata": {"path": str(metadata)}, "photos": None}
+    files.write_json(paths.raw_manifest, manifest)
+    return paths
+
+
+def of(root: Path, raw: bytes, name: str = "raw.jsonl") -> DatasetPaths:
+    """A dataset whose reviews and metadata are both these bytes."""
+    path = root / name
+    path.write_bytes(raw)
+    return at(root, path, path)
+
+
+def review(**fields: object) -> bytes:
+    """A good review line, but for `fields`; a field given as `...` is left out."""
+    good = {"user_id": "u1", "asin": "a", "parent_asin": "p", "timestamp": 1000, "rating": 5.0}
+    return _line(good | fields)
+
+
+def item(**fields: object) -> bytes:
+    """A good metadata line, but for `fields`; a field given as `...` is left out."""
+    return _line({"parent_asin": "p", "title": "Lamp"} | fields)
+
+
+def _line(fields: dict[str, object]) -> bytes:
+    return json.dumps({key: value for key, value in fields.items() if value is not ...}).encode() + b"\n"

@@ -1,0 +1,73 @@
+import gzip
+
+import pytest
+
+from pixrec_core.data import raw_lines
+from pixrec_core.errors import SourceError
+
+
+def lines_of(tmp_path, raw):
+    path = tmp_path / "raw.jsonl"
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(("raw", "count"), [(b"a\nb\n", 2), (b"a\nb", 2), (b"\n\n", 2), (b"a\r\n\r\nb", 3), (b"a", 1)])
+def test_counts_lines_with_and_without_a_last_line_end(tmp_path, raw, count):
+    path = lines_of(tmp_path, raw)
+    assert raw_lines.count(path) == (count, True)
+    assert len(list(raw_lines.lines(path))) == count
+
+
+def test_sees_a_bom_and_an_endless_line(tmp_path, monkeypatch):
+    assert raw_lines.count(lines_of(tmp_path, raw_lines.BOM + b"{}\n")) == (1, False)
+    assert raw_lines.count(lines_of(tmp_path, b"{}\n" + b"x" * raw_lines.LONGEST)) == (2, False)
+
+
+def test_cuts_an_endless_line_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_lines, "LONGEST", 5)
+    path = lines_of(tmp_path, b"1234\n12345\n123456789\nend")
+    assert list(raw_lines.lines(path)) == [b"1234\n", b"12345\n", b"123456", b"end"]
+
+
+def test_readable_copy_keeps_the_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_lines, "LONGEST", 5)
+    path = lines_of(tmp_path, raw_lines.BOM + b"{}\n\n \t\r\n123456789\n[]")
+    raw_lines.write_readable(path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"{}\nnull\nnull\nnull\n[]"
+
+
+def test_a_plain_file_is_read_in_place(tmp_path):
+    path = lines_of(tmp_path, b"{}\n")
+    assert raw_lines.unpack(path, tmp_path) == raw_lines.PlainFile(path)
+
+
+def test_gzip_is_known_by_its_bytes_and_may_have_members(tmp_path):
+    path = lines_of(tmp_path, gzip.compress(b"a\n") + gzip.compress(b"b\n"))
+    plain = raw_lines.unpack(path, tmp_path)
+    assert plain.path.read_bytes() == b"a\nb\n"
+    assert plain.damage is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "no trailer", "checksum", "garbage"])
+def test_a_damaged_gzip_keeps_what_was_readable(tmp_path, damage):
+    whole = b"".join(b"%d\n" % number for number in range(100_000))
+    packed = gzip.compress(whole)
+    broken = {
+        "cut": packed[: len(packed) // 2],
+        "no trailer": packed[:-8],
+        "checksum": packed[:-8] + b"\0" * 8,
+        "garbage": packed + b"garbage",
+    }
+    plain = raw_lines.unpack(lines_of(tmp_path, broken[damage]), tmp_path)
+    kept = plain.path.read_bytes()
+    assert plain.damage
+    assert whole.startswith(kept)
+    assert len(kept) > (0.4 if damage == "cut" else 0.9) * len(whole)
+
+
+def test_names_a_missing_and_an_empty_file(tmp_path):
+    with pytest.raises(SourceError, match=r"nowhere is not there; mend .*source"):
+        raw_lines.unpack(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(SourceError, match=r"raw\.jsonl is empty"):
+        raw_lines.unpack(lines_of(tmp_path, b""), tmp_path)
