@@ -1,0 +1,178 @@
+import gzip
+import json
+
+import polars as pl
+import pytest
+
+from pixrec_core.data import items
+from pixrec_core.errors import SourceError
+from pixrec_core.schemas import ITEM_SCHEMA, QUARANTINE_SCHEMA
+from pixrec_core.settings import IngestSettings
+from tests.core.data import raw_shop
+from tests.core.data.raw_shop import item
+
+LENIENT = IngestSettings(max_bad_share=1.0)
+
+
+def built(paths, settings=LENIENT):
+    stats = items.build(settings, paths)
+    rows, bad = pl.read_parquet(paths.items), pl.read_parquet(paths.items_quarantine)
+    assert rows.schema == ITEM_SCHEMA
+    assert bad.schema == QUARANTINE_SCHEMA
+    return stats, rows, bad
+
+
+def only(tmp_path, line):
+    _, rows, bad = built(raw_shop.of(tmp_path, line))
+    assert bad.is_empty(), bad
+    return rows.row(0, named=True)
+
+
+def photo(url, variant="MAIN", **others):
+    return {"variant": variant, "large": url, "hi_res": None, "thumb": None} | others
+
+
+def test_a_whole_line(tmp_path):
+    line = item(
+        main_category="Home", store="Lux", categories=["Home", "Lamps"], features=["Red", "Big"],
+        description=["Shines."], price=12.5, images=[photo("http://h/a+b,c.jpg")],
+        average_rating=4.0, rating_number=9, details={"a": 1},
+    )  # fmt: skip
+    assert only(tmp_path, line) == {
+        "item": "p", "title": "Lamp", "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
+        "features": ["Red", "Big"], "description": ["Shines."], "price": 12.5, "image_url": "http://h/a+b,c.jpg",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", [..., None])
+def test_what_is_missing_is_empty(tmp_path, empty):
+    names = ("title", "main_category", "store", "categories", "features", "description", "price", "images")
+    assert only(tmp_path, item(**dict.fromkeys(names, empty))) == {
+        "item": "p", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
+        "description": [], "price": None, "image_url": None,
+    }  # fmt: skip
+
+
+def test_sorts_by_item_and_keeps_the_first_of_duplicates(tmp_path):
+    raw = item(parent_asin="b", title="first") + item(parent_asin="a") + item(parent_asin="b", title="second")
+    stats, rows, _ = built(raw_shop.of(tmp_path, raw))
+    assert rows.select("item", "title").rows() == [("a", "Lamp"), ("b", "first")]
+    assert stats == {
+        "rows": 2, "bad_lines": 0, "bad_share": 0.0, "duplicates": 1, "truncated": False,
+        "with_image": 0, "with_price": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("price", "read"),
+    [
+        (69.0, 69.0), (7, 7.0), ("12.99", 12.99), ("$12.99", 12.99), (" $1,299.50 ", 1299.5), ("€ 5", 5.0),
+        ("from 3.99", None), ("", None), (None, None), ("$3.99 - $5.99", None), ("12,99", None), ("0", None), (0, None),
+        (-3.5, None), ("-3.5", None), (True, None), ([3], None), ({"a": 3}, None), ("1e3", None), ("1.2.3", None),
+        (".a-box-inner{width:3}", None), (float("nan"), None), (float("inf"), None), ("9" * 400, None),
+    ],
+)  # fmt: skip
+def test_reads_a_price_only_where_it_is_plain(tmp_path, price, read):
+    assert only(tmp_path, item(price=price))["price"] == read
+
+
+@pytest.mark.parametrize(
+    ("images", "url"),
+    [
+        ([photo("http://h/1", "PT01"), photo("http://h/2")], "http://h/2"),
+        ([photo("http://h/1", "PT01"), photo(None)], "http://h/1"),
+        ([photo(None, "PT01"), photo("http://h/2", "PT02"), photo("http://h/3", "PT03")], "http://h/2"),
+        ([photo("http://h/l", hi_res="http://h/h", thumb="http://h/t")], "http://h/l"),
+        ([photo(None, hi_res="http://h/h", thumb="http://h/t")], "http://h/h"),
+        ([photo("", thumb="https://h/t")], "https://h/t"),
+        ([photo("http://127.0.0.1:PORT/images/1.jpg")], "http://127.0.0.1:PORT/images/1.jpg"),
+        ([photo("ftp://h/1")], None), ([photo("file:///etc/passwd")], None), ([photo("http://h/a b")], None),
+        ([photo(5)], None), ([7, None, "http://h/1"], None), ([], None), (None, None),
+    ],
+)  # fmt: skip
+def test_chooses_the_photo(tmp_path, images, url):
+    assert only(tmp_path, item(images=images))["image_url"] == url
+
+
+def test_texts_lose_markup_and_lists_what_is_empty_then(tmp_path):
+    row = only(
+        tmp_path,
+        item(
+            title='<span class="a-size-medium"', store="Zo\u00eb &amp; Co\u0000", main_category="  A  B ",
+            features=["<b>Red</b>", "<br>", "", "\u00a0", None, 5, ["x"], 'say "hi"\n'], description="one text",
+            categories=["A &gt; B"],
+        ),
+    )  # fmt: skip
+    assert row["title"] == ""
+    assert (row["store"], row["main_category"]) == ("Zo\u00eb & Co", "A B")
+    assert row["features"] == ["Red", 'say "hi"']
+    assert (row["description"], row["categories"]) == (["one text"], ["A > B"])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (item(parent_asin=None), "parent_asin is missing"),
+        (item(parent_asin=""), "parent_asin is empty"),
+        (item(parent_asin=5), "parent_asin is no text"),
+        (item(title=["Lamp"]), "title is no text"),
+        (item(store=3), "store is no text"),
+        (item(features={"a": 1}), "features is no list"),
+        (item(images="http://h/1"), "images is no list"),
+        (b"[]\n", "no JSON object"),
+        (b'{"parent_asin": "p"\n', "no JSON: "),
+    ],
+)
+def test_quarantines_wrong_types(tmp_path, line, reason):
+    stats, rows, bad = built(raw_shop.of(tmp_path, item(parent_asin="a") + line + item(parent_asin="z")))
+    assert rows["item"].to_list() == ["a", "z"]
+    assert bad["line"].to_list() == [2]
+    assert bad["reason"][0].startswith(reason)
+    assert stats["bad_lines"] == 1
+
+
+def test_too_many_bad_lines_stop_the_stage(tmp_path):
+    with pytest.raises(SourceError, match=r"1 of 2 lines are bad, 50\.00% where max_bad_share allows 1\.00%"):
+        items.build(IngestSettings(), raw_shop.of(tmp_path, item() + b"bad\n"))
+
+
+def test_the_real_lines_of_2023_parse(shared_data, tmp_path):
+    folder = shared_data / "amazon-2023-lines"
+    stats, rows, _ = built(raw_shop.at(tmp_path, folder / "reviews.jsonl", folder / "meta.jsonl"), IngestSettings())
+    assert (stats["rows"], stats["with_image"], stats["with_price"]) == (6, 6, 2)
+    baleaf = rows.filter(item="B09X1MRDN6").row(0, named=True)
+    assert baleaf["price"] == 31.99
+    assert baleaf["image_url"] == "https://m.media-amazon.com/images/I/31zPYU+UkVL._AC_.jpg"
+    assert baleaf["categories"][-1] == "Cover-Ups"
+    assert rows.filter(item="B08W5BSH6V")["categories"].to_list() == [[]]
+
+
+def test_the_real_metadata_of_2018_parses(shared_data, tmp_path):
+    path = shared_data / "amazon-2018-magazine-meta" / "meta_Magazine_Subscriptions.json.gz"
+    first = {}
+    for line in gzip.decompress(path.read_bytes()).splitlines():
+        fields = json.loads(line)
+        first.setdefault(fields["asin"], fields)
+    stats, rows, _ = built(raw_shop.at(tmp_path, path, path), IngestSettings())
+    assert (stats["rows"], stats["duplicates"]) == (len(first), 1065)
+    assert rows["item"].to_list() == sorted(first)
+    urls = {key: (fields["imageURLHighRes"] or fields["imageURL"] or [None])[0] for key, fields in first.items()}
+    assert dict(rows.select("item", "image_url").iter_rows()) == urls
+    assert not rows["title"].str.contains("a-size-medium|/>").any()
+    assert not rows["categories"].explode().str.contains("&amp;").any()
+    assert rows.filter(item="B00005N7OC")["store"].item() == "String Letter Publishers"
+
+
+@pytest.mark.parametrize("name", ["hm", "movielens-100k"])
+def test_real_sets_agree_with_the_json_module(shared_data, tmp_path, name):
+    folder = shared_data / name
+    stats, rows, _ = built(
+        raw_shop.at(tmp_path, folder / "reviews.jsonl.gz", folder / "meta.jsonl.gz"), IngestSettings()
+    )
+    lines = [json.loads(line) for line in gzip.decompress((folder / "meta.jsonl.gz").read_bytes()).splitlines()]
+    lines.sort(key=lambda fields: fields["parent_asin"])
+    assert stats["rows"] == len(lines)
+    assert rows["categories"].to_list() == [fields["categories"] for fields in lines]
+    assert rows["image_url"].to_list() == [
+        fields["images"][0]["large"] if fields["images"] else None for fields in lines
+    ]
