@@ -32,10 +32,11 @@ SHAPE: Final = Shape(
     fault=f"""coalesce(id_fault('user_id', raw.user_id), id_fault('parent_asin', {_KEY}), CASE
         WHEN raw.timestamp IS NULL THEN 'timestamp is missing'
         WHEN ({_TIME}) IS NULL THEN 'timestamp is no whole number'
-        WHEN ({_TIME}) < 0 THEN 'timestamp is negative'
+        WHEN ({_TIME}) <= 0 THEN 'timestamp is not after 1970'
         WHEN ({_TIME}) > {MAX_TIMESTAMP} THEN 'timestamp is past the year 9999; it must be in milliseconds'
         WHEN raw.rating IS NULL THEN 'rating is missing'
-        WHEN ({_STARS}) IS NULL OR NOT isfinite({_STARS}) THEN 'rating is no finite number' END)""",
+        WHEN ({_STARS}) IS NULL THEN 'rating is no number'
+        WHEN NOT ({_STARS}) BETWEEN 0 AND 5 THEN 'rating is not from 0 to 5' END)""",
 )
 
 #: Of exact duplicates the first in the file stays.

@@ -31,11 +31,11 @@ def test_orders_by_user_time_and_line(tmp_path):
         review(user_id="v", parent_asin="late", timestamp=2)
         + review(user_id="u", parent_asin="tie2", timestamp=5)
         + review(user_id="u", parent_asin="tie1", timestamp=5, rating=0.0)
-        + review(user_id="u", parent_asin="first", timestamp=0, rating=3)
+        + review(user_id="u", parent_asin="first", timestamp=1, rating=3)
     )
     stats, rows, _ = built(raw_shop.of(tmp_path, raw))
     assert rows == [
-        ("u", "first", 0, 3.0, 4),
+        ("u", "first", 1, 3.0, 4),
         ("u", "tie2", 5, 5.0, 2),
         ("u", "tie1", 5, 0.0, 3),
         ("v", "late", 2, 5.0, 1),
@@ -63,7 +63,8 @@ def test_falls_back_to_asin_and_counts_variants(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (review(timestamp=-1), "timestamp is negative"),
+        (review(timestamp=-1), "timestamp is not after 1970"),
+        (review(timestamp=0), "timestamp is not after 1970"),
         (review(timestamp="1000"), "timestamp is no whole number"),
         (review(timestamp=1.5), "timestamp is no whole number"),
         (review(timestamp=True), "timestamp is no whole number"),
@@ -71,9 +72,11 @@ def test_falls_back_to_asin_and_counts_variants(tmp_path):
         (review(timestamp=10**16), "timestamp is past the year 9999; it must be in milliseconds"),
         (review(timestamp=...), "timestamp is missing"),
         (review(rating=None), "rating is missing"),
-        (review(rating="5"), "rating is no finite number"),
-        (review(rating=math.nan), "rating is no finite number"),
-        (review().replace(b"5.0", b"1e999"), "rating is no finite number"),
+        (review(rating="5"), "rating is no number"),
+        (review(rating=math.nan), "rating is not from 0 to 5"),
+        (review(rating=5.5), "rating is not from 0 to 5"),
+        (review(rating=-1), "rating is not from 0 to 5"),
+        (review().replace(b"5.0", b"1e999"), "rating is not from 0 to 5"),
         (review(user_id=...), "user_id is missing"),
         (review(user_id=None), "user_id is missing"),
         (review(user_id=6), "user_id is no text"),
@@ -120,7 +123,7 @@ def test_a_long_line_is_read_and_an_endless_one_is_not(tmp_path):
 
 
 def test_gzip_gives_the_same_rows_and_a_cut_one_what_it_held(tmp_path):
-    raw = b"".join(review(user_id=f"u{number:05}", timestamp=number) for number in range(50_000))
+    raw = b"".join(review(user_id=f"u{number:05}", timestamp=number + 1) for number in range(50_000))
     _, rows, _ = built(raw_shop.of(tmp_path, gzip.compress(raw), "reviews.gz"))
     assert [row[4] for row in rows] == list(range(1, 50_001))
     stats, kept, bad = built(raw_shop.of(tmp_path, gzip.compress(raw)[:-20_000], "cut.gz"), IngestSettings())
@@ -192,8 +195,8 @@ def good_row(line, number):
     item = fields.get("asin") if fields.get("parent_asin") is None else fields["parent_asin"]
     user, time, rating = fields.get("user_id"), fields.get("timestamp"), fields.get("rating")
     ids = all(isinstance(name, str) and name.strip(" ") and "\0" not in name for name in (user, item))
-    whole = type(time) is int and 0 <= time <= interactions.MAX_TIMESTAMP
-    number_like = type(rating) in (int, float) and math.isfinite(rating)
+    whole = type(time) is int and 0 < time <= interactions.MAX_TIMESTAMP
+    number_like = type(rating) in (int, float) and 0 <= rating <= 5
     return (user, item, time, float(rating), number) if ids and whole and number_like else None
 
 
@@ -212,7 +215,7 @@ FIELDS = st.fixed_dictionaries(
         "text": JUNK,
     },
 )
-GOOD = st.fixed_dictionaries({"user_id": IDS, "asin": IDS, "timestamp": st.integers(0, 3), "rating": st.just(5.0)})
+GOOD = st.fixed_dictionaries({"user_id": IDS, "asin": IDS, "timestamp": st.integers(1, 3), "rating": st.just(5.0)})
 LINES = st.lists(
     (GOOD | FIELDS | JUNK).flatmap(lambda value: st.booleans().map(lambda ascii_: dumped(value, ascii_)))
     | st.sampled_from([b"", b" ", b"\r", b"\x0b", b"{", b"\xff", b"\x00", b'{"user_id":"u1"', b"{} {}", raw_lines.BOM])
