@@ -14,6 +14,8 @@ FIRST: Final = "This is the summary of a user's purchase history. The first item
 NEXT: Final = "The next item bought is as follows. "
 END: Final = "\n"  # closes an item; it is read after the item's image, so it has seen all of it
 
+LABELS: Final = ("Title:", "Category:", "Brand:", "Features:", "Price:")
+
 CATEGORIES_SHOWN = 2  # the narrowest ones; the wide ones are alike for a whole dataset
 FEATURES_SHOWN = 3
 
@@ -29,14 +31,14 @@ def item_text(item: Mapping[str, Any]) -> str:
         item: a row of `schemas.ITEM_SCHEMA`.
     """
     price = item[schemas.PRICE]
-    parts = {
-        "Title": item[schemas.TITLE],
-        "Category": ", ".join(_distinct(item[schemas.CATEGORIES] or ())[-CATEGORIES_SHOWN:]),
-        "Brand": item[schemas.STORE],
-        "Features": ", ".join(_distinct(item[schemas.FEATURES] or ())[:FEATURES_SHOWN]),
-        "Price": f"{price:.2f}" if price is not None else None,
-    }
-    return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
+    values = (
+        item[schemas.TITLE],
+        ", ".join(_distinct(item[schemas.CATEGORIES] or ())[-CATEGORIES_SHOWN:]),
+        item[schemas.STORE],
+        ", ".join(_distinct(item[schemas.FEATURES] or ())[:FEATURES_SHOWN]),
+        f"{price:.2f}" if price is not None else None,
+    )
+    return " ".join(f"{label} {value}" for label, value in zip(LABELS, values, strict=True) if value)
 
 
 def _distinct(values: Sequence[str]) -> list[str]:

@@ -48,6 +48,11 @@ class Windows(Dataset[Window]):
         return self._sequences[number][start:end]
 
     @property
+    def lengths(self) -> list[int]:
+        """Items of each window."""
+        return [end - start for _, start, end in self._cuts]
+
+    @property
     def targets(self) -> int:
         """Pairs of history and target in an epoch."""
         return sum(len(s) - 1 for s in self._sequences)

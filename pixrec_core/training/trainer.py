@@ -17,6 +17,7 @@ from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.windows import Windows
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
+from pixrec_core.training.sampler import LengthGroupedSampler
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._steps = 0
         self._epoch_start = time.monotonic()
+
+    def _get_train_sampler(self, *_: Any) -> LengthGroupedSampler:
+        return LengthGroupedSampler(self.train_dataset, self.args.train_batch_size, self.args.seed)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """The mixed loss of a batch; its terms are summed up for the epoch's record."""

@@ -37,7 +37,7 @@ def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
 
 
 def _tokenizer(texts: Iterable[str]) -> Any:
-    """Byte-level BPE: any text has tokens. The template's sentences are one token each, for speed."""
+    """Byte-level BPE: any text has tokens. What the template repeats is one token each, for speed."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -48,7 +48,8 @@ def _tokenizer(texts: Iterable[str]) -> Any:
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in (prompts.FIRST, prompts.NEXT)])
+    template = (prompts.FIRST, prompts.NEXT, *prompts.LABELS)
+    tokenizer.add_tokens([AddedToken(words, normalized=False) for words in template])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, extra_special_tokens=SPECIAL[1:])
 
 

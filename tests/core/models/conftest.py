@@ -1,0 +1,9 @@
+"""Model tests run on one thread: small tensors gain nothing from more, and busy machines lose."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
