@@ -9,7 +9,6 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
@@ -108,7 +107,9 @@ def _show_progress() -> None:
     """The core's log lines on the terminal."""
     log = logging.getLogger("pixrec_core")
     log.setLevel(logging.INFO)
-    log.handlers = [RichHandler(console=err, show_level=False, show_path=False, log_time_format="%X")]
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("  %(asctime)s %(message)s", "%X"))
+    log.handlers = [handler]
 
 
 def _explain(failed: running.Failed, home: Path) -> None:

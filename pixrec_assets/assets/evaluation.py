@@ -13,7 +13,7 @@ from pixrec_core.settings import Settings
 GROUP = "evaluation"
 
 
-@stage_asset(pipeline.BASELINES, group=GROUP, kinds={"polars", "scikitlearn"})
+@stage_asset(pipeline.BASELINES, group=GROUP, kinds={"polars", "scipy"})
 def baselines(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
     """What a model must beat before it is worth its price: among others repeating the last item, and popularity."""
     work = work_of(context, settings)
