@@ -77,6 +77,8 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         self.user_head = nn.Linear(hidden, config.dimension)
         self.item_head = nn.Linear(hidden, config.dimension)
         self.post_init()
+        # Saved once, under the name that they are tied to; without this the Trainer warns of what it did not miss.
+        self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the heads; the backbone brings or initialises its own weights."""
@@ -189,3 +191,7 @@ def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Te
     """
     sums = functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))
     return (sums[rows, ends] - sums[rows, starts]) / (ends - starts)[:, None]
+
+
+# So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need.
+AutoConfig.register(DualTowerConfig.model_type, DualTowerConfig)

@@ -1,0 +1,33 @@
+"""The shop that training tests share: made once, copied for each test."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixrec_core.stages import Work
+from tests.core.shop import open_shop
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    open_shop(folder)
+    return folder
+
+
+@pytest.fixture
+def shop(opened: Path, tmp_path: Path):
+    """Opens a copy of the shop with some settings: `shop("text_only", training={"epochs": 1})`."""
+    shutil.copytree(opened, tmp_path, dirs_exist_ok=True)
+
+    def of(variant: str = "multimodal", **sections: dict) -> Work:
+        return open_shop(tmp_path, variant, **sections)
+
+    return of
