@@ -7,7 +7,7 @@ them for one.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -17,7 +17,7 @@ from pixrec_core.errors import SettingsError
 CONFIG_FILE = "pixrec.toml"
 CONFIG_VARIABLE = "PIXREC_CONFIG"
 
-Variant = Literal["multimodal", "text_only"]
+Variant = Literal["multimodal", "text_only", "image_only", "shuffled_images"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -83,14 +83,14 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """The mixed objective and its optimiser."""
 
-    epochs: Positive = Field(4, description="passes over the training sequences")
-    batch_users: Positive = Field(32, description="user windows in a step")
+    epochs: Positive = Field(3, description="passes over the training sequences")
+    batch_users: Positive = Field(16, description="user windows in a step")
     window: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
-    learning_rate: float = Field(1e-3, gt=0, description="peak, per step")
+    learning_rate: float = Field(3e-3, gt=0, description="peak, per step; for a model from nothing, 1e-4 or less for one that has learnt")
     warmup_share: Share = Field(0.1, description="share of the steps that the learning rate climbs")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
     weight_item_item: Share = Field(0.125, description="a, weight of L_TT")
-    weight_user_item: Share = Field(0.5, description="b, weight of L_UT")
+    weight_user_item: Share = Field(0.3, description="b, weight of L_UT")
     temperature: float = Field(0.07, gt=0, description="tau of both InfoNCE terms")
     patience: Positive = Field(3, description="epochs without a better validation NDCG@10 before training stops")
     seed: int = Field(0, description="of weights, shuffling and dropout")
@@ -127,6 +127,10 @@ class DatasetSettings(Sections):
     source: SourceSettings
 
 
+#: What there is without any pixrec.toml. Its items' texts are short; cutting them there halves the work.
+SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}}
+
+
 class Settings(BaseSettings, Sections):
     """The whole of `pixrec.toml`."""
 
@@ -144,7 +148,7 @@ class Settings(BaseSettings, Sections):
     def _fill_datasets(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Lay the top-level sections under each dataset's own; without any dataset there is the sample."""
         shared = {name: values[name] for name in Sections.model_fields if name in values}
-        datasets = values.get("datasets") or {"sample": {"source": {"kind": "sample"}}}
+        datasets = values.get("datasets") or {"sample": SAMPLE}
         return values | {"datasets": {name: _overlay(shared, own) for name, own in datasets.items()}}
 
     @model_validator(mode="after")

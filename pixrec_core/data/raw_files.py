@@ -41,17 +41,14 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     """
     module, options = _options(source)
     found: RawFiles = module.fetch(options, root, paths.raw)
-    manifest = {
-        "reviews": _entry(found.reviews),
-        "metadata": _entry(found.metadata),
-        "photos": str(found.photos) if found.photos else None,
-    }
-    files.write_json(paths.raw_manifest, manifest)
+    reviews, metadata = _entry(found.reviews), _entry(found.metadata)
+    photos = str(found.photos) if found.photos else None
+    files.write_json(paths.raw_manifest, {"reviews": reviews, "metadata": metadata, "photos": photos})
     return {
-        "reviews_bytes": manifest["reviews"]["bytes"],
-        "reviews_sha256": manifest["reviews"]["sha256"],
-        "metadata_bytes": manifest["metadata"]["bytes"],
-        "metadata_sha256": manifest["metadata"]["sha256"],
+        "reviews_bytes": reviews["bytes"],
+        "reviews_sha256": reviews["sha256"],
+        "metadata_bytes": metadata["bytes"],
+        "metadata_sha256": metadata["sha256"],
         "source": source.kind,
     }
 

@@ -34,7 +34,7 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         dimension: int = 128,
         tau: float = 0.07,
         weight_item_item: float = 0.125,
-        weight_user_item: float = 0.5,
+        weight_user_item: float = 0.3,
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):

@@ -94,12 +94,6 @@ class Check(_Record):
     severity: str
 
 
-class Contract(_Record):
-    """What came of the data contract."""
-
-    checks: list[Check] = []
-
-
 @dataclass(frozen=True)
 class Inputs:
     """All that the page tells.
@@ -110,6 +104,7 @@ class Inputs:
         rankings: by variant, in `RANKING_SCHEMA`; only variants that have been ranked.
         training: by variant; only variants that have been trained.
         stats: what each data stage counted, by stage; only those that left a stamp.
+        contract: results of the data contract, empty where none was checked.
         period: first and last day of the interactions (ISO), or None.
     """
 
@@ -121,7 +116,7 @@ class Inputs:
     rankings: dict[str, pl.LazyFrame]
     training: dict[str, Training]
     stats: dict[str, dict[str, Any]]
-    contract: Contract
+    contract: list[Check]
     period: tuple[str, str] | None
 
 
@@ -144,7 +139,7 @@ def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
         rankings={name: pl.scan_parquet(v.ranking, glob=False) for name, v in own.items() if v.ranking.exists()},
         training={name: _json(path, Training) for name, path in curves.items() if path.exists()},
         stats={stage: _json(path, dict[str, Any]).get("stats", {}) for stage, path in stamps.items() if path.exists()},
-        contract=_json(paths.contract, Contract) if paths.contract.exists() else Contract(),
+        contract=_json(paths.contract, list[Check]) if paths.contract.exists() else [],
         period=_period(paths.interactions),
     )
 

@@ -31,7 +31,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    users: int = Field(1500, ge=1, description="shoppers, with 5 to 14 interactions each")
+    users: int = Field(1000, ge=1, description="shoppers, with 5 to 14 interactions each")
     items: int = Field(400, ge=32, description="products; a shopper never runs out of new ones")
     seed: int = Field(0, description="of all chance; the same seed gives the same files")
 
