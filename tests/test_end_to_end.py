@@ -1,0 +1,109 @@
+"""The whole chain as a user runs it: the real command, real stages, in a folder of its own."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PIXREC = Path(sys.executable).with_name("pixrec")
+
+TOML = """
+[datasets.small]
+source = { kind = "sample", users = 60, items = 40 }
+model = { dimension = 16, item_tokens = 8 }
+training = { epochs = 1, window = 4 }
+
+[datasets.gone]
+source = { kind = "amazon_2023", folder = "no/such/folder" }
+
+[datasets.hollow]
+source = { kind = "amazon_2023", folder = "hollow" }
+
+[datasets.misread]
+source = { kind = "amazon_2023", folder = "misread" }
+
+[datasets.foreign]
+source = { kind = "amazon_1823", folder = "misread" }
+
+[datasets.blind]
+source = { kind = "sample", users = 60, items = 40 }
+model = { backbone = "no/such-model" }
+"""
+
+REVIEW = {"rating": 5.0, "parent_asin": "A", "asin": "A", "user_id": "u", "timestamp": 1000}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "pixrec.toml").write_text(TOML)
+    (folder / "hollow").mkdir()
+    (folder / "hollow" / "reviews.jsonl").touch()
+    (folder / "hollow" / "meta.jsonl").touch()
+    (folder / "misread").mkdir()
+    (folder / "misread" / "reviews.jsonl").write_text(json.dumps(REVIEW) + "\n" + "no json\n")
+    with gzip.open(folder / "misread" / "meta.jsonl.gz", "wt") as file:
+        file.write('{"parent_asin": "A", "title": "Cup"}\n')
+    return folder
+
+
+def pixrec(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    environment |= {"COLUMNS": "300", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [PIXREC, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
+    first = pixrec(folder, "run", "--dataset", "small")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Traceback" not in first.stdout + first.stderr
+    for method in ("popularity", "repeat_last", "text_only", "multimodal"):
+        assert method in first.stdout
+    report = Path(first.stdout.rsplit("report: ", 1)[1].strip())
+    assert "data:image/jpeg;base64," in report.read_text()
+
+    second = pixrec(folder, "run", "--dataset", "small")
+    assert second.returncode == 0
+    assert "materialising" not in second.stdout
+    assert second.stdout.count("up to date") == 16
+
+    trained_again = pixrec(
+        folder, "run", "--dataset", "small", "--variant", "text_only", "--stage", "ranking", "--force"
+    )
+    assert trained_again.returncode == 0, trained_again.stderr
+    assert "ranking small|text_only: done" in trained_again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("gone", ["no/such/folder", "folder"]),
+        ("hollow", ["reviews.jsonl is empty", "one JSON object a line"]),
+        ("misread", ["reviews.jsonl", "line 2", "max_bad_share"]),
+        ("foreign", ["unknown source 'amazon_1823'", "amazon_2023, sample"]),
+        ("nowhere", ["unknown dataset 'nowhere'", "small"]),
+    ],
+)
+def test_a_mistake_is_told_with_its_mend_and_without_a_traceback(folder: Path, dataset: str, told: list[str]) -> None:
+    done = pixrec(folder, "run", "--dataset", dataset)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    for words in told:
+        assert words in done.stderr
+
+
+@pytest.mark.slow
+def test_a_backbone_that_is_not_there_is_told(folder: Path) -> None:
+    done = pixrec(folder, "run", "--dataset", "blind")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "backbone 'no/such-model' could not be loaded" in done.stderr
+    assert "local folder" in done.stderr
