@@ -86,7 +86,7 @@ class TrainingSettings(Section):
     epochs: Positive = Field(3, description="passes over the training sequences")
     batch_users: Positive = Field(16, description="user windows in a step")
     window: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
-    learning_rate: float = Field(3e-3, gt=0, description="peak, per step; for a model from nothing, 1e-4 or less for one that has learnt")
+    learning_rate: float = Field(3e-3, gt=0, description="peak; 1e-4 or less where the backbone has learnt already")
     warmup_share: Share = Field(0.1, description="share of the steps that the learning rate climbs")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
     weight_item_item: Share = Field(0.125, description="a, weight of L_TT")
