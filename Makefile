@@ -16,7 +16,8 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH = $(shell grep -o '^torch==[0-9.]*' requirements.lock)
 
-PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Errors alone: where pip knows several places, it warns for each package that one of them lacks.
+PIP_INSTALL := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 UV := uv==0.13.9
 PYTEST_ARGS ?=
 
@@ -70,7 +71,7 @@ $(STAMP): requirements.lock pyproject.toml
 # Resolved anew for every supported Python and platform. Versions stay as they are where they still fit.
 lock: ## Rewrite requirements.lock after a change in pyproject.toml; UPGRADE=1 takes the newest versions
 	$(call make_venv,build/lock)
-	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@build/lock/bin/python -m pip install -qq --disable-pip-version-check $(UV)
 	build/lock/bin/uv pip compile --quiet --no-header --universal --python-version 3.11 --extra dev \
 		$(if $(UPGRADE),--upgrade) --output-file requirements.lock pyproject.toml
 	@{ echo "# Written by \`make lock\`: every version that \`make setup\` installs, for users and developers alike."; \
