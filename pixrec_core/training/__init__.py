@@ -32,7 +32,7 @@ from pixrec_core.stages import Stats
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, last_finished
 from pixrec_core.training.validation import Validation
 
-__all__ = ["train"]
+__all__ = ["build", "train"]
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
     require_valid(paths.dataset)
     with _one_writer(paths):
         set_seed(settings.seed)
-        model, inputs = _build(model_settings, settings, paths)
+        model, inputs = build(model_settings, settings, paths)
         photos = _freeze_vision(model, inputs, paths) if model_settings.vision == "frozen" else None
         sequences = read_sequences(paths.dataset, schemas.TRAIN)[schemas.ITEMS].to_list()
         windows = Windows(inputs.numbers(sequences), settings.window, settings.seed)
@@ -82,9 +82,14 @@ def train(
     return {name: value for name, value in curves.items() if name != "epochs"}
 
 
-def _build(
+def build(
     model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths
 ) -> tuple[DualTower, TowerInputs]:
+    """An untrained tower on the backbone that the settings name, and what it reads.
+
+    Raises:
+        BackboneError: the backbone cannot be loaded.
+    """
     backbone, processor = create_backbone(
         model_settings.backbone, model_settings.revision, lambda: _training_texts(paths)
     )

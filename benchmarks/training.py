@@ -1,0 +1,148 @@
+"""Examples a second in training: PixRec against a straightforward implementation of the same objective.
+
+The straightforward one takes a (history, target) window an example, decodes each photo of it from its
+JPEG and encodes it again at each step, reads each target apart, and computes logits at every position.
+Both train the same backbone from the same weights on the same sequences, in turns in one process.
+
+    python -m benchmarks.training [--rounds 5] [--steps 8] [--users 300]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import set_seed
+
+from pixrec_core import losses, pipeline, prompts, schemas
+from pixrec_core.data.images import open_photo
+from pixrec_core.data.sequences import read_sequences
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.item_inputs import NO_PHOTO
+from pixrec_core.models.tower_inputs import TowerInputs
+from pixrec_core.models.windows import Windows
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Work
+from pixrec_core.training import build
+from pixrec_core.training.sampler import LengthGroupedSampler
+
+DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
+
+
+class Straightforward:
+    """One window an example; nothing is shared between examples and nothing is kept."""
+
+    def __init__(self, work: Work, model: DualTower, inputs: TowerInputs) -> None:
+        self._work, self._model, self._inputs = work, model, inputs
+
+    def loss(self, examples: list[tuple[list[int], int]]) -> torch.Tensor:
+        """The mixed loss of some (history, target) examples, targets of the batch being the negatives."""
+        read = [self._read(history, target) for history, target in examples]
+        users, targets_read, generation = (torch.stack(column) for column in zip(*read, strict=True))
+        targets = torch.stack([self._alone(target) for _, target in examples])
+        numbers = torch.tensor([target for _, target in examples])
+        negatives = numbers[:, None] != numbers[None, :]
+        answers, tau = torch.arange(len(examples)), self._model.config.tau
+        item_item = losses.info_nce(targets_read, targets, answers, negatives, tau)
+        user_item = losses.info_nce(users, targets, answers, negatives, tau)
+        return losses.mix(generation.mean(), item_item, user_item, 0.125, 0.3)
+
+    def _read(self, history: list[int], target: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ids: list[int] = []
+        for n, number in enumerate([*history, target]):
+            ids += self._inputs.processor.text_ids(prompts.NEXT if n else prompts.FIRST)
+            start = len(ids)
+            ids += self._inputs.inputs.blocks[number].ids.tolist()
+        outputs = self._forward(ids, [*history, target])
+        hidden, text = outputs.hidden_states[-1][0], self._inputs.inputs.blocks[target].text_length
+        user = functional.normalize(self._model.user_head(hidden[:start].mean(0)), dim=-1)
+        item = functional.normalize(self._model.item_head(hidden[start:].mean(0)), dim=-1)
+        labels = torch.tensor(ids[start : start + text])
+        return user, item, losses.next_item_generation(outputs.logits[0, start - 1 : start - 1 + text], labels)
+
+    def _alone(self, target: int) -> torch.Tensor:
+        hidden = self._forward(self._inputs.inputs.blocks[target].ids.tolist(), [target]).hidden_states[-1][0]
+        return functional.normalize(self._model.item_head(hidden.mean(0)), dim=-1)
+
+    def _forward(self, ids: list[int], numbers: list[int]) -> Any:
+        photos = [n for n in numbers if self._inputs.inputs.photo_rows[n] != NO_PHOTO]
+        decode = self._inputs.processor.pixels
+        pixels = [decode(open_photo(self._work.paths, self._inputs.items[n])) for n in photos]
+        return self._model.backbone(
+            input_ids=torch.tensor([ids]),
+            pixel_values=torch.cat(pixels, dim=1) if pixels else None,
+            output_hidden_states=True,
+        )
+
+
+def main() -> None:
+    """Print examples a second of both, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="training steps a round")
+    parser.add_argument("--users", type=int, default=300)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(open_shop(Path(folder), options.users), options.rounds, options.steps)
+
+
+def open_shop(folder: Path, users: int) -> Work:
+    """A generated shop, run through the data stages."""
+    sample = {"source": {"kind": "sample", "users": users}, "model": {"item_tokens": 16}}
+    work = Work(Settings(root=folder, data_dir=folder, datasets={"sample": sample}), "sample", "multimodal")
+    for stage in DATA_STAGES:
+        stage.materialise(work)
+    return work
+
+
+def compare(work: Work, rounds: int, steps: int) -> None:
+    """Time both in turns."""
+    settings = work.own.training
+    set_seed(0)
+    model, inputs = build(work.own.model, settings, work.variant_paths)
+    model.train()
+    sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS].to_list())
+    windows = Windows(sequences, settings.window, seed=0)
+    order = list(LengthGroupedSampler(windows, settings.batch_users, seed=0))
+    collator, plain = inputs.collator(), Straightforward(work, model, inputs)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def batch(step: int) -> list[Any]:
+        start = step * settings.batch_users % (len(order) - settings.batch_users)
+        return [windows[n] for n in order[start : start + settings.batch_users]]
+
+    def ours(step: int) -> int:
+        taken = batch(step)
+        _step(optimiser, lambda: model(**collator(taken)).loss)
+        return sum(len(window) - 1 for window in taken)
+
+    def straightforward(step: int) -> int:
+        examples = [(list(w[:n]), w[n]) for w in batch(step) for n in range(1, len(w))][: settings.batch_users]
+        _step(optimiser, lambda: plain.loss(examples))
+        return len(examples)
+
+    rates: dict[str, list[float]] = {"pixrec": [], "straightforward": []}
+    for round_ in range(rounds):
+        for name, run in (("pixrec", ours), ("straightforward", straightforward)):
+            start = time.perf_counter()
+            done = sum(run(round_ * steps + step) for step in range(steps))
+            rates[name].append(done / (time.perf_counter() - start))
+    for name, each in rates.items():
+        print(f"{name:16} {statistics.median(each):8.1f} examples/s  ({min(each):.1f} to {max(each):.1f})")
+    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
+    print(f"ratio            {statistics.median(ratios):8.1f}x            ({min(ratios):.1f} to {max(ratios):.1f})")
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> None:
+    optimiser.zero_grad()
+    loss().backward()
+    optimiser.step()
+
+
+if __name__ == "__main__":
+    main()
