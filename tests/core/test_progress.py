@@ -1,0 +1,53 @@
+"""Progress: silent while it is quick, then a line every few seconds."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from pixrec_core import progress
+
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture
+def told(monkeypatch, caplog):
+    """Walks through a number of items, each of so many seconds by a clock of its own; returns the log lines."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    caplog.set_level(logging.INFO)
+
+    def walk(count: int, seconds: float) -> list[str]:
+        seen = []
+        for item in progress.track(iter(range(count)), "photos", count, log):
+            seen.append(item)
+            clock.now += seconds
+        assert seen == list(range(count))
+        return caplog.messages
+
+    return walk
+
+
+def test_what_is_quick_says_nothing(told):
+    assert told(400, 0.01) == []
+
+
+def test_what_takes_longer_tells_count_share_and_rate_and_its_end(told):
+    assert told(6000, 0.001953125) == [
+        "photos: 2,560 of 6,000 (43 %), 512/s",
+        "photos: 5,120 of 6,000 (85 %), 512/s",
+        "photos: 6,000 done in 11.7 s",
+    ]
+
+
+def test_nothing_to_do_says_nothing(told):
+    assert told(0, 1.0) == []
+
+
+def test_an_exception_passes_through():
+    def items():
+        yield 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(progress.track(items(), "photos", 2, log))
