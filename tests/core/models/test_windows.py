@@ -1,0 +1,58 @@
+"""Windows: every item but the first of a user is a target exactly once an epoch."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixrec_core.models.windows import Windows
+
+APART = 1000  # between the items of two users, whose places then tell themselves from the item
+
+
+def users(lengths):
+    """One sequence a length; no item stands in two places."""
+    return [list(range(APART * user, APART * user + length)) for user, length in enumerate(lengths)]
+
+
+LENGTHS = st.lists(st.integers(0, 40), max_size=6)
+
+
+@given(LENGTHS, st.integers(1, 12), st.integers(0, 3), st.lists(st.integers(0, 50), min_size=1, max_size=3))
+def test_the_cuts_of_any_epoch(lengths, length, seed, epochs):
+    sequences = users(lengths)
+    windows = Windows(sequences, length, seed)
+    count = len(windows)
+    for epoch in epochs:
+        windows.set_epoch(epoch)
+        cut = [list(windows[n]) for n in range(len(windows))]
+        assert sorted(target for window in cut for target in window[1:]) == sorted(i for s in sequences for i in s[1:])
+        assert all(window == list(range(window[0], window[-1] + 1)) for window in cut), "pieces, in order, of one user"
+        assert all(2 <= len(window) <= length + 1 for window in cut)
+        assert windows.lengths == [len(window) for window in cut]
+        assert len(windows) == count == sum(-(-(items - 1) // length) for items in lengths if items > 1)
+
+
+@given(LENGTHS, st.integers(1, 12), st.integers(0, 50))
+def test_an_epoch_asked_for_again_has_the_same_cuts(lengths, length, epoch):
+    first, second = Windows(users(lengths), length, 7), Windows(users(lengths), length, 7)
+    first.set_epoch(epoch)
+    second.set_epoch(epoch + 1)
+    second.set_epoch(epoch)
+    assert [first[n] for n in range(len(first))] == [second[n] for n in range(len(second))]
+
+
+def test_cuts_of_a_long_sequence_move_from_epoch_to_epoch_and_with_the_seed():
+    def cuts(seed):
+        windows = Windows(users([96]), 10, seed)
+        for epoch in range(40):
+            windows.set_epoch(epoch)
+            yield windows[0][-1]
+
+    assert set(cuts(0)) == {5, 6, 7, 8, 9, 10}, "95 targets in 10 windows leave 5 to 10 to the first"
+    assert list(cuts(0)) != list(cuts(1))
+
+
+def test_a_sequence_that_fits_is_one_window_in_every_epoch():
+    windows = Windows([[4, 5, 6], [], [9]], 2, 0)
+    for epoch in range(5):
+        windows.set_epoch(epoch)
+        assert [list(window) for window in (windows[n] for n in range(len(windows)))] == [[4, 5, 6]]

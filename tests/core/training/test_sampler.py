@@ -1,0 +1,64 @@
+"""The sampler: all windows once an epoch, in an order that can be had again, like lengths side by side."""
+
+import random
+
+import numpy as np
+import pytest
+
+from pixrec_core.models.windows import Windows
+from pixrec_core.training.sampler import LengthGroupedSampler
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def windows() -> Windows:
+    """500 users of 2 to 21 items, each in one window."""
+    draw = random.Random(0)
+    return Windows([list(range(draw.randint(2, 21))) for _ in range(500)], length=20, seed=0)
+
+
+def order(windows: Windows, epoch: int = 0, seed: int = 0) -> list[int]:
+    sampler = LengthGroupedSampler(windows, BATCH, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def padding(windows: Windows, numbers: list[int]) -> float:
+    """Share of padding in batches of these windows."""
+    lengths = np.array(windows.lengths)[numbers]
+    padded = sum(len(batch) * batch.max() for batch in np.split(lengths, range(BATCH, len(lengths), BATCH)))
+    return 1 - lengths.sum() / padded
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 17])
+def test_every_window_comes_once(windows: Windows, epoch: int) -> None:
+    assert sorted(order(windows, epoch)) == list(range(len(windows)))
+    assert len(LengthGroupedSampler(windows, BATCH, 0)) == len(windows)
+
+
+def test_seed_and_epoch_fix_the_order(windows: Windows) -> None:
+    assert order(windows, epoch=3, seed=5) == order(windows, epoch=3, seed=5)
+    assert order(windows, epoch=3, seed=5) != order(windows, epoch=4, seed=5)
+    assert order(windows, epoch=3, seed=5) != order(windows, epoch=3, seed=6)
+
+
+def test_little_of_a_batch_is_padding(windows: Windows) -> None:
+    at_random = list(range(len(windows)))
+    random.Random(1).shuffle(at_random)
+    assert padding(windows, at_random) > 0.3
+    assert padding(windows, order(windows)) < 0.1
+
+
+@pytest.mark.parametrize("users", [1, BATCH - 1, BATCH + 1])
+def test_fewer_windows_than_it_groups_are_no_matter(users: int) -> None:
+    assert sorted(order(Windows([[1, 2, 3]] * users, 5, 0))) == list(range(users))
+
+
+def test_windows_cut_anew_are_sampled_as_they_are_now() -> None:
+    windows = Windows([list(range(8))] * 200, length=5, seed=0)
+    sampler = LengthGroupedSampler(windows, BATCH, 0)
+    for epoch in (0, 1):
+        windows.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        assert padding(windows, list(sampler)) < 0.1
