@@ -10,13 +10,15 @@ import polars as pl
 from PIL import Image
 
 from pixrec_core import files, pipeline
+from pixrec_core.data import contract
+from pixrec_core.data.contract import CheckResult
 from pixrec_core.errors import ContractError
 from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
 from pixrec_core.stages import Stage, Stats, Work
 
-BROKEN = {"name": "users_are_enough", "passed": False, "observed": 1, "expected": ">= 2", "severity": "error"}
-KEPT = {"name": "no_null_items", "passed": True, "observed": 0, "expected": "0", "severity": "error"}
-WARNED = {"name": "few_ties", "passed": False, "observed": 0.9, "expected": "<= 0.5", "severity": "warning"}
+BROKEN = CheckResult("users", passed=False, observed=1, expected="at least 2", severity="error")
+KEPT = CheckResult("items_without_id", passed=True, observed=0, expected="0", severity="error")
+WARNED = CheckResult("share_tied_test", passed=False, observed=0.9, expected="0 to 0.5", severity="warn")
 
 
 def raw(work: Work) -> Stats:
@@ -69,22 +71,29 @@ def sequences(work: Work) -> Stats:
     with duckdb.connect(str(work.paths.sequences)) as database:
         database.execute('create table sequences (split varchar, "user" varchar, items varchar[], tied boolean)')
         database.execute("insert into sequences values ('train', 'u', ['a', 'b'], false), ('test', 'u', ['a'], true)")
-    files.write_json(work.paths.contract, [KEPT, WARNED])
+    contract.write([KEPT, WARNED], work.paths)
     return {"users": 1}
 
 
 def broken_sequences(work: Work) -> Stats:
-    files.write_json(work.paths.contract, [KEPT, BROKEN])
-    raise ContractError("users_are_enough: observed 1, expected >= 2")
+    contract.write([KEPT, BROKEN], work.paths)
+    raise ContractError(str(BROKEN))
 
 
 def checkpoint(work: Work, on_epoch: Callable[[dict[str, Any]], None]) -> Stats:
+    work.variant_paths.checkpoint.mkdir(parents=True, exist_ok=True)
     for epoch, loss in enumerate((2.0, 1.5), start=1):
         on_epoch({"epoch": epoch, "loss": loss, "validation": {"NDCG@10": epoch / 10}})
     return {"epochs": 2, "loss": 1.5}
 
 
-def nothing(work: Work) -> Stats:
+def item_vectors(work: Work) -> Stats:
+    work.variant_paths.item_vectors.mkdir(exist_ok=True)
+    return {"seen": 1}
+
+
+def item_index(work: Work) -> Stats:
+    work.variant_paths.item_index.mkdir(exist_ok=True)
     return {"seen": 1}
 
 
@@ -118,10 +127,10 @@ def report(work: Work) -> Stats:
 
 
 def fakes() -> Iterator[Stage]:
-    """Every stage of the pipeline with the fake of its name, or with one that does nothing."""
+    """Every stage of the pipeline with the fake of its name."""
     for stage in pipeline.STAGES:
         digest = raw_digest if stage.name == "raw" else None
-        yield replace(stage, run=globals().get(stage.name, nothing), outside=None, digest=digest)
+        yield replace(stage, run=globals()[stage.name], outside=None, digest=digest)
 
 
 def install(setattr_: Callable[[Any, str, Any], None] = setattr) -> None:
