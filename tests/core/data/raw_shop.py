@@ -1,10 +1,16 @@
-"""Raw files as the raw stage leaves them."""
+"""Raw files as the raw stage leaves them, and what the stages after it make of them."""
 
 import json
 from pathlib import Path
 
+import polars as pl
+
 from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import QUARANTINE_SCHEMA
+from pixrec_core.settings import IngestSettings
+
+LENIENT = IngestSettings(max_bad_share=1.0)
 
 
 def at(root: Path, reviews: Path, metadata: Path) -> DatasetPaths:
@@ -20,6 +26,15 @@ def of(root: Path, raw: bytes, name: str = "raw.jsonl") -> DatasetPaths:
     path = root / name
     path.write_bytes(raw)
     return at(root, path, path)
+
+
+def tables(rows: Path, quarantine: Path, schema: pl.Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Good rows and quarantined lines of a stage, after a look that their schemas hold and nothing else is left."""
+    good, bad = pl.read_parquet(rows), pl.read_parquet(quarantine)
+    assert good.schema == schema
+    assert bad.schema == QUARANTINE_SCHEMA
+    assert not [path for path in rows.parent.iterdir() if path.name.startswith(".")]
+    return good, bad
 
 
 def review(**fields: object) -> bytes:

@@ -10,7 +10,7 @@ from pixrec_core.data.sequences import build
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
-from tests.core.data.sequence_inputs import small
+from tests.core.data.sequence_inputs import small, write_inputs
 
 #: How each rule is broken in a file that was good.
 BREAKS = {
@@ -82,9 +82,12 @@ def test_doubtful_shares_warn_alone(paths, name):
     contract.require_valid(paths)
 
 
-def test_many_cold_targets_warn(paths):
-    spoil(paths, BREAKS["share_cold_test_targets"])
-    assert failed(paths) == {"share_cold_test_targets", "items_with_wrong_train_count"}
+def test_cold_targets_warn_alone(tmp_path):
+    rows = [(f"u{n}", item, 1000 + t, 5.0) for n, last in enumerate("def") for t, item in enumerate(f"abc{last}")]
+    paths = write_inputs(DatasetPaths(tmp_path), rows, "abcdef", dict.fromkeys("abcdef", "ok"))
+    build(SequenceSettings(), paths)
+    assert failed(paths) == {"share_cold_test_targets"}
+    contract.require_valid(paths)
 
 
 @pytest.mark.parametrize(

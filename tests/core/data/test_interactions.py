@@ -9,20 +9,15 @@ from hypothesis import strategies as st
 
 from pixrec_core.data import interactions, raw_lines
 from pixrec_core.errors import SourceError
-from pixrec_core.schemas import INTERACTION_SCHEMA, QUARANTINE_SCHEMA
+from pixrec_core.schemas import INTERACTION_SCHEMA
 from pixrec_core.settings import IngestSettings
 from tests.core.data import raw_shop
-from tests.core.data.raw_shop import review
-
-LENIENT = IngestSettings(max_bad_share=1.0)
+from tests.core.data.raw_shop import LENIENT, review
 
 
 def built(paths, settings=LENIENT):
     stats = interactions.build(settings, paths)
-    rows, bad = pl.read_parquet(paths.interactions), pl.read_parquet(paths.interactions_quarantine)
-    assert rows.schema == INTERACTION_SCHEMA
-    assert bad.schema == QUARANTINE_SCHEMA
-    assert not [path for path in paths.root.iterdir() if path.name.startswith(".")]
+    rows, bad = raw_shop.tables(paths.interactions, paths.interactions_quarantine, INTERACTION_SCHEMA)
     return stats, rows.rows(), bad
 
 

@@ -1,25 +1,19 @@
 import gzip
 import json
 
-import polars as pl
 import pytest
 
 from pixrec_core.data import items
 from pixrec_core.errors import SourceError
-from pixrec_core.schemas import ITEM_SCHEMA, QUARANTINE_SCHEMA
+from pixrec_core.schemas import ITEM_SCHEMA
 from pixrec_core.settings import IngestSettings
 from tests.core.data import raw_shop
-from tests.core.data.raw_shop import item
-
-LENIENT = IngestSettings(max_bad_share=1.0)
+from tests.core.data.raw_shop import LENIENT, item
 
 
 def built(paths, settings=LENIENT):
     stats = items.build(settings, paths)
-    rows, bad = pl.read_parquet(paths.items), pl.read_parquet(paths.items_quarantine)
-    assert rows.schema == ITEM_SCHEMA
-    assert bad.schema == QUARANTINE_SCHEMA
-    return stats, rows, bad
+    return stats, *raw_shop.tables(paths.items, paths.items_quarantine, ITEM_SCHEMA)
 
 
 def only(tmp_path, line):
