@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pixrec_core import files
 from pixrec_core.data import raw_lines
+from pixrec_core.data.database import MEMORY_LIMIT
 from pixrec_core.data.raw_lines import PlainFile
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
@@ -27,8 +28,6 @@ from pixrec_core.stages import Stats
 
 log = logging.getLogger(__name__)
 
-#: What DuckDB may hold in memory; past it, it spills to disk.
-MEMORY_LIMIT: Final = "2GB"
 RAW_CHARACTERS: Final = 200
 _BATCH = 10_000
 
