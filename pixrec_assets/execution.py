@@ -1,16 +1,21 @@
 """One asset, one partition, one Dagster run in this process."""
 
+import socket
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
+import psutil
 
 from pixrec_assets.definitions import ASSETS
 from pixrec_assets.home import dagster_home
 from pixrec_assets.running import Failed
 from pixrec_assets.stage_asset import INTERRUPTED, asset_keys
 from pixrec_core.stages import Stage, Work
+
+HOST: Final = "pixrec/host"
+PROCESS: Final = "pixrec/process"
 
 #: Dagster prints each event of a run; the core's own progress lines say the same in fewer words.
 QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -29,6 +34,7 @@ def materialise(stage: Stage, work: Work, partition: str) -> Failed | None:
         resources={"settings": work.settings},
         instance=open_instance(dagster_home(work.settings)),
         run_config=QUIET,
+        tags=_owner(psutil.Process()),
         raise_on_error=False,
     )
     return None if result.success else _failure(stage, work, result)
@@ -37,7 +43,27 @@ def materialise(stage: Stage, work: Work, partition: str) -> Failed | None:
 @cache
 def open_instance(home: Path) -> dg.DagsterInstance:
     """Opened once a process: it costs more than a small stage."""
-    return dg.DagsterInstance.from_config(str(home))
+    instance = dg.DagsterInstance.from_config(str(home))
+    _bury_the_dead(instance)
+    return instance
+
+
+def _owner(process: psutil.Process) -> dict[str, str]:
+    """Tags that tell which process a run lives in; the start time tells it from a later one of the same number."""
+    return {HOST: socket.gethostname(), PROCESS: f"{process.pid} {process.create_time()}"}
+
+
+def _bury_the_dead(instance: dg.DagsterInstance) -> None:
+    """Mark runs of killed `pixrec` processes as failed and free their pool slots.
+
+    Dagster leaves this to its daemon, and there need not be one: the next run would wait for a slot for ever.
+    """
+    here = {HOST: socket.gethostname()}
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=here)):
+        pid = int(run.tags[PROCESS].split(" ")[0])
+        if not psutil.pid_exists(pid) or _owner(psutil.Process(pid))[PROCESS] != run.tags[PROCESS]:
+            instance.report_run_failed(run, "the process of this run was killed")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _failure(stage: Stage, work: Work, result: dg.ExecuteInProcessResult) -> Failed:

@@ -6,7 +6,8 @@ PixRecError
 ├── MissingArtefactError a stage was asked for before the one that it reads
 ├── ContractError        a dataset broke its data contract; training on it would be wrong
 ├── BackboneError        a vision-language model could not be loaded or does not fit
-├── CheckpointError      a checkpoint is damaged, or another process is writing it
+├── BusyError            another process is making the same artefact
+├── CheckpointError      a checkpoint is damaged
 └── ArtefactError        any other artefact is damaged or does not match the one that it was made from
 
 A message names what was received and how to mend it.
@@ -15,6 +16,7 @@ A message names what was received and how to mend it.
 __all__ = [
     "ArtefactError",
     "BackboneError",
+    "BusyError",
     "CheckpointError",
     "ContractError",
     "MissingArtefactError",
@@ -48,8 +50,12 @@ class BackboneError(PixRecError):
     """A vision-language backbone cannot be loaded."""
 
 
+class BusyError(PixRecError):
+    """Another process is making the same artefact."""
+
+
 class CheckpointError(PixRecError):
-    """A checkpoint cannot be read or written."""
+    """A checkpoint cannot be read."""
 
 
 class ArtefactError(PixRecError):

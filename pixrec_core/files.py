@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ def require(path: Path) -> Path:
     if not path.exists():
         raise MissingArtefactError(f"{path} is not there; run the stage that makes it first (`pixrec run`)")
     return path
+
+
+def signs(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """Size and time of the files that are there: a cheap sign of change."""
+    return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths) if p.is_file()}
 
 
 def sha256_file(path: Path) -> str:

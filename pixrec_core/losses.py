@@ -28,7 +28,8 @@ def info_nce(queries: Tensor, keys: Tensor, targets: Tensor, negatives: Tensor, 
     Returns:
         Mean over queries, a scalar. On zero vectors it is the mean of log(1 + negatives of a query).
     """
-    logits = queries @ keys.T / temperature
+    with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would blur cosines, and tau sharpens the blur
+        logits = queries.float() @ keys.float().T / temperature
     kept = negatives.scatter(1, targets[:, None], value=True)
     return functional.cross_entropy(logits.masked_fill(~kept, -torch.inf), targets)
 

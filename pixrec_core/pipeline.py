@@ -7,8 +7,10 @@ Imports stand inside the functions: a stage pays for what it uses, and naming th
 nothing. A download needs no torch, a Dagster code location neither.
 """
 
+from pathlib import Path
 from typing import Any, Final
 
+from pixrec_core import files
 from pixrec_core.stages import Stage, Stats, Work
 
 
@@ -114,18 +116,49 @@ def _images_digest(work: Work) -> str:
     return module.digest(work.paths)
 
 
-RAW: Final = Stage("raw", raw, sections=("source",), outside=_raw_outside, digest=_raw_digest)
-ITEMS: Final = Stage("items", items, (RAW,), ("ingest",))
-INTERACTIONS: Final = Stage("interactions", interactions, (RAW,), ("ingest",))
-IMAGES: Final = Stage("images", images, (ITEMS,), ("images",), digest=_images_digest)
-SEQUENCES: Final = Stage("sequences", sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",))
-CHECKPOINT: Final = Stage("checkpoint", checkpoint, (SEQUENCES,), ("model", "training"), per="variant")
-ITEM_VECTORS: Final = Stage("item_vectors", item_vectors, (CHECKPOINT,), per="variant")
-ITEM_INDEX: Final = Stage("item_index", item_index, (ITEM_VECTORS,), per="variant")
-RANKING: Final = Stage("ranking", ranking, (ITEM_INDEX,), ("retrieval",), per="variant")
-BASELINES: Final = Stage("baselines", baselines, (SEQUENCES,), ("retrieval",))
-EVALUATION: Final = Stage("evaluation", evaluation, (RANKING, BASELINES), ("retrieval",))
-REPORT: Final = Stage("report", report, (EVALUATION,))
+def _backbone_outside(work: Work) -> Any:
+    """A backbone in a local folder may be changed in place."""
+    folder = Path(work.own.model.backbone)
+    return files.signs(folder.iterdir()) if folder.is_dir() else None
+
+
+def _checkpoint_digest(work: Work) -> str:
+    from pixrec_core.models import checkpoint as module
+
+    return module.digest(work.variant_paths.checkpoint)
+
+
+RAW: Final = Stage(
+    "raw", raw, lambda w: w.paths.raw_manifest, sections=("source",), outside=_raw_outside, digest=_raw_digest
+)
+ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",))
+INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW,), ("ingest",))
+IMAGES: Final = Stage("images", images, lambda w: w.paths.images_manifest, (ITEMS,), ("images",), digest=_images_digest)
+SEQUENCES: Final = Stage(
+    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",)
+)
+CHECKPOINT: Final = Stage(
+    "checkpoint",
+    checkpoint,
+    lambda w: w.variant_paths.checkpoint,
+    (SEQUENCES,),
+    ("model", "training"),
+    per="variant",
+    outside=_backbone_outside,
+    digest=_checkpoint_digest,
+)
+ITEM_VECTORS: Final = Stage(
+    "item_vectors", item_vectors, lambda w: w.variant_paths.item_vectors, (CHECKPOINT,), per="variant"
+)
+ITEM_INDEX: Final = Stage(
+    "item_index", item_index, lambda w: w.variant_paths.item_index, (ITEM_VECTORS,), per="variant"
+)
+RANKING: Final = Stage(
+    "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval",), per="variant"
+)
+BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",))
+EVALUATION: Final = Stage("evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",))
+REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION,))
 
 #: In an order that serves every stage's inputs first.
 STAGES: Final = (

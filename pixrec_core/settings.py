@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from pixrec_core.errors import SettingsError
 
@@ -87,7 +93,7 @@ class TrainingSettings(Section):
     batch_users: Positive = Field(16, description="user windows in a step")
     window: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
     learning_rate: float = Field(3e-3, gt=0, description="peak; 1e-4 or less where the backbone has learnt already")
-    warmup_share: Share = Field(0.1, description="share of the steps that the learning rate climbs")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps that the learning rate climbs")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
     weight_item_item: Share = Field(0.125, description="a, weight of L_TT")
     weight_user_item: Share = Field(0.3, description="b, weight of L_UT")
@@ -146,10 +152,12 @@ class Settings(BaseSettings, Sections):
     @model_validator(mode="before")
     @classmethod
     def _fill_datasets(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Lay the top-level sections under each dataset's own; without any dataset there is the sample."""
+        """Lay the top-level sections under each dataset's own, and the environment over both."""
         shared = {name: values[name] for name in Sections.model_fields if name in values}
         datasets = values.get("datasets") or {"sample": SAMPLE}
-        return values | {"datasets": {name: _overlay(shared, own) for name, own in datasets.items()}}
+        environment = {name: own for name, own in EnvSettingsSource(cls)().items() if name in Sections.model_fields}
+        laid = {name: _overlay(_overlay(shared, own), environment) for name, own in datasets.items()}
+        return values | {"datasets": laid}
 
     @model_validator(mode="after")
     def _absolute_data_dir(self) -> Self:

@@ -10,10 +10,13 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from pixrec_core import files
-from pixrec_core.errors import MissingArtefactError
+from pixrec_core.errors import BusyError, MissingArtefactError, PixRecError
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.settings import DatasetSettings, Settings
 
@@ -55,6 +58,7 @@ class Stage:
     Attributes:
         name: of the artefact, the stage and the Dagster asset alike.
         run: does the work and returns what it saw.
+        artefact: where its artefact lies.
         inputs: names of the stages whose artefacts it reads.
         sections: names of the settings sections that change its result.
         per: whether there is one artefact a dataset or one a dataset and variant.
@@ -65,6 +69,7 @@ class Stage:
 
     name: str
     run: Callable[..., Stats]
+    artefact: Callable[[Work], Path]
     inputs: tuple["Stage", ...] = ()
     sections: tuple[str, ...] = ()
     per: Literal["dataset", "variant"] = "dataset"
@@ -72,7 +77,7 @@ class Stage:
     outside: Callable[[Work], Any] | None = None
     digest: Callable[[Work], str] | None = None
 
-    def stamp_path(self, work: Work) -> Any:
+    def stamp_path(self, work: Work) -> Path:
         return (work.variant_paths if self.per == "variant" else work.paths).stamp(self.name)
 
     def stamp(self, work: Work) -> Stamp | None:
@@ -107,20 +112,34 @@ class Stage:
             yield f"{stage.name}|{variant}" if gathers else stage.name, stamp["data_version"]
 
     def is_current(self, work: Work) -> bool:
-        """Whether the artefact is there and nothing that it was made from has changed."""
+        """Whether the artefact is there and nothing that it was made from has changed.
+
+        What cannot be told, because an input is gone, is not current: making it again names the fault.
+        """
         stamp = self.stamp(work)
         try:
-            return stamp is not None and stamp["fingerprint"] == self.fingerprint(work)
-        except MissingArtefactError:
+            return stamp is not None and self.artefact(work).exists() and stamp["fingerprint"] == self.fingerprint(work)
+        except PixRecError:
             return False
 
     def materialise(self, work: Work, **callbacks: Any) -> Stamp:
         """Run the stage and leave its stamp; a stamp of an earlier run is withdrawn first.
 
         Raises:
+            BusyError: another process is at it. The system frees the lock of one that dies, however it dies.
             MissingArtefactError: an input has not been made.
             PixRecError: whatever the stage found wrong.
         """
+        lock = self.stamp_path(work).with_suffix(".lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=0):
+                return self._materialise(work, callbacks)
+        except Timeout:
+            message = f"another process is making {self.name} in {lock.parent.parent}; wait for it or end it"
+            raise BusyError(message) from None
+
+    def _materialise(self, work: Work, callbacks: dict[str, Any]) -> Stamp:
         fingerprint = self.fingerprint(work)
         files.remove(self.stamp_path(work))
         start = time.monotonic()

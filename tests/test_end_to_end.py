@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_a_backbone_that_is_not_there_is_told(folder: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
     assert "backbone 'no/such-model' could not be loaded" in done.stderr
     assert "local folder" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_can_be_started_again(folder: Path, tmp_path: Path) -> None:
+    """The killed process held Dagster's slot for training; nobody but the next run is there to free it."""
+    (tmp_path / "pixrec.toml").write_text(TOML.replace("epochs = 1", "epochs = 2"))
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    command = [PIXREC, "run", "--dataset", "small", "--variant", "text_only"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as killed:
+        state = tmp_path / "data/small/variants/text_only/training"
+        deadline = time.monotonic() + 200
+        while not list(state.glob("*/checkpoint-*")):
+            assert killed.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        killed.kill()
+    again = pixrec(tmp_path, "run", "--dataset", "small", "--variant", "text_only")
+    assert again.returncode == 0, again.stderr
+    assert "ranking small|text_only: done" in again.stdout

@@ -29,7 +29,7 @@ def describe(source: SourceSettings, root: Path) -> Any:
     """Size and time of the local files that a source reads in place: a cheap sign of change."""
     module, options = _options(source)
     watched: list[Path] = module.watched(options, root)
-    return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in watched if p.exists()}
+    return files.signs(watched)
 
 
 def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     """
     module, options = _options(source)
     found: RawFiles = module.fetch(options, root, paths.raw)
-    reviews, metadata = _entry(found.reviews), _entry(found.metadata)
-    photos = str(found.photos) if found.photos else None
+    reviews, metadata = _entry(found.reviews, paths), _entry(found.metadata, paths)
+    photos = _place(found.photos, paths) if found.photos else None
     files.write_json(paths.raw_manifest, {"reviews": reviews, "metadata": metadata, "photos": photos})
     return {
         "reviews_bytes": reviews["bytes"],
@@ -53,12 +53,17 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     }
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path, paths: DatasetPaths) -> dict[str, Any]:
     if not path.is_file():
         raise SourceError(f"{path} is not there; check the folder in [datasets.<name>.source] of pixrec.toml")
     if path.stat().st_size == 0:
         raise SourceError(f"{path} is empty; it must hold one JSON object a line")
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    return {"path": _place(path, paths), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+
+
+def _place(path: Path, paths: DatasetPaths) -> str:
+    """Relative where it lies inside the dataset's own folder, so that the folder can be moved."""
+    return str(path.relative_to(paths.root) if path.is_relative_to(paths.root) else path)
 
 
 def locate(paths: DatasetPaths) -> RawFiles:
@@ -70,7 +75,9 @@ def locate(paths: DatasetPaths) -> RawFiles:
     manifest = files.read_json(paths.raw_manifest)
     photos = manifest["photos"]
     return RawFiles(
-        Path(manifest["reviews"]["path"]), Path(manifest["metadata"]["path"]), Path(photos) if photos else None
+        paths.root / manifest["reviews"]["path"],
+        paths.root / manifest["metadata"]["path"],
+        paths.root / photos if photos else None,
     )
 
 

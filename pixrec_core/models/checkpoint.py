@@ -34,6 +34,11 @@ def save(
         )
 
 
+def digest(folder: Path) -> str:
+    """What the checkpoint is: the checksum of its weights."""
+    return str(files.read_json(folder / CURVES)["weights_sha256"])
+
+
 def load(folder: Path) -> tuple[DualTower, Processor]:
     """Read a checkpoint, ready for inference on the GPU if there is one.
 
@@ -41,8 +46,7 @@ def load(folder: Path) -> tuple[DualTower, Processor]:
         MissingArtefactError: no checkpoint there.
         CheckpointError: its weights are not those that were saved.
     """
-    expected = files.read_json(folder / CURVES)["weights_sha256"]
-    if files.sha256_file(files.require(folder / WEIGHTS)) != expected:
+    if files.sha256_file(files.require(folder / WEIGHTS)) != digest(folder):
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum is not the saved one; train again")
     model = DualTower.from_pretrained(folder).eval()
     return model.to(device()), load_processor(folder)

@@ -145,8 +145,8 @@ def _pad(rows: list[Ids], value: int) -> Tensor:
 def _pairs(spans: list[Ids], members: list[Ids], items: int) -> Batch:
     """All (prefix, next item) pairs of a batch.
 
-    Negatives of a pair are the batch's items but those that the same user takes later: these are
-    right answers too. Items that the user has had already are negatives like any other.
+    Negatives of a pair are the batch's items but those that the user takes later in the window: these
+    are right answers too. Items that the user has had already are negatives like any other.
     """
     rows, triples, targets, negatives = [], [], [], []
     for row, (span, own) in enumerate(zip(spans, members, strict=True)):

@@ -95,6 +95,7 @@ def _photo_rows(rows: Ids, variant: str) -> Ids:
     if variant == "shuffled_images":
         shuffled = rows.copy()
         with_photo = rows != NO_PHOTO
-        shuffled[with_photo] = np.random.default_rng(0).permutation(rows[with_photo])
+        order = np.random.default_rng(0).permutation(np.flatnonzero(with_photo))
+        shuffled[order] = rows[np.roll(order, 1)]  # along one ring: nobody keeps the own photo
         return shuffled
     return rows

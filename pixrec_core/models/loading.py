@@ -25,8 +25,11 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
 
     try:
         processor = load_processor(name, revision)
-        model = AutoModelForImageTextToText.from_pretrained(name, revision=revision, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+        # In float32, whatever the weights were saved in: small steps would round away in bfloat16.
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, use_safetensors=True, dtype="float32"
+        )
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BackboneError(_advice(name, error)) from error
     return model, processor
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def feature_store(folder: Path, model: DualTower, pixels: PhotoStore) -> PhotoSt
 
 def features_now(model: DualTower, pixels: PhotoStore) -> PhotoStore:
     """The same in memory, for a vision tower that is still learning."""
-    return PhotoStore(np.stack(list(_features(model, pixels))).astype(np.float16), None, "now")
+    return PhotoStore(np.stack(list(_features(model, pixels))), None, "now")
 
 
 @torch.inference_mode()
@@ -98,23 +99,28 @@ def _features(model: DualTower, pixels: PhotoStore) -> Iterator[Any]:
         photos = pixels.load(np.arange(start, min(start + BATCH, count)))
         features = model.photo_features({name: value.to(model.device) for name, value in photos.items()})
         assert features is not None, "a batch of photos has features"
-        yield from features.float().cpu().numpy()
+        yield from features.half().cpu().numpy()
 
 
 def _cached(path: Path, count: int, rows: Callable[[], Iterator[Any]]) -> np.ndarray[Any, np.dtype[np.float16]]:
     """Memory-map the array at `path`; where it is not there, fill it row by row first."""
     if not count:
         return np.empty((0, 1), dtype=np.float16)
-    if not path.exists():
-        with files.replacing(path) as temporary:
-            filling = rows()
-            first = next(filling)
-            array = open_memmap(temporary, mode="w+", dtype=np.float16, shape=(count, *first.shape))
-            for n, row in enumerate(chain([first], filling)):
-                array[n] = row
-            array.flush()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # variants may be made side by side, and share these arrays
+        if not path.exists():
+            _fill(path, count, rows())
     loaded: np.ndarray[Any, np.dtype[np.float16]] = np.load(path, mmap_mode="r")
     return loaded
+
+
+def _fill(path: Path, count: int, rows: Iterator[Any]) -> None:
+    with files.replacing(path) as temporary:
+        first = next(rows)
+        array = open_memmap(temporary, mode="w+", dtype=np.float16, shape=(count, *first.shape))
+        for n, row in enumerate(chain([first], rows)):
+            array[n] = row
+        array.flush()
 
 
 def _key(*parts: Any) -> str:

@@ -19,6 +19,7 @@ from pixrec_core.models.photo_store import PhotoStore, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.progress import track
+from pixrec_core.settings import ModelSettings
 from pixrec_core.stages import Stats
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,11 @@ ITEMS = "items.parquet"
 def encode_items(paths: VariantPaths) -> Stats:
     """Write the vectors of the whole catalogue, and the photo features that histories will need again."""
     model, processor = checkpoint.load(paths.checkpoint)
-    inputs = TowerInputs.load(
-        paths, model.backbone, processor, checkpoint.load_settings(paths.checkpoint)[0].item_tokens
-    )
+    settings, _ = checkpoint.load_settings(paths.checkpoint)
+    inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
-        vectors = item_vectors(model, inputs, photo_features(folder, model, inputs))
+        vectors = item_vectors(model, inputs, photo_features(_features_folder(settings, paths, folder), model, inputs))
         save_file({"vectors": vectors}, folder / VECTORS)
         pl.DataFrame({schemas.ITEM: inputs.items}).write_parquet(folder / ITEMS)
     return {"items": len(vectors), "dimension": vectors.shape[1]}
@@ -48,6 +48,18 @@ def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
     """Item ids and their vectors (N, D), in one order."""
     items = pl.read_parquet(files.require(folder / ITEMS))[schemas.ITEM].to_list()
     return items, load_file(folder / VECTORS)["vectors"]
+
+
+def history_features(
+    settings: ModelSettings, paths: VariantPaths, model: DualTower, inputs: TowerInputs
+) -> PhotoStore | None:
+    """Features of all photos as `encode_items` left them, for reading histories."""
+    return photo_features(_features_folder(settings, paths, paths.item_vectors), model, inputs)
+
+
+def _features_folder(settings: ModelSettings, paths: VariantPaths, own: Path) -> Path:
+    """A frozen vision tower's features are kept since training; those of one that learnt belong to its vectors."""
+    return paths.dataset.cache if settings.vision == "frozen" else own
 
 
 def photo_features(folder: Path, model: DualTower, inputs: TowerInputs) -> PhotoStore | None:

@@ -31,7 +31,7 @@ def rank_test_users(settings: RetrievalSettings, paths: VariantPaths) -> Stats:
     model, processor = checkpoint.load(paths.checkpoint)
     model_settings, training = checkpoint.load_settings(paths.checkpoint)
     inputs = TowerInputs.load(paths, model.backbone, processor, model_settings.item_tokens)
-    photos: PhotoStore | None = encode.photo_features(paths.item_vectors, model, inputs)
+    photos: PhotoStore | None = encode.history_features(model_settings, paths, model, inputs)
     test = read_sequences(paths.dataset, TEST)
     histories = [sequence[:-1] for sequence in inputs.numbers(test[ITEMS].to_list())]
     newest = [history[-training.window :] for history in histories]

@@ -1,25 +1,23 @@
 """Sequences and photos to a trained dual tower, on transformers' Trainer.
 
-The Trainer brings schedules, mixed precision, several devices, gradient checkpointing and resume;
-ours is what it trains on and how it is judged (`validation`).
+The Trainer brings schedules, mixed precision and resume; ours is what it trains on and how it is judged
+(`validation`).
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 from transformers import set_seed
 
 from pixrec_core import files, prompts, schemas
 from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
-from pixrec_core.errors import CheckpointError
+from pixrec_core.errors import ContractError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.loading import create_backbone
@@ -52,33 +50,35 @@ def train(
         on_epoch: told of each epoch's losses and validation metrics as it ends.
 
     Raises:
-        ContractError: the sequences broke their data contract.
+        ContractError: the sequences broke their data contract, or hold nothing to train on.
         BackboneError: the backbone cannot be loaded.
-        CheckpointError: another process is training this variant.
     """
     require_valid(paths.dataset)
-    with _one_writer(paths):
-        set_seed(settings.seed)
-        model, inputs = build(model_settings, settings, paths)
-        photos = _freeze_vision(model, inputs, paths) if model_settings.vision == "frozen" else None
-        sequences = read_sequences(paths.dataset, schemas.TRAIN)[schemas.ITEMS].to_list()
-        windows = Windows(inputs.numbers(sequences), settings.window, settings.seed)
-        state = _state_folder(model_settings, settings, paths)
-        trainer = DualTowerTrainer(
-            model,
-            windows,
-            inputs.collator(photos),
-            settings,
-            state,
-            validate=Validation(paths.dataset, inputs, photos, settings.window),
-            on_epoch=on_epoch,
-            name=paths.variant,
+    set_seed(settings.seed)
+    model, inputs = build(model_settings, settings, paths)
+    photos = _freeze_vision(model, inputs, paths) if model_settings.vision == "frozen" else None
+    sequences = read_sequences(paths.dataset, schemas.TRAIN)[schemas.ITEMS].to_list()
+    windows = Windows(inputs.numbers(sequences), settings.window, settings.seed)
+    if not len(windows):
+        raise ContractError(
+            "no user has two interactions to train on; raise sequences.min_user_interactions to 4 or more"
         )
-        start = time.monotonic()
-        trainer.train(resume_from_checkpoint=last_finished(state))
-        curves = {**trainer.curves(), "seconds": round(time.monotonic() - start, 3), "examples": windows.targets}
-        checkpoint.save(paths.checkpoint, model, inputs.processor, (model_settings, settings), curves)
-        files.remove(paths.training)
+    state = _state_folder(model_settings, settings, paths)
+    trainer = DualTowerTrainer(
+        model,
+        windows,
+        inputs.collator(photos),
+        settings,
+        state,
+        validate=Validation(paths.dataset, inputs, photos, settings.window),
+        on_epoch=on_epoch,
+        name=paths.variant,
+    )
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=last_finished(state))
+    curves = {**trainer.curves(), "seconds": round(time.monotonic() - start, 3), "examples": windows.targets}
+    checkpoint.save(paths.checkpoint, model, inputs.processor, (model_settings, settings), curves)
+    files.remove(paths.training)
     return {name: value for name, value in curves.items() if name != "epochs"}
 
 
@@ -127,17 +127,3 @@ def _state_folder(model_settings: ModelSettings, settings: TrainingSettings, pat
         if other.name != key:
             files.remove(other)
     return paths.training / key
-
-
-@contextmanager
-def _one_writer(paths: VariantPaths) -> Iterator[None]:
-    """Hold the variant's lock; the system frees it when the holder dies, however it dies."""
-    paths.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.root / "training.lock")
-    try:
-        with lock.acquire(timeout=0):
-            yield
-    except Timeout:
-        raise CheckpointError(
-            f"another process is training {paths.variant} in {paths.root}; wait for it or end it"
-        ) from None

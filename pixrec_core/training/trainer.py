@@ -127,7 +127,7 @@ def last_finished(state: Path) -> str | None:
 
 def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
     gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(state),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_users,
@@ -149,6 +149,8 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
         report_to=[],
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would split pairs from the rows that they point to
+    return arguments
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]

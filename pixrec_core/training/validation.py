@@ -46,7 +46,7 @@ class Validation:
 
 
 def target_ranks(users: encode.Vectors, items: encode.Vectors, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Rank of each user's target, from 1; items of equal score stand before it, so that a collapsed model ranks last.
+    """Rank of each user's target, from 1; equal scores, or none, stand before it: a collapsed model ranks last.
 
     Args:
         users: (U, D).
@@ -57,5 +57,5 @@ def target_ranks(users: encode.Vectors, items: encode.Vectors, targets: NDArray[
     for start in range(0, len(users), 256):
         scores = users[start : start + 256] @ items.T
         own = np.take_along_axis(scores, targets[start : start + 256, None], axis=1)
-        ranks[start : start + 256] = (scores >= own).sum(axis=1)
+        ranks[start : start + 256] = (~(scores < own)).sum(axis=1)
     return ranks

@@ -46,7 +46,12 @@ class Processor:
     @property
     def edge(self) -> int:
         """Pixels along the side of the square that the vision tower sees."""
-        return int(getattr(self.config.vision_config, "image_size", None) or DEFAULT_EDGE)
+        vision = getattr(self.config, "vision_config", None)
+        if vision is None:
+            raise BackboneError(
+                f"{self.config.model_type} has no vision_config; PixRec needs an image-text-to-text model"
+            )
+        return int(getattr(vision, "image_size", None) or DEFAULT_EDGE)
 
     def around_image(self) -> tuple[list[int], list[int]]:
         """Token ids that stand before and after the placeholders of an image."""

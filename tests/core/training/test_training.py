@@ -14,12 +14,15 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from pixrec_core import pipeline
-from pixrec_core.errors import BackboneError, CheckpointError, ContractError
-from pixrec_core.models import checkpoint
+from pixrec_core import pipeline, prompts
+from pixrec_core.data.sequences import read_items
+from pixrec_core.errors import BackboneError, BusyError, CheckpointError, ContractError
+from pixrec_core.models import checkpoint, photo_store
 from pixrec_core.models.backbones import tiny
 from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.loading import create_backbone
 from pixrec_core.stages import Work
+from pixrec_core.training import build
 from pixrec_core.training.trainer import FINISHED, last_finished
 
 
@@ -51,7 +54,10 @@ def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
     assert stats["best_epoch"] == max(told, key=lambda epoch: epoch["ndcg@10"])["epoch"]
     model, processor = checkpoint.load(folder)
     assert isinstance(model, DualTower)
-    assert processor.text_ids("Title: Wool") == processor.text_ids("Title: Wool")
+    before, _ = tiny.create([prompts.item_text(i) for i in read_items(work.paths).to_dicts()])
+    assert model.config.backbone_config.vision_config.patch_size == before.config.vision_config.patch_size
+    assert processor.tokenizer.decode(processor.text_ids("Title: Wool lamp <image>")) == "Title: Wool lamp <image>"
+    assert processor.image_token_id not in processor.text_ids("<image>")
     assert not work.variant_paths.training.exists()
 
 
@@ -63,12 +69,22 @@ def test_every_variant_trains_by_the_same_code(shop, variant: str) -> None:
     assert (curves(work)[0]["generation"] == 0) is (variant == "image_only")
 
 
-def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop) -> None:
+def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monkeypatch) -> None:
+    features = photo_store._features
     work = shop(model={"vision": "frozen"}, training={"epochs": 1, "seed": 5})
-    pipeline.CHECKPOINT.materialise(work)
+    encoded = []
+    monkeypatch.setattr(photo_store, "_features", lambda *given: encoded.append(given) or features(*given))
+    for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
+        stage.materialise(work)
+    assert len(encoded) == 1
     model, _ = checkpoint.load(work.variant_paths.checkpoint)
-    kept = list(work.paths.cache.glob("features-*.npy"))
-    assert len(kept) == 1
+    set_seed(5)
+    untrained, _ = build(work.own.model, work.own.training, work.variant_paths)
+    pairs = list(zip(model.vision_parameters(), untrained.vision_parameters(), strict=True))
+    assert pairs
+    assert all(torch.equal(now, then) for now, then in pairs)
+    trained = zip(model.backbone.get_decoder().parameters(), untrained.backbone.get_decoder().parameters(), strict=True)
+    assert not all(torch.equal(now, then) for now, then in trained)
     stats = json.loads((work.variant_paths.checkpoint / checkpoint.CURVES).read_text())
     assert stats["trained_parameters"] == stats["parameters"] - sum(p.numel() for p in model.vision_parameters())
 
@@ -94,9 +110,27 @@ def test_a_backbone_that_cannot_be_had_is_named_with_the_mend(shop, tmp_path: Pa
 
 def test_two_processes_never_train_one_variant(shop) -> None:
     work = shop()
-    work.variant_paths.root.mkdir(parents=True)
-    with FileLock(work.variant_paths.root / "training.lock"), pytest.raises(CheckpointError, match="another process"):
+    lock = pipeline.CHECKPOINT.stamp_path(work).with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock), pytest.raises(BusyError, match="another process is making checkpoint"):
         pipeline.CHECKPOINT.materialise(work)
+
+
+def test_weights_saved_in_bfloat16_are_trained_in_float32(shop, tmp_path: Path) -> None:
+    model, processor = tiny.create(["Title: Wool cushion Category: Home", "Title: Oak lamp"])
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    backbone, _ = create_backbone(str(tmp_path / "half"), None, list)
+    assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+
+
+def test_training_again_makes_what_follows_stale(shop) -> None:
+    work = shop(training={"epochs": 1})
+    for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS):
+        stage.materialise(work)
+    assert pipeline.ITEM_VECTORS.is_current(work)
+    pipeline.CHECKPOINT.materialise(shop(training={"epochs": 1, "seed": 7}))
+    assert not pipeline.ITEM_VECTORS.is_current(work)
 
 
 def test_a_broken_contract_stops_training(shop) -> None:
