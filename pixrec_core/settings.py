@@ -134,7 +134,7 @@ class DatasetSettings(Sections):
 
 
 #: What there is without any pixrec.toml. Its items' texts are short; cutting them there halves the work.
-SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}, "training": {"epochs": 5}}
+SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}}
 
 
 class Settings(BaseSettings, Sections):
