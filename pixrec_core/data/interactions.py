@@ -39,7 +39,7 @@ SHAPE: Final = Shape(
         WHEN NOT ({_STARS}) BETWEEN 0 AND 5 THEN 'rating is not from 0 to 5' END)""",
 )
 
-#: Of exact duplicates the first in the file stays.
+#: Lines alike in user, item and time are one interaction; the first in the file stays.
 _INTERACTIONS = f"""
     SELECT "{USER}", {ITEM}, {TIMESTAMP}, arg_min({RATING}, line) AS {RATING}, min(line) AS {POSITION}
     FROM good GROUP BY "{USER}", {ITEM}, {TIMESTAMP} ORDER BY "{USER}", {TIMESTAMP}, {POSITION}"""  # noqa: S608
