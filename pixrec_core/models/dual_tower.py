@@ -156,8 +156,10 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         hidden = self.hidden_states(batch["history_ids"], batch["history_slots"], features)
 
         rows, (history_ends, starts, ends) = batch["pair_rows"], batch["pair_spans"].unbind(1)
-        user = self._project(self.user_head, span_means(hidden, rows, torch.zeros_like(starts), history_ends))
-        target = self._project(self.item_head, span_means(hidden, rows, starts, ends))
+        firsts, lasts = torch.cat([torch.zeros_like(starts), starts]), torch.cat([history_ends, ends])
+        history_means, target_means = span_means(hidden, rows.repeat(2), firsts, lasts).chunk(2)
+        user = self._project(self.user_head, history_means)
+        target = self._project(self.item_head, target_means)
 
         config = self.config
         item_item = losses.info_nce(target, keys, batch["pair_targets"], batch["negatives"], config.tau)

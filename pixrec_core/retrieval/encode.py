@@ -46,8 +46,13 @@ def encode_items(paths: VariantPaths) -> Stats:
 
 def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
     """Item ids and their vectors (N, D), in one order."""
-    items = pl.read_parquet(files.require(folder / ITEMS))[schemas.ITEM].to_list()
-    return items, load_file(folder / VECTORS)["vectors"]
+    return read_item_ids(folder), load_file(folder / VECTORS)["vectors"]
+
+
+def read_item_ids(folder: Path) -> list[str]:
+    """Item ids in the order of their vectors."""
+    ids: list[str] = pl.read_parquet(files.require(folder / ITEMS))[schemas.ITEM].to_list()
+    return ids
 
 
 def history_features(

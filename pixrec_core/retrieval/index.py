@@ -44,8 +44,7 @@ def load(paths: VariantPaths) -> tuple[list[str], Any]:
     manifest = files.read_json(paths.item_index / MANIFEST)
     _check(paths.item_index / INDEX, manifest["sha256"], "is damaged")
     _check(paths.item_vectors / encode.VECTORS, manifest["vectors_sha256"], "is not what the index was built from")
-    items, _ = encode.read_item_vectors(paths.item_vectors)
-    return items, faiss.read_index(str(paths.item_index / INDEX))
+    return encode.read_item_ids(paths.item_vectors), faiss.read_index(str(paths.item_index / INDEX))
 
 
 def _check(path: Path, sha256: str, fault: str) -> None:
