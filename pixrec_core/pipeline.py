@@ -135,7 +135,7 @@ ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",
 INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW,), ("ingest",))
 IMAGES: Final = Stage("images", images, lambda w: w.paths.images_manifest, (ITEMS,), ("images",), digest=_images_digest)
 SEQUENCES: Final = Stage(
-    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",)
+    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=2
 )
 CHECKPOINT: Final = Stage(
     "checkpoint",

@@ -54,7 +54,9 @@ class CheckResult:
 #: In-batch negatives need two users and two items; counts of broken rows must be 0; shares beyond
 #: their range make results doubtful rather than wrong, so they warn.
 RULES: Final = (
-    Rule("users", low=2, high=None),
+    Rule("train_users", low=2, high=None),
+    Rule("validation_users", low=1, high=None),
+    Rule("test_users", low=1, high=None),
     Rule("items", low=2, high=None),
     Rule("items_without_id"),
     Rule("items_with_repeated_id"),
@@ -64,6 +66,7 @@ RULES: Final = (
     Rule("interactions_without_time"),
     Rule("interactions_with_impossible_rating"),
     Rule("interactions_out_of_order"),
+    Rule("interactions_of_wrong_split"),
     Rule("sequences_with_nulls"),
     Rule("sequences_repeated"),
     Rule("sequences_of_unknown_split"),

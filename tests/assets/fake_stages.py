@@ -69,8 +69,8 @@ def sequences(work: Work) -> Stats:
     assert CATALOGUE_SCHEMA
     work.paths.sequences.unlink(missing_ok=True)
     with duckdb.connect(str(work.paths.sequences)) as database:
-        database.execute('create table sequences (split varchar, "user" varchar, items varchar[], tied boolean)')
-        database.execute("insert into sequences values ('train', 'u', ['a', 'b'], false), ('test', 'u', ['a'], true)")
+        database.execute('create table sequences (split varchar, "user" varchar, items varchar[])')
+        database.execute("insert into sequences values ('train', 'u', ['a', 'b']), ('test', 'u', ['a'])")
     contract.write([KEPT, WARNED], work.paths)
     return {"users": 1}
 

@@ -14,7 +14,9 @@ from tests.core.data.sequence_inputs import small, write_inputs
 
 #: How each rule is broken in a file that was good.
 BREAKS = {
-    "users": "DELETE FROM sequences WHERE user <> 'u1'",
+    "train_users": "DELETE FROM sequences WHERE user <> 'u1'",
+    "validation_users": "DELETE FROM sequences WHERE split = 'validation'",
+    "test_users": "DELETE FROM sequences WHERE split = 'test'",
     "items": "DELETE FROM items WHERE item <> 'a'",
     "items_without_id": "UPDATE items SET item = '' WHERE item = 'a'",
     "items_with_repeated_id": "INSERT INTO items SELECT * FROM items WHERE item = 'a'",
@@ -24,9 +26,10 @@ BREAKS = {
     "interactions_without_time": "UPDATE interactions SET timestamp = -1 WHERE user = 'u1' AND place = 1",
     "interactions_with_impossible_rating": "UPDATE interactions SET rating = 5.5 WHERE user = 'u1' AND place = 1",
     "interactions_out_of_order": "UPDATE interactions SET timestamp = 9999 WHERE user = 'u1' AND place = 1",
+    "interactions_of_wrong_split": "UPDATE interactions SET split = 'train' WHERE user = 'u1' AND place = 4",
     "sequences_with_nulls": "UPDATE sequences SET items = [NULL, 'b'] WHERE user = 'u1' AND split = 'train'",
     "sequences_repeated": "INSERT INTO sequences SELECT * FROM sequences WHERE user = 'u1'",
-    "sequences_of_unknown_split": "INSERT INTO sequences VALUES ('holdout', 'u1', ['a'], false)",
+    "sequences_of_unknown_split": "INSERT INTO sequences VALUES ('holdout', 'u1', ['a'], [1], false)",
     "sequence_places_of_unknown_items": "DELETE FROM items WHERE item = 'b'",
     "users_unlike_their_interactions": "DELETE FROM interactions WHERE user = 'u1' AND place = 4",
     "users_with_overlapping_splits": "UPDATE sequences SET items = ['a', 'b', 'c'] "
@@ -119,7 +122,13 @@ def test_results_are_written_as_they_are(paths):
     written = json.loads(paths.contract.read_text())
     results = contract.check(paths)
     assert written == [vars(result) for result in results]
-    assert written[0] == {"name": "users", "passed": True, "observed": 3, "expected": "at least 2", "severity": "error"}
+    assert written[0] == {
+        "name": "train_users",
+        "passed": True,
+        "observed": 3,
+        "expected": "at least 2",
+        "severity": "error",
+    }
     assert [each["name"] for each in written] == [rule.name for rule in contract.RULES]
 
 
@@ -138,7 +147,7 @@ def test_ranges_are_inclusive():
     assert all(result.passed for result in contract.validate(limits))
     over = {name: value + 0.001 for name, value in limits.items()}
     passed = [result.name for result in contract.validate(over) if result.passed]
-    assert passed == ["users", "items"]
+    assert passed == ["train_users", "validation_users", "test_users", "items"]
 
 
 def test_validation_talks_to_nobody(monkeypatch, capfd):

@@ -16,7 +16,15 @@ from pixrec_core.data import contract
 from pixrec_core.data.sequences import build, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, ITEM_SCHEMA, KEPT_SCHEMA, SEQUENCE_SCHEMA, SPLITS
+from pixrec_core.schemas import (
+    CATALOGUE_SCHEMA,
+    CUT_SCHEMA,
+    IMAGE_SCHEMA,
+    ITEM_SCHEMA,
+    KEPT_SCHEMA,
+    SEQUENCE_SCHEMA,
+    SPLITS,
+)
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import Row, small, write_inputs
 
@@ -58,7 +66,7 @@ def split_walks(walks: dict[str, list[tuple[int, int, str]]]) -> set[tuple[str, 
     found = set()
     for user, walk in walks.items():
         for split, part in (("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)):
-            tied = len(part) > 1 and part[-1][0] == part[-2][0]
+            tied = split != "train" and sum(time == part[-1][0] for time, *_ in walk) > 1
             found.add((split, user, tuple(item for *_, item in part), tied))
     return found
 
@@ -104,7 +112,7 @@ def test_build_agrees_with_plain_python(shop):
     assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in bought)
     assert stats["interactions"] == sum(map(len, walks.values()))
     assert stats["interactions"] + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
-    assert stats["users_too_short"] == len({user for user, *_ in rows}) - len(walks)
+    assert stats["users_left_out"] == len({user for user, *_ in rows}) - len(walks)
 
 
 def test_every_number_of_a_small_shop_by_hand(paths):
@@ -122,10 +130,21 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         ("cleo", "f", 2, 5.0),
     ]
     write_inputs(paths, rows, "abcdef", {"a": "ok", "b": "ok", "e": "failed"})
+    held_out = {
+        "interactions": 2,
+        "targets": 2,
+        "interactions_after_target": 0,
+        "interactions_without_history": 0,
+        "users_without_history": 0,
+        "users_without_target": 0,
+    }
     assert build(SequenceSettings(min_rating=2), paths) == {
+        "split": "leave_one_out",
+        "cuts": {},
         "users": 2,
         "items": 4,
         "interactions": 7,
+        "train_users": 2,
         "density": 5 / 8,  # anna with a, b and bert with a, c, e, of 2 x 4
         "image_coverage": 0.5,
         "share_tied_test": 0.0,
@@ -134,6 +153,7 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "history_min": 2,
         "history_median": 2,
         "history_p90": 3,
+        "history_p99": 3,
         "history_max": 3,
         "users_seen": 3,
         "items_seen": 6,
@@ -143,11 +163,19 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "dropped_rare_item": 0,
         "dropped_short_user": 2,
         "k_core_rounds": 1,
-        "users_too_short": 1,
+        "users_left_out": 1,
         "items_never_bought": 2,
+        "validation": held_out,
+        "test": held_out,
     }
-    assert read_sequences(paths, "train").rows() == [("anna", ["a", "b"], True), ("bert", ["a"], False)]
-    assert read_sequences(paths, "validation").rows() == [("anna", ["a", "b", "b"], False), ("bert", ["a", "c"], False)]
+    assert read_sequences(paths, "train").rows() == [
+        ("anna", ["a", "b"], [10, 10], False),
+        ("bert", ["a"], [5], False),
+    ]
+    assert read_sequences(paths, "validation").rows() == [
+        ("anna", ["a", "b", "b"], [10, 10, 20], False),
+        ("bert", ["a", "c"], [5, 7], False),
+    ]
     assert read_sequences(paths, "test")["items"].to_list() == [["a", "b", "b", "a"], ["a", "c", "e"]]
 
 
@@ -171,9 +199,10 @@ def test_tables_have_their_schemas(paths):
     assert read_items(paths).schema == CATALOGUE_SCHEMA
     assert table(paths, "FROM interactions").schema == KEPT_SCHEMA
     assert table(paths, "FROM sequences").schema == SEQUENCE_SCHEMA
+    assert table(paths, "FROM cuts").schema == CUT_SCHEMA
     for split in SPLITS:
         found = read_sequences(paths, split)
-        assert found.columns == ["user", "items", "tied"]
+        assert found.columns == ["user", "items", "moments", "tied"]
         assert found["user"].to_list() == ["u1", "u2", "u3"]
 
 
