@@ -12,11 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def info_nce(queries: Tensor, keys: Tensor, targets: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    offsets: Tensor | None = None,
+) -> Tensor:
     """Contrastive cross-entropy of each query's own key against the keys that may be its negatives.
 
-    Keys are the distinct items of a batch, so a popular item never stands twice among the
-    negatives, and an item equal to the positive is the positive itself.
+    Keys are distinct items, so a popular item never stands twice among the negatives, and an item
+    equal to the positive is the positive itself.
 
     Args:
         queries: (M, D), L2-normalised.
@@ -24,14 +31,29 @@ def info_nce(queries: Tensor, keys: Tensor, targets: Tensor, negatives: Tensor, 
         targets: (M,) row of `keys` that answers each query.
         negatives: (M, I) bool, which keys may count against a query; the target's entry is ignored.
         temperature: tau; cosines are divided by it.
+        offsets: (I,) added to the logits of each key: see `popularity_offsets` and `Candidates`.
 
     Returns:
         Mean over queries, a scalar. On zero vectors it is the mean of log(1 + negatives of a query).
     """
     with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would blur cosines, and tau sharpens the blur
         logits = queries.float() @ keys.float().T / temperature
+    if offsets is not None:
+        logits = logits + offsets
     kept = negatives.scatter(1, targets[:, None], value=True)
     return functional.cross_entropy(logits.masked_fill(~kept, -torch.inf), targets)
+
+
+def popularity_offsets(counts: Tensor) -> Tensor:
+    """Minus the log of each key's share of the training interactions (Yi et al., RecSys 2019, section 4).
+
+    The batch draws an item as often as it is bought, so it meets popular ones as negatives more often
+    than the whole catalogue would; this takes the excess back.
+
+    Args:
+        counts: (I,) training interactions of each key; all positive.
+    """
+    return -(counts / counts.sum()).log()
 
 
 def next_item_generation(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pixrec_core.errors import SettingsError
 CONFIG_FILE = "pixrec.toml"
 CONFIG_VARIABLE = "PIXREC_CONFIG"
 
-Variant = Literal["multimodal", "text_only", "image_only", "shuffled_images"]
+Variant = Literal["multimodal", "collaborative", "text_only", "image_only", "shuffled_images"]
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -118,6 +118,9 @@ class ModelSettings(Section):
     vision: Literal["trainable", "frozen"] = Field("trainable", description="whether the vision tower learns")
     dimension: Positive = Field(128, description="D, numbers in a user or item vector")
     item_tokens: Positive = Field(32, description="text tokens of one item; longer texts are cut")
+    residual_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of the items that go without their learned vector in a step (collaborative)"
+    )
 
 
 class TrainingSettings(Section):
@@ -131,6 +134,13 @@ class TrainingSettings(Section):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
     weight_item_item: Share = Field(0.125, description="a, weight of L_TT")
     weight_user_item: Share = Field(0.3, description="b, weight of L_UT")
+    catalogue_negatives: int = Field(
+        256, ge=0, description="items of training drawn for each step, for targets to be told apart from; 0: none"
+    )
+    popularity_correction: bool = Field(
+        False, description="whether the batch's items count the less as negatives the oftener they occur"
+    )
+    exchange_ties: bool = Field(True, description="whether items of one instant get a new order each epoch")
     temperature: float = Field(0.07, gt=0, description="tau of both InfoNCE terms")
     patience: Positive = Field(3, description="epochs without a better validation NDCG@10 before training stops")
     seed: int = Field(0, description="of weights, shuffling and dropout")

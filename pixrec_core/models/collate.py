@@ -1,6 +1,7 @@
 """From item numbers to padded tensors: each distinct item of a batch once, every prefix of a window at once.
 
-Shapes: B rows, L tokens, I distinct items, J photos among them, M (history, target) pairs.
+Shapes: B rows, L tokens, I distinct items, J photos among them, M (history, target) pairs, T items of all
+histories laid end to end.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from torch import Tensor
 from pixrec_core import prompts
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemBlock, ItemInputs
+from pixrec_core.models.negatives import Negatives
+from pixrec_core.models.windows import Window
 
 Batch = dict[str, Any]
 
@@ -30,11 +33,13 @@ class Collator:
         inputs: of all items.
         processor: of the backbone.
         load_photos: brings what the vision tower needs of some photos.
+        negatives: what targets are told apart from; None leaves them the items of the batch.
     """
 
     inputs: ItemInputs
     processor: Processor
     load_photos: PhotoLoader
+    negatives: Negatives | None = None
     _next: Ids = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +53,7 @@ class Collator:
         """Each item read alone.
 
         Returns:
-            `ids`, `slots` (I, L), `starts`, `ends` (I,) token range of each item, and its photos.
+            `ids`, `slots` (I, L), `starts`, `ends`, `numbers` (I,) token range and number of each item, and photos.
         """
         photos, places = self._photos(np.asarray(numbers, dtype=np.int64))
         start = np.array(self.processor.start_ids, dtype=np.int64)
@@ -64,6 +69,7 @@ class Collator:
             "slots": _pad(slots, -1),
             "starts": torch.full((len(ids),), len(start)),
             "ends": torch.from_numpy(ends),
+            "numbers": torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
             "photos": photos,
         }
 
@@ -71,39 +77,48 @@ class Collator:
         """Items of each user read in order.
 
         Returns:
-            `ids`, `slots` (B, L); `spans`, one (n, 2) array of token ranges a window; and photos.
+            `ids`, `slots` (B, L); `ends` (B,) tokens of each; `numbers` (T,) and `places` (B, 2), which of
+            them each history holds; `spans`, one (n, 2) array of token ranges of the items of each; and photos.
         """
         photos, places = self._photos(np.unique(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])))
         rows = [self._history(window, places) for window in windows]
+        past = np.cumsum([len(window) for window in windows])
         return {
             "ids": _pad([ids for ids, _, _ in rows], 0),
             "slots": _pad([slots for _, slots, _ in rows], -1),
+            "ends": torch.tensor([spans[-1, 1] for _, _, spans in rows]),
+            "numbers": torch.from_numpy(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])),
+            "places": torch.from_numpy(np.stack([np.concatenate([[0], past[:-1]]), past], axis=1)),
             "spans": [spans for _, _, spans in rows],
             "photos": photos,
         }
 
-    def __call__(self, windows: Sequence[Sequence[int]]) -> Batch:
-        """A training batch: histories, the distinct items, and every pair of a prefix and its next item.
+    def __call__(self, windows: Sequence[Window]) -> Batch:
+        """A training batch: histories, the distinct items and others, and every pair of a prefix and its next item.
 
         Returns:
-            `history_ids`, `history_slots` (B, L), `item_ids`, `item_slots` (I, L'), `item_starts`,
-            `item_ends` (I,), `photos`; and for the M pairs `pair_rows` (M,), `pair_spans` (M, 3) token
-            positions (end of history, start and end of target), `pair_targets` (M,) rows of the distinct
-            items, `negatives` (M, I) bool, and `label_rows`, `label_positions` (T,) of text to generate.
+            `history_ids`, `history_slots` (B, L), `history_numbers` (T,), `item_ids`, `item_slots` (I, L'),
+            `item_starts`, `item_ends`, `item_numbers`, `item_offsets` (I,), `photos`; for the M pairs `pair_rows` (M,),
+            `pair_spans` (M, 3) token positions (end of history, start and end of target), `pair_places`
+            (M, 2) as in `histories`, `pair_targets` (M,) rows of the distinct items; `excluded` (E, 2) pairs
+            and items that are no negatives of them; `label_rows`, `label_positions` of text to generate.
         """
-        histories = self.histories(windows)
-        distinct, occurrences = np.unique(np.concatenate([np.asarray(w) for w in windows]), return_inverse=True)
-        items = self.items(distinct)
-        members = np.split(occurrences, np.cumsum([len(w) for w in windows])[:-1])
-        pairs = _pairs(histories["spans"], members, len(distinct))
-        text_lengths = np.array([self.inputs.blocks[n].text_length for n in distinct])
+        histories = self.histories([window.items for window in windows])
+        numbers, occurrences = np.unique(histories["numbers"].numpy(), return_inverse=True)
+        numbers, offsets = self.negatives.beside(numbers) if self.negatives else (numbers, np.zeros(len(numbers)))
+        items = self.items(numbers)
+        pairs = _pairs(windows, histories, torch.from_numpy(occurrences))
+        text_lengths = np.array([self.inputs.blocks[n].text_length for n in numbers])
         return {
             "history_ids": histories["ids"],
             "history_slots": histories["slots"],
+            "history_numbers": histories["numbers"],
             "item_ids": items["ids"],
             "item_slots": items["slots"],
             "item_starts": items["starts"],
             "item_ends": items["ends"],
+            "item_numbers": items["numbers"],
+            "item_offsets": torch.from_numpy(offsets).float(),
             "photos": items["photos"],
             **pairs,
             **_labels(pairs, text_lengths),
@@ -142,26 +157,28 @@ def _pad(rows: list[Ids], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(r) for r in rows], batch_first=True, padding_value=value)
 
 
-def _pairs(spans: list[Ids], members: list[Ids], items: int) -> Batch:
+def _pairs(windows: Sequence[Window], histories: Batch, occurrences: Tensor) -> Batch:
     """All (prefix, next item) pairs of a batch.
 
-    Negatives of a pair are the batch's items but those that the user takes later in the window: these
-    are right answers too. Items that the user has had already are negatives like any other.
+    Negatives of a pair are all items but those that the user takes later, in this window or in training
+    after it: these are right answers too. Items that the user has had already are negatives like any other.
     """
-    rows, triples, targets, negatives = [], [], [], []
-    for row, (span, own) in enumerate(zip(spans, members, strict=True)):
-        for n in range(1, len(own)):
+    rows, spans, places, targets, excluded = [], [], [], [], []
+    for row, (window, span) in enumerate(zip(windows, histories["spans"], strict=True)):
+        start = int(histories["places"][row, 0])
+        for n in range(1, len(window.items)):
+            later = np.concatenate([window.items[n:], window.later]).astype(np.int64)
+            excluded.append(np.stack([np.full_like(later, len(rows)), later], axis=1))
             rows.append(row)
-            triples.append((span[n - 1, 1], span[n, 0], span[n, 1]))
-            targets.append(own[n])
-            allowed = np.ones(items, dtype=bool)
-            allowed[own[n:]] = False
-            negatives.append(allowed)
+            spans.append((span[n - 1, 1], span[n, 0], span[n, 1]))
+            places.append((start, start + n))
+            targets.append(start + n)
     return {
         "pair_rows": torch.tensor(rows),
-        "pair_spans": torch.tensor(np.array(triples)),
-        "pair_targets": torch.tensor(np.array(targets)),
-        "negatives": torch.from_numpy(np.array(negatives)),
+        "pair_spans": torch.tensor(np.array(spans)),
+        "pair_places": torch.tensor(places),
+        "pair_targets": occurrences[targets],
+        "excluded": torch.from_numpy(np.concatenate(excluded)),
     }
 
 

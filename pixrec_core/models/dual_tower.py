@@ -1,7 +1,7 @@
 """The dual tower: one causal vision-language backbone reads histories and items into one vector space.
 
 Shapes: B rows, L tokens, H hidden size, D vector size, I distinct items, J photos, K features a
-photo, M (history, target) pairs of a batch.
+photo, M (history, target) pairs of a batch, T items of its histories laid end to end.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from pixrec_core import losses
 from pixrec_core.models.backbones._processor import image_features
 from pixrec_core.models.collate import Batch
+from pixrec_core.models.residual import Residual
 
 disable_progress_bar()  # a checkpoint is one shard; bars of one step would only break up progress lines
 
@@ -35,6 +36,8 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         tau: float = 0.07,
         weight_item_item: float = 0.125,
         weight_user_item: float = 0.3,
+        residual_items: int = 0,
+        residual_dropout: float = 0.5,
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):
@@ -45,6 +48,8 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         self.tau = tau
         self.weight_item_item = weight_item_item
         self.weight_user_item = weight_user_item
+        self.residual_items = residual_items
+        self.residual_dropout = residual_dropout
         # The base class would reset the backbone's attention to none, which is neither SDPA nor causal.
         kwargs.setdefault("attn_implementation", getattr(backbone_config, "_attn_implementation", None))
         super().__init__(**kwargs)
@@ -76,15 +81,19 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         hidden = config.backbone_config.get_text_config().hidden_size
         self.user_head = nn.Linear(hidden, config.dimension)
         self.item_head = nn.Linear(hidden, config.dimension)
+        items = config.residual_items
+        self.residual = Residual(items, config.dimension, config.residual_dropout) if items else None
         self.post_init()
         # Saved once, under the name that they are tied to; without this the Trainer warns of what it did not miss.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the heads; the backbone brings or initialises its own weights."""
+        """Initialise the heads and the residual; the backbone brings or initialises its own weights."""
         if module is self.user_head or module is self.item_head:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
+        elif self.residual and module in {self.residual.history, self.residual.candidate}:
+            nn.init.zeros_(module.weight)
         elif isinstance(module, PreTrainedModel):
             return
         else:
@@ -129,44 +138,68 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         hidden: Tensor = self.backbone.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         return hidden
 
-    def item_vectors(self, items: Batch, features: Tensor | None) -> Tensor:
-        """v_T, (I, D): each item read alone, from a batch of `Collator.items`."""
-        hidden = self.hidden_states(items["ids"], items["slots"], features)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return self._project(self.item_head, span_means(hidden, rows, items["starts"], items["ends"]))
-
-    def user_vectors(self, ids: Tensor, slots: Tensor, ends: Tensor, features: Tensor | None) -> Tensor:
-        """v_U, (B, D): each history read to its end.
+    def item_vectors(self, items: Batch, features: Tensor | None, kept: Tensor | None = None) -> Tensor:
+        """v_T, (I, D): each item read alone, from a batch of `Collator.items`.
 
         Args:
-            ids: (B, L) token ids of the histories.
-            slots: (B, L) as in `hidden_states`.
-            ends: (B,) tokens of each history.
+            items: the batch.
             features: as in `hidden_states`.
+            kept: see `Residual.kept`.
         """
-        hidden = self.hidden_states(ids, slots, features)
+        hidden = self.hidden_states(items["ids"], items["slots"], features)
         rows = torch.arange(len(hidden), device=hidden.device)
-        return self._project(self.user_head, span_means(hidden, rows, torch.zeros_like(ends), ends))
+        contents = self._project(self.item_head, span_means(hidden, rows, items["starts"], items["ends"]))
+        if self.residual is None:
+            return contents
+        residuals = self.residual.take(self.residual.candidate, items["numbers"], kept)
+        return functional.normalize(contents + residuals, dim=-1)
+
+    def user_vectors(self, histories: Batch, features: Tensor | None) -> Tensor:
+        """v_U, (B, D): each history read to its end, from a batch of `Collator.histories`."""
+        hidden = self.hidden_states(histories["ids"], histories["slots"], features)
+        ends = histories["ends"]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        contents = self._project(self.user_head, span_means(hidden, rows, torch.zeros_like(ends), ends))
+        return self._with_histories(contents, histories["numbers"], histories["places"])
 
     def forward(self, **batch: Any) -> DualTowerOutput:
         """Losses of a training batch of `Collator.__call__`; all prefixes of a window in one pass."""
         features = self.photo_features(batch["photos"])
-        items = {name: batch[f"item_{name}"] for name in ("ids", "slots", "starts", "ends")}
-        keys = self.item_vectors(items, features)
+        kept = self.residual.kept() if self.residual else None
+        items = {name: batch[f"item_{name}"] for name in ("ids", "slots", "starts", "ends", "numbers")}
+        keys = self.item_vectors(items, features, kept)
         hidden = self.hidden_states(batch["history_ids"], batch["history_slots"], features)
 
         rows, (history_ends, starts, ends) = batch["pair_rows"], batch["pair_spans"].unbind(1)
         firsts, lasts = torch.cat([torch.zeros_like(starts), starts]), torch.cat([history_ends, ends])
         history_means, target_means = span_means(hidden, rows.repeat(2), firsts, lasts).chunk(2)
-        user = self._project(self.user_head, history_means)
+        user = self._with_histories(
+            self._project(self.user_head, history_means), batch["history_numbers"], batch["pair_places"], kept
+        )
         target = self._project(self.item_head, target_means)
 
-        config = self.config
-        item_item = losses.info_nce(target, keys, batch["pair_targets"], batch["negatives"], config.tau)
-        user_item = losses.info_nce(user, keys, batch["pair_targets"], batch["negatives"], config.tau)
+        config, answers, offsets = self.config, batch["pair_targets"], batch["item_offsets"]
+        negatives = allowed_negatives(batch["excluded"], batch["item_numbers"], len(answers))
+        item_item = losses.info_nce(target, keys, answers, negatives, config.tau, offsets)
+        user_item = losses.info_nce(user, keys, answers, negatives, config.tau, offsets)
         generation = self._generation(hidden, batch)
         loss = losses.mix(generation, item_item, user_item, config.weight_item_item, config.weight_user_item)
         return DualTowerOutput(loss, generation.detach(), item_item.detach(), user_item.detach())
+
+    def _with_histories(self, contents: Tensor, numbers: Tensor, places: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Contents of histories with the mean residual of their items.
+
+        Args:
+            contents: (M, D).
+            numbers: (T,) items of all histories.
+            places: (M, 2) which of them each history holds: the first, and the one past the last.
+            kept: see `Residual.kept`.
+        """
+        if self.residual is None:
+            return contents
+        residuals = self.residual.take(self.residual.history, numbers, kept)[None]
+        means = span_means(residuals, torch.zeros_like(places[:, 0]), *places.unbind(1))
+        return functional.normalize(contents + means, dim=-1)
 
     def _generation(self, hidden: Tensor, batch: Batch) -> Tensor:
         """L_NIG; the language-model head only where there is a token to predict, from the position before it."""
@@ -193,6 +226,22 @@ def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Te
     """
     sums = functional.pad(hidden.float().cumsum(1), (0, 0, 1, 0))
     return (sums[rows, ends] - sums[rows, starts]) / (ends - starts)[:, None]
+
+
+def allowed_negatives(excluded: Tensor, numbers: Tensor, pairs: int) -> Tensor:
+    """Which keys may count against each pair, (M, C) bool.
+
+    Args:
+        excluded: (E, 2) a pair and the number of an item that must not count against it.
+        numbers: (C,) items of the keys, all different.
+        pairs: M.
+    """
+    allowed = torch.ones(pairs, len(numbers), dtype=torch.bool, device=numbers.device)
+    places = torch.full((int(max(numbers.max(), excluded[:, 1].max())) + 1,), -1, device=numbers.device)
+    places[numbers] = torch.arange(len(numbers), device=numbers.device)
+    rows, columns = excluded[:, 0], places[excluded[:, 1]]
+    allowed[rows[columns >= 0], columns[columns >= 0]] = False
+    return allowed
 
 
 # So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need.

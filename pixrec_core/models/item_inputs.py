@@ -62,7 +62,7 @@ def item_inputs(
 ) -> ItemInputs:
     """Read every item as a variant does.
 
-    multimodal: text and photo. text_only: no photo. image_only: no text. shuffled_images: the text
+    multimodal and collaborative: text and photo. text_only: no photo. image_only: no text. shuffled_images: the text
     with the photo of another item, the same one always, so that only the tie between the two is lost.
 
     Args:

@@ -13,6 +13,7 @@ from pixrec_core.models.backbones import Processor
 from pixrec_core.models.backbones._processor import image_features
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import ItemInputs, item_inputs
+from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoStore, photo_rows, pixel_store
 from pixrec_core.paths import VariantPaths
 
@@ -49,10 +50,10 @@ class TowerInputs:
         number = {item: n for n, item in enumerate(self.items)}
         return [[number[item] for item in sequence] for sequence in sequences]
 
-    def collator(self, photos: PhotoStore | None = None) -> Collator:
-        """Batches whose photos come from a store: pixels unless told otherwise."""
+    def collator(self, photos: PhotoStore | None = None, negatives: Negatives | None = None) -> Collator:
+        """Batches whose photos come from a store: pixels unless told otherwise. Training brings its negatives."""
         store = photos or self.pixels
-        return Collator(self.inputs, self.processor, store.load if store else lambda _: {})
+        return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives)
 
 
 @torch.inference_mode()

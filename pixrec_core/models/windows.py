@@ -1,11 +1,23 @@
 """Training windows: a user's sequence cut so that every item but the first is a target once an epoch."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-Window = Sequence[int]
+
+class Window(NamedTuple):
+    """A piece of one user's training sequence.
+
+    Attributes:
+        items: item numbers, oldest first; all but the first are targets.
+        later: what the user takes after them, still within training: right answers too, so never negatives.
+    """
+
+    items: Sequence[int]
+    later: Sequence[int] = ()
 
 
 class Windows(Dataset[Window]):
@@ -14,10 +26,28 @@ class Windows(Dataset[Window]):
     Neighbouring windows of one user share one item, the last target of the one and the first of the
     history of the next. Where the cuts fall is drawn anew each epoch, so that over epochs a target
     is seen after histories of every length.
+
+    Args:
+        sequences: item numbers of each user, oldest first.
+        length: most items of a history.
+        seed: of the cuts and of the order within an instant.
+        moments: when each item was taken, in any unit that grows with time. Items of one instant (a
+            basket, an import) came in no order that is known, so they get a new one each epoch.
+            None keeps the order given.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]], length: int, seed: int) -> None:
-        self._sequences = [s for s in sequences if len(s) > 1]
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[int]],
+        length: int,
+        seed: int,
+        moments: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        kept = [number for number, sequence in enumerate(sequences) if len(sequence) > 1]
+        self._lengths = np.array([len(sequences[number]) for number in kept], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
+        self._given = _flat([sequences[number] for number in kept])
+        self._moments = None if moments is None else _flat([moments[number] for number in kept])
         self._length = length
         self._seed = seed
         self.set_epoch(0)
@@ -27,9 +57,13 @@ class Windows(Dataset[Window]):
         generator = np.random.default_rng((self._seed, epoch))
         self._cuts = [
             (number, start, end)
-            for number, sequence in enumerate(self._sequences)
-            for start, end in self._cut(len(sequence), generator)
+            for number, length in enumerate(self._lengths)
+            for start, end in self._cut(int(length), generator)
         ]
+        self._items = self._given
+        if self._moments is not None:
+            users = np.repeat(np.arange(len(self._lengths)), self._lengths)
+            self._items = self._given[np.lexsort((generator.random(len(users)), self._moments, users))]
 
     def _cut(self, items: int, generator: np.random.Generator) -> list[tuple[int, int]]:
         """(first, past the last) of a sequence's windows; the first and the last one may be short."""
@@ -45,7 +79,8 @@ class Windows(Dataset[Window]):
 
     def __getitem__(self, index: int) -> Window:
         number, start, end = self._cuts[index]
-        return self._sequences[number][start:end]
+        sequence = self._items[self._starts[number] : self._starts[number + 1]].tolist()
+        return Window(sequence[start:end], sequence[end:])
 
     @property
     def lengths(self) -> list[int]:
@@ -55,4 +90,8 @@ class Windows(Dataset[Window]):
     @property
     def targets(self) -> int:
         """Pairs of history and target in an epoch."""
-        return sum(len(s) - 1 for s in self._sequences)
+        return int((self._lengths - 1).sum())
+
+
+def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    return np.fromiter((value for each in lists for value in each), dtype=np.int64)

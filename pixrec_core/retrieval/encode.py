@@ -93,9 +93,9 @@ def user_vectors(
 
     def encode(numbers: list[int]) -> torch.Tensor:
         batch = collator.histories([histories[n] for n in numbers])
-        ends = torch.tensor([spans[-1, 1] for spans in batch.pop("spans")])
-        batch = _to(model, {**batch, "ends": ends})
-        return model.user_vectors(batch["ids"], batch["slots"], batch["ends"], model.photo_features(batch["photos"]))
+        del batch["spans"]
+        batch = _to(model, batch)
+        return model.user_vectors(batch, model.photo_features(batch["photos"]))
 
     return _in_batches(lengths, encode, "histories encoded", model.config.dimension)
 

@@ -21,6 +21,7 @@ from pixrec_core.errors import ContractError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.loading import create_backbone
+from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoStore, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
@@ -31,6 +32,8 @@ from pixrec_core.training.trainer import DualTowerTrainer, Epoch, last_finished
 from pixrec_core.training.validation import Validation
 
 __all__ = ["build", "train"]
+
+COLLABORATIVE = "collaborative"  # the variant with a learned vector an item
 
 
 def train(
@@ -57,8 +60,13 @@ def train(
     set_seed(settings.seed)
     model, inputs = build(model_settings, settings, paths)
     photos = _freeze_vision(model, inputs, paths) if model_settings.vision == "frozen" else None
-    sequences = read_sequences(paths.dataset, schemas.TRAIN)[schemas.ITEMS].to_list()
-    windows = Windows(inputs.numbers(sequences), settings.window, settings.seed)
+    sequences = read_sequences(paths.dataset, schemas.TRAIN)
+    windows = Windows(
+        inputs.numbers(sequences[schemas.ITEMS].to_list()),
+        settings.window,
+        settings.seed,
+        sequences[schemas.MOMENTS].to_list() if settings.exchange_ties else None,
+    )
     if not len(windows):
         raise ContractError(
             "no user has two interactions to train on; raise sequences.min_user_interactions to 4 or more "
@@ -68,7 +76,7 @@ def train(
     trainer = DualTowerTrainer(
         model,
         windows,
-        inputs.collator(photos),
+        inputs.collator(photos, _negatives(settings, paths)),
         settings,
         state,
         validate=Validation(paths.dataset, inputs, photos, settings.window),
@@ -101,8 +109,15 @@ def build(
         tau=settings.temperature,
         weight_item_item=settings.weight_item_item,
         weight_user_item=settings.weight_user_item,
+        residual_items=len(inputs.items) if paths.variant == COLLABORATIVE else 0,
+        residual_dropout=model_settings.residual_dropout,
     )
     return DualTower(config, backbone).to(checkpoint.device()), inputs
+
+
+def _negatives(settings: TrainingSettings, paths: VariantPaths) -> Negatives:
+    counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
+    return Negatives(counts, settings.catalogue_negatives, correct_popularity=settings.popularity_correction)
 
 
 def _training_texts(paths: VariantPaths) -> list[str]:

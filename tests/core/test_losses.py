@@ -62,3 +62,15 @@ def test_generation_of_nothing_is_zero_and_keeps_the_graph() -> None:
 def test_mix_weighs_the_three_terms() -> None:
     one, ten, hundred = (torch.tensor(float(v)) for v in (1, 10, 100))
     assert losses.mix(one, ten, hundred, a=0.25, b=0.5).item() == pytest.approx(0.25 * 1 + 0.25 * 10 + 0.5 * 100)
+
+
+def test_popularity_offsets_equal_their_formula() -> None:
+    offsets = losses.popularity_offsets(torch.tensor([1.0, 3.0, 4.0]))
+    assert offsets.tolist() == pytest.approx([-math.log(1 / 8), -math.log(3 / 8), -math.log(4 / 8)])
+
+
+def test_offsets_are_added_to_the_logits() -> None:
+    offsets, allowed = torch.tensor([0.5, -1.0, 2.0]), torch.ones(1, 3, dtype=torch.bool)
+    loss = losses.info_nce(torch.zeros(1, 4), torch.zeros(3, 4), torch.tensor([1]), allowed, 0.07, offsets)
+    expected = -1.0 - math.log(math.exp(0.5) + math.exp(-1.0) + math.exp(2.0))
+    assert loss.item() == pytest.approx(-expected)

@@ -37,7 +37,7 @@ class Small:
         return Collator(self.inputs, self.processor, self.pixels.load)
 
 
-def small(variant: str = "multimodal", count: int = 20, seed: int = 0) -> Small:
+def small(variant: str = "multimodal", count: int = 20, seed: int = 0, residual_items: int = 0) -> Small:
     """A tower with random weights; every fourth item has no photo."""
     set_seed(seed)
     items = catalogue(count)
@@ -46,7 +46,8 @@ def small(variant: str = "multimodal", count: int = 20, seed: int = 0) -> Small:
     rows = np.where(has_photo, np.cumsum(has_photo) - 1, NO_PHOTO)
     inputs = item_inputs(items, rows, processor, IMAGE_TOKENS, variant, 32)
     values = np.random.default_rng(0).normal(size=(int(has_photo.sum()), 1, 1, 3, tiny.EDGE, tiny.EDGE))
-    model = DualTower(DualTowerConfig(backbone_config=backbone.config, dimension=16), backbone).eval()
+    config = DualTowerConfig(backbone_config=backbone.config, dimension=16, residual_items=residual_items)
+    model = DualTower(config, backbone).eval()
     return Small(model, processor, inputs, PhotoStore(values.astype(np.float16), processor, "random"))
 
 
@@ -54,3 +55,9 @@ def vectors(model: DualTower, collator: Collator, numbers: list[int]) -> torch.T
     """v_T of some items in one batch."""
     batch = collator.items(numbers)
     return model.item_vectors(batch, model.photo_features(batch["photos"]))
+
+
+def user_vectors(model: DualTower, collator: Collator, histories: list[list[int]]) -> torch.Tensor:
+    """v_U of some histories in one batch."""
+    batch = collator.histories(histories)
+    return model.user_vectors(batch, model.photo_features(batch["photos"]))

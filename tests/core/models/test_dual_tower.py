@@ -1,14 +1,20 @@
 """The towers: all prefixes in one pass equal one window at a time, and nothing leaks between places."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from pixrec_core import losses, prompts
-from pixrec_core.models.dual_tower import DualTower, span_means
-from tests.core.models.small import Small, small, vectors
+from pixrec_core.models.dual_tower import DualTower, allowed_negatives, span_means
+from pixrec_core.models.negatives import Negatives
+from pixrec_core.models.residual import Residual
+from pixrec_core.models.windows import Window
+from tests.core.models.small import Small, small, user_vectors, vectors
 
-WINDOWS = [[1, 2, 3, 0], [5, 6, 1, 7, 9, 9], [3, 8]]
+WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7, 9, 9]), Window([3, 8])]
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
 
@@ -54,9 +60,9 @@ def test_all_prefixes_in_one_pass_equal_one_window_at_a_time(tower: Small) -> No
     model = tower.model
     outputs = model(**tower.collator(WINDOWS))
 
-    pairs = [(w[:n], w[n], w[n:]) for w in WINDOWS for n in range(1, len(w))]
+    pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
     alone = [one_window(tower, history, target) for history, target, _ in pairs]
-    distinct = sorted({item for window in WINDOWS for item in window})
+    distinct = sorted({item for window in WINDOWS for item in window.items})
     keys = torch.cat([vectors(model, tower.collator, [item]) for item in distinct])
     targets = torch.tensor([distinct.index(target) for _, target, _ in pairs])
     later = torch.tensor([[item not in rest for item in distinct] for _, _, rest in pairs])
@@ -76,10 +82,8 @@ def test_all_prefixes_in_one_pass_equal_one_window_at_a_time(tower: Small) -> No
 
 @torch.no_grad()
 def test_user_vectors_of_retrieval_are_those_of_training(tower: Small) -> None:
-    history = WINDOWS[1][:-1]
-    batch = tower.collator.histories([history, [2]])
-    ends = torch.tensor([spans[-1, 1] for spans in batch["spans"]])
-    users = tower.model.user_vectors(batch["ids"], batch["slots"], ends, tower.model.photo_features(batch["photos"]))
+    history = WINDOWS[1].items[:-1]
+    users = user_vectors(tower.model, tower.collator, [history, [2]])
     torch.testing.assert_close(users[0], one_window(tower, history, 9)["user"], **TOLERANCE)
 
 
@@ -119,7 +123,7 @@ def test_labels_are_the_targets_text_shifted_by_one(tower: Small) -> None:
     expected = [
         token
         for window in WINDOWS
-        for number in window[1:]
+        for number in window.items[1:]
         for token in tower.inputs.blocks[number].ids[: tower.inputs.blocks[number].text_length].tolist()
     ]
     assert spelled == expected
@@ -128,13 +132,13 @@ def test_labels_are_the_targets_text_shifted_by_one(tower: Small) -> None:
 
 
 def test_negatives_leave_out_what_the_user_takes_later_and_nothing_else(tower: Small) -> None:
-    batch = tower.collator([[5, 6, 1, 6], [3, 8]])
-    distinct = [1, 3, 5, 6, 8]
-    answers = {
-        pair: [i for i, ok in zip(distinct, row, strict=True) if ok] for pair, row in enumerate(batch["negatives"])
-    }
-    assert answers == {0: [3, 5, 8], 1: [3, 5, 8], 2: [1, 3, 5, 8], 3: [1, 3, 5, 6]}
-    assert [distinct[t] for t in batch["pair_targets"]] == [6, 1, 6, 8]
+    batch = tower.collator([Window([5, 6, 1, 6], later=[8, 15]), Window([3, 8])])
+    numbers = batch["item_numbers"]
+    assert numbers.tolist() == [1, 3, 5, 6, 8]
+    allowed = allowed_negatives(batch["excluded"], numbers, 4)
+    answers = [numbers[row].tolist() for row in allowed]
+    assert answers == [[3, 5], [3, 5], [1, 3, 5], [1, 3, 5, 6]]
+    assert numbers[batch["pair_targets"]].tolist() == [6, 1, 6, 8]
 
 
 def test_gradient_reaches_every_part_and_stops_at_frozen_vision(tower: Small) -> None:
@@ -170,15 +174,15 @@ def test_a_saved_tower_comes_back_the_same(tower: Small, tmp_path) -> None:
 @pytest.mark.parametrize("length", [1, 50])
 @torch.no_grad()
 def test_histories_of_one_and_of_fifty(tower: Small, length: int) -> None:
-    window = [n % 20 for n in range(length + 1)]
-    assert torch.isfinite(tower.model(**tower.collator([window, [1, 2]])).loss)
+    window = Window([n % 20 for n in range(length + 1)])
+    assert torch.isfinite(tower.model(**tower.collator([window, Window([1, 2])])).loss)
 
 
 def test_a_few_users_are_learnt_by_heart() -> None:
     """32 examples, no two alike: a model that cannot fit them cannot learn."""
     tower = small(count=40)
     model = tower.model.train()
-    users = [[n, (n * 7 + 3) % 40] for n in range(32)]
+    users = [Window([n, (n * 7 + 3) % 40]) for n in range(32)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(60):
         optimiser.zero_grad()
@@ -187,7 +191,91 @@ def test_a_few_users_are_learnt_by_heart() -> None:
     model.eval()
     with torch.no_grad():
         items = vectors(model, tower.collator, list(range(40)))
-        batch = tower.collator.histories([[u] for u, _ in users])
-        ends = torch.tensor([spans[-1, 1] for spans in batch["spans"]])
-        answers = model.user_vectors(batch["ids"], batch["slots"], ends, model.photo_features(batch["photos"]))
-    assert (answers @ items.T).argmax(1).tolist() == [target for _, target in users]
+        answers = user_vectors(model, tower.collator, [window.items[:1] for window in users])
+    assert (answers @ items.T).argmax(1).tolist() == [window.items[1] for window in users]
+
+
+@torch.no_grad()
+def test_with_a_sample_of_all_items_the_loss_is_over_the_whole_training_catalogue(tower: Small) -> None:
+    counts = np.ones(20, dtype=np.int64)
+    counts[[11, 12]] = 0  # never in training: nobody's negative
+    model, collator = tower.model, dataclasses.replace(tower.collator, negatives=Negatives(counts, 100))
+    outputs = model(**collator(WINDOWS))
+
+    items = vectors(model, tower.collator, list(range(20)))
+    pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
+    users = torch.cat([user_vectors(model, tower.collator, [history]) for history, _, _ in pairs])
+    allowed = torch.tensor([[i not in {11, 12, *later} for i in range(20)] for _, _, later in pairs])
+    targets = torch.tensor([target for _, target, _ in pairs])
+    expected = losses.info_nce(users, items, targets, allowed, model.config.tau)
+    torch.testing.assert_close(outputs.user_item, expected, **TOLERANCE)
+
+
+def with_residual(tower: Small, seed: int | None = None) -> Small:
+    """The same tower with a residual: that of a new model, or a random one."""
+    other = small(residual_items=20)
+    other.model.load_state_dict(tower.model.state_dict(), strict=False)
+    for table in (other.model.residual.history, other.model.residual.candidate) if seed is not None else ():
+        torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(seed))
+    return other
+
+
+@torch.no_grad()
+def test_a_residual_that_nothing_has_taught_changes_nothing(tower: Small) -> None:
+    untaught = with_residual(tower)
+    for of, asked in ((vectors, [3, 7, 0]), (user_vectors, [[1, 2, 3], [4], [5, 5]])):
+        expected = of(tower.model, tower.collator, asked)
+        torch.testing.assert_close(of(untaught.model, untaught.collator, asked), expected, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_the_residual_is_added_to_content_in_both_towers(tower: Small) -> None:
+    taught = with_residual(tower, seed=1)
+    history, candidate = taught.model.residual.history.weight, taught.model.residual.candidate.weight
+    histories = [[1, 2, 3], [4, 4]]
+    contents = user_vectors(tower.model, tower.collator, histories)
+    means = torch.stack([(history[1] + history[2] + history[3]) / 3, history[4]])
+    users = user_vectors(taught.model, taught.collator, histories)
+    torch.testing.assert_close(users, functional.normalize(contents + means, dim=-1), **TOLERANCE)
+    contents = vectors(tower.model, tower.collator, [6, 2])
+    items = vectors(taught.model, taught.collator, [6, 2])
+    torch.testing.assert_close(items, functional.normalize(contents + candidate[[6, 2]], dim=-1), **TOLERANCE)
+
+
+@torch.no_grad()
+def test_the_loss_of_prefixes_equals_that_of_retrieval_with_a_residual(tower: Small) -> None:
+    taught = with_residual(tower, seed=1)
+    model, collator = taught.model, taught.collator
+    pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
+    distinct = sorted({item for window in WINDOWS for item in window.items})
+    allowed = torch.tensor([[item not in later for item in distinct] for _, _, later in pairs])
+    users = torch.cat([user_vectors(model, collator, [history]) for history, _, _ in pairs])
+    targets = torch.tensor([distinct.index(target) for _, target, _ in pairs])
+    expected = losses.info_nce(users, vectors(model, collator, distinct), targets, allowed, model.config.tau)
+    torch.testing.assert_close(model(**collator(WINDOWS)).user_item, expected, **TOLERANCE)
+
+
+def test_items_that_are_not_in_training_learn_no_residual(tower: Small) -> None:
+    taught = with_residual(tower, seed=1)
+    counts = np.ones(20, dtype=np.int64)
+    counts[[11, 12]] = 0
+    collator = dataclasses.replace(taught.collator, negatives=Negatives(counts, 100))
+    taught.model.residual.dropout = 0.0
+    taught.model.train()(**collator(WINDOWS)).loss.backward()
+    ranked = taught.model.residual.candidate.weight.grad.abs().sum(1) > 0
+    read = taught.model.residual.history.weight.grad.abs().sum(1) > 1e-6  # a difference of sums leaves some dust
+    assert not ranked[[11, 12]].any()
+    assert ranked.any()
+    assert set(read.nonzero()[:, 0].tolist()) <= {item for window in WINDOWS for item in window.items[:-1]}
+
+
+def test_an_item_that_drops_out_goes_without_in_both_towers() -> None:
+    torch.manual_seed(0)
+    residual = Residual(1000, 4, dropout=0.3).train()
+    kept = residual.kept()
+    assert 0.65 < kept.mean() < 0.75
+    numbers = torch.arange(1000)
+    for table in (residual.history, residual.candidate):
+        gone = residual.take(table, numbers, kept).abs().sum(1) == 0
+        assert torch.equal(gone, kept[:, 0] == 0)
+    assert residual.eval().kept() is None

@@ -23,7 +23,7 @@ def test_the_cuts_of_any_epoch(lengths, length, seed, epochs):
     count = len(windows)
     for epoch in epochs:
         windows.set_epoch(epoch)
-        cut = [list(windows[n]) for n in range(len(windows))]
+        cut = [list(windows[n].items) for n in range(len(windows))]
         assert sorted(target for window in cut for target in window[1:]) == sorted(i for s in sequences for i in s[1:])
         assert all(window == list(range(window[0], window[-1] + 1)) for window in cut), "pieces, in order, of one user"
         assert all(2 <= len(window) <= length + 1 for window in cut)
@@ -45,7 +45,7 @@ def test_cuts_of_a_long_sequence_move_from_epoch_to_epoch_and_with_the_seed():
         windows = Windows(users([96]), 10, seed)
         for epoch in range(40):
             windows.set_epoch(epoch)
-            yield windows[0][-1]
+            yield windows[0].items[-1]
 
     assert set(cuts(0)) == {5, 6, 7, 8, 9, 10}, "95 targets in 10 windows leave 5 to 10 to the first"
     assert list(cuts(0)) != list(cuts(1))
@@ -55,4 +55,38 @@ def test_a_sequence_that_fits_is_one_window_in_every_epoch():
     windows = Windows([[4, 5, 6], [], [9]], 2, 0)
     for epoch in range(5):
         windows.set_epoch(epoch)
-        assert [list(window) for window in (windows[n] for n in range(len(windows)))] == [[4, 5, 6]]
+        assert [list(windows[n].items) for n in range(len(windows))] == [[4, 5, 6]]
+
+
+@given(LENGTHS, st.integers(1, 12), st.integers(0, 50))
+def test_what_comes_later_is_the_rest_of_the_users_sequence(lengths, length, epoch):
+    windows = Windows(users(lengths), length, 7)
+    windows.set_epoch(epoch)
+    for n in range(len(windows)):
+        items, later = windows[n]
+        user = items[-1] // APART
+        assert later == list(range(items[-1] + 1, APART * user + lengths[user]))
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=12), max_size=5), st.integers(0, 20))
+def test_only_items_of_one_moment_change_places(moments, epoch):
+    moments = [sorted(each) for each in moments]
+    sequences = users([len(each) for each in moments])
+    windows = Windows(sequences, 50, 3, moments)
+    windows.set_epoch(epoch)
+    seen = [windows[n].items for n in range(len(windows))]
+    assert [sorted(items) for items in seen] == sequences
+    for items, times in zip(seen, moments, strict=True):
+        assert [times[item % APART] for item in items] == times
+
+
+def test_a_basket_has_another_order_in_other_epochs_and_none_without_moments():
+    def orders(moments):
+        windows = Windows([[0, 1, 2, 3, 4]], 50, 3, moments)
+        for epoch in range(30):
+            windows.set_epoch(epoch)
+            yield tuple(windows[0].items)
+
+    assert set(orders(None)) == {(0, 1, 2, 3, 4)}
+    baskets = set(orders([[7, 7, 8, 8, 9]]))
+    assert baskets == {(*a, *b, 4) for a in ((0, 1), (1, 0)) for b in ((2, 3), (3, 2))}
