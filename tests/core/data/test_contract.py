@@ -12,6 +12,8 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import small, write_inputs
 
+RULES = contract.RULES["sequences"]
+
 #: How each rule is broken in a file that was good.
 BREAKS = {
     "train_users": "DELETE FROM sequences WHERE user <> 'u1'",
@@ -63,7 +65,7 @@ def failed(paths: DatasetPaths) -> set[str]:
 
 
 def test_every_rule_has_its_break():
-    assert list(BREAKS) == [rule.name for rule in contract.RULES]
+    assert list(BREAKS) == [rule.name for rule in RULES]
 
 
 def test_a_good_file_holds(paths):
@@ -71,7 +73,7 @@ def test_a_good_file_holds(paths):
     assert failed(paths) == set()
 
 
-@pytest.mark.parametrize("rule", [rule for rule in contract.RULES if rule.severity == "error"], ids=lambda r: r.name)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.severity == "error"], ids=lambda r: r.name)
 def test_each_broken_rule_is_named_and_refused(paths, rule):
     spoil(paths, BREAKS[rule.name])
     with pytest.raises(ContractError, match=rf"\n  {rule.name}: observed \S+, expected {rule.expected}(\n|$)"):
@@ -119,7 +121,7 @@ def test_all_broken_rules_stand_in_one_error(paths):
 
 
 def test_results_are_written_as_they_are(paths):
-    written = json.loads(paths.contract.read_text())
+    written = json.loads(paths.contract("sequences").read_text())
     results = contract.check(paths)
     assert written == [vars(result) for result in results]
     assert written[0] == {
@@ -129,24 +131,24 @@ def test_results_are_written_as_they_are(paths):
         "expected": "at least 2",
         "severity": "error",
     }
-    assert [each["name"] for each in written] == [rule.name for rule in contract.RULES]
+    assert [each["name"] for each in written] == [rule.name for rule in RULES]
 
 
 def test_nothing_measured_is_never_a_pass():
-    good = {rule.name: rule.low for rule in contract.RULES}
-    assert all(result.passed for result in contract.validate(good))
+    good = {rule.name: rule.low for rule in RULES}
+    assert all(result.passed for result in contract.validate("sequences", good))
     for value in (None, float("nan")):
-        results = contract.validate(good | {"items_without_id": value})
+        results = contract.validate("sequences", good | {"items_without_id": value})
         assert [(r.name, r.observed) for r in results if not r.passed] == [("items_without_id", None)]
     absent = {name: value for name, value in good.items() if name != "sequences_repeated"}
-    assert [r.name for r in contract.validate(absent) if not r.passed] == ["sequences_repeated"]
+    assert [r.name for r in contract.validate("sequences", absent) if not r.passed] == ["sequences_repeated"]
 
 
 def test_ranges_are_inclusive():
-    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in contract.RULES}
-    assert all(result.passed for result in contract.validate(limits))
+    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in RULES}
+    assert all(result.passed for result in contract.validate("sequences", limits))
     over = {name: value + 0.001 for name, value in limits.items()}
-    passed = [result.name for result in contract.validate(over) if result.passed]
+    passed = [result.name for result in contract.validate("sequences", over) if result.passed]
     assert passed == ["train_users", "validation_users", "test_users", "items"]
 
 
@@ -156,7 +158,7 @@ def test_validation_talks_to_nobody(monkeypatch, capfd):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    contract.validate({rule.name: 0 for rule in contract.RULES})
+    contract.validate("sequences", {rule.name: 0 for rule in RULES})
     assert capfd.readouterr() == ("", "")
 
 
