@@ -15,8 +15,7 @@ that nobody bought would only dilute it; an item bought in a held-out place alon
 candidate with `train_count` 0. Its text is the metadata's, whatever the split.
 """
 
-import logging
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 import polars as pl
@@ -29,8 +28,6 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
-
-_log: Final = logging.getLogger(__name__)
 
 _METADATA: Final = "CREATE TEMP TABLE metadata AS SELECT * FROM read_parquet($file)"
 _PHOTOS: Final = "CREATE TEMP TABLE photographed AS SELECT item FROM read_parquet($file) WHERE status = 'ok'"
@@ -81,35 +78,18 @@ CREATE TABLE items AS
     ORDER BY item
 """
 
-#: What the profile tells that belongs in the stage's statistics.
-_REPORTED: Final = (
-    "users",
-    "items",
-    "interactions",
-    "train_users",
-    "density",
-    "image_coverage",
-    "share_tied_test",
-    "share_cold_test_targets",
-    "share_repeat_test_targets",
-    "history_min",
-    "history_median",
-    "history_p90",
-    "history_p99",
-    "history_max",
-)
-
 
 def build(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
-    """Make `sequences.duckdb`, and `contract.json` with what its validation found.
+    """Make `sequences.duckdb`, and write what its validation found.
 
     Returns:
-        Counts of what was kept and of what was left out and why, those of validation and test
-        under their names; shares (0 to 1); quantiles of the history length of test users, in items.
+        The profile; counts of what was left out and why, those of validation and test under their
+        names.
 
     Raises:
         MissingArtefactError: items, interactions or images have not been made.
         ArtefactError: one of them is damaged.
+        SettingsError: the time split finds no cut with interactions enough on both sides.
         ContractError: the new file breaks the data contract. It is kept as
             `sequences.rejected.duckdb`; the old one stays in place.
     """
@@ -119,16 +99,19 @@ def build(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
             left_out = _fill(connection, settings, paths)
         with database.reading(temporary) as connection:
             measured, held_out, cuts = profile(connection), splits.account(connection), splits.cuts(connection)
-        results = contract.validate(measured)
-        contract.write(results, paths)
-        if contract.broken(results):
+        failed = contract.broken(contract.hold("sequences", measured, paths))
+        if failed:
             temporary.replace(paths.sequences_rejected)
-            raise ContractError(_refusal(contract.broken(results), left_out, paths))
-    for result in results:
-        if not result.passed:
-            _log.warning("data contract: %s", result)
-    told = {"split": settings.split, "cuts": {split: splits.iso(start) for split, start in cuts.items()}}
-    return told | _stats(measured, left_out) | held_out
+            raise ContractError(_refusal(failed, left_out, paths))
+    return {
+        "split": settings.split,
+        "cuts": {split: splits.iso(start) for split, start in cuts.items()},
+        "profile": contract.telling("sequences", measured),
+        **left_out,
+        "users_left_out": left_out["users_seen"] - measured["users"],
+        "items_never_bought": left_out["items_seen"] - measured["items"],
+        **held_out,
+    }
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings, paths: DatasetPaths) -> dict[str, int]:
@@ -154,14 +137,6 @@ def _refusal(failed: list[contract.CheckResult], left_out: dict[str, int], paths
             f"mend the source or loosen [sequences] in pixrec.toml; the refused file is {paths.sequences_rejected}",
         ]
     )
-
-
-def _stats(measured: dict[str, Any], left_out: dict[str, int]) -> Stats:
-    gone = {
-        "users_left_out": left_out["users_seen"] - measured["users"],
-        "items_never_bought": left_out["items_seen"] - measured["items"],
-    }
-    return {name: measured[name] for name in _REPORTED} | left_out | gone
 
 
 def read_items(paths: DatasetPaths) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from typing import Final
 import duckdb
 
 from pixrec_core.data import filters
-from pixrec_core.errors import ContractError
+from pixrec_core.errors import SettingsError
 from pixrec_core.schemas import HISTORY_ONLY, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
 
@@ -88,7 +88,7 @@ def fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> d
         of the k-core.
 
     Raises:
-        ContractError: there is no instant with interactions enough on both sides.
+        SettingsError: there is no instant with interactions enough on both sides.
     """
     connection.execute(_CUTS)
     dropped = _named("dropped", filters.drop_unusable(connection, settings))
@@ -128,7 +128,7 @@ def _latest_start(connection: duckdb.DuckDBPyConnection, share: float, before: i
         {"before": before, "offset": max(math.ceil(share * rows), 1) - 1},
     ).fetchone()
     if found is None:
-        raise ContractError(
+        raise SettingsError(
             f"the time split finds no cut with {share:g} of {rows:,} interactions "
             f"{'from it on' if before is None else f'between it and {iso(before)}'}; many share one time: lower "
             "sequences.validation_share or test_share, set validation_from and test_from, or use leave_one_out"

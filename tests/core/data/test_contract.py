@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+from datetime import date
 
 import duckdb
 import pytest
@@ -11,6 +12,9 @@ from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactErro
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import small, write_inputs
+from tests.core.sequences_file import DAY
+
+RULES = contract.RULES["sequences"]
 
 #: How each rule is broken in a file that was good.
 BREAKS = {
@@ -63,7 +67,7 @@ def failed(paths: DatasetPaths) -> set[str]:
 
 
 def test_every_rule_has_its_break():
-    assert list(BREAKS) == [rule.name for rule in contract.RULES]
+    assert list(BREAKS) == [rule.name for rule in RULES]
 
 
 def test_a_good_file_holds(paths):
@@ -71,7 +75,7 @@ def test_a_good_file_holds(paths):
     assert failed(paths) == set()
 
 
-@pytest.mark.parametrize("rule", [rule for rule in contract.RULES if rule.severity == "error"], ids=lambda r: r.name)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.severity == "error"], ids=lambda r: r.name)
 def test_each_broken_rule_is_named_and_refused(paths, rule):
     spoil(paths, BREAKS[rule.name])
     with pytest.raises(ContractError, match=rf"\n  {rule.name}: observed \S+, expected {rule.expected}(\n|$)"):
@@ -107,6 +111,47 @@ def test_splits_must_nest(paths, statement):
     assert "users_with_overlapping_splits" in failed(paths)
 
 
+@pytest.fixture(scope="module")
+def timed_good(tmp_path_factory):
+    """The same shop, one item a day: three days to train on, one for each held-out split."""
+    paths = DatasetPaths(tmp_path_factory.mktemp("timed"))
+    rows = [(u, i, t * DAY, 5.0) for u in ("u1", "u2", "u3") for t, i in enumerate("abcde", start=1)]
+    write_inputs(paths, rows, "abcde", dict.fromkeys("abcde", "ok"))
+    days = {"validation_from": date(1970, 1, 5), "test_from": date(1970, 1, 6)}
+    build(SequenceSettings(split="time", **days), paths)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("UPDATE cuts SET start = start - 1", None),
+        (f"UPDATE cuts SET start = start + {DAY} WHERE split = 'test'", "users_with_overlapping_splits"),
+        (f"UPDATE cuts SET start = start - {DAY} WHERE split = 'validation'", "users_with_overlapping_splits"),
+        ("DELETE FROM cuts", None),  # one item a split and user is leave-one-out too
+        (
+            f"UPDATE sequences SET moments = [{DAY}, {4 * DAY}, {3 * DAY}] WHERE user = 'u1' AND split = 'train'",
+            "users_with_overlapping_splits",
+        ),
+        (
+            "UPDATE sequences SET items = ['a', 'b', 'd'] WHERE user = 'u1' AND split = 'train'",
+            "users_unlike_their_interactions",
+        ),
+        ("DELETE FROM sequences WHERE user = 'u1' AND split = 'train'", "users_unlike_their_interactions"),
+        ("UPDATE sequences SET moments = [] WHERE user = 'u1' AND split = 'test'", "sequences_with_nulls"),
+        ("UPDATE interactions SET split = 'train' WHERE place = 4", "interactions_of_wrong_split"),
+        ("UPDATE interactions SET split = 'history' WHERE place = 5", "interactions_of_wrong_split"),
+    ],
+)
+def test_the_time_split_is_held_to_its_cuts(timed_good, tmp_path, statement, rule):
+    shutil.copytree(timed_good.root, tmp_path, dirs_exist_ok=True)
+    paths = DatasetPaths(tmp_path)
+    assert "share_cold_test_targets" in failed(paths), "every e is cold"
+    spoil(paths, statement)
+    errors = failed(paths) - {"share_cold_test_targets"}
+    assert rule in errors if rule else not errors
+
+
 def test_all_broken_rules_stand_in_one_error(paths):
     spoil(paths, BREAKS["interactions_without_time"])
     spoil(paths, BREAKS["items_with_repeated_id"])
@@ -119,7 +164,7 @@ def test_all_broken_rules_stand_in_one_error(paths):
 
 
 def test_results_are_written_as_they_are(paths):
-    written = json.loads(paths.contract.read_text())
+    written = json.loads(paths.contract("sequences").read_text())
     results = contract.check(paths)
     assert written == [vars(result) for result in results]
     assert written[0] == {
@@ -129,24 +174,24 @@ def test_results_are_written_as_they_are(paths):
         "expected": "at least 2",
         "severity": "error",
     }
-    assert [each["name"] for each in written] == [rule.name for rule in contract.RULES]
+    assert [each["name"] for each in written] == [rule.name for rule in RULES]
 
 
 def test_nothing_measured_is_never_a_pass():
-    good = {rule.name: rule.low for rule in contract.RULES}
-    assert all(result.passed for result in contract.validate(good))
+    good = {rule.name: rule.low for rule in RULES}
+    assert all(result.passed for result in contract.validate("sequences", good))
     for value in (None, float("nan")):
-        results = contract.validate(good | {"items_without_id": value})
+        results = contract.validate("sequences", good | {"items_without_id": value})
         assert [(r.name, r.observed) for r in results if not r.passed] == [("items_without_id", None)]
     absent = {name: value for name, value in good.items() if name != "sequences_repeated"}
-    assert [r.name for r in contract.validate(absent) if not r.passed] == ["sequences_repeated"]
+    assert [r.name for r in contract.validate("sequences", absent) if not r.passed] == ["sequences_repeated"]
 
 
 def test_ranges_are_inclusive():
-    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in contract.RULES}
-    assert all(result.passed for result in contract.validate(limits))
+    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in RULES}
+    assert all(result.passed for result in contract.validate("sequences", limits))
     over = {name: value + 0.001 for name, value in limits.items()}
-    passed = [result.name for result in contract.validate(over) if result.passed]
+    passed = [result.name for result in contract.validate("sequences", over) if result.passed]
     assert passed == ["train_users", "validation_users", "test_users", "items"]
 
 
@@ -156,7 +201,7 @@ def test_validation_talks_to_nobody(monkeypatch, capfd):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    contract.validate({rule.name: 0 for rule in contract.RULES})
+    contract.validate("sequences", {rule.name: 0 for rule in RULES})
     assert capfd.readouterr() == ("", "")
 
 
