@@ -86,7 +86,8 @@ def parse(
 ) -> Iterator[Parsed]:
     """Read `path`, plain or gzip; write its bad lines to `quarantine` (QUARANTINE_SCHEMA).
 
-    Where its lines stand for those of a user's own file (`stands_for`), that one is named. Memory stays flat; a folder beside `quarantine` takes what does not fit, and goes at the end.
+    Where its lines stand for those of a user's own file (`stands_for`), that one is named. Memory stays
+    flat; a folder beside `quarantine` takes what does not fit, and goes at the end.
 
     Raises:
         SourceError: no such file, no good line, a share of bad lines over `max_bad_share`, or a packed file past

@@ -91,8 +91,9 @@ def _bounded(path: Path, max_expansion: float) -> Iterator[bytes]:
         left -= len(chunk)
         if left < 0:
             raise SourceError(
-                f"{path} unpacks to more than {max_expansion:g} times its {packed:,} bytes, as only a spoilt or hostile "
-                "file does. If it is in order, unpack it yourself or raise max_expansion in [ingest] of pixrec.toml"
+                f"{path} unpacks to more than {max_expansion:g} times its {packed:,} bytes, as only a spoilt or "
+                "hostile file does. If it is in order, unpack it yourself or raise "
+                "max_expansion in [ingest] of pixrec.toml"
             )
         yield chunk
 

@@ -6,27 +6,23 @@ connected to; a proxy of the environment is used.
 """
 
 import logging
-import random
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import requests
 import urllib3
 
 from pixrec_core import __version__, files, progress
 from pixrec_core.data import raw_lines
-from pixrec_core.errors import SourceError
+from pixrec_core.data.retrying import is_transient, retry_after, wait_s
+from pixrec_core.errors import MissingArtefactError, SourceError
 from pixrec_core.settings import without_secrets
 
 ATTEMPTS: Final = 5  # tries in a row that bring nothing new
-FIRST_WAIT_S: Final = 1.0  # before the next try; doubled for each one more in a row, and shortened by chance
-MAX_WAIT_S: Final = 60.0  # of any wait, whatever the server asks for
 TIMEOUT_S: Final = 60.0  # for a connection, and for the next bytes
-WORTH_ANOTHER_TRY: Final = {408, 425, 429}  # and every 5xx
 HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept-Encoding": "identity"}
 
 log = logging.getLogger(__name__)
@@ -98,7 +94,7 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
                         "so far are kept, and another run goes on from there"
                     ) from None
                 log.warning("%s: %s; trying again", one.shown, error)
-                time.sleep(_wait_s(fruitless, error.wait_s))
+                time.sleep(wait_s(fruitless, error.wait_s))
 
 
 class _Download:
@@ -122,17 +118,18 @@ class _Download:
 
     def attempt(self) -> None:
         """One try: ask for what is missing, take it, check the whole."""
-        version = _version(self._partial_note)
-        resumable = version is not None and version.validator is not None and self.size > 0
-        if version is None or self.size != version.length:
-            if not resumable:
-                self._start_over()
-            try:
-                if not self._request(version if resumable else None):
-                    return
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                raise _InterruptedError(_reason(error)) from None
-        self._finish()
+        version = _version(self._partial_note) if self.size else None
+        if version and self.size == version.length:  # a killed run had it all
+            self._finish()
+            return
+        try:
+            came = self._request(version if version and version.validator else None)
+        except (requests.exceptions.SSLError, requests.exceptions.InvalidURL, requests.TooManyRedirects) as error:
+            raise SourceError(f"{self.shown} cannot be fetched: {_reason(error)}; mend the URL") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _InterruptedError(_reason(error)) from None
+        if came:
+            self._finish()
 
     def _request(self, part: Version | None) -> bool:
         """Ask for the rest of `part`, or for the file if it is not the one there is; returns whether bytes came."""
@@ -145,6 +142,7 @@ class _Download:
                 return True
             if self._whole and (code == requests.codes.not_modified or (code == 200 and now.agrees(self._whole))):
                 log.info("%s has not changed", self.shown)
+                self._start_over()
                 return False
             if code != requests.codes.ok:
                 self._refused(response)
@@ -166,8 +164,8 @@ class _Download:
         code = response.status_code
         if code == requests.codes.requested_range_not_satisfiable:
             self._give_up("the file on the server is shorter than before")
-        if code >= 500 or code in WORTH_ANOTHER_TRY:
-            raise _InterruptedError(f"http {code}", _retry_after(response))
+        if is_transient(code):
+            raise _InterruptedError(f"http {code}", retry_after(response))
         raise SourceError(
             f"{self.shown} cannot be fetched: http {code}; mend the URL or the category in [datasets.<name>.source] "
             "of pixrec.toml, or fetch the file yourself and name its `folder` there"
@@ -182,6 +180,8 @@ class _Download:
             with self._partial.open("ab") as file:
                 for piece in progress.track(pieces, f"{self._target.name}, MiB", total, log):
                     file.write(piece)
+                    if version.length is not None and file.tell() > version.length:
+                        break
         except OSError as error:
             raise SourceError(
                 f"{self._partial} cannot be written: {error.strerror}; make room and run again: it goes on from there"
@@ -255,7 +255,7 @@ def _version(note: Path) -> Version | None:
     try:
         found = files.read_json(note)
         return Version(found["url"], found["etag"], found["modified"], found["length"])
-    except (SourceError, KeyError, ValueError):
+    except (MissingArtefactError, KeyError, ValueError):
         return None
 
 
@@ -279,17 +279,3 @@ def _reason(error: Exception) -> str:
         urllib3.exceptions.HTTPError: "the connection broke off",
     }
     return next((told for kind, told in kinds.items() if isinstance(error, kind)), type(error).__name__)
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asked for; None where it did not say it readably."""
-    try:
-        return urllib3.Retry(retry_after_max=int(MAX_WAIT_S)).get_retry_after(response.raw)
-    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-        return None
-
-
-def _wait_s(fruitless: int, asked: float | None) -> float:
-    if asked is not None:
-        return asked
-    return min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** (fruitless - 1)) * random.uniform(0.5, 1)

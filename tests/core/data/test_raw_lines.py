@@ -96,5 +96,5 @@ def test_a_bomb_is_stopped_and_a_small_file_may_expand(tmp_path, monkeypatch):
 def test_a_full_disk_is_no_damage(tmp_path):
     path = lines_of(tmp_path, gzip.compress(b"{}\n"))
     (tmp_path / "unpacked.jsonl").symlink_to("/dev/full")
-    with pytest.raises(SourceError, match="cannot be unpacked .* No space left on device; make room"):
+    with pytest.raises(SourceError, match=r"cannot be unpacked .* No space left on device; make room"):
         raw_lines.unpack(path, tmp_path, 100)
