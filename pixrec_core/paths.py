@@ -5,7 +5,7 @@ data/<dataset>/
   items.parquet             the catalogue             items.quarantine.parquet         its bad lines
   interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its bad lines
   images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
-  images.signs.parquet       of the local files that photos were made from: size and time
+  images.signs.parquet      of the local files that photos were made from: size and time
   cache/                    photos decoded or encoded, keyed by content; safe to delete
   sequences.duckdb          items, interactions and sequences that belong together, validated
   contract.json             what each expectation of the data contract found

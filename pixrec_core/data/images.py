@@ -75,7 +75,7 @@ def _forget_replaced(paths: DatasetPaths, journal: Journal) -> pl.DataFrame:
     replaced = local_photos.replaced(paths, now)
     for item, url in replaced.iter_rows():
         journal.append(Outcome(item, url, TRYING, 0, "replaced"))
-    local_photos.note(paths.photo_signs, now)
+    local_photos.note(paths, now)
     return replaced
 
 

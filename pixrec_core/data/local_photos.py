@@ -6,7 +6,6 @@ catalogue names are looked at, so that nothing else in the folder counts: one `s
 
 import hashlib
 import os
-from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -32,10 +31,8 @@ def signs(paths: DatasetPaths) -> pl.DataFrame:
     """
     folder = raw_files.locate(paths).photos
     catalogue = pl.read_parquet(files.require(paths.items), columns=[ITEM, IMAGE_URL])
-    own = catalogue.rename({IMAGE_URL: "url"}).filter(
-        pl.col("url").str.starts_with(_PREFIX), pl.lit(folder is not None)
-    )
-    own = own.sort(ITEM)
+    is_own = pl.col("url").str.starts_with(_PREFIX) & (folder is not None)
+    own = catalogue.rename({IMAGE_URL: "url"}).filter(is_own).sort(ITEM)
     found = np.full((own.height, len(_SIGN)), -1)
     for row, url in enumerate(own["url"] if folder else ()):
         found[row] = _sign(f"{folder}/{unquote(url.removeprefix(_PREFIX).partition('?')[0])}")
@@ -65,7 +62,7 @@ def replaced(paths: DatasetPaths, now: pl.DataFrame) -> pl.DataFrame:
     return now.join(pl.read_parquet(paths.photo_signs), on=_KEY, suffix="_before").filter(changed).select(_KEY)
 
 
-def note(path: Path, now: pl.DataFrame) -> None:
+def note(paths: DatasetPaths, now: pl.DataFrame) -> None:
     """Keep the signs for the next run."""
-    with files.replacing(path) as temporary:
+    with files.replacing(paths.photo_signs) as temporary:
         now.write_parquet(temporary)
