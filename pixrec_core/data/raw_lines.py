@@ -13,6 +13,7 @@ from pixrec_core.errors import SourceError
 LONGEST: Final = 16 << 20
 BOM: Final = b"\xef\xbb\xbf"
 CHUNK: Final = 1 << 20  # bytes read at a time
+UNPACKED: Final = "unpacked"
 ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any packed file may hold: what is small harms nobody
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -70,7 +71,7 @@ def unpack(path: Path, folder: Path, max_expansion: float) -> PlainFile:
         raise SourceError(f"{path} {state}; mend [datasets.<name>.source] of pixrec.toml and run the stage `raw` again")
     if not is_packed(path):
         return PlainFile(path)
-    target = folder / "unpacked.jsonl"
+    target = folder / UNPACKED
     chunks = _bounded(path, max_expansion)
     try:
         with target.open("wb") as plain:
