@@ -36,7 +36,7 @@ def write_lines(db: duckdb.DuckDBPyConnection, table: Table, query: str, target:
         for batch in batches:
             db.register("batch", pa.Table.from_batches([batch]))
             lines = db.sql(query).to_arrow_table().column(0)
-            file.writelines(line.encode() + b"\n" for line in lines.to_pylist())
+            file.write("\n".join([*lines.to_pylist(), ""]).encode())
 
 
 def interaction_lines(columns: Mapping[str, str], schema: pa.Schema, unit: str, rating: float, *, strict: bool) -> str:
@@ -125,7 +125,9 @@ def _id(name: str, schema: pa.Schema) -> str:
 
 def _list(name: str, separator: str | None) -> str:
     """SQL of the texts in one text; NULL where it begins as a JSON list and is none."""
-    split = f"list_filter(list_transform(string_split({name}, {literal(separator)}), x -> trim(x)), x -> x <> '')"
+    split = (
+        f"list_filter(list_transform(string_split({name}, {literal(separator)}), lambda x: trim(x)), lambda x: x <> '')"
+    )
     other = split if separator else f"CASE WHEN NOT starts_with(trim({name}), '[') THEN [{name}] END"
     is_json = f"json_valid({name}) AND json_type({name}) = 'ARRAY'"
     return f"""CASE WHEN {name} IS NULL THEN [] WHEN {is_json} THEN from_json({name}, '["VARCHAR"]')

@@ -9,10 +9,11 @@ A batch is a `pyarrow.RecordBatch` of the mapped columns under our names for the
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol, TextIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,13 +22,10 @@ from pixrec_core.data.sources._names import known
 from pixrec_core.errors import SourceError
 from pixrec_core.settings import IngestSettings
 
-BATCH: Final = 1 << 16  # rows
+BATCH: Final = 1 << 15  # rows
 
 _PARQUET_MAGIC: Final = b"PAR1"
 _PLACE: Final = [pa.field("gap", pa.int64()), pa.field("fault", pa.string())]
-
-#: A CSV record: the line that it starts on, its cells, why it is bad.
-Record = tuple[int, list[str], str | None]
 
 
 class Reader(Protocol):
@@ -116,7 +114,7 @@ class _CsvTable:
     def open(cls, path: Path, plain: raw_lines.PlainFile, columns: Mapping[str, str], delimiter: str) -> "_CsvTable":
         table = cls(path, plain, columns, delimiter)
         with table._text() as file:
-            _check_columns(path, columns, table._header(csv.reader(file, delimiter=delimiter)))
+            _check_columns(path, columns, table._header(table._reader(file)))
         return table
 
     @property
@@ -126,7 +124,10 @@ class _CsvTable:
     def _text(self) -> TextIO:
         return self.plain.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
-    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+    def _reader(self, file: TextIO) -> Reader:
+        return csv.reader(file, delimiter=self.delimiter, strict=True)
+
+    def _header(self, reader: Reader) -> list[str]:
         try:
             return next(reader, [])
         except csv.Error as error:
@@ -136,50 +137,87 @@ class _CsvTable:
         """A row stands on the line that it starts on; the header is on line 1."""
         last = 0
         with self._text() as file:
-            reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+            reader = self._reader(file)
             header = self._header(reader)
             places = [header.index(name) for name in self.columns.values()]
-            while records := _records(reader, len(header)):
-                yield self._batch([record for record in records if record[1] or record[2]], places, last)
-                last = records[-1][0]
+            while (records := _read(reader, len(header))) is not None:
+                yield self._batch(records, places, last)
+                last = records.starts[-1] if records.starts else last
             if self.plain.damage:
                 fault = f"the file is damaged and readable only up to here: {self.plain.damage}"
-                yield self._batch([(max(reader.line_num, last + 1), [], fault)], places, last)
+                yield self._batch(_Records([max(reader.line_num, last + 1)], [[]], [fault]), places, last)
 
-    def _batch(self, records: list[Record], places: list[int], last: int) -> pa.RecordBatch:
-        starts = [last, *(start for start, _, _ in records)]
-        gaps = [start - before - 1 for before, start in pairwise(starts)]
-        cells = [[row[place] if place < len(row) else None for _, row, _ in records] for place in places]
-        faults = [fault for _, _, fault in records]
+    def _batch(self, records: "_Records", places: list[int], last: int) -> pa.RecordBatch:
+        cells = records.cells(places)
+        gaps = np.diff(np.array([last, *records.starts])) - 1
         schema = pa.schema([*self.schema, *_PLACE])
         try:
-            return pa.record_batch([*cells, gaps, faults], schema=schema)
+            return pa.record_batch([*cells, gaps, records.faults], schema=schema)
         except UnicodeEncodeError:
             mended = [[_mended(cell) for cell in column] for column in cells]
-            broken = [
-                row != clean for row, clean in zip(zip(*cells, strict=True), zip(*mended, strict=True), strict=True)
+            pairs = zip(zip(*cells, strict=True), zip(*mended, strict=True), strict=True)
+            faults = [
+                fault or ("broken UTF-8" if row != clean else None)
+                for fault, (row, clean) in zip(records.faults, pairs, strict=True)
             ]
-            faults = [fault or ("broken UTF-8" if bad else None) for fault, bad in zip(faults, broken, strict=True)]
             return pa.record_batch([*mended, gaps, faults], schema=schema)
 
 
-def _records(reader: Reader, width: int) -> list[Record]:
-    """The next records; empty at the end. A blank line is a record of no cells."""
+@dataclass(frozen=True)
+class _Records:
+    """Records of CSV: the line that each starts on, its cells, why it is bad (None where it is not)."""
+
+    starts: Sequence[int]
+    rows: list[list[str]]
+    faults: Sequence[str | None]
+
+    def cells(self, places: list[int]) -> list[Sequence[str | None]]:
+        """One column a place; a short row lacks cells."""
+        if not any(self.faults):
+            return [[row[place] for row in self.rows] for place in places]
+        return [[row[place] if place < len(row) else None for row in self.rows] for place in places]
+
+    @classmethod
+    def of(cls, starts: Sequence[int], rows: list[list[str]], width: int) -> "_Records":
+        """Without blank lines; a row that is not as wide as the header is bad."""
+        if set(map(len, rows)) <= {width}:
+            return cls(starts[: len(rows)], rows, [None] * len(rows))
+        kept = [(start, row) for start, row in zip(starts, rows, strict=False) if row]
+        faults = [None if len(row) == width else f"{len(row)} cells where the header has {width}" for _, row in kept]
+        return cls([start for start, _ in kept], [row for _, row in kept], faults)
+
+
+def _read(reader: Reader, width: int) -> _Records | None:
+    """The next records, as many as make a batch, however many of them are bad; None at the end."""
+    starts: list[int] = []
+    rows: list[list[str]] = []
+    faults: list[str | None] = []
+    before = reader.line_num
+    while len(rows) < BATCH and (part := _read_to_error(reader, width, BATCH - len(rows))):
+        starts += part.starts
+        rows += part.rows
+        faults += part.faults
+    return _Records(starts, rows, faults) if reader.line_num > before else None
+
+
+def _read_to_error(reader: Reader, width: int, most: int) -> _Records | None:
+    """The next records up to one that is no CSV, which comes last, without cells."""
     before, error = reader.line_num, None
     rows: list[list[str]] = []
     try:
-        rows.extend(islice(reader, BATCH))  # keeps what came before an error
+        rows.extend(islice(reader, most))  # keeps what came before an error
     except csv.Error as found:
         error = str(found)
-    starts: Sequence[int] = range(before + 1, before + 1 + len(rows))
-    if reader.line_num - before != len(rows):
-        starts = _starts(rows, before + 1)
-    records = [(start, row, _width_fault(row, width)) for start, row in zip(starts, rows, strict=False)]
-    if error:
-        start = _starts(rows, before + 1)[-1]
-        reach = f" up to line {reader.line_num:,}" if reader.line_num > start else ""
-        records.append((start, [], f"no CSV{reach}: {error}"))
-    return records
+    if not rows and not error:
+        return None
+    one_line_each = reader.line_num - before == len(rows)
+    starts = range(before + 1, before + 1 + len(rows)) if one_line_each else _starts(rows, before + 1)
+    records = _Records.of(starts, rows, width)
+    if not error:
+        return records
+    start = _starts(rows, before + 1)[-1]
+    reach = f" up to line {reader.line_num:,}" if reader.line_num > start else ""
+    return _Records([*records.starts, start], [*records.rows, []], [*records.faults, f"no CSV{reach}: {error}"])
 
 
 def _starts(rows: Sequence[Sequence[str]], first: int) -> list[int]:
@@ -189,10 +227,6 @@ def _starts(rows: Sequence[Sequence[str]], first: int) -> list[int]:
         breaks = sum(cell.count("\n") + cell.count("\r") - cell.count("\r\n") for cell in row)
         starts.append(starts[-1] + 1 + breaks)
     return starts
-
-
-def _width_fault(row: Sequence[str], width: int) -> str | None:
-    return f"{len(row)} cells where the header has {width}" if row and len(row) != width else None
 
 
 def _mended(cell: str | None) -> str | None:

@@ -15,7 +15,7 @@ UNITS: Final = {"s": (1e3, 1e8, 1e10), "ms": (1.0, 1e11, 1e13), "us": (1e-3, 1e1
 NAMES: Final = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601"}
 SURE: Final = 0.99  # share of values that must look alike; real files hold some nonsense
 
-_ISO: Final = r"'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d+)?)?( ?(Z|[+-]\d\d(:?\d\d)?))?)?'"
+_ISO: Final = r"'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?'"
 _NUMBER: Final = "TRY_CAST(timestamp AS DOUBLE)"
 
 
