@@ -412,3 +412,34 @@ def test_rows_that_are_all_bad_come_in_whole_batches(tmp_path):
     (batch,) = table.batches()
     assert batch.num_rows == 1000
     assert set(batch.column("fault").to_pylist()) == {"no CSV: ',' expected after '\"'"}
+
+
+@pytest.mark.slow
+def test_a_real_set_is_the_same_as_tables(shared_data, tmp_path):
+    """H&M as CSV and Parquet gives the rows that its JSON lines give."""
+    folder = (shared_data / "hm").resolve()
+    reviews = pl.read_ndjson(gzip.decompress((folder / "reviews.jsonl.gz").read_bytes()))
+    reviews.with_columns(when=pl.from_epoch("timestamp", "ms")).select("user_id", "parent_asin", "when").write_csv(
+        tmp_path / "orders.csv", datetime_format="%Y-%m-%d %H:%M:%S%.3f"
+    )
+    lines = [json.loads(line) for line in gzip.decompress((folder / "meta.jsonl.gz").read_bytes()).splitlines()]
+    names = ("parent_asin", "title", "main_category", "categories", "store", "features", "description", "price")
+    rows = [{name: line.get(name) for name in names} | {"photo": photo_of(line)} for line in lines]
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "products.parquet")
+    direct = DatasetPaths(tmp_path / "data" / "direct")
+    raw_files.fetch(SourceSettings(kind="amazon_2023", folder=folder), tmp_path, direct)
+    columns = {"user": "user_id", "item": "parent_asin", "timestamp": "when"}
+    own = {name: name for name in names[1:]} | {"item": "parent_asin", "image": "photo"}
+    as_tables = fetched(
+        tmp_path, None, None, items="products.parquet", interaction_columns=columns, item_columns=own, photos=folder
+    )
+    for paths in (direct, as_tables):
+        interactions.build(raw_shop.IngestSettings(), paths)
+        items.build(raw_shop.IngestSettings(), paths)
+    expected, found = (pl.read_parquet(paths.interactions) for paths in (direct, as_tables))
+    assert found.with_columns(pl.col("position") - 1).equals(expected)  # the header is line 1
+    assert pl.read_parquet(as_tables.items).equals(pl.read_parquet(direct.items))
+
+
+def photo_of(line):
+    return line["images"][0]["large"].removeprefix("http://127.0.0.1:PORT/") if line["images"] else None
