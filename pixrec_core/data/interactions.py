@@ -68,7 +68,7 @@ def _stats(parsed: Parsed, path: Path) -> Stats:
         f"""SELECT count(*), count(DISTINCT "{USER}"), count(DISTINCT {ITEM}), min({TIMESTAMP}), max({TIMESTAMP})
             FROM read_parquet({json_lines.literal(path)})""",  # noqa: S608
     )
-    (variants,) = json_lines.fetch_row(parsed.db, "SELECT count_if(is_variant) FROM good")
+    (variants,) = json_lines.fetch_row(parsed.db, "SELECT count(*) FILTER (is_variant) FROM good")
     return parsed.stats | {
         "rows": rows,
         "duplicates": parsed.good - rows,

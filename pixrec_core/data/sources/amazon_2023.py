@@ -9,6 +9,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pixrec_core import files
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.data.sources._amazon_categories import CATEGORIES
 from pixrec_core.data.sources._download import download
@@ -105,7 +106,16 @@ def _downloaded(options: Options, urls: tuple[str, str], raw: Path) -> RawFiles:
     reviews, metadata = raw / f"reviews.jsonl{packed[0]}", raw / f"meta.jsonl{packed[1]}"
     download(urls[0], reviews, options.reviews_sha256)
     download(urls[1], metadata, options.metadata_sha256)
+    _remove_others(raw, {reviews.name, metadata.name})
     return RawFiles(reviews, metadata)
+
+
+def _remove_others(raw: Path, names: set[str]) -> None:
+    """Remove what another source or URL left in the folder, but for the notes of these downloads."""
+    kept = names | {f".{name}.json" for name in names}
+    for path in raw.iterdir():
+        if path.name not in kept:
+            files.remove(path)
 
 
 def watched(options: Options, root: Path) -> list[Path]:

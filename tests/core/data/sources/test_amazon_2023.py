@@ -137,6 +137,17 @@ def test_downloads_both_files(tmp_path, way):
     assert amazon_2023.watched(options, tmp_path) == []
 
 
+def test_what_another_source_left_goes_once_the_files_are_there(tmp_path):
+    left = tmp_path / "raw" / "images" / "old.jpg"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with hostile_server() as server:
+        urls = {f"{name}_url": server.url(f"/{name}", sends(b"{}")) for name in ("reviews", "metadata")}
+        amazon_2023.fetch(Options(**urls), tmp_path, tmp_path / "raw")
+    names = sorted(path.name for path in (tmp_path / "raw").iterdir())
+    assert names == [".meta.jsonl.json", ".reviews.jsonl.json", "meta.jsonl", "reviews.jsonl"]
+
+
 @pytest.mark.parametrize("which", ["reviews", "metadata"])
 def test_holds_each_checksum(tmp_path, which):
     body = b"{}\n"

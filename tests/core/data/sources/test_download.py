@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from pixrec_core import files
+from pixrec_core import files, progress
 from pixrec_core.data import raw_lines, retrying
 from pixrec_core.data.sources import _download
 from pixrec_core.data.sources._download import download
@@ -304,6 +304,14 @@ def test_secrets_reach_no_note_no_log_and_no_error(server, target, caplog):
     told = [*caplog.messages, str(caught.value), target.with_name(".reviews.jsonl.gz.json").read_text()]
     assert not [text for text in told if "s3cret" in text or "k3y" in text]
     assert all(server.host in text for text in told)
+
+
+def test_what_takes_longer_is_told_as_it_goes(server, target, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    caplog.set_level("INFO", logger="pixrec_core")
+    body = gzip.compress(os.urandom(2 * raw_lines.CHUNK), mtime=0)
+    download(server.url(PATH, ranged(body)), target)
+    assert caplog.messages[0].startswith("reviews.jsonl.gz, MiB: 1 of 3 (33 %), ")
 
 
 def test_certificates_are_checked(monkeypatch, target):
