@@ -5,6 +5,7 @@ data/<dataset>/
   items.parquet             the catalogue             items.quarantine.parquet         its bad lines
   interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its bad lines
   images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
+  images.signs.parquet      of the local files that photos were made from: size and time
   cache/                    photos decoded or encoded, keyed by content; safe to delete
   sequences.duckdb          items, interactions and sequences that belong together, validated
   contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
@@ -62,6 +63,11 @@ class DatasetPaths:
     @property
     def images_manifest(self) -> Path:
         return self.root / "images.parquet"
+
+    @property
+    def photo_signs(self) -> Path:
+        """Size and time of each local file that a photo was made from."""
+        return self.root / "images.signs.parquet"
 
     @property
     def images_journal(self) -> Path:

@@ -116,6 +116,13 @@ def _raw_digest(work: Work) -> str:
     return raw_files.digest(work.paths)
 
 
+def _images_outside(work: Work) -> Any:
+    """Photos that lie in a local folder may be replaced there."""
+    from pixrec_core.data import local_photos
+
+    return local_photos.digest(work.paths)
+
+
 def _images_digest(work: Work) -> str:
     from pixrec_core.data import images as module
 
@@ -139,7 +146,15 @@ RAW: Final = Stage(
 )
 ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",))
 INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",))
-IMAGES: Final = Stage("images", images, lambda w: w.paths.images_manifest, (ITEMS,), ("images",), digest=_images_digest)
+IMAGES: Final = Stage(
+    "images",
+    images,
+    lambda w: w.paths.images_manifest,
+    (ITEMS,),
+    ("images",),
+    outside=_images_outside,
+    digest=_images_digest,
+)
 SEQUENCES: Final = Stage(
     "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=2
 )

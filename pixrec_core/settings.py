@@ -6,6 +6,7 @@ them for one.
 """
 
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -23,6 +24,8 @@ from pixrec_core.errors import SettingsError
 
 CONFIG_FILE = "pixrec.toml"
 CONFIG_VARIABLE = "PIXREC_CONFIG"
+
+_URL = re.compile(r"""(\w+://)(?:[^\s'"]*@)?([^\s'"?#]*)(?:[?#][^\s'"]*)?""")
 
 Variant = Literal["multimodal", "collaborative", "text_only", "image_only", "shuffled_images"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -53,6 +56,9 @@ class IngestSettings(Section):
     """Reading of raw files."""
 
     max_bad_share: Share = Field(0.01, description="share of bad lines (0 to 1) past which a stage stops")
+    max_expansion: float = Field(
+        100.0, gt=1, description="times its own size that a gzip file may unpack to; past 64 MiB, more stops a stage"
+    )
 
 
 class ImageSettings(Section):
@@ -242,6 +248,17 @@ def config_path() -> Path:
     return Path(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)).resolve()
 
 
+def without_secrets(text: str) -> str:
+    """`text` with its URLs cut down to what a log may show: no user, no password, no query (signed URLs have keys)."""
+    return _URL.sub(r"\1\2", text)
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """What pydantic found wrong, one line a field: its place, the fault, the value received."""
+    faults = [(".".join(map(str, e["loc"])), f"{e['msg']} (received {e['input']!r})") for e in error.errors()]
+    return [without_secrets(f"{place}: {fault}" if place else fault) for place, fault in faults]
+
+
 def load_settings() -> Settings:
     """Read the settings file and the environment.
 
@@ -254,7 +271,7 @@ def load_settings() -> Settings:
     try:
         return Settings(root=path.parent)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (received {e['input']!r})" for e in error.errors()]
-        raise SettingsError("\n".join([f"{path} (or a PIXREC_ variable) is wrong:", *lines])) from None
+        lines = "\n  ".join(faults_of(error))
+        raise SettingsError(f"{path} (or a PIXREC_ variable) is wrong:\n  {lines}") from None
     except ValueError as error:  # tomllib's and pydantic-settings' own
         raise SettingsError(f"{path} cannot be read: {error}") from error

@@ -2,25 +2,23 @@
 
 import hashlib
 import os
-import random
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pixrec_core import files
 from pixrec_core.data import photos
-from pixrec_core.data.fetching import MAX_WAIT_S, Fetcher
+from pixrec_core.data.fetching import Fetcher
 from pixrec_core.data.guarded_connections import FetchError
 from pixrec_core.data.image_journal import FAILED, OK, TRYING, Journal, Outcome
+from pixrec_core.data.retrying import wait_s
 from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import ImageSettings
-
-FIRST_WAIT_S: Final = 0.5  # before the second try; doubled before each one more, and shortened by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class Downloader:
                 if not error.transient or attempts >= self._settings.attempts:
                     return Outcome(task.item, task.url, FAILED, attempts, error.reason)
                 self._journal.append(Outcome(task.item, task.url, TRYING, attempts, error.reason))
-                if self._stop.wait(_wait_s(attempts, error.wait_s)):
+                if self._stop.wait(wait_s(attempts, error.wait_s)):
                     raise  # the run ends; the next one goes on from the journal
 
     def _get(self, url: str) -> bytes:
@@ -121,13 +119,6 @@ class Downloader:
             height=photo.height,
             bytes=len(data),
         )
-
-
-def _wait_s(attempts: int, asked: float | None) -> float:
-    """Seconds before the next try: what the server asked for, else exponential with jitter."""
-    if asked is not None:
-        return asked
-    return min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)
 
 
 def _unchanged(path: Path, outcome: Outcome) -> bool:

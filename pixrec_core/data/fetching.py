@@ -18,13 +18,12 @@ from urllib3.exceptions import ReadTimeoutError
 
 from pixrec_core import __version__
 from pixrec_core.data.guarded_connections import FetchError, Guard, GuardedPools
+from pixrec_core.data.retrying import is_transient, retry_after
 from pixrec_core.settings import ImageSettings
 
 MAX_REDIRECTS: Final = 5
-MAX_WAIT_S: Final = 60.0  # of a Retry-After; a host that asks for more is tried again after this
 CHUNK_BYTES: Final = 65_536
 HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
-WORTH_ANOTHER_TRY: Final = {408, 425, 429}  # and every 5xx
 
 
 class _Adapter(HTTPAdapter):
@@ -97,8 +96,7 @@ class Fetcher:
     def _body(self, response: requests.Response) -> bytes:
         code = response.status_code
         if code != requests.codes.ok:
-            transient = code >= 500 or code in WORTH_ANOTHER_TRY
-            raise FetchError(f"http {code}", transient=transient, wait_s=_retry_after(response))
+            raise FetchError(f"http {code}", transient=is_transient(code), wait_s=retry_after(response))
         declared = response.headers.get("Content-Length", "")
         room = self._settings.max_bytes
         body = bytearray()
@@ -123,11 +121,3 @@ class Fetcher:
         if isinstance(error, ChunkedEncodingError):
             return FetchError("cut short", transient=True)
         return FetchError("connection", transient=True)
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that a server asked to be left alone, at most `MAX_WAIT_S`; None where it did not say it readably."""
-    try:
-        return urllib3.Retry(retry_after_max=int(MAX_WAIT_S)).get_retry_after(response.raw)
-    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-        return None

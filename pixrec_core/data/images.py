@@ -16,10 +16,10 @@ import polars as pl
 from PIL import Image
 
 from pixrec_core import files, progress
-from pixrec_core.data import raw_files
+from pixrec_core.data import local_photos, raw_files
 from pixrec_core.data.by_host import map_by_host
 from pixrec_core.data.downloading import Downloader, Task
-from pixrec_core.data.image_journal import FAILED, OK, Journal, Outcome
+from pixrec_core.data.image_journal import FAILED, OK, TRYING, Journal, Outcome
 from pixrec_core.data.photo_server import serving
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 def download(settings: ImageSettings, paths: DatasetPaths) -> Stats:
     """Bring the photo of every item that has a URL, and write the manifest.
 
-    A photo that is there already, of the same URL and size and unchanged, is kept; a URL that
-    failed in an earlier run is tried again; a killed run goes on where it was.
+    A photo that is there already, of the same URL and size and unchanged, is kept, unless it came
+    from a local file that was replaced since; a URL that failed in an earlier run is tried again; a
+    killed run goes on where it was.
 
     Raises:
         MissingArtefactError: the catalogue or the raw files have not been made.
@@ -58,6 +59,7 @@ def _fetch_all(settings: ImageSettings, paths: DatasetPaths, wanted: pl.DataFram
     """Settle every URL; returns for how many the network was needed."""
     known = pl.concat([_photos_of_last_run(paths, settings.size), journal.earlier])
     known = known.unique([ITEM, "url"], keep="last", maintain_order=True)
+    known = known.join(_forget_replaced(paths, journal), on=[ITEM, "url"], how="anti")
     stop = threading.Event()
     with (
         _served(raw_files.locate(paths).photos) as own_host,
@@ -65,6 +67,16 @@ def _fetch_all(settings: ImageSettings, paths: DatasetPaths, wanted: pl.DataFram
     ):
         settled = map_by_host(downloader.settle, _tasks(wanted, known), settings.threads, settings.per_host, stop)
         return sum(progress.track(settled, "photos", wanted.height, log))
+
+
+def _forget_replaced(paths: DatasetPaths, journal: Journal) -> pl.DataFrame:
+    """Item and url of photos whose local file was replaced; the journal has it before the new signs are noted."""
+    now = local_photos.signs(paths)
+    replaced = local_photos.replaced(paths, now)
+    for item, url in replaced.iter_rows():
+        journal.append(Outcome(item, url, TRYING, 0, "replaced"))
+    local_photos.note(paths, now)
+    return replaced
 
 
 @contextmanager

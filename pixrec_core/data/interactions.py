@@ -56,8 +56,8 @@ def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
         MissingArtefactError: the raw stage has not run.
         SourceError: no reviews file, no good line in it, or too many bad ones.
     """
-    reviews = raw_files.locate(paths).reviews
-    with json_lines.parse(reviews, SHAPE, paths.interactions_quarantine, settings.max_bad_share) as parsed:
+    raw = raw_files.locate(paths)
+    with json_lines.parse(raw.reviews, SHAPE, paths.interactions_quarantine, settings, raw.reviews_stand_for) as parsed:
         json_lines.write(parsed.db, _INTERACTIONS, paths.interactions)
         return _stats(parsed, paths.interactions)
 
@@ -68,7 +68,7 @@ def _stats(parsed: Parsed, path: Path) -> Stats:
         f"""SELECT count(*), count(DISTINCT "{USER}"), count(DISTINCT {ITEM}), min({TIMESTAMP}), max({TIMESTAMP})
             FROM read_parquet({json_lines.literal(path)})""",  # noqa: S608
     )
-    (variants,) = json_lines.fetch_row(parsed.db, "SELECT count_if(is_variant) FROM good")
+    (variants,) = json_lines.fetch_row(parsed.db, "SELECT count(*) FILTER (is_variant) FROM good")
     return parsed.stats | {
         "rows": rows,
         "duplicates": parsed.good - rows,

@@ -118,8 +118,8 @@ def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
         MissingArtefactError: the raw stage has not run.
         SourceError: no metadata file, no good line in it, or too many bad ones.
     """
-    metadata = raw_files.locate(paths).metadata
-    with json_lines.parse(metadata, SHAPE, paths.items_quarantine, settings.max_bad_share) as parsed:
+    raw = raw_files.locate(paths)
+    with json_lines.parse(raw.metadata, SHAPE, paths.items_quarantine, settings, raw.metadata_stand_for) as parsed:
         parsed.db.create_function("plain_text", plain_text, ["VARCHAR"], "VARCHAR")
         parsed.db.execute(_CLEANING)
         json_lines.write(parsed.db, _ITEMS, paths.items)

@@ -24,10 +24,13 @@ from pixrec_core.data.database import MEMORY_LIMIT
 from pixrec_core.data.raw_lines import PlainFile
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
+from pixrec_core.settings import IngestSettings
 from pixrec_core.stages import Stats
 
 log = logging.getLogger(__name__)
 
+#: Key of a line that a source wrote for a row which it found bad: the reason.
+FAULT: Final = "pixrec_fault"
 RAW_CHARACTERS: Final = 200
 _BATCH = 10_000
 
@@ -78,30 +81,35 @@ class Parsed:
 
 
 @contextmanager
-def parse(path: Path, shape: Shape, quarantine: Path, max_bad_share: float) -> Iterator[Parsed]:
+def parse(
+    path: Path, shape: Shape, quarantine: Path, settings: IngestSettings, stands_for: Path | None = None
+) -> Iterator[Parsed]:
     """Read `path`, plain or gzip; write its bad lines to `quarantine` (QUARANTINE_SCHEMA).
 
-    Memory stays flat; a folder beside `quarantine` takes what does not fit, and goes at the end.
+    Where its lines stand for those of a user's own file (`stands_for`), that one is named. Memory stays
+    flat; a folder beside `quarantine` takes what does not fit, and goes at the end.
 
     Raises:
-        SourceError: no such file, no good line, or a share of bad lines over `max_bad_share`.
+        SourceError: no such file, no good line, a share of bad lines over `max_bad_share`, or a packed file past
+            `max_expansion`.
     """
     folder = quarantine.with_name(f".{quarantine.stem}.work")  # a fixed name: a killed run's is cleared by the next
     files.remove(folder)
     folder.mkdir(parents=True)
+    named = stands_for or path
     try:
         with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "spill")}) as db:
-            plain = raw_lines.unpack(path, folder)
+            plain = raw_lines.unpack(path, folder, settings.max_expansion)
             _load(db, plain.path, shape, folder)
-            bad, first = _write_quarantine(_bad_lines(db, path, plain), quarantine)
+            bad, first = _write_quarantine(_bad_lines(db, named, plain), quarantine)
             db.execute(
                 "CREATE VIEW good AS SELECT * EXCLUDE (fault), rowid + 1 AS line FROM parsed WHERE fault IS NULL"
             )
             good = fetch_row(db, "SELECT count(*) FROM good")[0]
             share = bad / max(good + bad, 1)
             parsed = Parsed(db, good, {"bad_lines": bad, "bad_share": share, "truncated": plain.damage is not None})
-            _judge(parsed, first, path, quarantine, max_bad_share)
-            log.info("%s: %s good lines, %s bad", path, f"{good:,}", f"{bad:,}")
+            _judge(parsed, first, named, quarantine, settings.max_bad_share)
+            log.info("%s: %s good lines, %s bad", named, f"{good:,}", f"{bad:,}")
             yield parsed
     finally:
         files.remove(folder)
@@ -138,19 +146,20 @@ def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path)
 
 
 def _create(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape) -> int:
-    keys = ", ".join(f"{field}: 'JSON'" for field in shape.fields)
-    casts = ", ".join(f"{field}::VARCHAR AS {field}" for field in shape.fields)
+    fields = (*shape.fields, FAULT)
+    keys = ", ".join(f"{field}: 'JSON'" for field in fields)
+    casts = ", ".join(f"{field}::VARCHAR AS {field}" for field in fields)
     columns = ", ".join(f'{sql} AS "{name}"' for name, sql in shape.columns.items())
     (rows,) = fetch_row(
         db,
-        f"""CREATE OR REPLACE TABLE parsed AS SELECT {columns}, {shape.fault} AS fault FROM (
+        f"""CREATE OR REPLACE TABLE parsed AS SELECT {columns}, coalesce(text({FAULT}), {shape.fault}) AS fault FROM (
             SELECT {casts} FROM read_json({literal(path)}, format = 'newline_delimited', compression = 'none',
                 maximum_object_size = {raw_lines.LONGEST}, ignore_errors = true, columns = {{{keys}}})) AS raw""",  # noqa: S608
     )
     return int(rows)
 
 
-def _bad_lines(db: duckdb.DuckDBPyConnection, path: Path, plain: PlainFile) -> Iterator[BadLine]:
+def _bad_lines(db: duckdb.DuckDBPyConnection, named: Path, plain: PlainFile) -> Iterator[BadLine]:
     """Rows of the quarantine, in file order."""
     faults = db.execute("SELECT rowid + 1, fault FROM parsed WHERE fault IS NOT NULL ORDER BY rowid")
     lines, passed = raw_lines.lines(plain.path), 0
@@ -158,10 +167,10 @@ def _bad_lines(db: duckdb.DuckDBPyConnection, path: Path, plain: PlainFile) -> I
         raw = next(islice(lines, wanted - passed - 1, None))
         passed = wanted
         if raw.strip():
-            yield str(path), wanted, _why_unreadable(raw) or fault, _shown(raw)
+            yield str(named), wanted, _why_unreadable(raw) or fault, _shown(raw)
     if plain.damage:
         last, _ = raw_lines.count(plain.path)
-        yield str(path), last, f"the file is damaged and readable only up to here: {plain.damage}", ""
+        yield str(named), last, f"the file is damaged and readable only up to here: {plain.damage}", ""
 
 
 def _why_unreadable(raw: bytes) -> str | None:
@@ -211,8 +220,8 @@ def _judge(parsed: Parsed, first: list[BadLine], path: Path, quarantine: Path, a
     examples = "; ".join(f"line {line}: {reason}" for _, line, reason, _ in first)
     if parsed.good == 0:
         raise SourceError(
-            f"{path} holds no good line ({examples or 'all are blank'}); it must hold one JSON object a line, "
-            "reviews or items in the shape of Amazon Reviews 2023"
+            f"{path} holds no good line ({examples or 'all are blank'}); it must hold reviews or items, in the "
+            "shape of Amazon Reviews 2023 or as [datasets.<name>.source] of pixrec.toml maps the columns"
         )
     bad, share = parsed.stats["bad_lines"], parsed.stats["bad_share"]
     if share > allowed:

@@ -10,7 +10,7 @@ from pixrec_core.data.sources import RawFiles
 from pixrec_core.errors import SettingsError, SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin
-from pixrec_core.settings import SourceSettings
+from pixrec_core.settings import SourceSettings, faults_of
 
 SOURCES = "pixrec_core.data.sources"
 
@@ -21,8 +21,7 @@ def _options(source: SourceSettings) -> tuple[Any, Any]:
     try:
         return module, module.Options.model_validate(source.options)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (received {e['input']!r})" for e in error.errors()]
-        raise SettingsError(f"source {source.kind!r}: {'; '.join(lines)}") from None
+        raise SettingsError(f"source {source.kind!r}: {'; '.join(faults_of(error))}") from None
 
 
 def describe(source: SourceSettings, root: Path) -> Any:
@@ -41,7 +40,8 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     """
     module, options = _options(source)
     found: RawFiles = module.fetch(options, root, paths.raw)
-    reviews, metadata = _entry(found.reviews, paths), _entry(found.metadata, paths)
+    reviews = _entry(found.reviews, found.reviews_stand_for, paths)
+    metadata = _entry(found.metadata, found.metadata_stand_for, paths)
     photos = _place(found.photos, paths) if found.photos else None
     files.write_json(paths.raw_manifest, {"reviews": reviews, "metadata": metadata, "photos": photos})
     return {
@@ -53,12 +53,13 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     }
 
 
-def _entry(path: Path, paths: DatasetPaths) -> dict[str, Any]:
+def _entry(path: Path, stands_for: Path | None, paths: DatasetPaths) -> dict[str, Any]:
     if not path.is_file():
         raise SourceError(f"{path} is not there; check the folder in [datasets.<name>.source] of pixrec.toml")
     if path.stat().st_size == 0:
         raise SourceError(f"{path} is empty; it must hold one JSON object a line")
-    return {"path": _place(path, paths), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    entry = {"path": _place(path, paths), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    return entry | ({"stands_for": str(stands_for)} if stands_for else {})
 
 
 def _place(path: Path, paths: DatasetPaths) -> str:
@@ -73,12 +74,18 @@ def locate(paths: DatasetPaths) -> RawFiles:
         MissingArtefactError: the raw stage has not run.
     """
     manifest = files.read_json(paths.raw_manifest)
-    photos = manifest["photos"]
+    reviews, metadata, photos = manifest["reviews"], manifest["metadata"], manifest["photos"]
     return RawFiles(
-        paths.root / manifest["reviews"]["path"],
-        paths.root / manifest["metadata"]["path"],
+        paths.root / reviews["path"],
+        paths.root / metadata["path"],
         paths.root / photos if photos else None,
+        _stood_for(reviews),
+        _stood_for(metadata),
     )
+
+
+def _stood_for(entry: dict[str, Any]) -> Path | None:
+    return Path(entry["stands_for"]) if "stands_for" in entry else None
 
 
 def digest(paths: DatasetPaths) -> str:

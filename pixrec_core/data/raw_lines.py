@@ -12,8 +12,10 @@ from pixrec_core.errors import SourceError
 #: Bytes of one line; DuckDB's JSON reader gives up a whole file for a line of twice this.
 LONGEST: Final = 16 << 20
 BOM: Final = b"\xef\xbb\xbf"
+CHUNK: Final = 1 << 20  # bytes read at a time
+UNPACKED: Final = "unpacked"
+ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any packed file may hold: what is small harms nobody
 
-_CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -30,29 +32,71 @@ class PlainFile:
     damage: str | None = None
 
 
-def unpack(path: Path, folder: Path) -> PlainFile:
+class DamageError(Exception):
+    """A packed file ends before its end, or its checksum is wrong; what came before has been yielded."""
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is gzip, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+
+
+def unpacked(path: Path) -> Iterator[bytes]:
+    """What a gzip file holds, all its members, in pieces of at most `CHUNK` bytes.
+
+    Raises:
+        DamageError: the file is cut short or spoilt.
+    """
+    with gzip.open(path) as packed:
+        try:
+            while chunk := packed.read1(CHUNK):  # `read` would lose what it holds when the stream breaks off
+                yield chunk
+        except (EOFError, OSError, zlib.error) as error:
+            raise DamageError(str(error)) from error
+
+
+def unpack(path: Path, folder: Path, max_expansion: float) -> PlainFile:
     """The plain form of `path`: gzip, known by its first bytes, is unpacked into `folder`.
 
     One thread unpacks anyway; from a plain file DuckDB then parses with all of them. What comes
     before a damage is kept.
 
     Raises:
-        SourceError: the file is not there or empty.
+        SourceError: the file is not there or empty, it unpacks to more than `max_expansion` times its size (and
+            more than `ALWAYS_ALLOWED` bytes), or the disk is full.
     """
     if not path.is_file() or path.stat().st_size == 0:
         state = "is empty" if path.is_file() else "is not there"
         raise SourceError(f"{path} {state}; mend [datasets.<name>.source] of pixrec.toml and run the stage `raw` again")
-    with path.open("rb") as file:
-        if file.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
-            return PlainFile(path)
-    target = folder / "unpacked.jsonl"
-    with gzip.open(path) as packed, target.open("wb") as plain:
-        try:
-            while chunk := packed.read1(_CHUNK):  # `read` would lose what it holds when the stream breaks off
+    if not is_packed(path):
+        return PlainFile(path)
+    target = folder / UNPACKED
+    chunks = _bounded(path, max_expansion)
+    try:
+        with target.open("wb") as plain:
+            for chunk in chunks:
                 plain.write(chunk)
-        except (EOFError, OSError, zlib.error) as error:
-            return PlainFile(target, str(error))
+    except DamageError as damage:
+        return PlainFile(target, str(damage))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be unpacked into {folder}: {error.strerror}; make room and go on") from error
     return PlainFile(target)
+
+
+def _bounded(path: Path, max_expansion: float) -> Iterator[bytes]:
+    """`unpacked`, up to the bytes that are allowed: a small file may hold a disk full of zeros."""
+    packed = path.stat().st_size
+    left = max(ALWAYS_ALLOWED, max_expansion * packed)
+    for chunk in unpacked(path):
+        left -= len(chunk)
+        if left < 0:
+            raise SourceError(
+                f"{path} unpacks to more than {max_expansion:g} times its {packed:,} bytes, as only a spoilt or "
+                "hostile file does. If it is in order, unpack it yourself or raise "
+                "max_expansion in [ingest] of pixrec.toml"
+            )
+        yield chunk
 
 
 def count(path: Path) -> tuple[int, bool]:
@@ -62,13 +106,13 @@ def count(path: Path) -> tuple[int, bool]:
     with path.open("rb") as file:
         marked = file.read(len(BOM)) == BOM
         file.seek(0)
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(CHUNK):
             newlines = chunk.count(b"\n")
             number += newlines
             gap = 0 if newlines else gap + len(chunk)
             widest = max(widest, gap)
             last = chunk[-1:]
-    return number + (last != b"\n"), not marked and widest < LONGEST - 2 * _CHUNK
+    return number + (last != b"\n"), not marked and widest < LONGEST - 2 * CHUNK
 
 
 def lines(path: Path) -> Iterator[bytes]:
@@ -77,7 +121,7 @@ def lines(path: Path) -> Iterator[bytes]:
         while line := file.readline(LONGEST + 1):
             yield line
             while line and not line.endswith(b"\n"):
-                line = file.readline(_CHUNK)
+                line = file.readline(CHUNK)
 
 
 def write_readable(source: Path, target: Path) -> None:

@@ -51,3 +51,10 @@ def test_an_exception_passes_through():
 
     with pytest.raises(ZeroDivisionError):
         list(progress.track(items(), "photos", 2, log))
+
+
+def test_without_a_total_there_is_no_share(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    caplog.set_level(logging.INFO)
+    list(progress.track(range(1), "MiB", None, log))
+    assert caplog.messages[0].startswith("MiB: 1, ")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pixrec_core.errors import SettingsError
-from pixrec_core.settings import CONFIG_VARIABLE, load_settings
+from pixrec_core.settings import CONFIG_VARIABLE, load_settings, without_secrets
 
 TOML = """
 [training]
@@ -105,3 +105,25 @@ def test_an_unknown_dataset_is_told_with_the_known_ones(write) -> None:
     write(TOML)
     with pytest.raises(SettingsError, match=r"unknown dataset 'cars'.*books, toys"):
         load_settings().dataset("cars")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at https://me:pass@shop.example:8443/raw/a.gz, twice", "at https://shop.example:8443/raw/a.gz, twice"),
+        ("{'base_url': 'http://me:p@ss/w@h/x?sig=1#2', 'a': 1}", "{'base_url': 'http://h/x', 'a': 1}"),
+        ("https://token@h and https://h/?key=k", "https://h and https://h/"),
+        ("me@shop.example, why? C:/a", "me@shop.example, why? C:/a"),
+    ],
+)
+def test_urls_lose_what_no_log_may_show(text, shown):
+    assert without_secrets(text) == shown
+
+
+def test_a_wrong_file_does_not_tell_its_passwords(write):
+    write('[datasets.shop]\nsource = { base_url = "https://me:s3cret@h/x?key=k3y" }')
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "https://h/x" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert "k3y" not in str(caught.value)

@@ -24,13 +24,21 @@ LOOPBACK_HOST = "127.0.0.1:PORT"
 class RawFiles:
     """Local raw files of one dataset.
 
+    A source that reads another format writes one line a row. For a row that it cannot read it writes
+    an object with the reason under `json_lines.FAULT`, so that the row is quarantined like any bad line.
+
     Attributes:
         reviews: `.jsonl` or `.jsonl.gz`, one review a line.
         metadata: `.jsonl` or `.jsonl.gz`, one item a line.
         photos: folder to serve on a loopback port in place of `LOOPBACK_HOST` while photos are
             downloaded; None where photos come from the web.
+        reviews_stand_for: the user's own file that `reviews` was made from, line n from line n; None where it is
+            that file itself.
+        metadata_stand_for: the same for `metadata`.
     """
 
     reviews: Path
     metadata: Path
     photos: Path | None = None
+    reviews_stand_for: Path | None = None
+    metadata_stand_for: Path | None = None

@@ -1,14 +1,33 @@
-"""Local files of the Amazon Reviews 2023 release, or of any shop in the same shape."""
+"""Amazon Reviews 2023: a category by its name, two URLs, or local files; or any shop in the same shape.
+
+A category's files lie at `{base_url}/raw/review_categories/{Category}.jsonl.gz` and
+`{base_url}/raw/meta_categories/meta_{Category}.jsonl.gz` (https://amazon-reviews-2023.github.io).
+"""
 
 from pathlib import Path
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pixrec_core import files
 from pixrec_core.data.sources import RawFiles
+from pixrec_core.data.sources._amazon_categories import CATEGORIES
+from pixrec_core.data.sources._download import download
+from pixrec_core.data.sources._names import known
 from pixrec_core.errors import SourceError
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 _PREFIX = "meta_"
+
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+
+#: The three ways to say where the files are, and the options that go with each alone.
+WAYS: Final = {
+    "folder": ("reviews", "metadata", "serve_photos"),
+    "category": ("base_url",),
+    "reviews_url": ("metadata_url",),
+}
 
 
 class Options(BaseModel):
@@ -16,32 +35,97 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path = Field(description="where both files lie; relative to the folder of pixrec.toml")
-    reviews: str | None = Field(None, description="name of the reviews file; none: the one there is")
-    metadata: str | None = Field(None, description="name of the metadata file; none: the one there is")
+    folder: Path | None = Field(None, description="where both files lie; relative to the folder of pixrec.toml")
+    reviews: str | None = Field(None, description="name of the reviews file in `folder`; none: the one there is")
+    metadata: str | None = Field(None, description="name of the metadata file in `folder`; none: the one there is")
     serve_photos: bool | None = Field(
         None, description="whether the folder holds the photos too; none: it does if it has a folder `images`"
     )
+    category: str | None = Field(None, description="one of the release, such as Magazine_Subscriptions; downloaded")
+    base_url: Url = Field(
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023", description="above `raw/` of the release"
+    )
+    reviews_url: Url | None = Field(None, description="of the reviews, .jsonl or .jsonl.gz; downloaded")
+    metadata_url: Url | None = Field(None, description="of the metadata, likewise; needed with `reviews_url`")
+    reviews_sha256: Sha256 | None = Field(None, description="expected of the downloaded reviews file, hexadecimal")
+    metadata_sha256: Sha256 | None = Field(None, description="expected of the downloaded metadata file, hexadecimal")
+
+    @field_validator("category")
+    @classmethod
+    def _known_category(cls, category: str | None) -> str | None:
+        if category is not None and category not in CATEGORIES:
+            raise ValueError(f"no such category; {known(category, CATEGORIES)}")
+        return category
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [way for way in WAYS if getattr(self, way) is not None]
+        if len(ways) != 1:
+            raise ValueError(
+                f"give exactly one of `folder`, `category`, or `reviews_url` with `metadata_url`; {len(ways)} are given"
+            )
+        given = self.model_fields_set
+        strange = [name for way in WAYS if way != ways[0] for name in WAYS[way] if name in given]
+        if ways[0] == "folder":
+            strange += sorted({"reviews_sha256", "metadata_sha256"} & given)
+        if strange:
+            raise ValueError(f"{', '.join(strange)} cannot go with `{ways[0]}`")
+        if self.reviews_url and not self.metadata_url:
+            raise ValueError("`reviews_url` needs `metadata_url` beside it")
+        return self
+
+    @property
+    def urls(self) -> tuple[str, str] | None:
+        """URLs of reviews and metadata; None where both are local."""
+        if self.category:
+            raw = f"{self.base_url.rstrip('/')}/raw"
+            return (
+                f"{raw}/review_categories/{self.category}.jsonl.gz",
+                f"{raw}/meta_categories/{_PREFIX}{self.category}.jsonl.gz",
+            )
+        return (self.reviews_url, self.metadata_url) if self.reviews_url and self.metadata_url else None
 
 
-def fetch(options: Options, root: Path, raw: Path) -> RawFiles:  # noqa: ARG001  # files are read in place
-    """Find both files.
+def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
+    """Find both files, or download them.
 
     Raises:
-        SourceError: no such folder, or no telling which files are meant.
+        SourceError: no such folder, no telling which files are meant, or a download failed.
     """
+    if options.urls:
+        return _downloaded(options, options.urls, raw)
     folder = _folder(options, root)
     reviews, metadata = watched(options, root)
     has_photos = (folder / "images").is_dir() if options.serve_photos is None else options.serve_photos
     return RawFiles(reviews, metadata, folder if has_photos else None)
 
 
+def _downloaded(options: Options, urls: tuple[str, str], raw: Path) -> RawFiles:
+    """Names that do not follow the URL: another category takes the place of the one before."""
+    packed = [".gz" if url.partition("?")[0].endswith(".gz") else "" for url in urls]
+    reviews, metadata = raw / f"reviews.jsonl{packed[0]}", raw / f"meta.jsonl{packed[1]}"
+    download(urls[0], reviews, options.reviews_sha256)
+    download(urls[1], metadata, options.metadata_sha256)
+    _remove_others(raw, {reviews.name, metadata.name})
+    return RawFiles(reviews, metadata)
+
+
+def _remove_others(raw: Path, names: set[str]) -> None:
+    """Remove what another source or URL left in the folder, but for the notes of these downloads."""
+    kept = names | {f".{name}.json" for name in names}
+    for path in raw.iterdir():
+        if path.name not in kept:
+            files.remove(path)
+
+
 def watched(options: Options, root: Path) -> list[Path]:
-    """The reviews file and the metadata file.
+    """The reviews file and the metadata file; none where they are downloaded: the server is asked at a run only.
 
     Raises:
         SourceError: as `fetch`.
     """
+    if options.urls:
+        return []
     folder = _folder(options, root)
     if options.reviews and options.metadata:
         return [folder / options.reviews, folder / options.metadata]
@@ -58,6 +142,7 @@ def watched(options: Options, root: Path) -> list[Path]:
 
 
 def _folder(options: Options, root: Path) -> Path:
+    assert options.folder is not None, "asked for the folder of files that are downloaded"
     folder = (root / options.folder.expanduser()).resolve()
     if not folder.is_dir():
         raise SourceError(f"{folder} is no folder; mend `folder` in [datasets.<name>.source] of pixrec.toml")

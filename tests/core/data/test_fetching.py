@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from pixrec_core.data.fetching import MAX_REDIRECTS, MAX_WAIT_S, Fetcher
+from pixrec_core.data.fetching import MAX_REDIRECTS, Fetcher
 from pixrec_core.data.guarded_connections import FetchError
+from pixrec_core.data.retrying import MAX_WAIT_S
 from pixrec_core.settings import ImageSettings
 from tests.core.data.hostile_server import hostile_server, raw, sends, trickles
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core import files
-from pixrec_core.data import downloading, images
+from pixrec_core.data import images, retrying
 from pixrec_core.data.image_journal import Journal, Outcome
 from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.errors import ArtefactError, MissingArtefactError
@@ -38,7 +38,7 @@ def paths(tmp_path):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(downloading, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT_S", 0.01)
 
 
 def settings(**values):

@@ -53,6 +53,7 @@ def test_falls_back_to_asin_and_counts_variants(tmp_path):
     stats, rows, _ = built(raw_shop.of(tmp_path, raw))
     assert [row[1] for row in rows] == ["p", "a", "b", "p"]
     assert stats["variants"] == 1
+    assert built(raw_shop.of(tmp_path, review(asin=...)))[0]["variants"] == 0
 
 
 @pytest.mark.parametrize(

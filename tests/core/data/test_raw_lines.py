@@ -39,12 +39,12 @@ def test_readable_copy_keeps_the_count(tmp_path, monkeypatch):
 
 def test_a_plain_file_is_read_in_place(tmp_path):
     path = lines_of(tmp_path, b"{}\n")
-    assert raw_lines.unpack(path, tmp_path) == raw_lines.PlainFile(path)
+    assert raw_lines.unpack(path, tmp_path, 100) == raw_lines.PlainFile(path)
 
 
 def test_gzip_is_known_by_its_bytes_and_may_have_members(tmp_path):
     path = lines_of(tmp_path, gzip.compress(b"a\n") + gzip.compress(b"b\n"))
-    plain = raw_lines.unpack(path, tmp_path)
+    plain = raw_lines.unpack(path, tmp_path, 100)
     assert plain.path.read_bytes() == b"a\nb\n"
     assert plain.damage is None
 
@@ -59,7 +59,7 @@ def test_a_damaged_gzip_keeps_what_was_readable(tmp_path, damage):
         "checksum": packed[:-8] + b"\0" * 8,
         "garbage": packed + b"garbage",
     }
-    plain = raw_lines.unpack(lines_of(tmp_path, broken[damage]), tmp_path)
+    plain = raw_lines.unpack(lines_of(tmp_path, broken[damage]), tmp_path, 100)
     kept = plain.path.read_bytes()
     assert plain.damage
     assert whole.startswith(kept)
@@ -68,6 +68,33 @@ def test_a_damaged_gzip_keeps_what_was_readable(tmp_path, damage):
 
 def test_names_a_missing_and_an_empty_file(tmp_path):
     with pytest.raises(SourceError, match=r"nowhere is not there; mend .*source"):
-        raw_lines.unpack(tmp_path / "nowhere", tmp_path)
+        raw_lines.unpack(tmp_path / "nowhere", tmp_path, 100)
     with pytest.raises(SourceError, match=r"raw\.jsonl is empty"):
-        raw_lines.unpack(lines_of(tmp_path, b""), tmp_path)
+        raw_lines.unpack(lines_of(tmp_path, b""), tmp_path, 100)
+
+
+def test_every_member_counts_up_to_the_damaged_one(tmp_path):
+    members = [gzip.compress(b"a\n"), gzip.compress(b"b\n"), gzip.compress(b"c\n" * 1000)[:-12]]
+    plain = raw_lines.unpack(lines_of(tmp_path, b"".join(members)), tmp_path, 100)
+    kept = plain.path.read_bytes()
+    assert kept.startswith(b"a\nb\n")
+    assert (b"a\nb\n" + b"c\n" * 1000).startswith(kept)
+    assert plain.damage
+
+
+def test_a_bomb_is_stopped_and_a_small_file_may_expand(tmp_path, monkeypatch):
+    path = lines_of(tmp_path, gzip.compress(b"\n" * 5_000_000))
+    assert path.stat().st_size < 10_000
+    assert raw_lines.count(raw_lines.unpack(path, tmp_path, 2).path)[0] == 5_000_000
+    monkeypatch.setattr(raw_lines, "ALWAYS_ALLOWED", 100_000)
+    with pytest.raises(SourceError, match=r"raw\.jsonl unpacks to more than 500 times .* raise max_expansion"):
+        raw_lines.unpack(path, tmp_path, 500)
+    assert (tmp_path / "unpacked").stat().st_size < 500 * path.stat().st_size
+    assert raw_lines.unpack(path, tmp_path, 1100).damage is None
+
+
+def test_a_full_disk_is_no_damage(tmp_path):
+    path = lines_of(tmp_path, gzip.compress(b"{}\n"))
+    (tmp_path / "unpacked").symlink_to("/dev/full")
+    with pytest.raises(SourceError, match=r"cannot be unpacked .* No space left on device; make room"):
+        raw_lines.unpack(path, tmp_path, 100)

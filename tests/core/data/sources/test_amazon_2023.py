@@ -1,12 +1,18 @@
 import gzip
+import hashlib
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from pixrec_core.data.sources import amazon_2023
+from pixrec_core.data import raw_files
+from pixrec_core.data.sources import RawFiles, amazon_2023
+from pixrec_core.data.sources._amazon_categories import CATEGORIES
 from pixrec_core.data.sources.amazon_2023 import Options
-from pixrec_core.errors import SourceError
+from pixrec_core.errors import SettingsError, SourceError
+from pixrec_core.settings import SourceSettings
+from tests.core.data.hostile_server import hostile_server, sends
 
 
 def folder_with(root, *names):
@@ -75,8 +81,97 @@ def test_refuses_unknown_options():
         Options(folder=Path(), revews="a")
 
 
+URLS = {"reviews_url": "https://h/r.jsonl", "metadata_url": "https://h/m.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({}, "exactly one of `folder`, `category`, or `reviews_url` with `metadata_url`; 0 are given"),
+        ({"folder": "a", "category": "Books"}, "2 are given"),
+        ({"category": "Books"} | URLS, "2 are given"),
+        ({"reviews_url": "https://h/r.jsonl"}, "`reviews_url` needs `metadata_url`"),
+        ({"metadata_url": "https://h/r.jsonl"}, "0 are given"),
+        ({"category": "Books", "serve_photos": True}, "serve_photos cannot go with `category`"),
+        ({"folder": "a", "base_url": "https://h"}, "base_url cannot go with `folder`"),
+        ({"folder": "a", "reviews_sha256": "0" * 64}, "reviews_sha256 cannot go with `folder`"),
+        (URLS | {"base_url": "https://h"}, "base_url cannot go with `reviews_url`"),
+        (URLS | {"metadata_url": "ftp://h/m"}, "metadata_url"),
+        (URLS | {"reviews_sha256": "abc"}, "reviews_sha256"),
+        ({"category": "Books", "base_url": "mcauleylab.ucsd.edu"}, "base_url"),
+        ({"category": "Magazine_Subscription"}, "no such category; close: Magazine_Subscriptions"),
+        ({"category": "toys and games"}, "no such category; close: Toys_and_Games"),
+        ({"category": "../../etc"}, "no such category; known: All_Beauty, "),
+    ],
+)
+def test_one_way_to_the_files_and_what_goes_with_it(given, fault):
+    with pytest.raises(ValidationError, match=re.escape(fault)):
+        Options(**given)
+
+
+def test_a_category_lies_where_the_release_has_it():
+    assert Options(category="Books").urls == (
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/Books.jsonl.gz",
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/meta_Books.jsonl.gz",
+    )
+    assert len(set(CATEGORIES) - {"Unknown"}) == 33
+
+
+@pytest.mark.parametrize("way", ["category", "urls"])
+def test_downloads_both_files(tmp_path, way):
+    reviews, metadata = gzip.compress(b"reviews"), gzip.compress(b"metadata")
+    with hostile_server() as server:
+        server.url("/lab/raw/review_categories/Gift_Cards.jsonl.gz", sends(reviews))
+        server.url("/lab/raw/meta_categories/meta_Gift_Cards.jsonl.gz", sends(metadata))
+        base = f"http://{server.host}/lab"
+        options = {
+            "category": Options(category="Gift_Cards", base_url=base + "/"),
+            "urls": Options(
+                reviews_url=f"{base}/raw/review_categories/Gift_Cards.jsonl.gz",
+                metadata_url=f"{base}/raw/meta_categories/meta_Gift_Cards.jsonl.gz",
+            ),
+        }[way]
+        found = amazon_2023.fetch(options, tmp_path, tmp_path / "raw")
+    assert found == RawFiles(tmp_path / "raw" / "reviews.jsonl.gz", tmp_path / "raw" / "meta.jsonl.gz")
+    assert (found.reviews.read_bytes(), found.metadata.read_bytes()) == (reviews, metadata)
+    assert amazon_2023.watched(options, tmp_path) == []
+
+
+def test_what_another_source_left_goes_once_the_files_are_there(tmp_path):
+    left = tmp_path / "raw" / "images" / "old.jpg"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with hostile_server() as server:
+        urls = {f"{name}_url": server.url(f"/{name}", sends(b"{}")) for name in ("reviews", "metadata")}
+        amazon_2023.fetch(Options(**urls), tmp_path, tmp_path / "raw")
+    names = sorted(path.name for path in (tmp_path / "raw").iterdir())
+    assert names == [".meta.jsonl.json", ".reviews.jsonl.json", "meta.jsonl", "reviews.jsonl"]
+
+
+@pytest.mark.parametrize("which", ["reviews", "metadata"])
+def test_holds_each_checksum(tmp_path, which):
+    body = b"{}\n"
+    right = hashlib.sha256(body).hexdigest()
+    checksums = {"reviews_sha256": right, "metadata_sha256": right, f"{which}_sha256": "0" * 64}
+    with hostile_server() as server:
+        urls = {
+            "reviews_url": server.url("/reviews", sends(body)),
+            "metadata_url": server.url("/metadata", sends(body)),
+        }
+        with pytest.raises(SourceError, match=f"/{which} has the checksum {right}"):
+            amazon_2023.fetch(Options(**urls, **checksums), tmp_path, tmp_path / "raw")
+
+
+def test_no_error_tells_a_password():
+    source = SourceSettings(kind="amazon_2023", category="Books", base_url="https://me:s3cret@h/x?key=k3y", folder="f")
+    with pytest.raises(SettingsError, match="https://h/x") as caught:
+        raw_files.describe(source, Path())
+    assert "s3cret" not in str(caught.value)
+    assert "k3y" not in str(caught.value)
+
+
 def test_finds_the_real_sets(shared_data):
     found = amazon_2023.fetch(Options(folder=shared_data / "hm"), Path(), Path())
-    assert found.photos == shared_data / "hm"
+    assert found.photos == (shared_data / "hm").resolve()
     with gzip.open(found.reviews) as file:
         assert file.readline().startswith(b"{")

@@ -1,0 +1,53 @@
+"""The page about data holds what it promises: its settings are valid, and no option is left out."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from pixrec_core.data import raw_files
+from pixrec_core.data.sources import _table_rows, _table_times
+from pixrec_core.data.sources._download import ATTEMPTS
+from pixrec_core.plugins import load_plugin, plugin_names
+from pixrec_core.settings import IngestSettings, Settings
+
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "data.md").read_text()
+BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_there_are_snippets():
+    assert len(BLOCKS) == PAGE.count("```toml") == 7
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_snippet_is_valid_as_it_stands(block, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / "none.toml"))
+    settings = Settings(root=tmp_path, **tomllib.loads(block))
+    for dataset in settings.datasets.values():
+        load_plugin(raw_files.SOURCES, dataset.source.kind).Options(**dataset.source.options)
+
+
+def options_of(model):
+    for name, field in model.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from options_of(field.annotation)
+
+
+@pytest.mark.parametrize("name", plugin_names(raw_files.SOURCES))
+def test_every_option_is_told(name):
+    told = set(re.findall(r"`(\w+)`", PAGE))
+    assert set(options_of(load_plugin(raw_files.SOURCES, name).Options)) - told == set()
+    assert f"`{name}`" in PAGE
+
+
+def test_its_numbers_are_those_of_the_code():
+    ingest = IngestSettings()
+    assert f"max_bad_share = {ingest.max_bad_share:g} " in PAGE
+    assert f"max_expansion = {ingest.max_expansion:g} " in PAGE
+    assert f"the first {_table_rows.BATCH:,} values" in PAGE
+    assert f"at least {_table_times.SURE:.0%}".replace("%", " %") in PAGE
+    assert ATTEMPTS == 5
+    assert "up to five times in a row" in PAGE

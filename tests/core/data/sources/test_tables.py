@@ -1,0 +1,445 @@
+"""The user's own tables, through the stages that read what the source makes of them."""
+
+import csv
+import datetime as dt
+import gzip
+import json
+import re
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pixrec_core import files
+from pixrec_core.data import interactions, items, raw_files
+from pixrec_core.data.sources import _table_rows, tables
+from pixrec_core.errors import SourceError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import INTERACTION_SCHEMA, ITEM_SCHEMA
+from pixrec_core.settings import SourceSettings
+from tests.core.data import raw_shop
+from tests.core.data.raw_shop import LENIENT
+
+NAIVE = dt.datetime(2024, 5, 1)  # noqa: DTZ001 - as tables hold it
+ORDERS = "customer,sku,bought_at,stars\n"
+BOUGHT = {"user": "customer", "item": "sku", "timestamp": "bought_at", "rating": "stars"}
+MAY_1 = 1_714_521_600_000
+
+
+def options(**more):
+    chosen = {"interactions": "orders.csv", "items": "products.csv", "interaction_columns": BOUGHT}
+    return {**chosen, "item_columns": {"item": "sku"}, **more}
+
+
+def fetched(root, orders=ORDERS + "u,s,2024-05-01,5\n", products="sku\ns\n", **more):
+    """The dataset after the raw stage; what is given as bytes or text is written first."""
+    for name, content in (("orders.csv", orders), ("products.csv", products)):
+        if content is not None:
+            (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    paths = DatasetPaths(root / "data" / "shop")
+    raw_files.fetch(SourceSettings(kind="tables", **options(**more)), root, paths)
+    return paths
+
+
+def interactions_of(root, orders, **more):
+    paths = fetched(root, orders, **more)
+    interactions.build(LENIENT, paths)
+    good, bad = raw_shop.tables(paths.interactions, paths.interactions_quarantine, INTERACTION_SCHEMA)
+    return good.rows(), bad
+
+
+def items_of(root, products, columns, **more):
+    paths = fetched(root, products=products, item_columns={"item": "sku", **columns}, **more)
+    items.build(LENIENT, paths)
+    good, bad = raw_shop.tables(paths.items, paths.items_quarantine, ITEM_SCHEMA)
+    return {row["item"]: row for row in good.iter_rows(named=True)}, bad
+
+
+def parquet(root, name, **columns):
+    pl.DataFrame(columns).write_parquet(root / name)
+
+
+def test_orders_become_interactions_on_their_lines(tmp_path):
+    text = 'customer,note,sku,stars,bought_at\nu,"a ""b""",s,4.5,2024-05-01\nu,,t,0,2024-05-02T02:00:00+02:00\n'
+    orders = "\ufeff" + text.replace("\n", "\r\n")
+    rows, bad = interactions_of(tmp_path, orders)
+    assert rows == [("u", "s", MAY_1, 4.5, 2), ("u", "t", MAY_1 + 86_400_000, 0.0, 3)]
+    assert bad.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("u,s,tomorrow,5", "bought_at is no time in ISO 8601: tomorrow"),
+        ("u,s,2024-02-30,5", "bought_at is no time in ISO 8601: 2024-02-30"),
+        ("u,s,infinity,5", "bought_at is no time in ISO 8601: infinity"),
+        ("u,s,1714521600,5", "bought_at is no time in ISO 8601: 1714521600"),
+        ("u,s,1969-12-31,5", "timestamp is not after 1970"),
+        ("u,s,,5", "bought_at is empty"),
+        (",s,2024-05-01,5", "customer is empty"),
+        (" ,s,2024-05-01,5", "user_id is empty"),
+        ("u,,2024-05-01,5", "sku is empty"),
+        ("u,s,2024-05-01,", "stars is empty"),
+        ("u,s,2024-05-01,five", "stars is no number: five"),
+        ("u,s,2024-05-01,nan", "stars is no number: nan"),
+        ("u,s,2024-05-01,9", "rating is not from 0 to 5"),
+        ("u,s,2024-05-01", "3 cells where the header has 4"),
+        ("u,s,2024-05-01,5,6", "5 cells where the header has 4"),
+        ('u,"s"t,2024-05-01,5', "no CSV: ',' expected after '\"'"),
+    ],
+)
+def test_a_bad_row_is_quarantined_under_the_users_file_and_line(tmp_path, row, reason):
+    good = "u,first,2024-05-01,5"
+    rows, bad = interactions_of(
+        tmp_path, ORDERS + f'"u","multi\nline",2024-05-01,5\n\n{row}\n{good}\n' + 199 * "v,w,2024-05-01,5\n"
+    )
+    assert [(item, line) for user, item, _, _, line in rows if user == "u"] == [("multi\nline", 2), ("first", 6)]
+    ((file, line, told, _),) = bad.rows()
+    assert (file, line, told) == (str(tmp_path / "orders.csv"), 5, reason)
+
+
+def test_the_row_itself_stands_in_the_quarantine(tmp_path):
+    _, bad = interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,5\n" * 200 + "u,s,soon,5\n")
+    assert json.loads(bad["raw"].item()[: bad["raw"].item().index(',"pixrec')] + "}") == {
+        "customer": "u", "sku": "s", "bought_at": "soon", "stars": "5",
+    }  # fmt: skip
+
+
+def test_broken_utf8_is_told_and_its_neighbours_stay(tmp_path):
+    orders = ORDERS.encode() + b"u\xff,s,2024-05-01,5\nv\xc3\xa9,s,2024-05-01,5\n"
+    rows, bad = interactions_of(tmp_path, orders)
+    assert [row[0] for row in rows] == ["v\u00e9"]
+    assert bad.select("line", "reason").rows() == [(2, "broken UTF-8")]
+
+
+def test_a_quote_that_never_ends_takes_no_more_than_one_cell_may_hold(tmp_path):
+    many = "u,s,2024-05-01,5\n" * 20_000
+    rows, bad = interactions_of(tmp_path, ORDERS + 'u,"s,2024-05-01,5\n' + many.replace("s", "t"))
+    assert rows[0][:2] == ("u", "t")
+    assert bad["line"].to_list() == [2]
+    assert re.fullmatch(r"no CSV up to line [78],\d{3}: field larger than field limit \(131072\)", bad["reason"].item())
+    lost = int(re.search(r"line ([\d,]+)", bad["reason"].item())[1].replace(",", ""))
+    assert rows[0][4] == lost + 1
+
+
+def test_an_unfinished_last_row_is_told(tmp_path):
+    rows, bad = interactions_of(tmp_path, ORDERS + 'u,s,2024-05-01,5\nu,"s,2024')
+    assert len(rows) == 1
+    assert bad.select("line", "reason").rows() == [(3, "no CSV: unexpected end of data")]
+
+
+def test_bad_rows_count_to_the_share_and_the_error_names_the_users_file(tmp_path):
+    paths = fetched(tmp_path, ORDERS + "u,s,2024-05-01,5\n" * 150 + "u,s,,5\n" * 2)
+    with pytest.raises(
+        SourceError, match=r"orders\.csv: 2 of 152 lines are bad, .* The first: line 152: bought_at is empty"
+    ):
+        interactions.build(raw_shop.IngestSettings(), paths)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"),
+    [
+        ("1714521600", "s"), ("1714521600.25", "s"), ("1714521600000", "ms"), ("1714521600000000", "us"),
+        ("2024-05-01", "iso"), ("2024-05-01 00:00", "iso"), ("2024-05-01T00:00:00.000Z", "iso"),
+        ("2024-05-01T02:00:00+02:00", "iso"), ("2024-04-30T19:00:00-0500", "iso"), ("2024-05-01 02:00:00+02", "iso"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("said", [True, False])
+def test_tells_the_unit_of_times_from_the_values_or_is_told(tmp_path, value, unit, said):
+    rows, bad = interactions_of(tmp_path, ORDERS + f"u,s,{value},5\n", time_unit=unit if said else None)
+    assert bad.is_empty()
+    assert rows[0][2] == MAY_1 + (250 if "." in value and unit == "s" else 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["20240501"], ["1"], ["05/01/2024"], ["-5"], ["1714521600", "1714521600000"], ["2024-05-01", "1714521600"], [""]],
+)
+def test_an_unclear_unit_is_asked_for(tmp_path, values):
+    orders = ORDERS + "".join(f"u,s,{value},5\n" for value in values)
+    with pytest.raises(SourceError, match=r"the unit of time in 'bought_at' is not clear: .* Set `time_unit`"):
+        fetched(tmp_path, orders)
+
+
+def test_a_little_nonsense_hides_no_unit_and_no_other_unit_passes_for_it(tmp_path):
+    """Milliseconds among seconds are no day of the year 56,300, and seconds among milliseconds no day of 1970."""
+    times = ["1714521600000"] * 400 + ["-1", "1714521600", "0"]
+    rows, bad = interactions_of(tmp_path, ORDERS + "".join(f"u,s{n},{t},5\n" for n, t in enumerate(times)))
+    assert len(rows) == 400
+    assert bad["line"].to_list() == [402, 403, 404]
+    assert bad["reason"][1] == "bought_at is no time in milliseconds: 1714521600"
+
+
+def test_a_unit_that_was_said_is_believed(tmp_path):
+    rows, _ = interactions_of(tmp_path, ORDERS + "u,s,5,5\n", time_unit="s")
+    assert rows[0][2] == 5000
+
+
+def test_without_a_rating_column_all_have_the_same(tmp_path):
+    columns = {name: BOUGHT[name] for name in ("user", "item", "timestamp")}
+    assert interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,\n", interaction_columns=columns)[0][0][3] == 5.0
+    rows, _ = interactions_of(tmp_path, None, interaction_columns=columns, constant_rating=3)
+    assert rows[0][3] == 3.0
+
+
+def test_semicolons_and_gzip(tmp_path):
+    orders = gzip.compress((ORDERS + "u,s,2024-05-01,5\n").replace(",", ";").encode())
+    rows, _ = interactions_of(tmp_path, orders, delimiter=";")
+    assert rows == [("u", "s", MAY_1, 5.0, 2)]
+
+
+def test_a_cut_gzip_keeps_what_was_readable_and_says_so(tmp_path):
+    orders = ORDERS + "".join(f"u{n},s,2024-05-01,5\n" for n in range(20_000))
+    rows, bad = interactions_of(tmp_path, gzip.compress(orders.encode())[:-20_000])
+    assert 100 < len(rows) < 20_000
+    assert "the file is damaged and readable only up to here: Compressed file ended" in bad["reason"][-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "told"),
+    [
+        (
+            "orders.csv",
+            {"user": "Customer"},
+            "no column 'Customer', .* maps to `user`; close: customer; known: customer, sku",
+        ),
+        ("orders.csv", {"item": "product"}, "no column 'product', .* maps to `item`; known: customer, sku, bought_at"),
+        ("orders.csv", {"item": "twice"}, "more than one column 'twice'"),
+        (
+            "orders.parquet",
+            {"user": "costumer"},
+            "no column 'costumer', .*; close: customer; known: customer, sku, bought",
+        ),
+    ],
+)
+def test_a_missing_column_is_told_with_those_there_are(tmp_path, name, columns, told):
+    parquet(tmp_path, "orders.parquet", customer=["u"], sku=["s"], bought_at=["2024-05-01"], stars=[5])
+    orders = ORDERS.replace("\n", ",twice,twice\n") + "u,s,2024-05-01,5,,\n"
+    with pytest.raises(SourceError, match=rf"{re.escape(name)} has {told}"):
+        fetched(tmp_path, orders, interactions=name, interaction_columns=BOUGHT | columns)
+
+
+@pytest.mark.parametrize(
+    ("orders", "told"),
+    [
+        (ORDERS, "orders.csv holds no row below its header"),
+        ("", "orders.csv is empty"),
+        (b"PAR1 and nothing else", r"orders.csv is a damaged Parquet file .*; write it again"),
+        ('"cust"omer,sku\n', "begins with no header of CSV"),
+    ],
+)
+def test_what_is_no_table_is_told(tmp_path, orders, told):
+    with pytest.raises(SourceError, match=told):
+        fetched(tmp_path, orders)
+    assert not (tmp_path / "data" / "shop" / "raw").exists()
+
+
+def test_a_missing_file_is_told_with_its_place(tmp_path):
+    with pytest.raises(SourceError, match=rf"{tmp_path}/no/orders.csv is not there; mend"):
+        fetched(tmp_path, interactions="no/orders.csv")
+
+
+@pytest.mark.parametrize(
+    "bought_at",
+    [
+        [NAIVE],
+        [dt.date(2024, 5, 1)],
+        pl.Series([NAIVE], dtype=pl.Datetime("ns")),
+        pl.Series([NAIVE], dtype=pl.Datetime("ms")),
+        pl.Series([NAIVE + dt.timedelta(hours=2)]).dt.replace_time_zone("Europe/Berlin"),
+        [1_714_521_600],
+        [1_714_521_600_000.0],
+        ["2024-05-01"],
+    ],
+)
+def test_parquet_brings_its_own_types(tmp_path, bought_at):
+    parquet(tmp_path, "orders.parquet", customer=[7.0], sku=[12], bought_at=bought_at, stars=[4])
+    rows, bad = interactions_of(tmp_path, None, interactions="orders.parquet")
+    assert bad.is_empty()
+    assert rows == [("7", "12", MAY_1, 4.0, 1)]
+
+
+def test_rows_of_parquet_are_counted_from_one(tmp_path):
+    times = [dt.date(2024, 5, 1)] * 3 + [None]
+    parquet(tmp_path, "o.parquet", customer=["a", None, "c", "d"], sku=["s"] * 4, bought_at=times, stars=[5.0] * 4)
+    rows, bad = interactions_of(tmp_path, None, interactions="o.parquet")
+    assert [(row[0], row[4]) for row in rows] == [("a", 1), ("c", 3)]
+    assert bad.select("file", "line", "reason").rows() == [
+        (str(tmp_path / "o.parquet"), 2, "customer is empty"), (str(tmp_path / "o.parquet"), 4, "bought_at is empty"),
+    ]  # fmt: skip
+
+
+ALL = {
+    "title": "name", "main_category": "dept", "categories": "cats", "store": "brand", "features": "points",
+    "description": "text", "price": "price", "image": "photo",
+}  # fmt: skip
+
+
+def test_products_become_items(tmp_path):
+    products = (
+        "sku,name,dept,cats,brand,points,text,price,photo\n"
+        's,"A ""big"" lamp",Home,"[""Home"",""Lamps""]",Lux,Red;  Big ;,One text,"$1,299.50",https://h/a+b.jpg\n'
+        "t,,,,,,,from 3,\n"
+    )
+    rows, bad = items_of(tmp_path, products, ALL, separator=";")
+    assert bad.is_empty()
+    assert rows["s"] == {
+        "item": "s", "title": 'A "big" lamp', "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
+        "features": ["Red", "Big"], "description": ["One text"], "price": 1299.5, "image_url": "https://h/a+b.jpg",
+    }  # fmt: skip
+    assert rows["t"] == {
+        "item": "t", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
+        "description": [], "price": None, "image_url": None,
+    }  # fmt: skip
+
+
+def test_parquet_brings_its_own_lists_and_decimals(tmp_path):
+    price = pl.Series(["12.50"]).cast(pl.Decimal(10, 2))
+    parquet(tmp_path, "p.parquet", sku=["s"], cats=[["A", None, "B|C"]], price=price, points=["x|y"])
+    columns = {"categories": "cats", "price": "price", "features": "points"}
+    rows, bad = items_of(tmp_path, None, columns, items="p.parquet", separator="|")
+    assert bad.is_empty()
+    assert (rows["s"]["categories"], rows["s"]["price"], rows["s"]["features"]) == (["A", "B|C"], 12.5, ["x", "y"])
+
+
+def test_a_list_that_is_no_json_is_bad_unless_it_is_separated(tmp_path):
+    products = "sku,cats\nr,\"['A', 'B']\"\ns,one text\n"
+    rows, bad = items_of(tmp_path, products, {"categories": "cats"})
+    assert rows["s"]["categories"] == ["one text"]
+    assert bad.select("file", "line", "reason").rows() == [
+        (str(tmp_path / "products.csv"), 2, "cats is no JSON list: ['A', 'B']")
+    ]
+
+
+def test_photos_of_a_folder_are_served_by_their_names(tmp_path):
+    (tmp_path / "pics").mkdir()
+    products = "sku,photo\na,sub/a b+\u00e9.jpg\nb,HTTPS://h/x.jpg\nc,\nd,../../etc/passwd\n"
+    rows, _ = items_of(tmp_path, products, {"image": "photo"}, photos="pics")
+    assert {item: row["image_url"] for item, row in rows.items()} == {
+        "a": "http://127.0.0.1:PORT/sub/a%20b%2B%C3%A9.jpg", "b": "HTTPS://h/x.jpg", "c": None,
+        "d": "http://127.0.0.1:PORT/../../etc/passwd",
+    }  # fmt: skip
+    assert raw_files.locate(DatasetPaths(tmp_path / "data" / "shop")).photos == tmp_path / "pics"
+
+
+def test_file_names_without_a_folder_are_no_silent_loss(tmp_path):
+    with pytest.raises(SourceError, match=r"'photo' holds no URL but 'a\.jpg'; if these are files, .* `photos`"):
+        items_of(tmp_path, "sku,photo\na,a.jpg\nb,\n", {"image": "photo"})
+    with pytest.raises(SourceError, match=r"nowhere is no folder; mend `photos`"):
+        items_of(tmp_path, "sku,photo\na,a.jpg\n", {"image": "photo"}, photos="nowhere")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"interaction_columns": {"user": "u", "item": "i"}},
+        {"interaction_columns": BOUGHT | {"price": "p"}},
+        {"item_columns": {"title": "t"}},
+        {"time_unit": "minutes"},
+        {"constant_rating": 6},
+        {"delimiter": ", "},
+        {"separator": ""},
+        {"colour": "red"},
+    ],
+)
+def test_refuses_wrong_options(wrong):
+    with pytest.raises(ValidationError):
+        tables.Options(**options(**wrong))
+
+
+def test_batches_do_not_show(tmp_path, monkeypatch):
+    lines = [
+        f'u{n},"s{n}{chr(10) * (n % 3)}",2024-05-01,5{",6" * (n % 7 == 3)}\n' + "\n" * (n % 5 == 1) for n in range(50)
+    ]
+    whole = fetched(tmp_path, ORDERS + "".join(lines))
+    expected = raw_files.locate(whole).reviews.read_bytes()
+    monkeypatch.setattr(_table_rows, "BATCH", 4)
+    assert raw_files.locate(fetched(tmp_path, None)).reviews.read_bytes() == expected
+
+
+CELLS = st.text(st.sampled_from('ab,"\r\n \u00e9'), max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_each_row_stands_on_the_line_that_it_starts_on(tmp_path_factory, rows, end, blank):
+    """What the csv module writes, and lines counted by splitting, give the same places."""
+    folder = tmp_path_factory.mktemp("csv")
+    places, text = [], "a,b" + end
+    for row in rows:
+        places.append(len(re.findall(r"\r\n|\r|\n", text)) + 1)
+        text += written(row, end) + (end if blank else "")
+    path = folder / "t.csv"
+    path.write_bytes(text.encode())
+    table = _table_rows.open_table(path, {"x": "a", "y": "b"}, ",", folder)
+    batches = list(table.batches())
+    found = [(r["x"], r["y"]) for batch in batches for r in batch.to_pylist()]
+    lines, line = [], 0
+    for gap in (gap for batch in batches for gap in batch.column("gap").to_pylist()):
+        line += gap + 1
+        lines.append(line)
+    assert found == rows
+    assert lines == places
+
+
+def written(row, end):
+    class Line:
+        text = ""
+
+        def write(self, text):
+            self.text += text
+
+    line = Line()
+    csv.writer(line, lineterminator=end, quoting=csv.QUOTE_ALL).writerow(row)
+    return line.text
+
+
+def test_the_manifest_says_what_the_lines_stand_for(tmp_path):
+    paths = fetched(tmp_path)
+    manifest = files.read_json(paths.raw_manifest)
+    assert manifest["reviews"]["path"] == "raw/reviews.jsonl"
+    assert manifest["reviews"]["stands_for"] == str(tmp_path / "orders.csv")
+    assert manifest["metadata"]["stands_for"] == str(tmp_path / "products.csv")
+
+
+def test_rows_that_are_all_bad_come_in_whole_batches(tmp_path):
+    """One batch a bad row would take a query for each."""
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + 'x,"y"z\n' * 1000)
+    table = _table_rows.open_table(path, {"x": "a"}, ",", tmp_path)
+    (batch,) = table.batches()
+    assert batch.num_rows == 1000
+    assert set(batch.column("fault").to_pylist()) == {"no CSV: ',' expected after '\"'"}
+
+
+@pytest.mark.slow
+def test_a_real_set_is_the_same_as_tables(shared_data, tmp_path):
+    """H&M as CSV and Parquet gives the rows that its JSON lines give."""
+    folder = (shared_data / "hm").resolve()
+    reviews = pl.read_ndjson(gzip.decompress((folder / "reviews.jsonl.gz").read_bytes()))
+    reviews.with_columns(when=pl.from_epoch("timestamp", "ms")).select("user_id", "parent_asin", "when").write_csv(
+        tmp_path / "orders.csv", datetime_format="%Y-%m-%d %H:%M:%S%.3f"
+    )
+    lines = [json.loads(line) for line in gzip.decompress((folder / "meta.jsonl.gz").read_bytes()).splitlines()]
+    names = ("parent_asin", "title", "main_category", "categories", "store", "features", "description", "price")
+    rows = [{name: line.get(name) for name in names} | {"photo": photo_of(line)} for line in lines]
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "products.parquet")
+    direct = DatasetPaths(tmp_path / "data" / "direct")
+    raw_files.fetch(SourceSettings(kind="amazon_2023", folder=folder), tmp_path, direct)
+    columns = {"user": "user_id", "item": "parent_asin", "timestamp": "when"}
+    own = {name: name for name in names[1:]} | {"item": "parent_asin", "image": "photo"}
+    as_tables = fetched(
+        tmp_path, None, None, items="products.parquet", interaction_columns=columns, item_columns=own, photos=folder
+    )
+    for paths in (direct, as_tables):
+        interactions.build(raw_shop.IngestSettings(), paths)
+        items.build(raw_shop.IngestSettings(), paths)
+    expected, found = (pl.read_parquet(paths.interactions) for paths in (direct, as_tables))
+    assert found.with_columns(pl.col("position") - 1).equals(expected)  # the header is line 1
+    assert pl.read_parquet(as_tables.items).equals(pl.read_parquet(direct.items))
+
+
+def photo_of(line):
+    return line["images"][0]["large"].removeprefix("http://127.0.0.1:PORT/") if line["images"] else None
