@@ -26,6 +26,8 @@ CONFIG_VARIABLE = "PIXREC_CONFIG"
 Variant = Literal["multimodal", "text_only", "image_only", "shuffled_images"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+#: A host name or IP address in lower case (a name of other letters as in DNS, `xn--...`); `*` is any part of it.
+HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
 
 
 class Section(BaseModel):
@@ -65,6 +67,8 @@ class ImageSettings(Section):
     max_bytes: Positive = Field(20_000_000, description="bytes of one photo as sent")
     max_pixels: Positive = Field(50_000_000, description="pixels of one photo as sent (width x height)")
     allow_private_hosts: bool = Field(False, description="whether URLs may point to private or loopback addresses")
+    allow_hosts: tuple[HostPattern, ...] = Field((), description="hosts to ask, `*.example.com`; none means any")
+    deny_hosts: tuple[HostPattern, ...] = Field((), description="hosts never to ask, whatever `allow_hosts` says")
 
 
 class SequenceSettings(Section):
