@@ -5,6 +5,7 @@ outcomes, and the photos lie under their final names already.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -99,11 +100,16 @@ def _write_manifest(paths: DatasetPaths, manifest: pl.DataFrame, size: int) -> N
 
 
 def _remove_orphans(paths: DatasetPaths, manifest: pl.DataFrame) -> None:
-    """Remove what no row stands for: photos of items that are gone or fail now, and a killed run's partial files."""
-    kept = {paths.image(item) for item in manifest.filter(pl.col("status") == OK)[ITEM]}
-    for path in paths.images.rglob("*"):
-        if path not in kept and not path.is_dir():
-            files.remove(path)
+    """Remove what no row stands for: photos of items that are gone or fail now, and a killed run's partial files.
+
+    Names are compared as frames: as Python paths, a million of them would take half a gigabyte.
+    """
+    items = manifest.filter(pl.col("status") == OK)[ITEM]
+    kept = items.map_elements(lambda item: str(paths.image(item)), pl.String)
+    walk = os.walk(paths.images)
+    there = pl.Series((f"{folder}/{name}" for folder, _, names in walk for name in names), dtype=pl.String)
+    for path in there.filter(~there.is_in(kept)):
+        files.remove(Path(path))
 
 
 def _stats(manifest: pl.DataFrame, items: int, fetched: int, seconds: float) -> Stats:

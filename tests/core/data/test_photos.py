@@ -30,6 +30,17 @@ def test_longest_edge_is_the_size_and_small_ones_stay(given, stored):
     assert small(jpeg(*given)).size == stored
 
 
+@pytest.mark.parametrize("shape", [(1500, 1000), (1000, 1500), (1500, 1500)])
+def test_decoding_at_a_smaller_scale_costs_no_detail(shape):
+    """A large JPEG is decoded at half its size; the photo stays that of the slow and careful way."""
+    blocks = np.random.default_rng(0).integers(0, 256, (shape[0] // 20, shape[1] // 20, 3), dtype=np.uint8)
+    body = encoded(Image.fromarray(blocks).resize(shape[::-1], Image.Resampling.BICUBIC), "JPEG", quality=95)
+    got = small(body, size=256, max_pixels=3_000_000)
+    careful = Image.open(io.BytesIO(body)).resize(got.size, Image.Resampling.LANCZOS)
+    error = np.asarray(got, dtype=float) - np.asarray(careful, dtype=float)
+    assert np.sqrt((error**2).mean()) < 1
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
 def test_formats_of_the_web(kind):
     assert_near(small(encoded(Image.new("RGB", (9, 7), RED), kind)).getpixel((4, 3)), RED, within=4)
