@@ -244,6 +244,18 @@ class TestAgain:
         images.download(settings(size=30), paths)
         assert {row["width"] for row in manifest(paths).values()} == {30}
 
+    def test_counts_by_status_and_reason(self, server, paths):
+        with pytest.raises(MissingArtefactError):
+            images.read_manifest(paths)
+        urls = {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"} | {n: server.url(f"/{n}") for n in "cd"}
+        write_items(paths, urls | {"e": "ftp://e"})
+        images.download(settings(), paths)
+        assert images.counts(images.read_manifest(paths)).rows() == [
+            ("ok", None, 2),
+            ("failed", "http 404", 2),
+            ("failed", "bad url", 1),
+        ]
+
     def test_photos_of_items_that_are_gone_or_fail_now_are_removed(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
         images.download(settings(), paths)
