@@ -1,135 +1,219 @@
-"""Photos per second: the download stage against a plain serial loop over the same URLs.
+"""Photos per second: the download stage, a plain serial loop and img2dataset over the same URLs.
 
     python -m benchmarks.images
+    python -m benchmarks.images --memory
 
-Both bring the same photos from one loopback server, which waits before each answer as a distant
-one would, and both decode, shrink and store them. Server and contestants run in processes of
-their own. Prints each round, medians, spread and the ratio.
+All bring the same photos from one loopback server, which waits before each answer as a distant
+one would, and decode, shrink and store them as JPEG files: same size, same quality, and as many
+requests at a time for ours as for img2dataset, which has its two processes. Server and contestants
+run in processes of their own and take turns, so that all meet the same weather. CPU time, which
+other work on the machine disturbs less than rates, includes the workers that img2dataset starts.
+img2dataset is taken from this Python, else installed in a temporary environment of its own.
+
+With --memory: peak memory of the stage at 10,000 and at 100,000 URLs.
 """
 
 import argparse
-import asyncio
+import importlib.util
 import io
-import multiprocessing
+import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 import requests
 from PIL import Image
 
+from benchmarks.photo_origin import CONTEXT, origin
 from pixrec_core import files
 from pixrec_core.data import images
+from pixrec_core.data.photos import QUALITY
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_URL, ITEM
 from pixrec_core.settings import ImageSettings
 
-CONTEXT = multiprocessing.get_context("spawn")
-SIZE = 128  # pixels, stored
-SENT = (200, 300)  # pixels, sent
+CORES = 2
 
 
-def photo() -> bytes:
-    """A JPEG of some 12 kB, with as much detail as a small product photo has."""
-    coarse = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(SENT, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+class Job(NamedTuple):
+    """What a contestant is to do: bring the URLs, at most `size` pixels, `threads` at a time."""
+
+    urls: list[str]
+    size: int
+    threads: int
 
 
-def serve(delay_s: float, port: Connection) -> None:
-    """Answer every request with the photo after a wait; tells its port first."""
-    body = photo()
-    answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+class Cost(NamedTuple):
+    """What it took a contestant."""
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                await reader.readuntil(b"\r\n\r\n")
-                await asyncio.sleep(delay_s)
-                writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    async def run() -> None:
-        server = await asyncio.start_server(talk, "127.0.0.1", 0)
-        port.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(run())
+    seconds: float
+    cpu_s: float
+    peak_mib: float
 
 
-def ours(urls: list[str], threads: int, folder: Path) -> float:
+def ours(job: Job, folder: Path) -> float:
     """Seconds that the stage takes."""
     paths = DatasetPaths(folder)
-    pl.DataFrame({ITEM: urls, IMAGE_URL: urls}).write_parquet(paths.items)
+    pl.DataFrame({ITEM: job.urls, IMAGE_URL: job.urls}).write_parquet(paths.items)
     entry = {"path": "unused", "bytes": 1, "sha256": ""}
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": None})
-    settings = ImageSettings(size=SIZE, threads=threads, per_host=threads, allow_private_hosts=True)
+    settings = ImageSettings(size=job.size, threads=job.threads, per_host=job.threads, allow_private_hosts=True)
     start = time.perf_counter()
     stats = images.download(settings, paths)
     seconds = time.perf_counter() - start
-    assert stats["ok"] == len(urls), stats["failed_by_reason"]
+    assert stats["ok"] == len(job.urls), stats["failed_by_reason"]
     return seconds
 
 
-def serial(urls: list[str], threads: int, folder: Path) -> float:  # noqa: ARG001 - it has one
+def serial(job: Job, folder: Path) -> float:
     """Seconds that one loop takes: get, decode, shrink, save."""
     start = time.perf_counter()
-    for number, url in enumerate(urls):
+    for number, url in enumerate(job.urls):
         response = requests.get(url, timeout=20)
         response.raise_for_status()
         image = Image.open(io.BytesIO(response.content)).convert("RGB")
-        image.thumbnail((SIZE, SIZE))
-        image.save(folder / f"{number}.jpg", quality=90)
+        image.thumbnail((job.size, job.size))
+        image.save(folder / f"{number}.jpg", quality=QUALITY)
     return time.perf_counter() - start
 
 
-def timed(contestant: Callable[[list[str], int, Path], float], urls: list[str], threads: int, to: Connection) -> None:
+IMG2DATASET = """
+import json, sys, time
+from img2dataset import download
+if __name__ == "__main__":
+    start = time.perf_counter()
+    download(**json.loads(sys.argv[1]))
+    print("SECONDS", time.perf_counter() - start)
+"""
+
+
+def img2dataset(python: str, job: Job, folder: Path) -> float:
+    """Seconds that its `download` takes, two shards a process."""
+    (folder / "urls.txt").write_text("\n".join(job.urls))
+    (folder / "run.py").write_text(IMG2DATASET)
+    options = {
+        "url_list": str(folder / "urls.txt"),
+        "output_folder": str(folder / "photos"),
+        "output_format": "files",
+        "image_size": job.size,
+        "resize_mode": "keep_ratio_largest",
+        "resize_only_if_bigger": True,
+        "encode_quality": QUALITY,
+        "processes_count": CORES,
+        "thread_count": job.threads // CORES,
+        "number_sample_per_shard": -(-len(job.urls) // (2 * CORES)),
+        "timeout": 20,
+    }
+    command = [python, str(folder / "run.py"), json.dumps(options)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    stored = len(list((folder / "photos").rglob("*.jpg")))
+    assert (told.returncode, stored) == (0, len(job.urls)), told.stderr[-2000:]
+    return float(told.stdout.rpartition("SECONDS")[2])
+
+
+def python_with_img2dataset(folder: str) -> str | None:
+    """An interpreter that has it; None, with the reason printed, where it cannot be installed."""
+    if importlib.util.find_spec("img2dataset"):
+        return sys.executable
+    venv.create(folder, with_pip=True)
+    python = str(Path(folder) / "bin" / "python")
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", "img2dataset"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        print(f"img2dataset cannot be installed on this Python: {done.stderr[-2000:]}")
+        return None
+    return python
+
+
+Contestant = Callable[[Job, Path], float]
+
+
+def _timed(contestant: Contestant, job: Job, to: Connection) -> None:
     """Run one contestant in a folder of its own; the body of a process."""
+    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    before = [resource.getrusage(kind) for kind in kinds]
     with tempfile.TemporaryDirectory() as folder:
-        to.send(contestant(urls, threads, Path(folder)))
+        seconds = contestant(job, Path(folder))
+    after = [resource.getrusage(kind) for kind in kinds]
+    cpu_s = sum(
+        now.ru_utime + now.ru_stime - then.ru_utime - then.ru_stime for now, then in zip(after, before, strict=True)
+    )
+    to.send(Cost(seconds, cpu_s, after[0].ru_maxrss / 1024))
 
 
-def photos_per_second(contestant: Callable[[list[str], int, Path], float], urls: list[str], threads: int) -> float:
+def measure(contestant: Contestant, job: Job) -> Cost:
     """Measure one contestant in a fresh process."""
     here, there = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=timed, args=(contestant, urls, threads, there))
+    process = CONTEXT.Process(target=_timed, args=(contestant, job, there))
     process.start()
     there.close()
-    seconds: float = here.recv()
+    cost: Cost = here.recv()
     process.join()
-    return len(urls) / seconds
+    return cost
+
+
+def race(contestants: dict[str, tuple[Contestant, Job]], rounds: int) -> None:
+    """Print every contestant's rate and CPU time in each round, their medians and the ratios to ours."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, (contestant, job) in contestants.items():
+            cost = measure(contestant, job)
+            rates[name].append(len(job.urls) / cost.seconds)
+            cpu_ms = 1000 * cost.cpu_s / len(job.urls)
+            print(f"round {number + 1}, {name}: {rates[name][-1]:.0f}/s, {cpu_ms:.2f} ms CPU a photo", flush=True)
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    for name, found in rates.items():
+        ratio = medians["ours"] / medians[name]
+        print(f"{name}: median {medians[name]:.0f}/s, {min(found):.0f} to {max(found):.0f}; ours is {ratio:.2f}x")
+
+
+def memory(base: str, size: int, threads: int) -> None:
+    """Print the stage's peak memory at both counts."""
+    for count in (10_000, 100_000):
+        cost = measure(ours, Job([f"{base}{number}" for number in range(count)], size, threads))
+        print(f"{count:,} URLs: peak {cost.peak_mib:.0f} MiB, {count / cost.seconds:.0f}/s", flush=True)
 
 
 def main() -> None:
-    """Take turns, so that both meet the same weather."""
+    """Read the command line and run one of the two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=1500, help="in a round of ours; the loop gets a fifth")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=32)
+    parser.add_argument("--photos", type=int, default=3000, help="in a round; the serial loop gets a tenth")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=32, help="requests at a time")
     parser.add_argument("--delay-ms", type=float, default=20.0, help="before each answer")
+    parser.add_argument("--sent", type=int, default=300, help="longest edge of the photo as sent, pixels")
+    parser.add_argument("--size", type=int, default=128, help="longest edge as stored, pixels")
+    parser.add_argument("--memory", action="store_true", help="peak memory at 10,000 and 100,000 URLs instead")
     chosen = parser.parse_args()
-    here, there = CONTEXT.Pipe()
-    server = CONTEXT.Process(target=serve, args=(chosen.delay_ms / 1000, there), daemon=True)
-    server.start()
-    port = here.recv()
-    urls = [f"http://127.0.0.1:{port}/{number}" for number in range(chosen.photos)]
-    rates: dict[str, list[float]] = {"ours": [], "serial": []}
-    for number in range(chosen.rounds):
-        rates["serial"].append(photos_per_second(serial, urls[: max(1, chosen.photos // 5)], 1))
-        rates["ours"].append(photos_per_second(ours, urls, chosen.threads))
-        print(f"round {number + 1}: serial {rates['serial'][-1]:.0f}/s, ours {rates['ours'][-1]:.0f}/s", flush=True)
-    server.terminate()
-    for name, found in rates.items():
-        print(f"{name}: median {statistics.median(found):.0f}/s, {min(found):.0f} to {max(found):.0f}")
-    ratio = statistics.median(rates["ours"]) / statistics.median(rates["serial"])
-    print(f"ratio {ratio:.1f}x ({chosen.photos} photos, {chosen.threads} threads, {chosen.delay_ms:.0f} ms)")
+    with ExitStack() as stack:
+        base = stack.enter_context(origin(chosen.sent, 0.0 if chosen.memory else chosen.delay_ms / 1000))
+        if chosen.memory:
+            memory(base, chosen.size, chosen.threads)
+            return
+        job = Job([f"{base}{number}" for number in range(chosen.photos)], chosen.size, chosen.threads)
+        contestants: dict[str, tuple[Contestant, Job]] = {
+            "ours": (ours, job),
+            "serial": (serial, job._replace(urls=job.urls[: max(1, chosen.photos // 10)])),
+        }
+        if python := python_with_img2dataset(stack.enter_context(tempfile.TemporaryDirectory())):
+            contestants["img2dataset"] = (partial(img2dataset, python), job)
+        race(contestants, chosen.rounds)
+        print(
+            f"{chosen.photos} photos of {chosen.sent} pixels to {chosen.size}, {chosen.threads} at a time, "
+            f"{chosen.delay_ms:.0f} ms away"
+        )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pixrec_core.data.images import open_photo
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import NO_PHOTO
+from pixrec_core.models.photo_store import pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.settings import Settings
@@ -109,7 +110,8 @@ def compare(work: Work, rounds: int, steps: int) -> None:
     sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS].to_list())
     windows = Windows(sequences, settings.window, seed=0)
     order = list(LengthGroupedSampler(windows, settings.batch_users, seed=0))
-    collator, plain = inputs.collator(), Straightforward(work, model, inputs)
+    assert inputs.pixels, "the sample has photos"
+    collator, plain = inputs.collator(pixel_store(inputs.pixels)), Straightforward(work, model, inputs)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def batch(step: int) -> list[Any]:

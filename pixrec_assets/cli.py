@@ -1,5 +1,6 @@
-"""The command line: `pixrec run`, `pixrec demo`, `pixrec status`."""
+"""The command line: `pixrec run`, `pixrec demo`, `pixrec status`, `pixrec photos`."""
 
+import json
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import Final
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from pixrec_assets import running
 from pixrec_assets.headline import COLUMNS, DECIDING, headline, rows_of
@@ -18,6 +19,7 @@ from pixrec_assets.home import dagster_home
 from pixrec_core import pipeline
 from pixrec_core.errors import PixRecError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import ITEM
 from pixrec_core.settings import CONFIG_VARIABLE, Settings, load_settings
 from pixrec_core.stages import Stage, Work
 
@@ -80,6 +82,34 @@ def status() -> None:
             table.add_row(stage.name, running.place(stage, work), *_state(stage, work))
         out.print(table)
         _show_best(DatasetPaths.of(settings.data_dir, dataset))
+
+
+@cli.command()
+@click.option("--dataset", required=True, help="A dataset that the settings name.")
+@click.option("--failed", is_flag=True, help="List each photo that failed: item, URL, reason and tries.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def photos(dataset: str, failed: bool, as_json: bool) -> None:
+    """What came of a dataset's photos: how many by status and reason, or each one that failed.
+
+    `pixrec run --dataset NAME --stage images --force` tries what failed again and keeps every photo
+    that is there.
+    """
+    from pixrec_core.data import image_journal, images  # bring what downloads and decodes
+
+    settings = load_settings()
+    settings.dataset(dataset)
+    manifest = images.read_manifest(DatasetPaths.of(settings.data_dir, dataset))
+    failures = manifest.filter(status=image_journal.FAILED).select(ITEM, "url", "reason", "attempts")
+    shown = failures if failed else images.counts(manifest)
+    if as_json:
+        click.echo(json.dumps(shown.to_dicts(), indent=2, ensure_ascii=False))
+        return
+    table = Table(*(Column(name, overflow="fold") for name in shown.columns))
+    for row in shown.iter_rows():
+        table.add_row(*("-" if value is None else escape(str(value)) for value in row))
+    out.print(table)
+    if not failures.is_empty():
+        out.print(f"to try what failed again: [bold]pixrec run --dataset {dataset} --stage images --force[/]")
 
 
 def _state(stage: Stage, work: Work) -> tuple[str, str]:

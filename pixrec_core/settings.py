@@ -31,6 +31,8 @@ Variant = Literal["multimodal", "collaborative", "text_only", "image_only", "shu
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+#: A host name or IP address in lower case (a name of other letters as in DNS, `xn--...`); `*` is any part of it.
+HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
 
 
 class Section(BaseModel):
@@ -73,6 +75,8 @@ class ImageSettings(Section):
     max_bytes: Positive = Field(20_000_000, description="bytes of one photo as sent")
     max_pixels: Positive = Field(50_000_000, description="pixels of one photo as sent (width x height)")
     allow_private_hosts: bool = Field(False, description="whether URLs may point to private or loopback addresses")
+    allow_hosts: tuple[HostPattern, ...] = Field((), description="hosts to ask, `*.example.com`; none means any")
+    deny_hosts: tuple[HostPattern, ...] = Field((), description="hosts never to ask, whatever `allow_hosts` says")
 
 
 class SequenceSettings(Section):

@@ -61,7 +61,7 @@ class Fetcher:
 
     def __init__(self, settings: ImageSettings, own_host: str | None = None) -> None:
         self._settings = settings
-        self._guard = Guard(settings.timeout_s, settings.allow_private_hosts, own_host)
+        self._guard = Guard(settings, own_host)
         self._session = _Session(self._guard)
 
     def __enter__(self) -> Self:

@@ -1,12 +1,12 @@
-"""urllib3 connections that check the address they connect to and that end at a deadline.
+"""urllib3 connections that check the host and address they connect to and that end at a deadline.
 
 The check stands where the socket is made: the name is resolved once, the answer is checked, and
 that very answer is connected to. A check ahead of the request would leave a gap in which the name
 can come to mean another address (DNS rebinding).
 
 A socket's timeout bounds one read alone, so a server that sends a byte now and then, in the
-headers or in the body, could hold a thread for days. Here every read waits no longer than the
-deadline allows.
+headers or in the body, could hold a thread for days. Here every connection, TLS handshake and read
+waits no longer than the deadline allows.
 """
 
 import functools
@@ -14,15 +14,17 @@ import io
 import socket
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from http.client import HTTPResponse
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError
 from urllib3.poolmanager import PoolManager
 
 from pixrec_core.data.addresses import is_public
+from pixrec_core.settings import ImageSettings
 
 
 class FetchError(Exception):
@@ -46,14 +48,12 @@ class Guard:
     """What the connections of one fetcher may do; it fetches one photo at a time.
 
     Attributes:
-        timeout_s: seconds to wait for the next bytes.
-        allow_private: whether any address may be connected to.
-        own_host: "address:port" that may be connected to though it is loopback.
+        settings: seconds to wait, and which hosts and addresses may be connected to.
+        own_host: "address:port" that may be connected to whatever the settings say.
         until: when the photo must be complete, on the monotonic clock.
     """
 
-    timeout_s: float
-    allow_private: bool
+    settings: ImageSettings
     own_host: str | None
     until: float = 0.0
 
@@ -66,14 +66,17 @@ class Guard:
         left = self.until - time.monotonic()
         if left <= 0:
             raise TimeoutError("the photo's deadline has passed")
-        return min(self.timeout_s, left)
+        return min(self.settings.timeout_s, left)
 
     def addresses(self, host: str, port: int) -> list[str]:
         """Resolve a host to the addresses that may be connected to.
 
         Raises:
-            FetchError: the host is unknown or leads to an address that is not public.
+            FetchError: the host is unknown, not allowed, or leads to an address that is not public.
         """
+        own = f"{host}:{port}" == self.own_host
+        if not (own or _allowed(host, self.settings)):
+            raise FetchError("host not allowed")
         try:
             answers = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         except UnicodeError:
@@ -81,9 +84,19 @@ class Guard:
         except socket.gaierror as error:
             raise FetchError("unknown host", transient=error.errno == socket.EAI_AGAIN) from None
         found = [str(answer[4][0]) for answer in answers]
-        if not (self.allow_private or f"{host}:{port}" == self.own_host or all(map(is_public, found))):
+        if not (own or self.settings.allow_private_hosts or all(map(is_public, found))):
             raise FetchError("address not public")
         return found
+
+
+def _allowed(host: str, settings: ImageSettings) -> bool:
+    """Whether the settings' patterns let a host be asked; a denial outweighs a permission."""
+    name = host.strip("[]").rstrip(".").lower()
+
+    def among(patterns: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return not among(settings.deny_hosts) and (not settings.allow_hosts or among(settings.allow_hosts))
 
 
 class _TimedReader(io.RawIOBase):
@@ -123,16 +136,19 @@ class _GuardedHTTP(HTTPConnection):
         for address in others:
             try:
                 return self._connect_to(address, name)
-            except NewConnectionError:
+            except ConnectTimeoutError:  # refused, unreachable or deaf
                 continue
         return self._connect_to(last, name)
 
     def _connect_to(self, address: str, name: str) -> socket.socket:
         self._dns_host = address
+        self.timeout = self._guard.patience()
         try:
-            return super()._new_conn()
+            connected = super()._new_conn()
         finally:
             self._dns_host = name  # certificates and the Host header go by the name
+        connected.settimeout(self._guard.patience())  # of a whole TLS handshake, however it trickles
+        return connected
 
 
 class _GuardedHTTPS(_GuardedHTTP, HTTPSConnection):

@@ -6,7 +6,6 @@ from it, so that it ends with the manifest of an undisturbed one.
 """
 
 import dataclasses
-import io
 import json
 import logging
 import threading
@@ -54,12 +53,11 @@ class Journal:
         self._path = path
         self._lock = threading.Lock()
         header = settings.model_dump(mode="json")
-        before, self.earlier, whole = _read(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
-        if before == header:
-            self._file.truncate(whole)
-        else:
+        self._file.truncate(_whole_lines(path))
+        before, self.earlier = _read(path)
+        if before != header:
             same_size = before is not None and before.get("size") == settings.size
             self.earlier = self.earlier.filter(pl.col("status") == OK, pl.lit(same_size))
             self._file.truncate(0)
@@ -90,15 +88,23 @@ class Journal:
         files.remove(self._path)
 
 
-def _read(path: Path) -> tuple[dict[str, object] | None, pl.DataFrame, int]:
-    """Settings, outcomes and length in bytes of the whole lines; a kill can tear the last one."""
-    data = path.read_bytes() if path.exists() else b""
-    whole = data.rfind(b"\n") + 1
-    header, _, lines = data[:whole].partition(b"\n")
+def _whole_lines(path: Path) -> int:
+    """Length in bytes of the lines that are whole; a kill can tear the last one."""
+    with path.open("rb") as file:
+        return sum(len(line) for line in file if line.endswith(b"\n"))
+
+
+def _read(path: Path) -> tuple[dict[str, object] | None, pl.DataFrame]:
+    """Settings and outcomes; neither where the file is damaged. Read as a stream: there may be millions of lines."""
+    with path.open("rb") as file:
+        header = file.readline()
+    if not header:
+        return None, IMAGE_SCHEMA.to_frame()
     try:
-        before = json.loads(header) if header else None
-        rows = pl.read_ndjson(io.BytesIO(lines), schema=IMAGE_SCHEMA) if lines else IMAGE_SCHEMA.to_frame()
+        before = json.loads(header)
+        lines = pl.scan_ndjson(path, schema=IMAGE_SCHEMA)
+        rows = lines.drop_nulls(ITEM).collect(engine="streaming")  # the settings' line is a row of nulls
     except (ValueError, pl.exceptions.PolarsError) as error:
         log.warning("%s is damaged (%s); its photos are fetched again", path, error)
-        return None, IMAGE_SCHEMA.to_frame(), 0
-    return before, rows.unique([ITEM, "url"], keep="last", maintain_order=True), whole
+        return None, IMAGE_SCHEMA.to_frame()
+    return before, rows.unique([ITEM, "url"], keep="last", maintain_order=True)

@@ -5,6 +5,7 @@ outcomes, and the photos lie under their final names already.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -97,12 +98,29 @@ def _photos_of_last_run(paths: DatasetPaths, size: int) -> pl.DataFrame:
     path = paths.images_manifest
     if not path.exists():
         return IMAGE_SCHEMA.to_frame()
+    rows = read_manifest(paths)
+    same_size = pl.read_parquet_metadata(path).get(SIZE_KEY) == str(size)
+    return rows.filter(pl.col("status") == OK, pl.lit(same_size))
+
+
+def read_manifest(paths: DatasetPaths) -> pl.DataFrame:
+    """What came of each URL, as the last whole run left it. Schema: `IMAGE_SCHEMA`.
+
+    Raises:
+        MissingArtefactError: no run has ended yet.
+        ArtefactError: the file is damaged.
+    """
+    path = files.require(paths.images_manifest)
     try:
-        rows = pl.read_parquet(path, schema=IMAGE_SCHEMA)
-        same_size = pl.read_parquet_metadata(path).get(SIZE_KEY) == str(size)
+        return pl.read_parquet(path, schema=IMAGE_SCHEMA)
     except pl.exceptions.PolarsError as error:
         raise ArtefactError(f"{path} is no manifest of photos ({error}); remove it to fetch them again") from error
-    return rows.filter(pl.col("status") == OK, pl.lit(same_size))
+
+
+def counts(manifest: pl.DataFrame) -> pl.DataFrame:
+    """How many photos of each status and reason, the most first."""
+    counted = manifest.group_by("status", "reason").agg(pl.len().alias("photos"))
+    return counted.sort(["photos", "status", "reason"], descending=[True, True, False])
 
 
 def _write_manifest(paths: DatasetPaths, manifest: pl.DataFrame, size: int) -> None:
@@ -111,18 +129,22 @@ def _write_manifest(paths: DatasetPaths, manifest: pl.DataFrame, size: int) -> N
 
 
 def _remove_orphans(paths: DatasetPaths, manifest: pl.DataFrame) -> None:
-    """Remove what no row stands for: photos of items that are gone or fail now, and a killed run's partial files."""
-    kept = {paths.image(item) for item in manifest.filter(pl.col("status") == OK)[ITEM]}
-    for path in paths.images.rglob("*"):
-        if path not in kept and not path.is_dir():
-            files.remove(path)
+    """Remove what no row stands for: photos of items that are gone or fail now, and a killed run's partial files.
+
+    Names are compared as frames: as Python paths, a million of them would take half a gigabyte.
+    """
+    items = manifest.filter(pl.col("status") == OK)[ITEM]
+    kept = items.map_elements(lambda item: str(paths.image(item)), pl.String)
+    walk = os.walk(paths.images)
+    there = pl.Series((f"{folder}/{name}" for folder, _, names in walk for name in names), dtype=pl.String)
+    for path in there.filter(~there.is_in(kept)):
+        files.remove(Path(path))
 
 
 def _stats(manifest: pl.DataFrame, items: int, fetched: int, seconds: float) -> Stats:
     failed = manifest.filter(pl.col("status") == FAILED)
     ok = manifest.height - failed.height
-    counts = failed["reason"].value_counts().sort(["count", "reason"], descending=[True, False])
-    reasons: dict[str, int] = dict(counts.iter_rows())
+    reasons: dict[str, int] = dict(counts(failed).drop("status").iter_rows())
     if reasons:
         told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
         log.warning("%d of %d photos failed: %s", failed.height, manifest.height, told)

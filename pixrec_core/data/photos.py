@@ -27,7 +27,7 @@ def normalise(body: bytes, size: int, max_pixels: int) -> Image.Image:
     """
     photo = _open(body, max_pixels)
     try:
-        photo.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at about the scale that is needed
+        photo.draft(None, _scaled(photo, 2 * size))  # a JPEG is decoded at about the scale that is needed
         if photo.getexif().get(ORIENTATION, 1) != 1:
             photo = ImageOps.exif_transpose(photo)
         rgb = _rgb(photo)
@@ -35,6 +35,12 @@ def normalise(body: bytes, size: int, max_pixels: int) -> Image.Image:
         raise PhotoError("damaged image") from error
     rgb.thumbnail((size, size))
     return rgb
+
+
+def _scaled(photo: Image.Image, edge: int) -> tuple[int, int]:
+    """Width and height at which the longest edge is `edge`; a box of other proportions would hold `draft` back."""
+    longest = max(photo.size)
+    return max(1, photo.width * edge // longest), max(1, photo.height * edge // longest)
 
 
 def _open(body: bytes, max_pixels: int) -> Image.Image:

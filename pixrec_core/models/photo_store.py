@@ -1,9 +1,10 @@
-"""Photos as the vision tower takes them, decoded once: memory-mapped arrays keyed by what they depend on.
+"""Photos as the vision tower takes them: decoded from their files, or from memory-mapped arrays made once.
 
-With a trainable vision tower the array holds pixels, which go through the tower at every step. With
-a frozen one it holds the tower's features: an item's never change, and encoding it again at every
-step would be most of the work (SigLIP at 512 pixels costs about seven times the language model's
-share of an item in a 256M model).
+A trainable vision tower sees every photo at every step, so its pixels are kept: one byte a colour
+of a pixel, as a photo has it, which becomes the image processor's numbers on loading. A frozen one
+sees each photo once, straight from its file, and its features are kept: they never change, and
+encoding them again at every step would be most of the work (SigLIP at 512 pixels costs about seven
+times the language model's share of an item in a 256M model).
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import polars as pl
 import torch
 from filelock import FileLock
 from numpy.lib.format import open_memmap
+from PIL import Image
 from torch import Tensor
 
 from pixrec_core import files, schemas
@@ -36,26 +38,92 @@ BATCH = 64  # photos through the vision tower at a time
 
 
 @dataclass(frozen=True)
+class PhotoFiles:
+    """Photos that are decoded each time they are asked for.
+
+    Attributes:
+        paths: of the dataset.
+        items: whose photos these are, in order.
+        processor: of the backbone.
+        key: names photos and processor.
+    """
+
+    paths: DatasetPaths
+    items: Sequence[str]
+    processor: Processor
+    key: str
+
+    @property
+    def count(self) -> int:
+        return len(self.items)
+
+    def pixels(self, row: int) -> Tensor:
+        """One photo as the processor's `pixel_values`."""
+        return self.processor.pixels(open_photo(self.paths, self.items[row]))
+
+    def load(self, rows: Ids) -> dict[str, Tensor]:
+        """Some photos as a batch's `photos`: see `DualTower.photo_features`."""
+        return _pixel_inputs(self.processor, torch.cat([self.pixels(row) for row in rows]), len(rows))
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """How an image processor turns a colour of a pixel, 0 to 255, into a number: `black` + `step` x colour.
+
+    Both have the shape of one photo's `pixel_values`, whatever order a family puts its pixels in.
+    """
+
+    black: Tensor
+    step: Tensor
+
+    @classmethod
+    def of(cls, processor: Processor) -> "PixelScale":
+        """Read it off a black and a white square."""
+        edge = processor.edge
+        black, white = (processor.pixels(Image.new("RGB", (edge, edge), colour)) for colour in ("black", "white"))
+        return cls(black, (white - black) / 255)
+
+    def colours(self, pixels: Tensor) -> Tensor:
+        """Numbers to colours, uint8; where a number is the same for every photo, 0."""
+        step = torch.where(self.step == 0, 1, self.step)
+        return ((pixels - self.black) / step).round().to(torch.uint8)
+
+    def pixels(self, colours: Tensor) -> Tensor:
+        """Colours to numbers, float32; any leading axes."""
+        return self.black + self.step * colours
+
+
+@dataclass(frozen=True)
 class PhotoStore:
     """One array, first axis photos.
 
     Attributes:
-        values: (photos, *shape) float16, pixels or features.
+        values: (photos, *shape), pixels or features.
         processor: repeats the side inputs that pixels come with; None where the values are features.
         key: names what the values were made from.
+        scale: from colours to the processor's numbers; None where the values are the numbers themselves.
     """
 
-    values: np.ndarray[Any, np.dtype[np.float16]]
+    values: np.ndarray[Any, Any]
     processor: Processor | None
     key: str
+    scale: PixelScale | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
 
     def load(self, rows: Ids) -> dict[str, Tensor]:
         """Some photos as a batch's `photos`: see `DualTower.photo_features`."""
-        values = torch.from_numpy(self.values[rows].astype(np.float32))
+        values = torch.from_numpy(self.values[rows])
+        numbers = self.scale.pixels(values) if self.scale else values.float()
         if self.processor is None:
-            return {"features": values}
-        inputs = self.processor.image_inputs(values.flatten(0, 1), len(rows))
-        return {**inputs, "count": torch.tensor(len(rows))}
+            return {"features": numbers}
+        return _pixel_inputs(self.processor, numbers.flatten(0, 1), len(rows))
+
+
+def _pixel_inputs(processor: Processor, pixels: Tensor, count: int) -> dict[str, Tensor]:
+    return {**processor.image_inputs(pixels, count), "count": torch.tensor(count)}
 
 
 def photo_rows(items: Sequence[dict[str, Any]]) -> tuple[Ids, list[str]]:
@@ -65,59 +133,68 @@ def photo_rows(items: Sequence[dict[str, Any]]) -> tuple[Ids, list[str]]:
     return rows, [item[schemas.ITEM] for item, has in zip(items, has_photo, strict=True) if has]
 
 
-def pixel_store(paths: DatasetPaths, with_photo: Sequence[str], processor: Processor) -> PhotoStore:
-    """Decoded photos of some items, in their order; made once a dataset and image size."""
+def photo_files(paths: DatasetPaths, with_photo: Sequence[str], processor: Processor) -> PhotoFiles:
+    """The stored photos of some items, in their order."""
     manifest = pl.read_parquet(paths.images_manifest, columns=[schemas.ITEM, "sha256"])
     hashes = dict(manifest.iter_rows())
     settings = processor.image_processor.to_json_string()
-    key = _key("pixels", processor.edge, settings, [hashes[item] for item in with_photo])
+    key = _key("photos", processor.edge, settings, [hashes[item] for item in with_photo])
+    return PhotoFiles(paths, with_photo, processor, key)
+
+
+def pixel_store(photos: PhotoFiles) -> PhotoStore:
+    """Colours of all photos, made once a dataset and image processor."""
+    scale = PixelScale.of(photos.processor)
 
     def rows() -> Iterator[Any]:
-        for item in track(with_photo, "photos decoded", len(with_photo), log):
-            yield processor.pixels(open_photo(paths, item)).numpy()
+        for row in track(range(photos.count), "photos decoded", photos.count, log):
+            yield scale.colours(photos.pixels(row)).numpy()
 
-    return PhotoStore(_cached(paths.cache / f"pixels-{key}.npy", len(with_photo), rows), processor, key)
+    path = photos.paths.cache / f"pixels-{photos.key}.npy"
+    return PhotoStore(_cached(path, photos.count, rows, np.uint8), photos.processor, photos.key, scale)
 
 
-def feature_store(folder: Path, model: DualTower, pixels: PhotoStore) -> PhotoStore:
+def feature_store(folder: Path, model: DualTower, photos: PhotoFiles) -> PhotoStore:
     """Features of all photos under the model's present vision tower, kept in `folder`."""
-    key = _key("features", pixels.key, model.vision_hash())
-    values = _cached(folder / f"features-{key}.npy", len(pixels.values), lambda: _features(model, pixels))
-    return PhotoStore(values, None, key)
+    key = _key("features", photos.key, model.vision_hash())
+    path = folder / f"features-{key}.npy"
+    return PhotoStore(_cached(path, photos.count, lambda: _features(model, photos), np.float16), None, key)
 
 
-def features_now(model: DualTower, pixels: PhotoStore) -> PhotoStore:
-    """The same in memory, for a vision tower that is still learning."""
-    return PhotoStore(np.stack(list(_features(model, pixels))), None, "now")
+def features_now(model: DualTower, photos: PhotoStore) -> PhotoStore:
+    """Features under a vision tower that is still learning, in memory; those of a frozen one as they are."""
+    if photos.processor is None:
+        return photos
+    return PhotoStore(np.stack(list(_features(model, photos))), None, "now")
 
 
 @torch.inference_mode()
-def _features(model: DualTower, pixels: PhotoStore) -> Iterator[Any]:
+def _features(model: DualTower, photos: PhotoFiles | PhotoStore) -> Iterator[Any]:
     """Features of each photo in turn, (K, H)."""
-    count = len(pixels.values)
+    count = photos.count
     for start in track(range(0, count, BATCH), "photo batches encoded", -(-count // BATCH), log):
-        photos = pixels.load(np.arange(start, min(start + BATCH, count)))
-        features = model.photo_features({name: value.to(model.device) for name, value in photos.items()})
+        batch = photos.load(np.arange(start, min(start + BATCH, count)))
+        features = model.photo_features({name: value.to(model.device) for name, value in batch.items()})
         assert features is not None, "a batch of photos has features"
         yield from features.half().cpu().numpy()
 
 
-def _cached(path: Path, count: int, rows: Callable[[], Iterator[Any]]) -> np.ndarray[Any, np.dtype[np.float16]]:
+def _cached(path: Path, count: int, rows: Callable[[], Iterator[Any]], dtype: type[np.generic]) -> np.ndarray[Any, Any]:
     """Memory-map the array at `path`; where it is not there, fill it row by row first."""
     if not count:
-        return np.empty((0, 1), dtype=np.float16)
+        return np.empty((0, 1), dtype=dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # variants may be made side by side, and share these arrays
         if not path.exists():
-            _fill(path, count, rows())
-    loaded: np.ndarray[Any, np.dtype[np.float16]] = np.load(path, mmap_mode="r")
+            _fill(path, count, rows(), dtype)
+    loaded: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
     return loaded
 
 
-def _fill(path: Path, count: int, rows: Iterator[Any]) -> None:
+def _fill(path: Path, count: int, rows: Iterator[Any], dtype: type[np.generic]) -> None:
     with files.replacing(path) as temporary:
         first = next(rows)
-        array = open_memmap(temporary, mode="w+", dtype=np.float16, shape=(count, *first.shape))
+        array = open_memmap(temporary, mode="w+", dtype=dtype, shape=(count, *first.shape))
         for n, row in enumerate(chain([first], rows)):
             array[n] = row
         array.flush()

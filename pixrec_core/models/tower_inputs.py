@@ -14,7 +14,7 @@ from pixrec_core.models.backbones._processor import image_features
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import ItemInputs, item_inputs
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.photo_store import PhotoStore, photo_rows, pixel_store
+from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, photo_files, photo_rows
 from pixrec_core.paths import VariantPaths
 
 
@@ -25,22 +25,22 @@ class TowerInputs:
     Attributes:
         items: ids, in the catalogue's order.
         inputs: what the towers read of each.
-        pixels: decoded photos; None for a variant without any.
+        pixels: photos, decoded when asked for; None for a variant without any.
         processor: of the backbone.
     """
 
     items: list[str]
     inputs: ItemInputs
-    pixels: PhotoStore | None
+    pixels: PhotoFiles | None
     processor: Processor
 
     @classmethod
     def load(cls, paths: VariantPaths, backbone: Any, processor: Processor, text_tokens: int) -> "TowerInputs":
-        """Read the catalogue and decode its photos as this backbone takes them."""
+        """Read the catalogue, and find its photos."""
         rows = read_items(paths.dataset).to_dicts()
         photos, with_photo = photo_rows(rows)
         seeing = paths.variant != "text_only" and bool(with_photo)
-        pixels = pixel_store(paths.dataset, with_photo, processor) if seeing else None
+        pixels = photo_files(paths.dataset, with_photo, processor) if seeing else None
         image_tokens = _image_tokens(backbone, processor) if seeing else 0
         inputs = item_inputs(rows, photos, processor, image_tokens, paths.variant, text_tokens)
         return cls([row[schemas.ITEM] for row in rows], inputs, pixels, processor)
@@ -51,7 +51,7 @@ class TowerInputs:
         return [[number[item] for item in sequence] for sequence in sequences]
 
     def collator(self, photos: PhotoStore | None = None, negatives: Negatives | None = None) -> Collator:
-        """Batches whose photos come from a store: pixels unless told otherwise. Training brings its negatives."""
+        """Batches whose photos come from a store, or are decoded for each; training brings its negatives."""
         store = photos or self.pixels
         return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives)
 

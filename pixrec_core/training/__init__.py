@@ -22,7 +22,7 @@ from pixrec_core.models import checkpoint
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.photo_store import PhotoStore, feature_store
+from pixrec_core.models.photo_store import PhotoStore, feature_store, pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.paths import VariantPaths
@@ -59,7 +59,7 @@ def train(
     require_valid(paths.dataset)
     set_seed(settings.seed)
     model, inputs = build(model_settings, settings, paths)
-    photos = _freeze_vision(model, inputs, paths) if model_settings.vision == "frozen" else None
+    photos = _photos(model_settings, model, inputs, paths)
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
     windows = Windows(
         inputs.numbers(sequences[schemas.ITEMS].to_list()),
@@ -126,11 +126,15 @@ def _training_texts(paths: VariantPaths) -> list[str]:
     return [prompts.item_text(item) for item in items.iter_rows(named=True)]
 
 
-def _freeze_vision(model: DualTower, inputs: TowerInputs, paths: VariantPaths) -> PhotoStore | None:
-    """Stop everything that an image passes before the language model from learning; encode each photo once."""
-    for parameter in model.vision_parameters():
-        parameter.requires_grad_(False)
-    return feature_store(paths.dataset.cache, model, inputs.pixels) if inputs.pixels else None
+def _photos(settings: ModelSettings, model: DualTower, inputs: TowerInputs, paths: VariantPaths) -> PhotoStore | None:
+    """What training reads of the photos: pixels, or features of a vision tower that stops learning here."""
+    frozen = settings.vision == "frozen"
+    if frozen:
+        for parameter in model.vision_parameters():
+            parameter.requires_grad_(False)
+    if inputs.pixels is None:
+        return None
+    return feature_store(paths.dataset.cache, model, inputs.pixels) if frozen else pixel_store(inputs.pixels)
 
 
 def _state_folder(model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths) -> Path:

@@ -21,7 +21,7 @@ class Validation:
     Args:
         paths: of the dataset.
         inputs: what the towers read.
-        photos: features under a frozen vision tower; None where they must be computed each time.
+        photos: features under a frozen vision tower, pixels under one that learns; None for a variant without any.
         window: newest items of a history that are read.
     """
 
@@ -36,9 +36,7 @@ class Validation:
 
     def __call__(self, model: DualTower) -> dict[str, float]:
         """Recall@10 and NDCG@10 over the whole catalogue, items of the history included."""
-        photos = self._photos
-        if photos is None and self._inputs.pixels is not None:
-            photos = features_now(model, self._inputs.pixels)
+        photos = features_now(model, self._photos) if self._photos else None
         items = encode.item_vectors(model, self._inputs, photos)
         users = encode.user_vectors(model, self._inputs, photos, self._histories)
         ranks = target_ranks(users, items, self._targets)

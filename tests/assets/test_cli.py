@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from pixrec_assets import cli, execution, running
@@ -90,6 +91,52 @@ def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
     assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not made")
 
 
+class TestPhotos:
+    @pytest.fixture(autouse=True)
+    def photos(self, settings):
+        pipeline.IMAGES.run(Work(settings, "sample"))
+
+    def test_how_many_by_status_and_reason_and_how_to_go_on(self, pixrec):
+        code, out, _ = pixrec("photos", "--dataset", "sample")
+        rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in out.splitlines() if "│" in line]
+        assert code == 0
+        assert rows == [["ok", "-", "1"], ["failed", "HTTP 404", "1"]]
+        assert "pixrec run --dataset sample --stage images --force" in out
+
+    def test_each_one_that_failed(self, pixrec):
+        code, out, _ = pixrec("photos", "--dataset", "sample", "--failed")
+        assert code == 0
+        assert [cell.strip() for cell in out.splitlines()[3].split("│")[1:5]] == [
+            "b",
+            "http://127.0.0.1/b.jpg",
+            "HTTP 404",
+            "4",
+        ]
+        assert "a.jpg" not in out
+
+    def test_as_json(self, pixrec):
+        _, counted, _ = pixrec("photos", "--dataset", "sample", "--json")
+        _, failed, _ = pixrec("photos", "--dataset", "sample", "--failed", "--json")
+        assert json.loads(counted) == [
+            {"status": "ok", "reason": None, "photos": 1},
+            {"status": "failed", "reason": "HTTP 404", "photos": 1},
+        ]
+        url = "http://127.0.0.1/b.jpg"
+        assert json.loads(failed) == [{"item": "b", "url": url, "reason": "HTTP 404", "attempts": 4}]
+
+    def test_without_failures_nothing_is_to_be_tried_again(self, pixrec, settings):
+        path = Work(settings, "sample").paths.images_manifest
+        pl.read_parquet(path).filter(status="ok").write_parquet(path)
+        assert "--force" not in pixrec("photos", "--dataset", "sample")[1]
+        assert json.loads(pixrec("photos", "--dataset", "sample", "--failed", "--json")[1]) == []
+
+    def test_before_any_download_the_stage_to_run_is_named(self, pixrec, settings):
+        Work(settings, "sample").paths.images_manifest.unlink()
+        code, _, err = pixrec("photos", "--dataset", "sample")
+        assert code == 1
+        assert "images.parquet is not there; run the stage" in err
+
+
 def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypatch):
     def broken(_):
         raise SettingsError("the folder [x] is not there")
@@ -117,6 +164,7 @@ def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, s
     ("arguments", "code", "told"),
     [
         (["run", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
+        (["photos", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
         (["run", "--dataset", "sample", "--variant", "nope"], 1, "unknown variant nope; known: multimodal, text_only"),
         (["run", "--dataset", "sample", "--stage", "nope"], 2, "'nope' is not one of 'raw'"),
         (["--config", "nope.toml", "status"], 2, "nope.toml"),

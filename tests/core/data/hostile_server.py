@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
@@ -74,7 +74,8 @@ def in_turn(*answers: Answer) -> Answer:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self, tls):
+        self.tls = tls
         self.answers: dict[str, Answer] = {}
         self.hits: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -90,6 +91,11 @@ class Server(ThreadingHTTPServer):
         if answer:
             self.answers[path] = answer
         return f"http://{self.host}{path}"
+
+    def finish_request(self, request, client_address):
+        """In the connection's own thread: greet by TLS where there is a context for it."""
+        with self.tls.wrap_socket(request, server_side=True) if self.tls else nullcontext(request) as connection:
+            super().finish_request(connection, client_address)
 
     def handle_error(self, request, client_address):
         """Clients that hang up on a hostile answer do right."""
@@ -117,8 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hostile_server():
-    with Server() as server:
+def hostile_server(tls=None):
+    """A running server; it speaks TLS by a server's `ssl.SSLContext`."""
+    with Server(tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

@@ -3,7 +3,7 @@ import gzip
 import hashlib
 import json
 import logging
-import os
+import random
 import signal
 import subprocess
 import sys
@@ -156,6 +156,13 @@ class TestHostileAnswers:
         assert images.download(settings(attempts=3), paths)["failed_by_reason"] == {"http 500": 1}
         assert server.hits["/a"] == manifest(paths)["a"]["attempts"] == 3
 
+    def test_waits_double_with_jitter_up_to_a_minute(self, monkeypatch):
+        monkeypatch.setattr(downloading, "FIRST_WAIT_S", 0.5)
+        for attempts, longest in ((1, 0.5), (2, 1), (3, 2), (7, 32), (8, 60), (50, 60)):
+            waits = [downloading._wait_s(attempts, None) for _ in range(50)]
+            assert longest / 2 <= min(waits) < max(waits) <= longest
+        assert downloading._wait_s(1, 0.0) == 0
+
     def test_retry_after_is_honoured(self, server, paths):
         write_items(paths, {"a": server.url("/a", in_turn(sends(b"", 429, Retry_After="1"), sends(jpeg())))})
         start = time.monotonic()
@@ -244,6 +251,18 @@ class TestAgain:
         images.download(settings(size=30), paths)
         assert {row["width"] for row in manifest(paths).values()} == {30}
 
+    def test_counts_by_status_and_reason(self, server, paths):
+        with pytest.raises(MissingArtefactError):
+            images.read_manifest(paths)
+        urls = {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"} | {n: server.url(f"/{n}") for n in "cd"}
+        write_items(paths, urls | {"e": "ftp://e"})
+        images.download(settings(), paths)
+        assert images.counts(images.read_manifest(paths)).rows() == [
+            ("ok", None, 2),
+            ("failed", "http 404", 2),
+            ("failed", "bad url", 1),
+        ]
+
     def test_photos_of_items_that_are_gone_or_fail_now_are_removed(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
         images.download(settings(), paths)
@@ -323,35 +342,65 @@ images.download(ImageSettings.model_validate_json(sys.argv[1]), DatasetPaths(Pat
 """
 
 
-@pytest.mark.parametrize("killed_after", [0.0, 0.2])
-def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(server, tmp_path, killed_after):
-    answers = {f"/{n}": sends(jpeg(60 + n, 50, colour=(n, 0, 0))) for n in range(60)}
-    answers |= {f"/{n}": sends(b"", 503) for n in range(0, 60, 10)}
-    server.answers = answers
+class Killing:
+    """Runs of one download that are killed when the server has answered so often."""
+
+    def __init__(self, server, paths, chosen):
+        self.server, self.paths, self.chosen = server, paths, chosen
+
+    def run(self, until):
+        """Returns whether the kill came before the end."""
+        settled, hits = self.settled(), dict(self.server.hits)
+        process = subprocess.Popen([sys.executable, "-c", RUN, self.chosen.model_dump_json(), str(self.paths.root)])
+        while not until() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(random.Random(len(hits)).uniform(0, 0.03))
+        process.kill()
+        assert process.wait() in {0, -signal.SIGKILL}
+        self.asks_for_none_of(settled, hits)
+        return process.returncode != 0
+
+    def finish(self):
+        settled, hits = self.settled(), dict(self.server.hits)
+        images.download(self.chosen, self.paths)
+        self.asks_for_none_of(settled, hits)
+
+    def settled(self):
+        """Paths of the URLs whose end the journal tells in whole lines."""
+        if not self.paths.images_journal.exists():
+            return set()
+        whole = self.paths.images_journal.read_bytes().rpartition(b"\n")[0].splitlines()[1:]
+        ended = [outcome for line in whole if (outcome := json.loads(line))["status"] != "trying"]
+        return {outcome["url"].removeprefix(self.server.url("")) for outcome in ended}
+
+    def asks_for_none_of(self, settled, hits):
+        assert {path: self.server.hits[path] for path in settled} == {path: hits[path] for path in settled}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(server, tmp_path, seed):
+    server.answers = {f"/{n}": sends(jpeg(60 + n, 50, colour=(n, 0, 0))) for n in range(60)}
+    server.answers |= {f"/{n}": sends(b"", 503) for n in range(0, 60, 10)}
     server.delay_s = 0.02
     catalogue = {f"item {n}": server.url(f"/{n}") for n in range(70)}  # ten of them answer 404
     chosen = settings(attempts=2)
-
-    whole = DatasetPaths(tmp_path / "whole")
-    write_items(whole, catalogue)
+    whole, killed = DatasetPaths(tmp_path / "whole"), DatasetPaths(tmp_path / "killed")
+    for paths in (whole, killed):
+        write_items(paths, catalogue)
     images.download(chosen, whole)
     undisturbed = server.hits.total()
     server.hits.clear()
 
-    killed = DatasetPaths(tmp_path / "killed")
-    write_items(killed, catalogue)
-    process = subprocess.Popen([sys.executable, "-c", RUN, chosen.model_dump_json(), str(killed.root)])
-    deadline = time.monotonic() + 30
-    while not (killed.images_journal.exists() and server.hits.total() >= 5) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(killed_after)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not killed.images_manifest.exists()
-
-    images.download(chosen, killed)
+    killing = Killing(server, killed, chosen)
+    points = sorted(random.Random(seed).sample(range(1, undisturbed), 4))
+    kills = sum(killing.run(lambda: server.hits.total() >= point) for point in points)  # noqa: B023  # called at once
+    kills += killing.run(killed.images_manifest.exists)
+    assert kills >= len(points)
+    if killed.images_journal.exists():
+        killing.finish()
     assert snapshot(killed) == snapshot(whole)
-    assert server.hits.total() <= undisturbed + chosen.threads  # what was in flight alone is asked for twice
+    assert server.hits.total() <= undisturbed + kills * chosen.threads  # what was in flight alone is asked for twice
 
 
 def test_own_photos_are_served_and_the_catalogue_keeps_its_word(tmp_path, paths):

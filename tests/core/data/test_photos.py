@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -28,6 +29,17 @@ def assert_near(pixel, expected, within=3):
 )
 def test_longest_edge_is_the_size_and_small_ones_stay(given, stored):
     assert small(jpeg(*given)).size == stored
+
+
+@pytest.mark.parametrize("shape", [(1500, 1000), (1000, 1500), (1500, 1500)])
+def test_decoding_at_a_smaller_scale_costs_no_detail(shape):
+    """A large JPEG is decoded at half its size; the photo stays that of the slow and careful way."""
+    blocks = np.random.default_rng(0).integers(0, 256, (shape[0] // 20, shape[1] // 20, 3), dtype=np.uint8)
+    body = encoded(Image.fromarray(blocks).resize(shape[::-1], Image.Resampling.BICUBIC), "JPEG", quality=95)
+    got = small(body, size=256, max_pixels=3_000_000)
+    careful = Image.open(io.BytesIO(body)).resize(got.size, Image.Resampling.LANCZOS)
+    error = np.asarray(got, dtype=float) - np.asarray(careful, dtype=float)
+    assert np.sqrt((error**2).mean()) < 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
@@ -80,10 +92,11 @@ def test_cmyk():
     assert_near(small(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).getpixel((4, 4)), RED, within=5)
 
 
-def test_first_frame_of_an_animation():
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animation(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
-    animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
-    assert small(animation).getpixel((4, 4)) == RED
+    animation = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+    assert_near(small(animation).getpixel((4, 4)), RED, within=4)
 
 
 def test_sixteen_bit_grey_keeps_its_shades():
@@ -112,20 +125,38 @@ def test_truncated_files(kind):
         small(whole[: len(whole) // 2])
 
 
-def png_header(width, height):
-    """A PNG that says it is that large, in 60 bytes."""
+def png(width, height, *extra):
+    """A PNG that says it is that large, in 60 bytes; `extra` chunks, kind and data, stand before its pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *extra]
+    chunks += [(b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 @pytest.mark.parametrize("side", [1001, 10_000, 12_000, 60_000])  # under and over the two limits of Pillow itself
 def test_decompression_bombs_are_refused_by_their_header(side):
     with pytest.raises(PhotoError, match="too many pixels"):
-        small(png_header(side, side))
+        small(png(side, side))
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [(b"zTXt", b"note\0\0"), (b"iTXt", b"note\0\1\0\0\0"), (b"iCCP", b"profile\0\0")],
+    ids=["text", "international text", "profile"],
+)
+def test_bombs_beside_the_pixels_do_not_go_off(bomb):
+    """100 MB in 100 kB, in what nobody wants to read."""
+    kind, head = bomb
+    body = png(8, 8, (kind, head + zlib.compress(b"\0" * 100_000_000)))
+    tracemalloc.start()
+    with pytest.raises(PhotoError, match=r"not an image|damaged image"):
+        small(body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_the_same_pixels_give_the_same_bytes_without_what_came_along():

@@ -89,6 +89,13 @@ def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monke
     assert stats["trained_parameters"] == stats["parameters"] - sum(p.numel() for p in model.vision_parameters())
 
 
+@pytest.mark.parametrize(("vision", "kept"), [("frozen", "features"), ("trainable", "pixels")])
+def test_training_keeps_what_it_reads_and_nothing_else(shop, vision: str, kept: str) -> None:
+    work = shop(model={"vision": vision}, training={"epochs": 1})
+    pipeline.CHECKPOINT.materialise(work)
+    assert {path.name.partition("-")[0] for path in work.paths.cache.glob("*.npy")} == {kept}
+
+
 def test_a_folder_with_any_smolvlm_can_be_the_backbone(shop, tmp_path: Path) -> None:
     set_seed(1)
     model, processor = tiny.create(["Title: Wool cushion Category: Home", "Title: Oak lamp"])

@@ -1,0 +1,310 @@
+"""Ways to keep a million small photos, and ways to bring them to a model.
+
+    python -m benchmarks.image_storage
+    python -m benchmarks.image_storage --layouts files256,pack --photos 1000000
+
+Storage: JPEG files in 256 or 4096 folders, each written under a temporary name and renamed, as the
+download stage does; uncompressed tar files, Parquet files and plain packs (bytes end to end, places
+in a NumPy array) of 10,000 photos. For each: writing, finding what is there after a kill, random
+batches of 64 read and decoded, taking one photo in a hundred out, removing all.
+
+Batches: 64 random photos as a vision tower takes them, decoded from their JPEG files against read
+from a memory-mapped array of colours (as training does) or of float16.
+
+Reading is from the page cache, as in an epoch after the first on a machine with enough memory.
+"""
+
+import argparse
+import io
+import shutil
+import tarfile
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from benchmarks.photo_origin import photo
+from pixrec_core import files
+from pixrec_core.data.photos import encode, normalise
+from pixrec_core.paths import DatasetPaths
+
+BATCH = 64
+SHARD = 10_000
+PHOTO_EDGE = 128  # pixels, as stored
+KINDS = 100  # different photos
+
+
+class Layout(ABC):
+    """Photos numbered from 0 in a folder."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+
+    @abstractmethod
+    def write(self, bodies: Sequence[bytes]) -> None:
+        """Photo n is `bodies[n % len(bodies)]`."""
+
+    @abstractmethod
+    def scan(self) -> int:
+        """Find how many are there, with their sizes."""
+
+    @abstractmethod
+    def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Some photos."""
+
+    @abstractmethod
+    def take_out(self, numbers: Sequence[int]) -> None:
+        """Delete some and give their space back."""
+
+    def shards(self) -> Iterator[tuple[int, range]]:
+        """Number of each file and the photos in it, where a file holds many."""
+        for start in range(0, self.count, SHARD):
+            yield start // SHARD, range(start, min(start + SHARD, self.count))
+
+
+class Files(Layout):
+    """One file a photo, as `DatasetPaths.image` lays them; `letters` of the key name its folder."""
+
+    letters = 2
+
+    def path(self, number: int) -> Path:
+        """Where a photo lies."""
+        key = DatasetPaths(self.folder).image(str(number)).stem
+        return self.folder / key[: self.letters] / f"{key}.jpg"
+
+    def write(self, bodies: Sequence[bytes]) -> None:
+        for number in range(self.count):
+            with files.replacing(self.path(number)) as temporary:
+                temporary.write_bytes(bodies[number % len(bodies)])
+
+    def scan(self) -> int:
+        return sum(path.stat().st_size > 0 for path in self.folder.rglob("*.jpg"))
+
+    def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        return (self.path(number).read_bytes() for number in numbers)
+
+    def take_out(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.path(number).unlink()
+
+
+class Files4096(Files):
+    """The same in 4096 folders."""
+
+    letters = 3
+
+
+class Tar(Layout):
+    """Uncompressed tar files with an index of places."""
+
+    def write(self, bodies: Sequence[bytes]) -> None:
+        for shard, numbers in self.shards():
+            with tarfile.open(self.folder / f"{shard}.tar", "w") as file:
+                for number in numbers:
+                    entry = tarfile.TarInfo(f"{number}.jpg")
+                    entry.size = len(bodies[number % len(bodies)])
+                    file.addfile(entry, io.BytesIO(bodies[number % len(bodies)]))
+
+    def scan(self) -> int:
+        self._places = {}
+        for path in self.folder.glob("*.tar"):
+            with tarfile.open(path) as file:
+                for entry in file:
+                    self._places[int(entry.name[:-4])] = (path, entry.offset_data, entry.size)
+        return len(self._places)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        for number in numbers:
+            path, start, size = self._places[number]
+            with path.open("rb") as file:
+                file.seek(start)
+                yield file.read(size)
+
+    def take_out(self, numbers: Sequence[int]) -> None:
+        gone = {f"{number}.jpg" for number in numbers}
+        for path in self.folder.glob("*.tar"):
+            rest = path.with_suffix(".rest")
+            with tarfile.open(path) as old, tarfile.open(rest, "w") as new:
+                for entry in old:
+                    if entry.name not in gone:
+                        new.addfile(entry, old.extractfile(entry))
+            rest.replace(path)
+
+
+class Parquet(Layout):
+    """Parquet files of a binary column, uncompressed, a hundred photos a row group."""
+
+    group = 100
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        pq.write_table(table, path, row_group_size=self.group, compression="none", use_dictionary=False)
+
+    def write(self, bodies: Sequence[bytes]) -> None:
+        for shard, numbers in self.shards():
+            columns = {"number": list(numbers), "photo": [bodies[number % len(bodies)] for number in numbers]}
+            self._write(self.folder / f"{shard}.parquet", pa.table(columns))
+
+    def scan(self) -> int:
+        return pl.scan_parquet(self.folder / "*.parquet").select("number").collect().height
+
+    def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        for number in numbers:
+            shard, row = divmod(number, SHARD)
+            with pq.ParquetFile(self.folder / f"{shard}.parquet") as file:
+                group = file.read_row_group(row // self.group, columns=["photo"])
+            yield group["photo"][row % self.group].as_py()
+
+    def take_out(self, numbers: Sequence[int]) -> None:
+        gone = pa.array(numbers)
+        for path in self.folder.glob("*.parquet"):
+            table = pq.read_table(path)
+            keep = pa.compute.invert(pa.compute.is_in(table["number"], gone))
+            self._write(path.with_suffix(".rest"), table.filter(keep))
+            path.with_suffix(".rest").replace(path)
+
+
+class Pack(Layout):
+    """Bytes end to end, with ends in a NumPy array beside them."""
+
+    def write(self, bodies: Sequence[bytes]) -> None:
+        for shard, numbers in self.shards():
+            chosen = [bodies[number % len(bodies)] for number in numbers]
+            with (self.folder / f"{shard}.bin").open("wb") as file:
+                file.writelines(chosen)
+            np.save(self.folder / f"{shard}.npy", np.cumsum([0, *map(len, chosen)]))
+
+    def scan(self) -> int:
+        self._places = {int(path.stem): np.load(path) for path in self.folder.glob("*.npy")}
+        return sum(len(places) - 1 for places in self._places.values())
+
+    def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        for number in numbers:
+            shard, row = divmod(number, SHARD)
+            start, end = self._places[shard][row : row + 2]
+            with (self.folder / f"{shard}.bin").open("rb") as file:
+                file.seek(start)
+                yield file.read(end - start)
+
+    def take_out(self, numbers: Sequence[int]) -> None:
+        gone = set(numbers)
+        for shard, photos in self.shards():
+            body = (self.folder / f"{shard}.bin").read_bytes()
+            places = self._places[shard]
+            kept = [body[places[n] : places[n + 1]] for n, number in enumerate(photos) if number not in gone]
+            (self.folder / f"{shard}.bin").write_bytes(b"".join(kept))
+            np.save(self.folder / f"{shard}.npy", np.cumsum([0, *map(len, kept)]))
+
+
+LAYOUTS: dict[str, type[Layout]] = {
+    "files256": Files,
+    "files4096": Files4096,
+    "tar": Tar,
+    "parquet": Parquet,
+    "pack": Pack,
+}
+
+
+def stored_photos() -> list[bytes]:
+    """Different photos as the download stage stores them."""
+    return [encode(normalise(photo(300, seed), PHOTO_EDGE, 10**6)) for seed in range(KINDS)]
+
+
+def measure(layout: Layout, bodies: Sequence[bytes], batches: int) -> dict[str, float]:
+    """Seconds of each operation; of reading, milliseconds a batch."""
+    draw = np.random.default_rng(0)
+    found: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(name: str, per: float = 1.0) -> None:
+        nonlocal start
+        found[name] = (time.perf_counter() - start) / per
+        start = time.perf_counter()
+
+    layout.write(bodies)
+    lap("write s")
+    assert layout.scan() == layout.count
+    lap("find s")
+    for _ in range(batches):
+        for body in layout.read(draw.integers(0, layout.count, BATCH).tolist()):
+            assert body
+    lap("read ms a batch", batches / 1000)
+    for _ in range(batches):
+        for body in layout.read(draw.integers(0, layout.count, BATCH).tolist()):
+            Image.open(io.BytesIO(body)).load()
+    lap("read and decode ms a batch", batches / 1000)
+    layout.take_out(list(range(0, layout.count, 100)))
+    lap("take out 1 % s")
+    shutil.rmtree(layout.folder)
+    lap("remove s")
+    return found
+
+
+def compare_storage(names: Sequence[str], count: int, batches: int) -> None:
+    """Print every layout's row."""
+    bodies = stored_photos()
+    print(f"{count:,} photos of {sum(map(len, bodies)) / KINDS:,.0f} bytes")
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "photos"
+            place.mkdir()
+            found = measure(LAYOUTS[name](place, count), bodies, batches)
+        print(f"{name:10}", "  ".join(f"{what} {value:.1f}" for what, value in found.items()), flush=True)
+
+
+def compare_batches(edge: int, count: int, batches: int) -> None:
+    """Print milliseconds a batch, and bytes a photo, from JPEG files and from both arrays."""
+    from transformers import SmolVLMImageProcessorPil, SmolVLMVisionConfig
+
+    from pixrec_core.models.backbones.smolvlm import FamilyProcessor
+    from pixrec_core.models.photo_store import PhotoStore, photo_files, pixel_store
+    from pixrec_core.schemas import ITEM
+
+    longest = {"longest_edge": edge}
+    config = type("Config", (), {"model_type": "smolvlm", "vision_config": SmolVLMVisionConfig(image_size=edge)})
+    processor = FamilyProcessor(None, SmolVLMImageProcessorPil(size=longest, max_image_size=longest), config)
+    bodies, items = stored_photos(), [str(number) for number in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = DatasetPaths(Path(folder))
+        for number, item in enumerate(items):
+            with files.replacing(paths.image(item)) as temporary:
+                temporary.write_bytes(bodies[number % KINDS])
+        pl.DataFrame({ITEM: items, "sha256": items}).write_parquet(paths.images_manifest)
+        decoded = photo_files(paths, items, processor)
+        colours = pixel_store(decoded)
+        halves = np.lib.format.open_memmap(paths.root / "halves.npy", "w+", np.float16, colours.values.shape)
+        for number in range(count):
+            halves[number] = decoded.pixels(number).numpy()
+        sources = {
+            "JPEG files": (decoded, sum(map(len, bodies)) / KINDS),
+            "colours": (colours, colours.values[0].nbytes),
+            "float16": (PhotoStore(halves, processor, "halves"), halves[0].nbytes),
+        }
+        for name, (source, size) in sources.items():
+            draw, start = np.random.default_rng(0), time.perf_counter()
+            for _ in range(batches):
+                source.load(draw.integers(0, count, BATCH))
+            milliseconds = 1000 * (time.perf_counter() - start) / batches
+            print(f"{edge:3} pixels, {name:10} {milliseconds:7.1f} ms a batch, {size:9,.0f} bytes a photo", flush=True)
+
+
+def main() -> None:
+    """Storage first, then batches."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=200_000)
+    parser.add_argument("--batches", type=int, default=50)
+    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="which ones, with commas between; '' for none")
+    chosen = parser.parse_args()
+    compare_storage([name for name in chosen.layouts.split(",") if name], chosen.photos, chosen.batches)
+    for edge, count in ((64, 2000), (512, 200)):
+        compare_batches(edge, count, max(1, chosen.batches // 5))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Which hosts may be asked, and that no way of connecting holds a photo past its deadline."""
+
+import socket
+import ssl
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
+
+import pytest
+import trustme
+from pydantic import ValidationError
+
+from pixrec_core.data.fetching import Fetcher
+from pixrec_core.data.guarded_connections import FetchError
+from pixrec_core.settings import ImageSettings
+from tests.core.data.hostile_server import hostile_server, sends, trickles
+
+RECORD = b"\x16\x03\x03\x40\x00"  # the head of a TLS handshake record of 16384 bytes
+
+
+@pytest.fixture
+def server():
+    with hostile_server() as running:
+        yield running
+
+
+def get(url, own_host=None, **settings):
+    with Fetcher(ImageSettings(**{"timeout_s": 5, "deadline_s": 10, **settings}), own_host) as fetcher:
+        return fetcher.get(url)
+
+
+def failure(url, **settings):
+    with pytest.raises(FetchError) as caught:
+        get(url, **settings)
+    return caught.value.reason
+
+
+def resolves(monkeypatch, **names):
+    """Let names under .test lead to loopback addresses."""
+    real = socket.getaddrinfo
+
+    def found(host, port, *args, **kwargs):
+        addresses = names.get(host.removesuffix(".test").replace(".", "_"), [host])
+        return [answer for address in addresses for answer in real(address, port, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+class TestHosts:
+    @pytest.fixture(autouse=True)
+    def names(self, monkeypatch):
+        resolves(monkeypatch, shop=["127.0.0.1"], img_shop=["127.0.0.1"], evilshop=["127.0.0.1"])
+
+    @pytest.mark.parametrize(
+        ("host", "policy", "allowed"),
+        [
+            ("shop.test", {}, True),
+            ("img.shop.test", {"allow_hosts": ("*.shop.test",)}, True),
+            ("IMG.Shop.Test", {"allow_hosts": ("*.shop.test",)}, True),
+            ("shop.test", {"allow_hosts": ("*.shop.test",)}, False),
+            ("evilshop.test", {"allow_hosts": ("*.shop.test", "shop.test")}, False),
+            ("shop.test", {"allow_hosts": ("*.other.test", "shop.test")}, True),
+            ("shop.test", {"deny_hosts": ("img.shop.test",)}, True),
+            ("img.shop.test", {"deny_hosts": ("img.shop.test",)}, False),
+            ("img.shop.test.", {"deny_hosts": ("img.shop.test",)}, False),
+            ("user:pass@img.shop.test", {"deny_hosts": ("img.*",)}, False),
+            ("img.shop.test", {"allow_hosts": ("*.shop.test",), "deny_hosts": ("img.*",)}, False),
+            ("127.0.0.1", {"deny_hosts": ("127.*",)}, False),
+        ],
+    )
+    def test_patterns(self, server, host, policy, allowed):
+        server.url("/a", sends(b"photo"))
+        url = f"http://{host}:{server.server_port}/a"
+        if allowed:
+            assert get(url, allow_private_hosts=True, **policy) == b"photo"
+        else:
+            assert failure(url, allow_private_hosts=True, **policy) == "host not allowed"
+            assert not server.hits
+
+    def test_a_redirect_is_held_to_them_as_well(self, server):
+        target = f"http://img.shop.test:{server.server_port}/b"
+        server.url("/a", sends(b"", 302, Location=target))
+        server.url("/b", sends(b"photo"))
+        url = f"http://shop.test:{server.server_port}/a"
+        assert failure(url, allow_private_hosts=True, allow_hosts=("shop.test",)) == "host not allowed"
+        assert dict(server.hits) == {"/a": 1}
+
+    def test_an_allowed_host_must_be_public_all_the_same(self, server):
+        assert failure(f"http://shop.test:{server.server_port}/a", allow_hosts=("shop.test",)) == "address not public"
+
+    def test_the_datasets_own_photos_are_always_allowed(self, server):
+        server.url("/a", sends(b"photo"))
+        assert get(server.url("/a"), own_host=server.host, allow_hosts=("shop.test",), deny_hosts=("*",)) == b"photo"
+
+    @pytest.mark.parametrize("pattern", ["", "https://shop.test", "Shop.test", "münchen.test", "shop.test/img", "a b"])
+    def test_a_pattern_that_could_never_match_is_an_error(self, pattern):
+        with pytest.raises(ValidationError, match="allow_hosts"):
+            ImageSettings(allow_hosts=(pattern,))
+
+
+class TestTls:
+    @pytest.fixture
+    def authority(self, tmp_path, monkeypatch):
+        """A certificate authority that requests trusts for the length of a test."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(tmp_path / "ca.pem"))
+        return authority
+
+    @contextmanager
+    def serving(self, authority, name):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(context)
+        with hostile_server(context) as server:
+            server.url("/a", sends(b"photo"))
+            yield server
+
+    def test_a_photo_comes_over_tls(self, authority, monkeypatch):
+        resolves(monkeypatch, shop=["127.0.0.1"])
+        with self.serving(authority, "shop.test") as server:
+            assert get(f"https://shop.test:{server.server_port}/a", allow_private_hosts=True) == b"photo"
+
+    def test_headers_that_trickle_over_tls_meet_the_deadline(self, authority):
+        with self.serving(authority, "127.0.0.1") as server:
+            server.url("/a", trickles(b"HTTP/1.1 200 OK\r\nX: ", every_s=0.02, then=b"1"))
+            begun = time.monotonic()
+            assert failure(f"https://{server.host}/a", allow_private_hosts=True, deadline_s=0.5) == "deadline"
+            assert time.monotonic() - begun < 1
+
+    def test_a_certificate_of_another_name_is_refused(self, authority, monkeypatch):
+        resolves(monkeypatch, shop=["127.0.0.1"])
+        with self.serving(authority, "other.test") as server:
+            assert failure(f"https://shop.test:{server.server_port}/a", allow_private_hosts=True) == "tls"
+            assert not server.hits
+
+    def test_a_certificate_of_nobody_known_is_refused(self):
+        with self.serving(trustme.CA(), "127.0.0.1") as server:
+            assert failure(f"https://{server.host}/a", allow_private_hosts=True) == "tls"
+            assert not server.hits
+
+
+class TestDeadline:
+    def meets_the_deadline(self, url):
+        begun = time.monotonic()
+        assert failure(url, allow_private_hosts=True, timeout_s=5, deadline_s=0.5) == "deadline"
+        assert time.monotonic() - begun < 1
+
+    def test_a_trickling_handshake(self):
+        with trickling() as port:
+            self.meets_the_deadline(f"https://127.0.0.1:{port}/a")
+
+    def test_a_trickling_handshake_after_a_slow_connection(self, monkeypatch):
+        resolves(monkeypatch, two=["127.0.0.2", "127.0.0.1"])
+        with trickling() as port, deaf("127.0.0.2", port):
+            begun = time.monotonic()
+            url = f"https://two.test:{port}/a"
+            assert failure(url, allow_private_hosts=True, timeout_s=0.4, deadline_s=0.6) == "deadline"
+            assert time.monotonic() - begun < 0.9
+
+    def test_many_deaf_addresses(self, server, monkeypatch):
+        addresses = [f"127.0.0.{n}" for n in range(2, 6)]
+        resolves(monkeypatch, many=addresses)
+        with ExitStack() as stack:
+            for address in addresses:
+                stack.enter_context(deaf(address, server.server_port))
+            self.meets_the_deadline(f"http://many.test:{server.server_port}/a")
+
+    def test_the_next_address_is_tried_where_one_does_not_answer(self, server, monkeypatch):
+        resolves(monkeypatch, two=["127.0.0.2", "127.0.0.1"])
+        server.url("/a", sends(b"photo"))
+        with deaf("127.0.0.2", server.server_port):
+            url = f"http://two.test:{server.server_port}/a"
+            assert get(url, allow_private_hosts=True, timeout_s=0.3) == b"photo"
+
+
+@contextmanager
+def trickling():
+    """A port that answers a TLS greeting a byte at a time, without an end in sight."""
+    ended = threading.Event()
+
+    def trickle():
+        try:
+            connection, _ = listener.accept()
+            with connection:
+                for byte in chain(RECORD, repeat(0)):
+                    connection.sendall(bytes([byte]))
+                    if ended.wait(0.02):
+                        return
+        except OSError:
+            pass  # the client has hung up, as it should
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+            thread.join()
+
+
+@contextmanager
+def deaf(address, port):
+    """An address whose queue of waiting connections is full: the system lets new ones wait without an answer."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((address, port))
+        yield
