@@ -18,10 +18,10 @@ from pixrec_core import files, prompts, schemas
 from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ContractError
-from pixrec_core.models import checkpoint
+from pixrec_core.models import checkpoint, hub, tuning
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.loading import create_backbone
-from pixrec_core.models.photo_store import PhotoStore, feature_store
+from pixrec_core.models.photo_store import feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.paths import VariantPaths
@@ -51,12 +51,14 @@ def train(
 
     Raises:
         ContractError: the sequences broke their data contract, or hold nothing to train on.
-        BackboneError: the backbone cannot be loaded.
+        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
     """
     require_valid(paths.dataset)
     set_seed(settings.seed)
+    model_settings = hub.pinned(model_settings)
     model, inputs = build(model_settings, settings, paths)
-    photos = _freeze_vision(model, inputs, paths) if model_settings.vision == "frozen" else None
+    frozen = model_settings.vision == "frozen"
+    photos = feature_store(paths.dataset.cache, model, inputs.pixels) if frozen and inputs.pixels else None
     sequences = read_sequences(paths.dataset, schemas.TRAIN)[schemas.ITEMS].to_list()
     windows = Windows(inputs.numbers(sequences), settings.window, settings.seed)
     if not len(windows):
@@ -77,6 +79,7 @@ def train(
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=last_finished(state))
     curves = {**trainer.curves(), "seconds": round(time.monotonic() - start, 3), "examples": windows.targets}
+    tuning.merge(model)
     checkpoint.save(paths.checkpoint, model, inputs.processor, (model_settings, settings), curves)
     files.remove(paths.training)
     return {name: value for name, value in curves.items() if name != "epochs"}
@@ -85,10 +88,10 @@ def train(
 def build(
     model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths
 ) -> tuple[DualTower, TowerInputs]:
-    """An untrained tower on the backbone that the settings name, and what it reads.
+    """A tower on the backbone that the settings name, ready to learn what they let learn, and what it reads.
 
     Raises:
-        BackboneError: the backbone cannot be loaded.
+        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
     """
     backbone, processor = create_backbone(
         model_settings.backbone, model_settings.revision, lambda: _training_texts(paths)
@@ -101,20 +104,15 @@ def build(
         weight_item_item=settings.weight_item_item,
         weight_user_item=settings.weight_user_item,
     )
-    return DualTower(config, backbone).to(checkpoint.device()), inputs
+    model = DualTower(config, backbone)
+    tuning.choose(model, model_settings)
+    return model.to(checkpoint.device()), inputs
 
 
 def _training_texts(paths: VariantPaths) -> list[str]:
     """Texts of the items that occur in training: a tokenizer must not learn from what comes later."""
     items = read_items(paths.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
     return [prompts.item_text(item) for item in items.iter_rows(named=True)]
-
-
-def _freeze_vision(model: DualTower, inputs: TowerInputs, paths: VariantPaths) -> PhotoStore | None:
-    """Stop everything that an image passes before the language model from learning; encode each photo once."""
-    for parameter in model.vision_parameters():
-        parameter.requires_grad_(False)
-    return feature_store(paths.dataset.cache, model, inputs.pixels) if inputs.pixels else None
 
 
 def _state_folder(model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths) -> Path:
