@@ -45,8 +45,9 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         self.tau = tau
         self.weight_item_item = weight_item_item
         self.weight_user_item = weight_user_item
-        # The base class would reset the backbone's attention to none, which is neither SDPA nor causal.
-        kwargs.setdefault("attn_implementation", getattr(backbone_config, "_attn_implementation", None))
+        # The base class would lay one attention over the backbone and its parts, which may differ (Gemma 2 knows no
+        # SDPA), or none, which is not causal. An empty choice keeps each part's own.
+        kwargs.setdefault("attn_implementation", {"backbone_config": {}})
         super().__init__(**kwargs)
 
 

@@ -35,8 +35,8 @@ def require_agreement(reader: Reader, processor: Processor) -> None:
         ) from error
     if not _equal(ours, own):
         raise BackboneError(
-            f"{kind} reads a prompt otherwise by itself than through the general reader, which knows nothing of what "
-            "this family gives its decoder besides embeddings. Choose a family of docs/backbones.md, or add this one"
+            f"{kind} reads a prompt otherwise by itself than through {type(reader).__name__}, which misses something "
+            "that it gives its decoder besides embeddings. Choose a family of docs/backbones.md, or add this one"
         )
     if not _equal(changed, ours[:, : changed.shape[1]]):
         raise BackboneError(

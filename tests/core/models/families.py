@@ -8,13 +8,17 @@ import json
 from pathlib import Path
 
 import transformers
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import set_seed
 
+from pixrec_core import prompts
 from pixrec_core.models.backbones import tiny
 
-EDGE = 56  # pixels of a photo
+EDGE = 28  # pixels of a photo: two patches; Qwen merges four patches into one token and gets twice the edge
 WIDE = 0.25  # standard deviation of weights
+
+#: What tokenizers are trained on.
+TEXTS = [prompts.FIRST, prompts.NEXT, "Title: Wool cushion Category: Home", "Title: Item number Category: Shop, Kind"]
 
 TEXT = {
     "hidden_size": 32,
@@ -42,8 +46,7 @@ HUB_NAMES = {
     "qwen3_vl": "Qwen2VLImageProcessorFast",
     "llava": "CLIPImageProcessor",
 }
-#: llava has no file of its own: the general reader serves it.
-FAMILIES = tuple(HUB_NAMES)
+FAMILIES = tuple(family for family in HUB_NAMES if family != "llava")  # it has no file: the general reader serves it
 
 
 def save(family: str, folder: Path) -> None:
@@ -125,32 +128,46 @@ def _image_processor(family: str):
         case "llava":
             return transformers.CLIPImageProcessorPil(size={"shortest_edge": EDGE}, crop_size=EDGE)
         case _:
-            pixels = {"shortest_edge": EDGE**2, "longest_edge": EDGE**2}
+            pixels = {"shortest_edge": (2 * EDGE) ** 2, "longest_edge": (2 * EDGE) ** 2}
             return transformers.Qwen2VLImageProcessorPil(size=pixels, patch_size=14, merge_size=2)
 
 
 def _smolvlm_tokenizer():
-    return tiny._tokenizer(["Title: Wool cushion Category: Home", "Title: Oak lamp"])
+    return tiny._tokenizer(TEXTS)
 
 
 def _gemma_tokenizer():
-    """Gemma's, one character a token, with its fallback to bytes."""
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    characters = ["▁", "\n", *map(chr, range(33, 127))]
-    vocabulary = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *characters]
-    ids = {token: n for n, token in enumerate(vocabulary)}
-    tokenizer = transformers.GemmaTokenizer(vocab=ids, merges=[], add_bos_token=True)
+    """Gemma's, with its fallback to bytes."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    spelled = [text.replace(" ", "▁") for text in TEXTS]
+    alphabet = ["▁", "\n", *map(chr, range(33, 127))]
+    vocabulary, merges = _train(spelled, None, special, alphabet)
+    tokenizer = transformers.GemmaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True)
     tokenizer.add_special_tokens({"extra_special_tokens": ["<image>"]})
     return tokenizer
 
 
 def _qwen_tokenizer():
-    """Qwen's, one byte a token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = transformers.Qwen2Tokenizer(vocab={token: n for n, token in enumerate(alphabet)}, merges=[])
+    """Qwen's, over bytes."""
+    words = transformers.Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    vocabulary, merges = _train(TEXTS, words, ["<|endoftext|>"], sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=merges)
     markers = ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
     tokenizer.add_special_tokens({"extra_special_tokens": [f"<|{marker}|>" for marker in markers]})
     return tokenizer
+
+
+def _train(texts, words, special, alphabet) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of byte-pair encoding."""
+    tokenizer = Tokenizer(models.BPE())
+    if words:
+        tokenizer.pre_tokenizer = words
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
 
 _TOKENIZERS = {
