@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pixrec_core.errors import BackboneError
+from pixrec_core.models import hub
 from pixrec_core.models.backbones import Processor, processor_class, reader_of, require_agreement, tiny
 
 #: Of everything that is read from a folder or the hub: code that comes with weights is never run.
@@ -26,6 +27,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         return tiny.create(texts())
     from transformers import AutoModelForImageTextToText
 
+    revision = hub.resolve(name, revision)  # once: all files of one commit, and no long retries without a network
     try:
         processor = load_processor(name, revision)
         # In float32, whatever the weights were saved in: small steps would round away in bfloat16.
@@ -53,8 +55,7 @@ def _advice(name: str, error: Exception) -> str:
     first_line = str(error).strip().split("\n")[0]
     return (
         f"backbone {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.backbone to `tiny`, "
-        "to the hub name of an image-text-to-text model (network needed), or to a local folder that holds one: "
-        "config.json, model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes "
-        "them. No pickled weights are read (save a pytorch_model.bin anew by `save_pretrained`), and no code that "
+        "to the hub name of an image-text-to-text model, or to a local folder that holds one: config.json, "
+        "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. No pickled weights are read (save a pytorch_model.bin anew by `save_pretrained`), and no code that "
         "comes with a model is run"
     )
