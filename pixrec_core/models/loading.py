@@ -56,6 +56,7 @@ def _advice(name: str, error: Exception) -> str:
     return (
         f"backbone {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.backbone to `tiny`, "
         "to the hub name of an image-text-to-text model, or to a local folder that holds one: config.json, "
-        "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. No pickled weights are read (save a pytorch_model.bin anew by `save_pretrained`), and no code that "
+        "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. "
+        "No pickled weights are read (save a pytorch_model.bin anew by `save_pretrained`), and no code that "
         "comes with a model is run"
     )
