@@ -121,10 +121,10 @@ def compare(work: Work, rounds: int, steps: int) -> None:
     def ours(step: int) -> int:
         taken = batch(step)
         _step(optimiser, lambda: model(**collator(taken)).loss)
-        return sum(len(window) - 1 for window in taken)
+        return sum(len(window.items) - 1 for window in taken)
 
     def straightforward(step: int) -> int:
-        examples = [(list(w[:n]), w[n]) for w in batch(step) for n in range(1, len(w))][: settings.batch_users]
+        examples = [(list(w[:n]), w[n]) for w, _ in batch(step) for n in range(1, len(w))][: settings.batch_users]
         _step(optimiser, lambda: plain.loss(examples))
         return len(examples)
 

@@ -130,9 +130,11 @@ def _images_digest(work: Work) -> str:
 
 
 def _backbone_outside(work: Work) -> Any:
-    """A backbone in a local folder may be changed in place."""
+    """A backbone in a local folder may be changed in place, and a branch of the hub may move."""
+    from pixrec_core.models import hub
+
     folder = Path(work.own.model.backbone)
-    return files.signs(folder.iterdir()) if folder.is_dir() else None
+    return files.signs(folder.iterdir()) if folder.is_dir() else hub.commit(work.own.model)
 
 
 def _checkpoint_digest(work: Work) -> str:

@@ -120,12 +120,26 @@ class SequenceSettings(Section):
         return self
 
 
+class LoraSettings(Section):
+    """Low-rank adapters of the language model."""
+
+    rank: Positive = Field(16, description="r, rows of an adapter")
+    alpha: float = Field(32.0, gt=0, description="an adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="share of an adapter's inputs that are dropped in training")
+    targets: tuple[str, ...] = Field((), description="names of the layers to adapt; none adapts every linear layer")
+
+
 class ModelSettings(Section):
     """The dual tower."""
 
     backbone: str = Field("tiny", description="`tiny`, a hub name or a local folder of an image-text-to-text model")
     revision: str | None = Field(None, description="hub revision (commit, tag or branch); none is the default branch")
     vision: Literal["trainable", "frozen"] = Field("trainable", description="whether the vision tower learns")
+    tune: Literal["full", "lora", "last_layers"] = Field(
+        "full", description="what learns of the language model: all, adapters, or its last layers; heads always learn"
+    )
+    lora: LoraSettings = LoraSettings()
+    last_layers: Positive = Field(2, description="decoder layers that learn under tune = last_layers")
     dimension: Positive = Field(128, description="D, numbers in a user or item vector")
     item_tokens: Positive = Field(32, description="text tokens of one item; longer texts are cut")
     residual_dropout: float = Field(
@@ -152,6 +166,12 @@ class TrainingSettings(Section):
     )
     exchange_ties: bool = Field(True, description="whether items of one instant get a new order each epoch")
     temperature: float = Field(0.07, gt=0, description="tau of both InfoNCE terms")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of activations; weights stay float32. auto is bfloat16 on a GPU that has it"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="whether activations are computed again for gradients: less memory, a third more time"
+    )
     patience: Positive = Field(3, description="epochs without a better validation NDCG@10 before training stops")
     seed: int = Field(0, description="of weights, shuffling and dropout")
 

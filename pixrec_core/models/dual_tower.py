@@ -1,7 +1,7 @@
 """The dual tower: one causal vision-language backbone reads histories and items into one vector space.
 
 Shapes: B rows, L tokens, H hidden size, D vector size, I distinct items, J photos, K features a
-photo, M (history, target) pairs of a batch, T items of its histories laid end to end.
+photo of F numbers each, M (history, target) pairs of a batch, T items of its histories laid end to end.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
-from pixrec_core.models.backbones._processor import image_features
+from pixrec_core.models.backbones import reader_of
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.residual import Residual
 
@@ -50,8 +50,9 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         self.weight_user_item = weight_user_item
         self.residual_items = residual_items
         self.residual_dropout = residual_dropout
-        # The base class would reset the backbone's attention to none, which is neither SDPA nor causal.
-        kwargs.setdefault("attn_implementation", getattr(backbone_config, "_attn_implementation", None))
+        # The base class would lay one attention over the backbone and its parts, which may differ (Gemma 2 knows no
+        # SDPA), or none, which is not causal. An empty choice keeps each part's own.
+        kwargs.setdefault("attn_implementation", {"backbone_config": {}})
         super().__init__(**kwargs)
 
 
@@ -78,6 +79,7 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         if backbone is None:
             backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
         self.backbone = backbone
+        self.reader = reader_of(backbone)
         hidden = config.backbone_config.get_text_config().hidden_size
         self.user_head = nn.Linear(hidden, config.dimension)
         self.item_head = nn.Linear(hidden, config.dimension)
@@ -113,37 +115,24 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         return digest.hexdigest()
 
     def photo_features(self, photos: dict[str, Tensor]) -> Tensor | None:
-        """Features of the photos of a batch, (J, K, H): given, or computed from pixels; None without photos."""
+        """Features of the photos of a batch, (J, K, F): given, or computed from pixels; None without photos."""
         if not photos:
             return None
         if "features" in photos:
             return photos["features"]
         inputs = {name: value for name, value in photos.items() if name != "count"}
-        return image_features(self.backbone, inputs, int(photos["count"]))
+        return self.reader.features(inputs, int(photos["count"]))
 
     def hidden_states(self, ids: Tensor, slots: Tensor, features: Tensor | None) -> Tensor:
-        """Last hidden states of right-padded rows, (B, L, H).
-
-        No attention mask is needed: padding follows what is read, and a causal model never looks ahead.
-
-        Args:
-            ids: (B, L) token ids.
-            slots: (B, L) position of an image feature among all of the batch's; -1 for text.
-            features: (J, K, H), or None where no row has an image.
-        """
-        embeddings = self.backbone.get_input_embeddings()(ids)
-        if features is not None:
-            flat = features.reshape(-1, features.shape[-1]).to(embeddings.dtype)
-            embeddings = torch.where((slots >= 0)[..., None], flat[slots.clamp(min=0)], embeddings)
-        hidden: Tensor = self.backbone.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        return hidden
+        """Last hidden states of right-padded rows, (B, L, H): see `Reader.hidden_states`."""
+        return self.reader.hidden_states(ids, slots, features)
 
     def item_vectors(self, items: Batch, features: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """v_T, (I, D): each item read alone, from a batch of `Collator.items`.
 
         Args:
             items: the batch.
-            features: as in `hidden_states`.
+            features: as in `Reader.hidden_states`.
             kept: see `Residual.kept`.
         """
         hidden = self.hidden_states(items["ids"], items["slots"], features)
@@ -204,7 +193,7 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
     def _generation(self, hidden: Tensor, batch: Batch) -> Tensor:
         """L_NIG; the language-model head only where there is a token to predict, from the position before it."""
         rows, positions = batch["label_rows"], batch["label_positions"]
-        logits = self.backbone.get_output_embeddings()(hidden[rows, positions - 1])
+        logits = self.reader.logits(hidden[rows, positions - 1])
         return losses.next_item_generation(logits, batch["history_ids"][rows, positions])
 
     @staticmethod

@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from pixrec_core.errors import BackboneError
-from pixrec_core.models.backbones import Processor, processor_class, tiny
+from pixrec_core.models import hub
+from pixrec_core.models.backbones import Processor, processor_class, reader_of, require_agreement, tiny
+
+#: Of everything that is read from a folder or the hub: code that comes with weights is never run.
+SAFE: dict[str, Any] = {"trust_remote_code": False}
 
 
 def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterable[str]]) -> tuple[Any, Processor]:
@@ -17,20 +21,22 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         texts: gives the training split's item texts, for a tokenizer that is trained on them.
 
     Raises:
-        BackboneError: no such folder or name, no network, or not an image-text-to-text model.
+        BackboneError: no such folder or name, no network, or a model that PixRec cannot use.
     """
     if name == "tiny":
         return tiny.create(texts())
     from transformers import AutoModelForImageTextToText
 
+    revision = hub.resolve(name, revision)  # once: all files of one commit, and no long retries without a network
     try:
         processor = load_processor(name, revision)
         # In float32, whatever the weights were saved in: small steps would round away in bfloat16.
         model = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, use_safetensors=True, dtype="float32"
+            name, revision=revision, use_safetensors=True, dtype="float32", **SAFE
         )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise BackboneError(_advice(name, error)) from error
+    require_agreement(reader_of(model), processor)
     return model, processor
 
 
@@ -38,10 +44,10 @@ def load_processor(name: str | Path, revision: str | None = None) -> Processor:
     """The processor that was saved beside a backbone or a dual tower."""
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, **SAFE)
     config = getattr(config, "backbone_config", config)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **SAFE)
+    image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", **SAFE)
     return processor_class(config.model_type)(tokenizer, image_processor, config)
 
 
@@ -49,6 +55,8 @@ def _advice(name: str, error: Exception) -> str:
     first_line = str(error).strip().split("\n")[0]
     return (
         f"backbone {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.backbone to `tiny`, "
-        "to the hub name of an image-text-to-text model (network needed), or to a local folder that holds one: "
-        "config.json, model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them"
+        "to the hub name of an image-text-to-text model, or to a local folder that holds one: config.json, "
+        "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. "
+        "No pickled weights are read (save a pytorch_model.bin anew by `save_pretrained`), and no code that "
+        "comes with a model is run"
     )

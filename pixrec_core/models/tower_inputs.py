@@ -9,8 +9,7 @@ from PIL import Image
 
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_items
-from pixrec_core.models.backbones import Processor
-from pixrec_core.models.backbones._processor import image_features
+from pixrec_core.models.backbones import Processor, reader_of
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import ItemInputs, item_inputs
 from pixrec_core.models.negatives import Negatives
@@ -61,4 +60,4 @@ def _image_tokens(backbone: Any, processor: Processor) -> int:
     """K, the features of one photo: asked of the model, since each family counts in its own way."""
     pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
     inputs = {name: value.to(backbone.device) for name, value in processor.image_inputs(pixels, 1).items()}
-    return int(image_features(backbone, inputs, 1).shape[1])
+    return int(reader_of(backbone).features(inputs, 1).shape[1])

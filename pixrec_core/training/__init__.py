@@ -18,7 +18,7 @@ from pixrec_core import files, prompts, schemas
 from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ContractError
-from pixrec_core.models import checkpoint
+from pixrec_core.models import checkpoint, hub, tuning
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
@@ -54,10 +54,11 @@ def train(
 
     Raises:
         ContractError: the sequences broke their data contract, or hold nothing to train on.
-        BackboneError: the backbone cannot be loaded.
+        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
     """
     require_valid(paths.dataset)
     set_seed(settings.seed)
+    model_settings = hub.pinned(model_settings)
     model, inputs = build(model_settings, settings, paths)
     photos = _photos(model_settings, model, inputs, paths)
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
@@ -86,6 +87,7 @@ def train(
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=last_finished(state))
     curves = {**trainer.curves(), "seconds": round(time.monotonic() - start, 3), "examples": windows.targets}
+    tuning.merge(model)
     checkpoint.save(paths.checkpoint, model, inputs.processor, (model_settings, settings), curves)
     files.remove(paths.training)
     return {name: value for name, value in curves.items() if name != "epochs"}
@@ -94,10 +96,10 @@ def train(
 def build(
     model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths
 ) -> tuple[DualTower, TowerInputs]:
-    """An untrained tower on the backbone that the settings name, and what it reads.
+    """A tower on the backbone that the settings name, ready to learn what they let learn, and what it reads.
 
     Raises:
-        BackboneError: the backbone cannot be loaded.
+        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
     """
     backbone, processor = create_backbone(
         model_settings.backbone, model_settings.revision, lambda: _training_texts(paths)
@@ -112,7 +114,9 @@ def build(
         residual_items=len(inputs.items) if paths.variant == COLLABORATIVE else 0,
         residual_dropout=model_settings.residual_dropout,
     )
-    return DualTower(config, backbone).to(checkpoint.device()), inputs
+    model = DualTower(config, backbone)
+    tuning.choose(model, model_settings)
+    return model.to(checkpoint.device()), inputs
 
 
 def _negatives(settings: TrainingSettings, paths: VariantPaths) -> Negatives:
@@ -127,13 +131,10 @@ def _training_texts(paths: VariantPaths) -> list[str]:
 
 
 def _photos(settings: ModelSettings, model: DualTower, inputs: TowerInputs, paths: VariantPaths) -> PhotoStore | None:
-    """What training reads of the photos: pixels, or features of a vision tower that stops learning here."""
-    frozen = settings.vision == "frozen"
-    if frozen:
-        for parameter in model.vision_parameters():
-            parameter.requires_grad_(False)
+    """What training reads of the photos: pixels, or features of a vision tower that does not learn."""
     if inputs.pixels is None:
         return None
+    frozen = settings.vision == "frozen"
     return feature_store(paths.dataset.cache, model, inputs.pixels) if frozen else pixel_store(inputs.pixels)
 
 

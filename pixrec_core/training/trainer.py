@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
 from pixrec_core.models.collate import Collator
@@ -136,7 +137,9 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
         warmup_steps=settings.warmup_share,
         weight_decay=settings.weight_decay,
         seed=settings.seed,
-        bf16=gpu,
+        bf16=settings.precision == "bfloat16" or (settings.precision == "auto" and is_torch_bf16_gpu_available()),
+        use_cpu=not gpu,
+        activation_checkpointing=settings.gradient_checkpointing,
         dataloader_pin_memory=gpu,
         eval_strategy="epoch",
         save_strategy="epoch",

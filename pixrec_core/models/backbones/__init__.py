@@ -1,21 +1,35 @@
 """Vision-language backbones: one module a family of models.
 
-Any `AutoModelForImageTextToText` of transformers works through `Processor` of `_processor`. A
-family module is there for what a family does otherwise: it names the `model_type`s it serves in
-`MODEL_TYPES` and has a class `FamilyProcessor`. `tiny` is the embedded default, made from nothing.
+A family module names the `model_type`s that it serves in `MODEL_TYPES` and has two classes: `FamilyProcessor`, how
+texts and photos become tokens and pixels, and `FamilyReader`, how the decoder is fed with both. A model of another
+family goes through the general `Processor` and `Reader`, if `_agreement` finds that its own `forward` reads the same.
+`tiny` is the embedded default, made from nothing.
 """
 
+from types import ModuleType
+from typing import Any
+
+from pixrec_core.models.backbones._agreement import require_agreement
 from pixrec_core.models.backbones._processor import Processor
+from pixrec_core.models.backbones._reader import Reader
 from pixrec_core.plugins import load_plugin, plugin_names
 
-__all__ = ["Processor", "processor_class"]
+__all__ = ["Processor", "Reader", "processor_class", "reader_of", "require_agreement"]
 
 
 def processor_class(model_type: str) -> type[Processor]:
-    """The processor of a model family; the general one where the family needs nothing of its own."""
-    for name in plugin_names(__name__):
-        module = load_plugin(__name__, name)
-        if model_type in module.MODEL_TYPES:
-            family: type[Processor] = module.FamilyProcessor
-            return family
-    return Processor
+    """The processor of a model family; the general one where there is no family of that type."""
+    module = _family(model_type)
+    return module.FamilyProcessor if module else Processor
+
+
+def reader_of(model: Any) -> Reader:
+    """What reads prompts through a model; the general reader where there is no family of its type."""
+    module = _family(model.config.model_type)
+    reader: Reader = (module.FamilyReader if module else Reader)(model)
+    return reader
+
+
+def _family(model_type: str) -> ModuleType | None:
+    modules = (load_plugin(__name__, name) for name in plugin_names(__name__))
+    return next((module for module in modules if model_type in module.MODEL_TYPES), None)

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -92,18 +91,6 @@ class Processor:
         """Write tokenizer and image processor beside a model, as transformers does."""
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
-
-
-def image_features(model: Any, inputs: dict[str, Tensor], count: int) -> Tensor:
-    """Features of `count` photos from a model of transformers: (count, K, H).
-
-    Families answer with a list of (K, H), one (count, K, H) or one (count * K, H).
-    """
-    features = model.get_image_features(**inputs).pooler_output
-    if isinstance(features, list | tuple):
-        features = torch.cat([f.reshape(-1, f.shape[-1]) for f in features])
-    reshaped: Tensor = features.reshape(count, -1, features.shape[-1])
-    return reshaped
 
 
 def square(photo: Image.Image, edge: int) -> Image.Image:

@@ -3,8 +3,11 @@
 from typing import Any, ClassVar
 
 from pixrec_core.models.backbones._processor import Processor
+from pixrec_core.models.backbones._reader import Reader
 
 MODEL_TYPES = ("smolvlm", "idefics3")
+
+FamilyReader = Reader
 
 
 class FamilyProcessor(Processor):

@@ -157,11 +157,11 @@ class TestHostileAnswers:
         assert server.hits["/a"] == manifest(paths)["a"]["attempts"] == 3
 
     def test_waits_double_with_jitter_up_to_a_minute(self, monkeypatch):
-        monkeypatch.setattr(downloading, "FIRST_WAIT_S", 0.5)
+        monkeypatch.setattr(retrying, "FIRST_WAIT_S", 0.5)
         for attempts, longest in ((1, 0.5), (2, 1), (3, 2), (7, 32), (8, 60), (50, 60)):
-            waits = [downloading._wait_s(attempts, None) for _ in range(50)]
+            waits = [retrying.wait_s(attempts, None) for _ in range(50)]
             assert longest / 2 <= min(waits) < max(waits) <= longest
-        assert downloading._wait_s(1, 0.0) == 0
+        assert retrying.wait_s(1, 0.0) == 0
 
     def test_retry_after_is_honoured(self, server, paths):
         write_items(paths, {"a": server.url("/a", in_turn(sends(b"", 429, Retry_After="1"), sends(jpeg())))})

@@ -2,8 +2,25 @@
 
 import pytest
 import torch
+from transformers import set_seed
+
+from pixrec_core.models.loading import create_backbone
+from tests.core.models import families
+from tests.core.models.small import Small, small, tower_on
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=["tiny", *families.FAMILIES])
+def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A tower on every family of backbones in turn: what a test with it holds, holds for all of them."""
+    if request.param == "tiny":
+        return small()
+    folder = tmp_path_factory.mktemp(request.param)
+    families.save(request.param, folder)
+    backbone, processor = create_backbone(str(folder), None, list)
+    set_seed(0)
+    return tower_on(backbone, processor)

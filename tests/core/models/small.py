@@ -1,9 +1,11 @@
 """A small catalogue with photos, and a tiny tower over it, for the model's tests."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import set_seed
 
 from pixrec_core import prompts
@@ -12,8 +14,6 @@ from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.item_inputs import NO_PHOTO, ItemInputs, item_inputs
 from pixrec_core.models.photo_store import PhotoStore
-
-IMAGE_TOKENS = 4
 
 
 def catalogue(count: int = 20) -> list[dict]:
@@ -37,18 +37,25 @@ class Small:
         return Collator(self.inputs, self.processor, self.pixels.load)
 
 
-def small(variant: str = "multimodal", count: int = 20, seed: int = 0, residual_items: int = 0) -> Small:
-    """A tower with random weights; every fourth item has no photo."""
+def small(variant: str = "multimodal", count: int = 20, seed: int = 0) -> Small:
+    """A tower on `tiny` with random weights."""
     set_seed(seed)
-    items = catalogue(count)
-    backbone, processor = tiny.create([prompts.item_text(item) for item in items])
+    return tower_on(*tiny.create([prompts.item_text(item) for item in catalogue(count)]), variant, count)
+
+
+def tower_on(backbone: Any, processor: Processor, variant: str = "multimodal", count: int = 20) -> Small:
+    """A tower on any backbone; every fourth item has no photo, no two photos are alike."""
     has_photo = np.arange(count) % 4 != 0
     rows = np.where(has_photo, np.cumsum(has_photo) - 1, NO_PHOTO)
-    inputs = item_inputs(items, rows, processor, IMAGE_TOKENS, variant, 32)
-    values = np.random.default_rng(0).normal(size=(int(has_photo.sum()), 1, 1, 3, tiny.EDGE, tiny.EDGE))
-    config = DualTowerConfig(backbone_config=backbone.config, dimension=16, residual_items=residual_items)
-    model = DualTower(config, backbone).eval()
-    return Small(model, processor, inputs, PhotoStore(values.astype(np.float16), processor, "random"))
+    draw, size = np.random.default_rng(0), (processor.edge, processor.edge, 3)
+    photos = [Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)) for _ in range(has_photo.sum())]
+    values = np.stack([processor.pixels(photo).numpy() for photo in photos]).astype(np.float16)
+    pixels = PhotoStore(values, processor, "random")
+    model = DualTower(DualTowerConfig(backbone_config=backbone.config, dimension=16), backbone).eval()
+    with torch.no_grad():
+        image_tokens = model.photo_features(pixels.load(np.array([0]))).shape[1]
+    inputs = item_inputs(catalogue(count), rows, processor, image_tokens, variant, 32)
+    return Small(model, processor, inputs, pixels)
 
 
 def vectors(model: DualTower, collator: Collator, numbers: list[int]) -> torch.Tensor:

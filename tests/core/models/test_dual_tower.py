@@ -1,52 +1,35 @@
-"""The towers: all prefixes in one pass equal one window at a time, and nothing leaks between places."""
+"""The towers: all prefixes in one pass equal one window at a time, and nothing leaks between places.
+
+Tests with `tower` run on every family of backbones.
+"""
 
 import dataclasses
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from pixrec_core import losses, prompts
+from pixrec_core import losses
 from pixrec_core.models.dual_tower import DualTower, allowed_negatives, span_means
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.residual import Residual
 from pixrec_core.models.windows import Window
+from tests.core.models.own_forward import own_forward, prompt
 from tests.core.models.small import Small, small, user_vectors, vectors
 
 WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7, 9, 9]), Window([3, 8])]
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
 
-@pytest.fixture(scope="module")
-def tower() -> Small:
-    return small()
-
-
 def one_window(tower: Small, history: list[int], target: int) -> dict[str, torch.Tensor]:
-    """v_U, v_T|U and the generation logits of one pair, through the backbone's own `forward`.
-
-    An independent route: the prompt is built token by token here, and pixels, image placeholders
-    and the causal mask are left to transformers.
-    """
-    processor, inputs, model = tower.processor, tower.inputs, tower.model
-    ids: list[int] = []
-    pixels, ends = [], []
-    for n, number in enumerate([*history, target]):
-        ids += processor.text_ids(prompts.NEXT if n else prompts.FIRST)
-        start, block = len(ids), inputs.blocks[number]
-        ids += block.ids.tolist()
-        ends.append((start, len(ids), block.text_length))
-        if inputs.photo_rows[number] >= 0:
-            pixels.append(torch.from_numpy(tower.pixels.values[inputs.photo_rows[number]].astype("float32"))[:, 0])
-    outputs = model.backbone(
-        input_ids=torch.tensor([ids]),
-        pixel_values=torch.cat(pixels)[None] if pixels else None,
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        output_hidden_states=True,
-    )
+    """v_U, v_T|U and the generation logits of one pair, through the backbone's own `forward`."""
+    model = tower.model
+    ids, spans = prompt(tower, [*history, target])
+    outputs = own_forward(tower, [[*history, target]])
     hidden = outputs.hidden_states[-1][0]
-    (start, end, text_length), history_end = ends[-1], ends[-2][1]
+    (start, end, text_length), history_end = spans[-1], spans[-2][1]
     return {
         "user": functional.normalize(model.user_head(hidden[:history_end].mean(0)), dim=-1),
         "target": functional.normalize(model.item_head(hidden[start:end].mean(0)), dim=-1),
@@ -142,12 +125,12 @@ def test_negatives_leave_out_what_the_user_takes_later_and_nothing_else(tower: S
 
 
 def test_gradient_reaches_every_part_and_stops_at_frozen_vision(tower: Small) -> None:
-    model = small().model.train()
+    model = deepcopy(tower.model).train()
     model(**tower.collator(WINDOWS)).loss.backward()
     still = [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert not still
 
-    frozen = small().model.train()
+    frozen = deepcopy(tower.model).train()
     vision = frozen.vision_parameters()
     for parameter in vision:
         parameter.requires_grad_(False)
@@ -212,12 +195,14 @@ def test_with_a_sample_of_all_items_the_loss_is_over_the_whole_training_catalogu
 
 
 def with_residual(tower: Small, seed: int | None = None) -> Small:
-    """The same tower with a residual: that of a new model, or a random one."""
-    other = small(residual_items=20)
-    other.model.load_state_dict(tower.model.state_dict(), strict=False)
-    for table in (other.model.residual.history, other.model.residual.candidate) if seed is not None else ():
-        torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(seed))
-    return other
+    """The same tower with a residual: one that has learnt nothing, or a random one."""
+    model = deepcopy(tower.model)
+    model.residual = Residual(20, 16, dropout=0.5).eval()
+    for table in (model.residual.history, model.residual.candidate):
+        torch.nn.init.zeros_(table.weight)
+        if seed is not None:
+            torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(seed))
+    return dataclasses.replace(tower, model=model)
 
 
 @torch.no_grad()

@@ -53,8 +53,7 @@ def test_the_ranking_is_brute_forces(ranked: Work) -> None:
     for user, sequence in test.select(schemas.USER, schemas.ITEMS).rows()[:10]:
         history = inputs.numbers([sequence[:-1]])[0]
         batch = collator.histories([history[-4:]])
-        ends = torch.tensor([batch["spans"][0][-1, 1]])
-        vector = model.user_vectors(batch["ids"], batch["slots"], ends, model.photo_features(batch["photos"]))[0]
+        vector = model.user_vectors(batch, model.photo_features(batch["photos"]))[0]
         scores = vectors @ vector.numpy()
         best = [items[n] for n in np.argsort(-scores)[: 100 + len(set(history))]]
         own = ranking.filter(pl.col(schemas.USER) == user).sort(schemas.RANK)

@@ -8,6 +8,7 @@ import pytest
 from pixrec_core import pipeline, prompts, schemas
 from pixrec_core.data.sequences import read_cuts, read_items, read_sequences
 from pixrec_core.models.backbones import tiny
+from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.training import _training_texts
@@ -40,12 +41,11 @@ def test_texts_and_negatives_come_from_training_alone(work):
     inputs = TowerInputs.load(work.variant_paths, backbone, processor, 8)
     sequences = read_sequences(work.paths, schemas.TRAIN)
     windows = Windows(inputs.numbers(sequences["items"].to_list()), length=4, seed=0)
+    negatives = Negatives(read_items(work.paths)[schemas.TRAIN_COUNT].to_numpy(), sampled=10_000)
     for epoch in range(3):
         windows.set_epoch(epoch)
-        batch = inputs.collator()([windows[n] for n in range(len(windows))])
-        numbers = {number for n in range(len(windows)) for number in windows[n]}
-        assert {inputs.items[number] for number in numbers} <= trained
-        assert batch["negatives"].shape[1] == len(numbers), "the candidates of InfoNCE are the windows' items"
+        batch = inputs.collator(negatives=negatives)([windows[n] for n in range(len(windows))])
+        assert {inputs.items[number] for number in batch["item_numbers"].tolist()} == trained
 
 
 def test_training_sequences_end_before_what_is_held_out(work):

@@ -1,0 +1,50 @@
+"""Which commit of the Hugging Face hub a backbone's name stands for."""
+
+from pathlib import Path
+
+from pixrec_core.errors import BackboneError
+from pixrec_core.settings import ModelSettings
+
+
+def pinned(settings: ModelSettings) -> ModelSettings:
+    """The settings with a branch or tag of the hub replaced by the commit that it stands for now.
+
+    What is trained by them can be trained again, however the branch moves.
+
+    Raises:
+        BackboneError: as `resolve`.
+    """
+    return settings.model_copy(update={"revision": resolve(settings.backbone, settings.revision)})
+
+
+def commit(settings: ModelSettings) -> str | None:
+    """The commit that a backbone stands for now; None where there is none, or none can be had."""
+    try:
+        return resolve(settings.backbone, settings.revision)
+    except BackboneError:
+        return None
+
+
+def resolve(name: str, revision: str | None) -> str | None:
+    """The commit of a backbone on the hub: asked of the hub or, without a network, as it was when last asked.
+
+    None for `tiny` and for a local folder, which have no commits.
+
+    Raises:
+        BackboneError: there is no such repository or revision, or no network and nothing in the local cache.
+    """
+    if name == "tiny" or Path(name).exists():
+        return None
+    from huggingface_hub import resolve_revision
+    from huggingface_hub.errors import RevisionResolutionError
+
+    try:
+        return resolve_revision(name, revision=revision).resolved
+    except (RevisionResolutionError, OSError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise BackboneError(
+            f"backbone {name!r}, revision {revision or 'of the default branch'}, is no local folder and was not found "
+            f"on the Hugging Face hub ({type(error).__name__}: {first_line}). Mend the name or the revision; without a "
+            "network, set model.backbone to a local folder that holds the model, fetched elsewhere by "
+            "`hf download NAME --local-dir FOLDER`"
+        ) from error

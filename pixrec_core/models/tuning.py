@@ -1,0 +1,66 @@
+"""Which weights learn: all of them, low-rank adapters, or the last layers; the heads always do.
+
+`model.tune` rules the language model with its token embeddings and output head, `model.vision` all that an image
+passes before it. Adapters are LoRA's (arXiv 2106.09685), by peft.
+"""
+
+from typing import Any
+
+from pixrec_core.errors import BackboneError
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.settings import LoraSettings, ModelSettings
+
+
+def choose(model: DualTower, settings: ModelSettings) -> None:
+    """Let those weights learn, and no others, that the settings name.
+
+    Raises:
+        BackboneError: the language model has fewer layers, or no modules of the names to be adapted.
+    """
+    model.backbone.requires_grad_(settings.tune == "full")
+    for parameter in model.vision_parameters():
+        parameter.requires_grad_(settings.vision == "trainable")
+    if settings.tune == "lora":
+        _adapt(model.backbone.get_decoder(), settings.lora)
+    elif settings.tune == "last_layers":
+        for layer in _last(model.backbone.get_decoder(), settings.last_layers):
+            layer.requires_grad_(True)
+
+
+def merge(model: DualTower) -> None:
+    """Fold adapters into the weights that they adapt: what is saved is a model like any other."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+
+
+def _adapt(decoder: Any, settings: LoraSettings) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets) if settings.targets else "all-linear",
+    )
+    try:
+        inject_adapter_in_model(config, decoder)
+    except ValueError as error:
+        raise BackboneError(
+            f"model.lora.targets {settings.targets} cannot be adapted in {type(decoder).__name__} ({error}); "
+            "name its linear layers, such as q_proj and v_proj, or leave the setting out to adapt all of them"
+        ) from error
+
+
+def _last(decoder: Any, count: int) -> Any:
+    layers = decoder.layers
+    if count > len(layers):
+        raise BackboneError(
+            f"model.last_layers is {count}, but {type(decoder).__name__} has {len(layers)} layers; "
+            "lower it, or set model.tune to `full`"
+        )
+    return layers[len(layers) - count :]

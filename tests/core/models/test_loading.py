@@ -1,0 +1,47 @@
+"""Folders that are no backbone: each is named with the mend, and nothing in it is unpickled or run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixrec_core.errors import BackboneError
+from pixrec_core.models.loading import create_backbone
+from tests.core.models import families
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    families.save("smolvlm", tmp_path)
+    return tmp_path
+
+
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (folder / "sprung",))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(BackboneError, match=r"No pickled weights are read \(save a pytorch_model\.bin anew"):
+        create_backbone(str(folder), None, list)
+    assert not (folder / "sprung").exists()
+
+
+def test_code_that_comes_with_a_model_is_never_run(folder: Path) -> None:
+    (folder / "theirs.py").write_text(f"open({str(folder / 'sprung')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    automatic = {"AutoConfig": "theirs.Config", "AutoModelForImageTextToText": "theirs.Model"}
+    path.write_text(json.dumps(config | {"model_type": "theirs", "auto_map": automatic}))
+    with pytest.raises(BackboneError, match="no code that comes with a model is run"):
+        create_backbone(str(folder), None, list)
+    assert not (folder / "sprung").exists()
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_what_is_missing_is_told(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(BackboneError, match=r"could not be loaded .*local folder that holds one"):
+        create_backbone(str(folder), None, list)

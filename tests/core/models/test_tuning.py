@@ -1,0 +1,114 @@
+"""What learns under each setting: exactly the parts that it names, and the heads."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from pixrec_core.errors import BackboneError
+from pixrec_core.models import tuning
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.windows import Window
+from pixrec_core.settings import LoraSettings, ModelSettings
+from tests.core.models.small import Small, small, vectors
+
+WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7])]
+RANK = 2
+
+
+def settings(tune: str, vision: str = "frozen", **others) -> ModelSettings:
+    return ModelSettings(tune=tune, vision=vision, last_layers=1, lora=LoraSettings(rank=RANK, dropout=0), **others)
+
+
+def tuned(tower: Small, *chosen: str) -> DualTower:
+    model = deepcopy(tower.model).train()
+    tuning.choose(model, settings(*chosen))
+    return model
+
+
+def step(model: DualTower, tower: Small) -> set[str]:
+    """One step downhill; names of the weights that it moves."""
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model(**tower.collator(WINDOWS)).loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def parts(model: DualTower) -> dict[str, set[str]]:
+    """Names of all weights by part, told from the names alone."""
+    decoder = next(name for name, module in model.named_modules() if module is model.backbone.get_decoder()) + "."
+    last = f"{decoder}layers.{len(model.backbone.get_decoder().layers) - 1}."
+    names = {name for name, _ in model.named_parameters()}
+    heads = {name for name in names if name.startswith(("user_head", "item_head"))}
+    adapters = {name for name in names if ".lora_" in name}
+    language = {name for name in names if name.startswith((decoder, "backbone.lm_head"))}
+    return {
+        "heads": heads,
+        "full": language - adapters,
+        "lora": adapters,
+        "last_layers": {name for name in language if name.startswith(last)},
+        "vision": names - language - heads,
+    }
+
+
+@pytest.mark.parametrize("tune", ["full", "lora", "last_layers"])
+@pytest.mark.parametrize("vision", ["trainable", "frozen"])
+def test_what_the_settings_name_learns_and_nothing_else(tower: Small, tune: str, vision: str) -> None:
+    model = tuned(tower, tune, vision)
+    named = parts(model)
+    assert all(named[part] for part in ("heads", tune, "vision"))
+    expected = named["heads"] | named[tune] | (named["vision"] if vision == "trainable" else set())
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == expected
+    moved = step(model, tower) | step(model, tower)  # an adapter's second half starts at zero and holds up its first
+    # A key's bias adds the same to all scores of a query, and softmax takes that away: its gradient is rounding.
+    assert moved | {name for name in expected if name.endswith("k_proj.bias")} == expected
+
+
+def test_adapters_start_at_nothing_and_stand_in_every_linear_layer(tower: Small) -> None:
+    model = tuned(tower, "lora").eval()
+    torch.testing.assert_close(*(vectors(each, tower.collator, [1, 2]) for each in (model, tower.model)))
+    linear = sum(isinstance(module, nn.Linear) for module in tower.model.backbone.get_decoder().modules())
+    assert len(parts(model)["lora"]) == 2 * linear
+
+
+@torch.no_grad()
+def test_merged_adapters_leave_a_plain_model_with_the_same_vectors(tower: Small, tmp_path) -> None:
+    model = tuned(tower, "lora")
+    with torch.enable_grad():
+        step(model, tower)
+        step(model, tower)
+    model.eval()
+    adapted = vectors(model, tower.collator, [0, 1, 2])
+    assert not torch.allclose(adapted, vectors(tower.model, tower.collator, [0, 1, 2]), atol=1e-3)
+    tuning.merge(model)
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in tower.model.named_parameters()]
+    torch.testing.assert_close(vectors(model, tower.collator, [0, 1, 2]), adapted, rtol=1e-3, atol=1e-4)
+    for (name, now), then in zip(model.named_parameters(), tower.model.parameters(), strict=True):
+        if name.startswith("backbone") and not torch.equal(now, then):
+            assert torch.linalg.matrix_rank((now - then).double(), rtol=1e-3) <= RANK, name
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    loaded = DualTower.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(*(vectors(each, tower.collator, [0, 1, 2]) for each in (loaded, model)))
+
+
+def test_adapters_may_be_kept_to_named_layers() -> None:
+    model = small().model
+    tuning.choose(model, ModelSettings(tune="lora", lora=LoraSettings(targets=("q_proj", "v_proj"))))
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in parts(model)["lora"]}
+    assert adapted == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"tune": "lora", "lora": LoraSettings(targets=("query",))}, r"model\.lora\.targets \('query',\).*q_proj"),
+        ({"tune": "last_layers", "last_layers": 3}, r"model\.last_layers is 3, but LlamaModel has 2 layers"),
+    ],
+)
+def test_what_a_backbone_has_not_is_named(wrong: dict, told: str) -> None:
+    with pytest.raises(BackboneError, match=told):
+        tuning.choose(small().model, ModelSettings(**wrong))
