@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
@@ -195,5 +195,7 @@ def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Te
     return (sums[rows, ends] - sums[rows, starts]) / (ends - starts)[:, None]
 
 
-# So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need.
+# So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need,
+# and `AutoModel` the whole of it.
 AutoConfig.register(DualTowerConfig.model_type, DualTowerConfig)
+AutoModel.register(DualTowerConfig, DualTower)

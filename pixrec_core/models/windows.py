@@ -62,6 +62,11 @@ class Windows(Dataset[Window]):
         return [end - start for _, start, end in self._cuts]
 
     @property
+    def users(self) -> int:
+        """Sequences that have a target."""
+        return len(self._sequences)
+
+    @property
     def targets(self) -> int:
         """Pairs of history and target in an epoch."""
         return sum(len(s) - 1 for s in self._sequences)
