@@ -10,9 +10,12 @@ data/<dataset>/
   contract.json             what each expectation of the data contract found
   baselines/<name>.parquet  rankings
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
+                            curves/: TensorBoard event files of the training, written as it goes
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
   stamps/                   one manifest a stage, written last
+
+data/<joint training>/variants/<variant>/ likewise holds the checkpoint and curves of a training over several datasets.
 """
 
 import hashlib
@@ -118,7 +121,7 @@ class DatasetPaths:
 
 @dataclass(frozen=True)
 class VariantPaths:
-    """Artefacts of one variant of one dataset."""
+    """Artefacts of one variant of one dataset or joint training."""
 
     root: Path
     dataset: DatasetPaths
@@ -132,6 +135,11 @@ class VariantPaths:
     def training(self) -> Path:
         """Where training keeps what it needs to resume; not an artefact."""
         return self.root / "training"
+
+    @property
+    def curves(self) -> Path:
+        """TensorBoard event files of the last training; not an artefact."""
+        return self.root / "curves"
 
     @property
     def item_vectors(self) -> Path:

@@ -41,6 +41,7 @@ def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
     stats = pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
     folder = work.variant_paths.checkpoint
     assert {p.name for p in folder.iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
@@ -79,7 +80,7 @@ def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monke
     assert len(encoded) == 1
     model, _ = checkpoint.load(work.variant_paths.checkpoint)
     set_seed(5)
-    untrained, _ = build(work.own.model, work.own.training, work.variant_paths)
+    untrained, _ = build(work.own.model, work.own.training, [work.variant_paths])
     pairs = list(zip(model.vision_parameters(), untrained.vision_parameters(), strict=True))
     assert pairs
     assert all(torch.equal(now, then) for now, then in pairs)
