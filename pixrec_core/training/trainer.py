@@ -20,7 +20,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from pixrec_core import files
@@ -229,8 +228,8 @@ class _MarkFinished(TrainerCallback):  # type: ignore[misc]
                 files.remove(folder)
 
 
-class _Curves(TensorBoardCallback):  # type: ignore[misc]
-    """Live curves in one folder, whatever the environment says; a resumed run's points replace a killed one's.
+class _Curves(TrainerCallback):  # type: ignore[misc]
+    """Live curves as TensorBoard reads them; a resumed run's points take the place of a killed one's.
 
     Args:
         folder: of the event files.
@@ -238,16 +237,25 @@ class _Curves(TensorBoardCallback):  # type: ignore[misc]
     """
 
     def __init__(self, folder: Path, terms: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._folder = str(folder)
+        self._folder = folder
         self._terms = terms
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        self.tb_writer = SummaryWriter(self._folder, purge_step=state.global_step + 1)
+        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, lr_scheduler: Any, **_: Any) -> None:
         if (state.global_step - 1) % CURVE_EVERY == 0:
-            values = {**self._terms, "learning_rate": lr_scheduler.get_last_lr()[0]}
-            for name, value in values.items():
-                self.tb_writer.add_scalar(f"train/{name}", float(value), state.global_step)
-            self.tb_writer.flush()
+            rate = lr_scheduler.get_last_lr()[0]
+            self._add("step", {**self._terms, "learning_rate": rate}, state.global_step)
+
+    def on_evaluate(self, _args: Any, state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
+        named = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        self._add("epoch", named, state.global_step)
+
+    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        self._writer.close()
+
+    def _add(self, group: str, values: Mapping[str, Tensor | float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+        self._writer.flush()
