@@ -1,7 +1,6 @@
 """Two stages of training: what Dagster and the command line make of a joint training in the settings."""
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
-from tests.assets import fake_stages
 
 TOML = """
 [joint.both]
@@ -34,16 +32,11 @@ TRAINED = ("checkpoint", "item_vectors", "item_index", "ranking")
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(project: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with a joint training, and `pixrec_assets` as a process that starts with them imports it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    for name in [name for name in os.environ if name.startswith(("PIXREC_", "DAGSTER_"))]:
-        monkeypatch.delenv(name)
-    (tmp_path / "pixrec.toml").write_text(TOML)
+    (project / "pixrec.toml").write_text(TOML)
     for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
         monkeypatch.delitem(sys.modules, name)
-    fake_stages.install(monkeypatch.setattr)
     return load_settings()
 
 
