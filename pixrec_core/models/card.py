@@ -62,7 +62,7 @@ def _header(settings: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCard
 def _what(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     backbone = record["backbone"]
     origin = {
-        "embedded": "the embedded backbone `tiny`, its weights from chance and its tokenizer from these data",
+        "embedded": "the embedded backbone `tiny`, its weights begun from chance and its tokenizer from training texts",
         "folder": "a backbone from a local folder",
         "hub": f"the backbone `{backbone['name']}`, revision {backbone['revision']}",
     }[backbone["kind"]]
