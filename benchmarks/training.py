@@ -105,7 +105,7 @@ def compare(work: Work, rounds: int, steps: int) -> None:
     """Time both in turns."""
     settings = work.own.training
     set_seed(0)
-    model, inputs = build(work.own.model, settings, work.variant_paths)
+    model, (inputs,) = build(work.own.model, settings, [work.variant_paths])
     model.train()
     sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS].to_list())
     windows = Windows(sequences, settings.window, seed=0)

@@ -46,7 +46,7 @@ def cli(config: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--dataset", required=True, help="A dataset that the settings name.")
+@click.option("--dataset", required=True, help="A dataset that the settings name, or a joint training.")
 @click.option(
     "--variant",
     "variants",
@@ -76,12 +76,13 @@ def demo() -> None:
 def status() -> None:
     """What has been made, when, and whether it is still current."""
     settings = load_settings()
-    for dataset in settings.datasets:
-        table = Table("artefact", "partition", "made", "state", title=dataset, title_justify="left")
-        for stage, work in running.planned(settings, dataset, (), ()):
-            table.add_row(stage.name, running.place(stage, work), *_state(stage, work))
+    for name in (*settings.joint, *settings.datasets):
+        table = Table("artefact", "partition", "made", "state", title=name, title_justify="left")
+        for stage, work in running.planned(settings, name, (), ()):
+            if work.dataset == name:
+                table.add_row(stage.name, stage.place(work), *_state(stage, work))
         out.print(table)
-        _show_best(DatasetPaths.of(settings.data_dir, dataset))
+        _show_best(DatasetPaths.of(settings.data_dir, name))
 
 
 @cli.command()
@@ -146,7 +147,7 @@ def _show_progress() -> None:
 
 def _explain(failed: running.Failed, home: Path) -> None:
     """What went wrong, and how to go on."""
-    err.print(f"[bold red]{failed.stage.name} of {running.place(failed.stage, failed.work)} failed[/]")
+    err.print(f"[bold red]{failed.stage.name} of {failed.stage.place(failed.work)} failed[/]")
     err.print(f"[red]{escape(failed.text.strip())}[/]")
     if not failed.known:
         err.print(f"This is unexpected. The whole log is run {failed.run_id} of the Dagster instance in {home}")

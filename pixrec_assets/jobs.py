@@ -1,8 +1,13 @@
-"""Three jobs, since one run has one kind of partition: `prepare_data`, `train`, `evaluate`."""
+"""Three jobs, since one run has one kind of partition: `prepare_data`, `train`, `evaluate`.
+
+A fourth, `train_jointly`, is there where settings name joint trainings.
+"""
 
 from typing import Final
 
 import dagster as dg
+
+from pixrec_assets.partitions import JOINT, SETTINGS
 
 PREPARE_DATA: Final = dg.define_asset_job(
     "prepare_data",
@@ -11,11 +16,20 @@ PREPARE_DATA: Final = dg.define_asset_job(
     description="Raw files to validated sequences of one dataset.",
 )
 
-#: Each step in a process of its own: the retry policy of the checkpoint catches one that was killed for its memory.
+#: Each step in a process of its own: the retry policy of a checkpoint catches one that was killed for its memory.
+ONE_BY_ONE: Final = dg.multiprocess_executor.configured({"max_concurrent": 1})
+
+TRAIN_JOINTLY: Final = dg.define_asset_job(
+    "train_jointly",
+    selection=dg.AssetSelection.groups(JOINT),
+    executor_def=ONE_BY_ONE,
+    description="Sequences of several datasets to one checkpoint of a variant, for them to start from.",
+)
+
 TRAIN: Final = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.groups("model"),
-    executor_def=dg.multiprocess_executor.configured({"max_concurrent": 1}),
+    executor_def=ONE_BY_ONE,
     description="Sequences to rankings of one dataset and variant.",
 )
 
@@ -26,4 +40,4 @@ EVALUATE: Final = dg.define_asset_job(
     description="Baselines, metrics and the report of one dataset; needs the rankings of all its variants.",
 )
 
-JOBS: Final = (PREPARE_DATA, TRAIN, EVALUATE)
+JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE)

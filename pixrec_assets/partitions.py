@@ -1,4 +1,7 @@
-"""Partitions: one a dataset; one a dataset and variant from the checkpoint to the ranking."""
+"""Partitions: one a dataset; one a dataset and variant from the checkpoint to the ranking.
+
+One a joint training and variant too, where settings name joint trainings.
+"""
 
 import warnings
 from typing import Final
@@ -12,13 +15,35 @@ SETTINGS: Final = load_settings()
 
 DATASET: Final = "dataset"
 VARIANT: Final = "variant"
+JOINT: Final = "joint"
 
 DATASETS: Final = dg.StaticPartitionsDefinition(list(SETTINGS.datasets))
-DATASET_VARIANTS: Final = dg.MultiPartitionsDefinition(
-    {DATASET: DATASETS, VARIANT: dg.StaticPartitionsDefinition(list(SETTINGS.variants))}
+VARIANTS: Final = dg.StaticPartitionsDefinition(list(SETTINGS.variants))
+DATASET_VARIANTS: Final = dg.MultiPartitionsDefinition({DATASET: DATASETS, VARIANT: VARIANTS})
+JOINT_VARIANTS: Final = dg.MultiPartitionsDefinition(
+    {JOINT: dg.StaticPartitionsDefinition(list(SETTINGS.joint)), VARIANT: VARIANTS}
 )
+
+_STARTING: Final = {
+    joint: [name for name, dataset in SETTINGS.datasets.items() if dataset.start_from == joint]
+    for joint in SETTINGS.joint
+}
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # nothing else maps a dimension, and it has been beta for years
     #: Between the two: a dataset's partition and those of all its variants.
     ACROSS_VARIANTS: Final = dg.MultiToSingleDimensionPartitionMapping(DATASET)
+
+    #: From a joint training to the datasets that start from it, in the same variant.
+    STARTING: Final = dg.MultiPartitionMapping(
+        {
+            JOINT: dg.DimensionPartitionMapping(DATASET, dg.StaticPartitionMapping(_STARTING)),
+            VARIANT: dg.DimensionPartitionMapping(VARIANT, dg.IdentityPartitionMapping()),
+        }
+    )
+
+#: From datasets to joint trainings. Dagster has no mapping from one dimension to others by name, so with several
+#: joint trainings each is drawn below the datasets of all; what makes one stale is the stage's own fingerprint.
+JOINED: Final = dg.SpecificPartitionsPartitionMapping(
+    sorted({dataset for joint in SETTINGS.joint.values() for dataset in joint.datasets})
+)

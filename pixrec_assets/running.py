@@ -29,11 +29,6 @@ class Failed:
     run_id: str
 
 
-def place(stage: Stage, work: Work) -> str:
-    """The partition as Dagster writes it: `dataset` or `dataset|variant`."""
-    return f"{work.dataset}|{work.variant}" if stage.per == "variant" else work.dataset
-
-
 def planned(
     settings: Settings, dataset: str, variants: Sequence[str], stages: Collection[str]
 ) -> Iterator[tuple[Stage, Work]]:
@@ -41,21 +36,44 @@ def planned(
 
     Args:
         settings: of the whole project.
-        dataset: one that the settings name.
+        dataset: one that the settings name, or a joint training.
         variants: those to train; none means all. What compares all variants is left out where only
             some are asked for.
-        stages: names of the only ones wanted; none means all.
+        stages: names of the only ones wanted; none means all. Stages of the other datasets of a joint
+            training are never among them.
 
     Raises:
         SettingsError: the settings do not know the dataset or a variant.
     """
-    settings.dataset(dataset)
+    settings.trained(dataset)
     if unknown := set(variants) - set(settings.variants):
         raise SettingsError(f"unknown variant {', '.join(sorted(unknown))}; known: {', '.join(settings.variants)}")
     for per, group in groupby(pipeline.STAGES, key=lambda stage: stage.per):
         wanted = [stage for stage in group if _wanted(stage, variants, stages)]
-        for variant in (variants or settings.variants) if per == "variant" else (None,):
-            yield from ((stage, Work(settings, dataset, variant)) for stage in wanted)
+        chosen = [(stage, at) for at in _places(settings, dataset, variants, per) for stage in wanted]
+        if per == "joint" and not stages:
+            yield from _joint_data(chosen, dataset)
+        yield from chosen
+
+
+def _places(settings: Settings, dataset: str, variants: Sequence[str], per: str) -> list[Work]:
+    """Where stages of a kind have work to do for a dataset or a joint training."""
+    joint = dataset if dataset in settings.joint else settings.dataset(dataset).start_from
+    name = joint if per == "joint" else dataset if dataset in settings.datasets else None
+    own: Sequence[str | None] = (None,) if per == "dataset" else variants or settings.variants
+    return [Work(settings, name, variant) for variant in own] if name else []
+
+
+def _joint_data(trainings: Sequence[tuple[Stage, Work]], dataset: str) -> Iterator[tuple[Stage, Work]]:
+    """What joint trainings read of the datasets other than the one that is planned already."""
+    read = {at.dataset: at.of(None) for stage, work in trainings for _, at in stage.reads(work)}
+    stages = [stage for stage in pipeline.STAGES if any(_feeds(stage, training) for training, _ in trainings)]
+    yield from ((stage, at) for name, at in read.items() if name != dataset for stage in stages)
+
+
+def _feeds(stage: Stage, reader: Stage) -> bool:
+    """Whether a stage is read, directly or not, by another."""
+    return any(stage.name == source.name or _feeds(stage, source) for source in reader.inputs)
 
 
 def _wanted(stage: Stage, variants: Sequence[str], stages: Collection[str]) -> bool:
@@ -70,7 +88,7 @@ def _compares_variants(stage: Stage) -> bool:
 def run(work: Sequence[tuple[Stage, Work]], console: Console, *, force: bool) -> Failed | None:
     """Materialise what is stale, or all of it by `force`; stop at the first failure."""
     for stage, at in work:
-        label = f"[bold]{stage.name}[/] {escape(place(stage, at))}"
+        label = f"[bold]{stage.name}[/] {escape(stage.place(at))}"
         stamp = stage.stamp(at)
         if stamp and not force and stage.is_current(at):
             console.print(f"{label}: up to date (made {stamp['finished_at']})")
@@ -87,4 +105,4 @@ def run(work: Sequence[tuple[Stage, Work]], console: Console, *, force: bool) ->
 def _materialise(stage: Stage, work: Work) -> Failed | None:
     from pixrec_assets import execution  # brings Dagster, which takes seconds
 
-    return execution.materialise(stage, work, place(stage, work))
+    return execution.materialise(stage, work, stage.place(work))

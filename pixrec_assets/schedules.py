@@ -5,7 +5,7 @@ from typing import Final
 import dagster as dg
 
 from pixrec_assets.jobs import PREPARE_DATA
-from pixrec_assets.partitions import DATASETS
+from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
 
 
 @dg.schedule(
@@ -22,7 +22,7 @@ def weekly_data() -> list[dg.RunRequest]:
 
 follow_data: Final = dg.AutomationConditionSensorDefinition(
     "follow_data",
-    target=dg.AssetSelection.groups("model", "evaluation"),
+    target=dg.AssetSelection.groups(*([JOINT] if SETTINGS.joint else []), "model", "evaluation"),
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Trains and evaluates what new data made stale, as each asset's automation condition says.",
 )

@@ -7,7 +7,18 @@ from typing import Any, Final
 import dagster as dg
 
 from pixrec_assets.metadata import Metadata, of_stats
-from pixrec_assets.partitions import ACROSS_VARIANTS, DATASET, DATASET_VARIANTS, DATASETS, VARIANT
+from pixrec_assets.partitions import (
+    ACROSS_VARIANTS,
+    DATASET,
+    DATASET_VARIANTS,
+    DATASETS,
+    JOINED,
+    JOINT,
+    JOINT_VARIANTS,
+    SETTINGS,
+    STARTING,
+    VARIANT,
+)
 from pixrec_core.errors import PixRecError
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Stamp, Work
@@ -18,6 +29,16 @@ INTERRUPTED: Final = "interrupted"
 
 #: The raw stage makes two files, and each is an asset of its own.
 RAW_ASSETS: Final = ("raw_reviews", "raw_metadata")
+
+PARTITIONS: Final = {"dataset": DATASETS, "variant": DATASET_VARIANTS, "joint": JOINT_VARIANTS}
+
+#: How the partitions of what is read become those of what reads it; within one kind they are the same.
+MAPPINGS: Final[Mapping[tuple[str, str], dg.PartitionMapping]] = {
+    ("dataset", "variant"): ACROSS_VARIANTS,
+    ("variant", "dataset"): ACROSS_VARIANTS,
+    ("dataset", "joint"): JOINED,
+    ("joint", "variant"): STARTING,
+}
 
 #: Follow the inputs, unless a blocking check (the data contract) found them broken.
 FOLLOW_INPUTS: Final = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
@@ -30,7 +51,7 @@ def stage_asset(
 
     Args:
         stage: whose inputs, version and partitioning the asset has.
-        group: `data`, `model` or `evaluation`.
+        group: `data`, `joint`, `model` or `evaluation`.
         kinds: what the UI draws as badges; three at most.
         reads: asset names of the inputs where they are not the names of the stage's inputs.
         options: passed to `dagster.asset`.
@@ -39,8 +60,8 @@ def stage_asset(
     def decorate(body: Callable[..., Any]) -> dg.AssetsDefinition:
         asset: dg.AssetsDefinition = dg.asset(
             name=stage.name,
-            deps=[_dependency(stage, source) for source in stage.inputs] if not reads else list(reads),
-            partitions_def=DATASET_VARIANTS if stage.per == "variant" else DATASETS,
+            deps=list(reads) if reads else [_dependency(stage, each) for each in stage.inputs if is_used(each)],
+            partitions_def=PARTITIONS[stage.per],
             group_name=group,
             kinds=kinds,
             owners=OWNERS,
@@ -53,6 +74,11 @@ def stage_asset(
         return asset
 
     return decorate
+
+
+def is_used(stage: Stage) -> bool:
+    """Whether settings give a stage anything to do: without a joint training there is no asset of one."""
+    return stage.per != "joint" or bool(SETTINGS.joint)
 
 
 def asset_keys(stage: Stage) -> list[dg.AssetKey]:
@@ -71,14 +97,15 @@ def tags_of(stage: Stage) -> Mapping[str, str]:
 
 
 def _dependency(stage: Stage, source: Stage) -> dg.AssetDep:
-    return dg.AssetDep(source.name, partition_mapping=None if source.per == stage.per else ACROSS_VARIANTS)
+    return dg.AssetDep(source.name, partition_mapping=MAPPINGS.get((source.per, stage.per)))
 
 
 def work_of(context: dg.AssetExecutionContext, settings: Settings) -> Work:
-    """The dataset, and the variant where there is one, that the run's partition names."""
+    """The dataset or joint training, and the variant where there is one, that the run's partition names."""
     key = context.partition_key
     if isinstance(key, dg.MultiPartitionKey):
-        return Work(settings, key.keys_by_dimension[DATASET], key.keys_by_dimension[VARIANT])
+        names = key.keys_by_dimension
+        return Work(settings, names[JOINT] if JOINT in names else names[DATASET], names[VARIANT])
     return Work(settings, key)
 
 

@@ -11,9 +11,12 @@ data/<dataset>/
   contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
   baselines/<name>.parquet  rankings
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
+                            curves/: TensorBoard event files of the training, written as it goes
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
   stamps/                   one manifest a stage, written last
+
+data/<joint training>/variants/<variant>/ likewise holds the checkpoint and curves of a training over several datasets.
 """
 
 import hashlib
@@ -126,7 +129,7 @@ class DatasetPaths:
 
 @dataclass(frozen=True)
 class VariantPaths:
-    """Artefacts of one variant of one dataset."""
+    """Artefacts of one variant of one dataset or joint training."""
 
     root: Path
     dataset: DatasetPaths
@@ -140,6 +143,11 @@ class VariantPaths:
     def training(self) -> Path:
         """Where training keeps what it needs to resume; not an artefact."""
         return self.root / "training"
+
+    @property
+    def curves(self) -> Path:
+        """TensorBoard event files of the last training; not an artefact."""
+        return self.root / "curves"
 
     @property
     def item_vectors(self) -> Path:

@@ -3,6 +3,9 @@
 raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
     -> ranking (and baselines) -> evaluation -> report
 
+Where settings name a joint training, the sequences of several datasets -> joint_checkpoint, from which the
+checkpoint of a dataset may start.
+
 Imports stand inside the functions: a stage pays for what it uses, and naming the stages costs
 nothing. A download needs no torch, a Dagster code location neither.
 """
@@ -55,11 +58,24 @@ def sequences(work: Work) -> Stats:
     return module.build(work.own.sequences, work.paths)
 
 
+def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
+    """Sequences and photos of several datasets -> one dual tower, for each of them to start from."""
+    from pixrec_core import training
+
+    joint = work.settings.joint[work.dataset]
+    datasets = {name: work.at(name).variant_paths for name in joint.datasets}
+    run = JOINT_CHECKPOINT.fingerprint(work)
+    return training.train(joint.model, joint.training, work.variant_paths, datasets, run=run, **callbacks)
+
+
 def checkpoint(work: Work, **callbacks: Any) -> Stats:
     """Sequences and photos -> a trained dual tower."""
     from pixrec_core import training
 
-    return training.train(work.own.model, work.own.training, work.variant_paths, **callbacks)
+    own, paths = work.own, work.variant_paths
+    start = work.at(own.start_from).variant_paths.checkpoint if own.start_from else None
+    run = CHECKPOINT.fingerprint(work)
+    return training.train(own.model, own.training, paths, {work.dataset: paths}, run=run, start=start, **callbacks)
 
 
 def item_vectors(work: Work) -> Stats:
@@ -133,8 +149,8 @@ def _backbone_outside(work: Work) -> Any:
     """A backbone in a local folder may be changed in place, and a branch of the hub may move."""
     from pixrec_core.models import hub
 
-    folder = Path(work.own.model.backbone)
-    return files.signs(folder.iterdir()) if folder.is_dir() else hub.commit(work.own.model)
+    folder = Path(work.trained.model.backbone)
+    return files.signs(folder.iterdir()) if folder.is_dir() else hub.commit(work.trained.model)
 
 
 def _checkpoint_digest(work: Work) -> str:
@@ -160,11 +176,21 @@ IMAGES: Final = Stage(
 SEQUENCES: Final = Stage(
     "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=2
 )
+JOINT_CHECKPOINT: Final = Stage(
+    "joint_checkpoint",
+    joint_checkpoint,
+    lambda w: w.variant_paths.checkpoint,
+    (SEQUENCES,),
+    ("model", "training"),
+    per="joint",
+    outside=_backbone_outside,
+    digest=_checkpoint_digest,
+)
 CHECKPOINT: Final = Stage(
     "checkpoint",
     checkpoint,
     lambda w: w.variant_paths.checkpoint,
-    (SEQUENCES,),
+    (SEQUENCES, JOINT_CHECKPOINT),
     ("model", "training"),
     per="variant",
     outside=_backbone_outside,
@@ -191,6 +217,7 @@ STAGES: Final = (
     IMAGES,
     SEQUENCES,
     BASELINES,
+    JOINT_CHECKPOINT,
     CHECKPOINT,
     ITEM_VECTORS,
     ITEM_INDEX,

@@ -2,11 +2,12 @@
 
 They come from `pixrec.toml` and from environment variables (`PIXREC_TRAINING__EPOCHS=3`), which
 win. Sections at the top level hold for every dataset; `[datasets.<name>.<section>]` overrides
-them for one.
+them for one. `[joint.<name>]` is a training over several datasets, which others may start from.
 """
 
 import os
 import re
+from collections.abc import Collection
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -33,6 +34,7 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 #: A host name or IP address in lower case (a name of other letters as in DNS, `xn--...`); `*` is any part of it.
 HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class Section(BaseModel):
@@ -172,7 +174,8 @@ class TrainingSettings(Section):
     gradient_checkpointing: bool = Field(
         False, description="whether activations are computed again for gradients: less memory, a third more time"
     )
-    patience: Positive = Field(3, description="epochs without a better validation NDCG@10 before training stops")
+    best_by: Literal["ndcg@10", "recall@10"] = Field("ndcg@10", description="validation metric of the epoch to keep")
+    patience: Positive = Field(3, description="epochs without a better `best_by` before training stops")
     seed: int = Field(0, description="of weights, shuffling and dropout")
 
     @model_validator(mode="after")
@@ -205,6 +208,15 @@ class DatasetSettings(Sections):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceSettings
+    start_from: str | None = Field(None, description="a joint training whose checkpoint is trained on, with its model")
+
+
+class JointSettings(Section):
+    """One training over several datasets (CALRec's first stage), with the shared values filled in."""
+
+    datasets: tuple[str, ...] = Field(min_length=2, description="what it is trained on, each with its own catalogue")
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
 
 
 #: What there is without any pixrec.toml. Its items' texts are short; cutting them there halves the work.
@@ -221,17 +233,40 @@ class Settings(BaseSettings, Sections):
     root: Path = Field(default_factory=Path.cwd, description="folder that relative paths start from")
     data_dir: Path = Field(Path("data"), description="folder of all artefacts")
     variants: tuple[Variant, ...] = Field(("multimodal", "text_only"), description="what is trained for each dataset")
-    datasets: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], DatasetSettings]
+    datasets: dict[Name, DatasetSettings]
+    joint: dict[Name, JointSettings] = Field({}, description="trainings over several datasets, by name")
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_datasets(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Lay the top-level sections under each dataset's own, and the environment over both."""
-        shared = {name: values[name] for name in Sections.model_fields if name in values}
-        datasets = values.get("datasets") or {"sample": SAMPLE}
-        environment = {name: own for name, own in EnvSettingsSource(cls)().items() if name in Sections.model_fields}
-        laid = {name: _overlay(_overlay(shared, own), environment) for name, own in datasets.items()}
-        return values | {"datasets": laid}
+    def _fill_sections(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Lay the top-level sections under each dataset's and joint training's own, and the environment over both.
+
+        A dataset that starts from a joint training has that one's model.
+        """
+        joint, datasets = values.get("joint") or {}, values.get("datasets") or {"sample": SAMPLE}
+        environment = EnvSettingsSource(cls)()
+
+        def lay(own: dict[str, Any], fields: Collection[str], model: dict[str, Any]) -> dict[str, Any]:
+            shared = _overlay({name: values[name] for name in fields if name in values}, {"model": model})
+            given = {name: value for name, value in environment.items() if name in fields}
+            return _overlay(_overlay(shared, own), given)
+
+        def model_of(own: dict[str, Any]) -> dict[str, Any]:
+            return (joint.get(own.get("start_from")) or {}).get("model") or {}
+
+        return values | {
+            "datasets": {name: lay(own, Sections.model_fields, model_of(own)) for name, own in datasets.items()},
+            "joint": {name: lay(own, ("model", "training"), {}) for name, own in joint.items()},
+        }
+
+    @model_validator(mode="after")
+    def _joint_trainings_fit(self) -> Self:
+        for name, joint in self.joint.items():
+            _check_joint(name, joint, self.datasets)
+        for name, dataset in self.datasets.items():
+            if dataset.start_from is not None:
+                _check_start(name, dataset, self.joint)
+        return self
 
     @model_validator(mode="after")
     def _absolute_data_dir(self) -> Self:
@@ -259,6 +294,44 @@ class Settings(BaseSettings, Sections):
         if name not in self.datasets:
             raise SettingsError(f"unknown dataset {name!r}; {config_path()} names: {', '.join(self.datasets)}")
         return self.datasets[name]
+
+    def trained(self, name: str) -> DatasetSettings | JointSettings:
+        """Settings of what is trained under a name: a joint training or one dataset.
+
+        Raises:
+            SettingsError: `pixrec.toml` names neither.
+        """
+        return self.joint[name] if name in self.joint else self.dataset(name)
+
+
+def _check_joint(name: str, joint: JointSettings, datasets: dict[str, DatasetSettings]) -> None:
+    """Refuse a joint training whose datasets are not there, or share what one of them holds out."""
+    if name in datasets:
+        raise SettingsError(f"joint.{name}: a dataset has this name too; artefacts of both would lie in one folder")
+    if unknown := set(joint.datasets) - set(datasets):
+        raise SettingsError(
+            f"joint.{name}.datasets: unknown {', '.join(sorted(unknown))}; there are: {', '.join(datasets)}"
+        )
+    sources = [datasets[each].source for each in joint.datasets]
+    if any(source in sources[:n] for n, source in enumerate(sources)):
+        raise SettingsError(
+            f"joint.{name}.datasets: two of {', '.join(joint.datasets)} have one source; "
+            "what one holds out for its test the other would be trained on"
+        )
+
+
+def _check_start(name: str, dataset: DatasetSettings, joint: dict[str, JointSettings]) -> None:
+    """Refuse a dataset that starts from no joint training, or from one of another model."""
+    if dataset.start_from not in joint:
+        raise SettingsError(
+            f"datasets.{name}.start_from is {dataset.start_from!r}; joint trainings: {', '.join(joint) or 'none'}"
+        )
+    own, start = dataset.model.model_dump(), joint[dataset.start_from].model.model_dump()
+    if other := [f"{field} is {own[field]!r}, not {start[field]!r}" for field in own if own[field] != start[field]]:
+        raise SettingsError(
+            f"datasets.{name}.model: {', '.join(other)}, but it is trained from joint.{dataset.start_from}; "
+            f"set the model there, in [joint.{dataset.start_from}.model]"
+        )
 
 
 def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

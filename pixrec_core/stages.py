@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from pixrec_core import files
 from pixrec_core.errors import BusyError, MissingArtefactError, PixRecError
 from pixrec_core.paths import DatasetPaths, VariantPaths
-from pixrec_core.settings import DatasetSettings, Settings
+from pixrec_core.settings import DatasetSettings, JointSettings, Settings
 
 #: What a stage reports: counts, shares, seconds, names. JSON values only.
 Stats = dict[str, Any]
@@ -27,7 +27,13 @@ Stamp = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """One stage's place of work: a dataset, and a variant where the stage has one."""
+    """One stage's place of work: a dataset, and a variant where the stage has one.
+
+    Attributes:
+        settings: of the whole project.
+        dataset: its name, or that of a joint training: the two share one namespace, and one layout of files.
+        variant: None in a stage without variants.
+    """
 
     settings: Settings
     dataset: str
@@ -36,6 +42,11 @@ class Work:
     @property
     def own(self) -> DatasetSettings:
         return self.settings.dataset(self.dataset)
+
+    @property
+    def trained(self) -> DatasetSettings | JointSettings:
+        """Settings of the training, of one dataset or a joint one."""
+        return self.settings.trained(self.dataset)
 
     @property
     def paths(self) -> DatasetPaths:
@@ -50,6 +61,10 @@ class Work:
         """The same dataset seen from another variant, or from none."""
         return Work(self.settings, self.dataset, variant)
 
+    def at(self, dataset: str) -> "Work":
+        """The same variant of another dataset or joint training."""
+        return Work(self.settings, dataset, self.variant)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -61,7 +76,7 @@ class Stage:
         artefact: where its artefact lies.
         inputs: names of the stages whose artefacts it reads.
         sections: names of the settings sections that change its result.
-        per: whether there is one artefact a dataset or one a dataset and variant.
+        per: whether there is one artefact a dataset, one a dataset and variant, or one a joint training and variant.
         version: raised whenever the code comes to make another artefact from the same input.
         outside: describes inputs from outside the pipeline, cheaply; part of the fingerprint.
         digest: data version taken from content; without it, the fingerprint serves.
@@ -72,13 +87,17 @@ class Stage:
     artefact: Callable[[Work], Path]
     inputs: tuple["Stage", ...] = ()
     sections: tuple[str, ...] = ()
-    per: Literal["dataset", "variant"] = "dataset"
+    per: Literal["dataset", "variant", "joint"] = "dataset"
     version: int = 1
     outside: Callable[[Work], Any] | None = None
     digest: Callable[[Work], str] | None = None
 
     def stamp_path(self, work: Work) -> Path:
-        return (work.variant_paths if self.per == "variant" else work.paths).stamp(self.name)
+        return (work.paths if self.per == "dataset" else work.variant_paths).stamp(self.name)
+
+    def place(self, work: Work) -> str:
+        """The partition as Dagster writes it: `dataset`, `dataset|variant` or `joint|variant`."""
+        return work.dataset if self.per == "dataset" else f"{work.dataset}|{work.variant}"
 
     def stamp(self, work: Work) -> Stamp | None:
         """What the last finished run left, or None."""
@@ -94,22 +113,35 @@ class Stage:
         parts = {
             "stage": self.name,
             "version": self.version,
-            "settings": {name: getattr(work.own, name).model_dump(mode="json") for name in self.sections},
-            "variant": work.variant if self.per == "variant" else None,
-            "inputs": {label: version for stage in self.inputs for label, version in self._versions(stage, work)},
+            "settings": {name: getattr(work.trained, name).model_dump(mode="json") for name in self.sections},
+            "variant": None if self.per == "dataset" else work.variant,
+            "inputs": dict(self._versions(work)),
             "outside": self.outside(work) if self.outside else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _versions(self, stage: "Stage", work: Work) -> Iterable[tuple[str, str]]:
-        """Data versions of one input: of every variant where this stage gathers them."""
-        gathers = stage.per == "variant" and self.per == "dataset"
-        for variant in work.settings.variants if gathers else (work.variant,):
-            stamp = stage.stamp(work.of(variant))
+    def reads(self, work: Work) -> Iterable[tuple["Stage", Work]]:
+        """Every artefact that this one is made from: its stage and its place of work."""
+        for stage in self.inputs:
+            if stage.per == "joint":  # read by a dataset's checkpoint alone, and only where it starts from one
+                places = [work.at(work.own.start_from)] if work.own.start_from else []
+            elif self.per == "joint":
+                places = [work.at(dataset) for dataset in work.settings.joint[work.dataset].datasets]
+            elif stage.per == "variant" and self.per == "dataset":
+                places = [work.of(variant) for variant in work.settings.variants]
+            else:
+                places = [work]
+            yield from ((stage, place) for place in places)
+
+    def _versions(self, work: Work) -> Iterable[tuple[str, str]]:
+        """Name and data version of every artefact that this one is made from."""
+        for stage, at in self.reads(work):
+            stamp = stage.stamp(at)
             if stamp is None:
-                place = f"{work.dataset}|{variant}" if stage.per == "variant" else work.dataset
-                raise MissingArtefactError(f"{self.name} of {work.dataset} needs {stage.name} of {place}, not made yet")
-            yield f"{stage.name}|{variant}" if gathers else stage.name, stamp["data_version"]
+                raise MissingArtefactError(
+                    f"{self.name} of {work.dataset} needs {stage.name} of {stage.place(at)}, not made yet"
+                )
+            yield stage.name if at == work else f"{stage.name}|{stage.place(at)}", stamp["data_version"]
 
     def is_current(self, work: Work) -> bool:
         """Whether the artefact is there and nothing that it was made from has changed.

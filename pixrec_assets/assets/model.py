@@ -1,11 +1,12 @@
-"""From a trained dual tower to rankings; one partition a dataset and variant."""
+"""From training a dual tower to rankings; one partition a dataset, or a joint training, and variant."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import dagster as dg
 
 from pixrec_assets.metadata import of_stats, of_table
+from pixrec_assets.partitions import JOINT
 from pixrec_assets.stage_asset import materialise, result, stage_asset, work_of
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings
@@ -13,15 +14,34 @@ from pixrec_core.settings import Settings
 GROUP = "model"
 
 
-@stage_asset(
-    pipeline.CHECKPOINT,
-    group=GROUP,
-    kinds={"pytorch", "huggingface"},
-    pool="gpu",
-    retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
-)
+#: One training at a time; one that was killed for its memory is tried again, and resumes.
+TRAINING: Final[Mapping[str, Any]] = {
+    "kinds": {"pytorch", "huggingface"},
+    "pool": "gpu",
+    "retry_policy": dg.RetryPolicy(max_retries=1, delay=10),
+}
+
+
+@stage_asset(pipeline.JOINT_CHECKPOINT, group=JOINT, **TRAINING)
+def joint_checkpoint(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult[Any]:
+    """The first of two stages of training; the validation metrics are means over its datasets."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.JOINT_CHECKPOINT, work, on_epoch=_observer(context))
+    return result(stamp, {"path": dg.MetadataValue.path(work.variant_paths.checkpoint)})
+
+
+@stage_asset(pipeline.CHECKPOINT, group=GROUP, **TRAINING)
 def checkpoint(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
     """Loss and validation metrics appear after each epoch; a run that was killed resumes where it stood."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.CHECKPOINT, work, on_epoch=_observer(context))
+    return result(stamp, {"path": dg.MetadataValue.path(work.variant_paths.checkpoint)})
+
+
+def _observer(context: dg.AssetExecutionContext) -> Callable[[Mapping[str, Any]], None]:
+    """Makes each epoch an observation of the run's asset and partition, which the UI plots."""
 
     def observe(epoch: Mapping[str, Any]) -> None:
         observation = dg.AssetObservation(
@@ -29,9 +49,7 @@ def checkpoint(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Set
         )
         context.log_event(observation)
 
-    work = work_of(context, settings)
-    stamp = materialise(pipeline.CHECKPOINT, work, on_epoch=observe)
-    return result(stamp, {"path": dg.MetadataValue.path(work.variant_paths.checkpoint)})
+    return observe
 
 
 @stage_asset(pipeline.ITEM_VECTORS, group=GROUP, kinds={"pytorch", "numpy"})

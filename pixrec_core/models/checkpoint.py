@@ -1,37 +1,68 @@
-"""A checkpoint folder: the dual tower as transformers saves it, its processor, settings and training curves."""
+"""A checkpoint folder: the dual tower as transformers saves it, its processor, and what is known of its training.
 
+`AutoModel`, `AutoTokenizer` and `AutoImageProcessor` read it once this module's `DualTower` is imported; nothing
+in it is code.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pixrec_core import files
 from pixrec_core.errors import CheckpointError
 from pixrec_core.models.backbones import Processor
+from pixrec_core.models.card import model_card
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.loading import load_processor
-from pixrec_core.settings import ModelSettings, TrainingSettings
+from pixrec_core.settings import ModelSettings, Section, TrainingSettings
 
 WEIGHTS = "model.safetensors"
 CURVES = "training.json"
 SETTINGS = "settings.json"
+CARD = "README.md"
 
 
 def save(
-    folder: Path,
-    model: DualTower,
-    processor: Processor,
-    settings: tuple[ModelSettings, TrainingSettings],
-    curves: dict[str, Any],
+    folder: Path, model: DualTower, processor: Processor, settings: Mapping[str, Any], record: dict[str, Any]
 ) -> None:
-    """Write a checkpoint, atomically."""
+    """Write a checkpoint, atomically.
+
+    Args:
+        folder: to write.
+        model: the tower.
+        processor: of its backbone.
+        settings: `variant`, `model` and `training` that it was trained with.
+        record: of the training: `epochs`, `data` and what else its model card tells.
+    """
+    plain = {n: s.model_dump(mode="json") if isinstance(s, Section) else s for n, s in settings.items()}
     with files.replacing(folder) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        curves = curves | {"weights_sha256": files.sha256_file(temporary / WEIGHTS)}
-        files.write_json(temporary / CURVES, curves)
-        names = ("model", "training")
-        files.write_json(
-            temporary / SETTINGS, {n: s.model_dump(mode="json") for n, s in zip(names, settings, strict=True)}
-        )
+        record = record | {"weights_sha256": files.sha256_file(temporary / WEIGHTS)}
+        files.write_json(temporary / CURVES, record)
+        files.write_json(temporary / SETTINGS, plain)
+        (temporary / CARD).write_text(model_card(plain, record), encoding="utf-8")
+
+
+def origin(settings: ModelSettings, model: DualTower, start: Path | None) -> dict[str, Any]:
+    """Where a model's first weights came from.
+
+    Returns:
+        `backbone`: its kind (embedded, folder or hub), its name, and its revision on the hub (a commit);
+        `started_from`: datasets and weights of the checkpoint that was trained on, None without one.
+    """
+    if start is not None:
+        record = files.read_json(start / CURVES)
+        started = {"datasets": sorted(record["data"]), "weights_sha256": record["weights_sha256"]}
+        return {"backbone": record["backbone"], "started_from": started}
+    commit = getattr(model.config.backbone_config, "_commit_hash", None)
+    if settings.backbone == "tiny":
+        backbone = {"kind": "embedded", "name": settings.backbone, "revision": None}
+    elif Path(settings.backbone).is_dir():
+        backbone = {"kind": "folder", "name": "a local folder", "revision": None}
+    else:
+        backbone = {"kind": "hub", "name": settings.backbone, "revision": commit or settings.revision}
+    return {"backbone": backbone, "started_from": None}
 
 
 def digest(folder: Path) -> str:

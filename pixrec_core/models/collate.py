@@ -163,7 +163,9 @@ def _pairs(windows: Sequence[Window], histories: Batch, occurrences: Tensor) -> 
     Negatives of a pair are all items but those that the user takes later, in this window or in training
     after it: these are right answers too. Items that the user has had already are negatives like any other.
     """
-    rows, spans, places, targets, excluded = [], [], [], [], []
+    rows: list[int] = []
+    targets: list[int] = []
+    spans, places, excluded = [], [], []
     for row, (window, span) in enumerate(zip(windows, histories["spans"], strict=True)):
         start = int(histories["places"][row, 0])
         for n in range(1, len(window.items)):

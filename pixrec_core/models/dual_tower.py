@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
@@ -88,6 +88,12 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
         # Saved once, under the name that they are tied to; without this the Trainer warns of what it did not miss.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
+
+    def add_residual(self, items: int, dropout: float) -> None:
+        """Let each of `items` items of a catalogue learn a vector of its own; it starts at zero."""
+        self.config.residual_items, self.config.residual_dropout = items, dropout
+        self.residual = Residual(items, self.config.dimension, dropout)
+        self.residual.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the heads and the residual; the backbone brings or initialises its own weights."""
@@ -233,5 +239,7 @@ def allowed_negatives(excluded: Tensor, numbers: Tensor, pairs: int) -> Tensor:
     return allowed
 
 
-# So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need.
+# So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need,
+# and `AutoModel` the whole of it.
 AutoConfig.register(DualTowerConfig.model_type, DualTowerConfig)
+AutoModel.register(DualTowerConfig, DualTower)

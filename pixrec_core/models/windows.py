@@ -66,12 +66,21 @@ class Windows(Dataset[Window]):
             self._items = self._given[np.lexsort((generator.random(len(users)), self._moments, users))]
 
     def _cut(self, items: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-        """(first, past the last) of a sequence's windows; the first and the last one may be short."""
-        targets = items - 1
-        windows = -(-targets // self._length)
-        shortest = targets - (windows - 1) * self._length
-        first = int(generator.integers(shortest, min(self._length, targets) + 1))
-        ends = [*range(1 + first, items, self._length), items]
+        """(first, past the last) of a sequence's windows; the first and the last one may be short.
+
+        The fewest windows leave the first one `shortest` to `length` targets, and where the targets fill
+        them there is no choice at all. One window more leaves it 1 to `shortest` - 1. Whichever leaves more
+        is taken, in every epoch, so that an epoch's number of windows, and of steps, never changes. (Full
+        windows of two targets have one choice either way.)
+        """
+        targets, length = items - 1, self._length
+        windows = -(-targets // length)
+        shortest = targets - (windows - 1) * length
+        low, high = shortest, min(length, targets)
+        if windows > 1 and shortest - 1 > length - shortest + 1:
+            low, high = 1, shortest - 1
+        first = int(generator.integers(low, high + 1))
+        ends = [*range(1 + first, items, length), items]
         return list(zip([0, *(end - 1 for end in ends[:-1])], ends, strict=True))
 
     def __len__(self) -> int:
@@ -86,6 +95,11 @@ class Windows(Dataset[Window]):
     def lengths(self) -> list[int]:
         """Items of each window."""
         return [end - start for _, start, end in self._cuts]
+
+    @property
+    def users(self) -> int:
+        """Sequences that have a target."""
+        return len(self._lengths)
 
     @property
     def targets(self) -> int:

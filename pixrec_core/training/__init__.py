@@ -1,15 +1,13 @@
-"""Sequences and photos to a trained dual tower, on transformers' Trainer.
+"""Sequences and photos to a trained dual tower, on transformers' Trainer: of one dataset, or of several jointly.
 
-The Trainer brings schedules, mixed precision and resume; ours is what it trains on and how it is judged
-(`validation`).
+The Trainer brings schedules, mixed precision and resume; ours is what it trains on (`mixture`) and how it is
+judged (`validation`).
 """
 
-import hashlib
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from transformers import set_seed
@@ -19,17 +17,20 @@ from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.models import checkpoint, hub, tuning
+from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
+from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.photo_store import PhotoStore, feature_store, pixel_store
+from pixrec_core.models.photo_store import feature_store, pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
-from pixrec_core.training.trainer import DualTowerTrainer, Epoch, last_finished
-from pixrec_core.training.validation import Validation
+from pixrec_core.training.mixture import Mixture
+from pixrec_core.training.trainer import DualTowerTrainer, Epoch
+from pixrec_core.training.validation import MeanValidation, Validation
 
 __all__ = ["build", "train"]
 
@@ -40,27 +41,147 @@ def train(
     model_settings: ModelSettings,
     settings: TrainingSettings,
     paths: VariantPaths,
+    datasets: Mapping[str, VariantPaths],
+    *,
+    run: str,
+    start: Path | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Stats:
-    """Train one variant and write its checkpoint: the epoch with the best validation NDCG@10.
+    """Train one variant and write its checkpoint: the epoch with the best validation metric `settings.best_by`.
 
-    A run that was killed goes on from its last whole epoch, if data and settings are the same.
+    A run that was killed goes on from its last whole epoch, if it is still the same run. Items and users are
+    those of their dataset alone: the same id in two datasets is two items.
 
     Args:
         model_settings: backbone and size of the vectors.
         settings: objective and optimiser.
-        paths: of the variant.
+        paths: where the checkpoint goes.
+        datasets: the variant in each dataset that is trained on, by name.
+        run: names all that the outcome depends on: the state of another run is never resumed.
+        start: folder of a checkpoint to train on from; none is the backbone itself.
         on_epoch: told of each epoch's losses and validation metrics as it ends.
 
     Raises:
         ContractError: the sequences broke their data contract, or hold nothing to train on.
         BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
+        CheckpointError: the checkpoint to start from is damaged.
     """
-    require_valid(paths.dataset)
+    for each in datasets.values():
+        require_valid(each.dataset)
     set_seed(settings.seed)
     model_settings = hub.pinned(model_settings)
-    model, inputs = build(model_settings, settings, paths)
-    photos = _photos(model_settings, model, inputs, paths)
+    model, inputs = build(model_settings, settings, list(datasets.values()), start)
+    frozen = model if model_settings.vision == "frozen" else None
+    parts = {
+        name: _part(name, each, frozen, own, settings)
+        for (name, each), own in zip(datasets.items(), inputs, strict=True)
+    }
+    judges = {name: part.judge for name, part in parts.items()}
+    trainer = DualTowerTrainer(
+        model,
+        Mixture([(part.windows, part.collator) for part in parts.values()]),
+        settings,
+        _state_folder(paths, run),
+        paths.curves,
+        validate=MeanValidation(judges) if len(judges) > 1 else next(iter(judges.values())),
+        on_epoch=on_epoch,
+        name=paths.variant,
+    )
+    begin = time.monotonic()
+    trainer.fit()
+    record = {
+        **trainer.curves(),
+        "seconds": round(time.monotonic() - begin, 3),
+        "examples": sum(part.windows.targets for part in parts.values()),
+        "data": {name: part.counts() for name, part in parts.items()},
+        **checkpoint.origin(model_settings, model, start),
+    }
+    tuning.merge(model)
+    settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}
+    checkpoint.save(paths.checkpoint, model, inputs[0].processor, settings_used, record)
+    files.remove(paths.training)
+    return {name: value for name, value in record.items() if name != "epochs"}
+
+
+def build(
+    model_settings: ModelSettings,
+    settings: TrainingSettings,
+    datasets: Sequence[VariantPaths],
+    start: Path | None = None,
+) -> tuple[DualTower, list[TowerInputs]]:
+    """A tower on the backbone that the settings name, or from a checkpoint, and what it reads of each dataset.
+
+    What the settings let learn is ready to learn. A residual is of one dataset's items: a joint training has none.
+
+    Raises:
+        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
+        CheckpointError: the checkpoint to start from is damaged.
+    """
+    objective: dict[str, Any] = {
+        "tau": settings.temperature,
+        "weight_item_item": settings.weight_item_item,
+        "weight_user_item": settings.weight_user_item,
+    }
+    if start:
+        model, processor = checkpoint.load(start)
+        model.config.update(objective)
+    else:
+        backbone, processor = create_backbone(
+            model_settings.backbone, model_settings.revision, lambda: _training_texts(datasets)
+        )
+        config = DualTowerConfig(backbone_config=backbone.config, dimension=model_settings.dimension, **objective)
+        model = DualTower(config, backbone)
+    inputs = [TowerInputs.load(each, model.backbone, processor, model_settings.item_tokens) for each in datasets]
+    if len(datasets) == 1 and datasets[0].variant == COLLABORATIVE:
+        model.add_residual(len(inputs[0].items), model_settings.residual_dropout)
+    tuning.choose(model, model_settings)
+    return model.to(checkpoint.device()), inputs
+
+
+def _training_texts(datasets: Sequence[VariantPaths]) -> Iterator[str]:
+    """Texts of the items that occur in training: a tokenizer must not learn from what comes later."""
+    for each in datasets:
+        items = read_items(each.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
+        yield from (prompts.item_text(item) for item in items.iter_rows(named=True))
+
+
+class _Part(NamedTuple):
+    """What one dataset brings to a training."""
+
+    windows: Windows
+    collator: Collator
+    judge: Validation
+
+    def counts(self) -> dict[str, int]:
+        """How much there is of it."""
+        inputs = self.collator.inputs
+        return {
+            "users": self.windows.users,
+            "examples": self.windows.targets,
+            "items": len(inputs),
+            "items_with_photo": int((inputs.photo_rows != NO_PHOTO).sum()),
+            "validation_users": self.judge.users,
+        }
+
+
+def _part(
+    name: str, paths: VariantPaths, frozen: DualTower | None, inputs: TowerInputs, settings: TrainingSettings
+) -> _Part:
+    """Training windows, batches and validation of one dataset.
+
+    Args:
+        name: of the dataset.
+        paths: of the variant in it.
+        frozen: the model whose vision tower will not change, so that each photo is encoded once; else None.
+        inputs: what the towers read.
+        settings: of the training.
+
+    Raises:
+        ContractError: there is nothing to train on.
+    """
+    photos = None
+    if inputs.pixels is not None:
+        photos = feature_store(paths.dataset.cache, frozen, inputs.pixels) if frozen else pixel_store(inputs.pixels)
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
     windows = Windows(
         inputs.numbers(sequences[schemas.ITEMS].to_list()),
@@ -70,81 +191,20 @@ def train(
     )
     if not len(windows):
         raise ContractError(
-            "no user has two interactions to train on; raise sequences.min_user_interactions to 4 or more "
+            f"no user of {name} has two interactions to train on; raise sequences.min_user_interactions to 4 or more "
             "(to 2 or more under the time split), or let its cuts come later"
         )
-    state = _state_folder(model_settings, settings, paths)
-    trainer = DualTowerTrainer(
-        model,
-        windows,
-        inputs.collator(photos, _negatives(settings, paths)),
-        settings,
-        state,
-        validate=Validation(paths.dataset, inputs, photos, settings.window),
-        on_epoch=on_epoch,
-        name=paths.variant,
-    )
-    start = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_finished(state))
-    curves = {**trainer.curves(), "seconds": round(time.monotonic() - start, 3), "examples": windows.targets}
-    tuning.merge(model)
-    checkpoint.save(paths.checkpoint, model, inputs.processor, (model_settings, settings), curves)
-    files.remove(paths.training)
-    return {name: value for name, value in curves.items() if name != "epochs"}
-
-
-def build(
-    model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths
-) -> tuple[DualTower, TowerInputs]:
-    """A tower on the backbone that the settings name, ready to learn what they let learn, and what it reads.
-
-    Raises:
-        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
-    """
-    backbone, processor = create_backbone(
-        model_settings.backbone, model_settings.revision, lambda: _training_texts(paths)
-    )
-    inputs = TowerInputs.load(paths, backbone, processor, model_settings.item_tokens)
-    config = DualTowerConfig(
-        backbone_config=backbone.config,
-        dimension=model_settings.dimension,
-        tau=settings.temperature,
-        weight_item_item=settings.weight_item_item,
-        weight_user_item=settings.weight_user_item,
-        residual_items=len(inputs.items) if paths.variant == COLLABORATIVE else 0,
-        residual_dropout=model_settings.residual_dropout,
-    )
-    model = DualTower(config, backbone)
-    tuning.choose(model, model_settings)
-    return model.to(checkpoint.device()), inputs
-
-
-def _negatives(settings: TrainingSettings, paths: VariantPaths) -> Negatives:
     counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
-    return Negatives(counts, settings.catalogue_negatives, correct_popularity=settings.popularity_correction)
+    negatives = Negatives(counts, settings.catalogue_negatives, correct_popularity=settings.popularity_correction)
+    judge = Validation(paths.dataset, inputs, photos, settings.window)
+    return _Part(windows, inputs.collator(photos, negatives), judge)
 
 
-def _training_texts(paths: VariantPaths) -> list[str]:
-    """Texts of the items that occur in training: a tokenizer must not learn from what comes later."""
-    items = read_items(paths.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
-    return [prompts.item_text(item) for item in items.iter_rows(named=True)]
-
-
-def _photos(settings: ModelSettings, model: DualTower, inputs: TowerInputs, paths: VariantPaths) -> PhotoStore | None:
-    """What training reads of the photos: pixels, or features of a vision tower that does not learn."""
-    if inputs.pixels is None:
-        return None
-    frozen = settings.vision == "frozen"
-    return feature_store(paths.dataset.cache, model, inputs.pixels) if frozen else pixel_store(inputs.pixels)
-
-
-def _state_folder(model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths) -> Path:
-    """Where this very training keeps its state; state of other settings or data is removed."""
-    parts: list[Any] = [model_settings.model_dump(mode="json"), settings.model_dump(mode="json")]
-    parts.append(files.sha256_file(paths.dataset.sequences))
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    paths.training.mkdir(parents=True, exist_ok=True)
-    for other in paths.training.iterdir():
-        if other.name != key:
-            files.remove(other)
-    return paths.training / key
+def _state_folder(paths: VariantPaths, run: str) -> Path:
+    """Where this very run keeps its state; state and curves of another one are removed."""
+    state = paths.training / run[:16]
+    if not state.exists():
+        files.remove(paths.training)
+        files.remove(paths.curves)
+    state.mkdir(parents=True, exist_ok=True)
+    return state

@@ -3,28 +3,37 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
-from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.windows import Windows
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
-from pixrec_core.training.sampler import LengthGroupedSampler
+from pixrec_core.training.mixture import Mixture, OneDatasetBatches
 
 log = logging.getLogger(__name__)
 
 Epoch = dict[str, float]
 
-BEST_BY = "ndcg@10"
+CURVE_EVERY = 10  # steps between two points of the live curves
 FINISHED = "finished"  # marks an epoch's state as whole, so that what a killed writer left is never resumed
 TERMS = ("loss", "generation", "item_item", "user_item")
 
@@ -34,11 +43,12 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
 
     Args:
         model: to be trained in place.
-        windows: what it trains on.
-        collator: makes batches of windows.
+        mixture: what it trains on.
         settings: of the training.
         state: folder for what a resumed run needs.
-        validate: measures a model; must return `BEST_BY`.
+        curves: folder of TensorBoard event files: each term and the learning rate every `CURVE_EVERY` steps, and
+            every epoch's record.
+        validate: measures a model; must return "recall@10" and "ndcg@10".
         on_epoch: told of each epoch.
         name: of the run, for progress lines.
     """
@@ -46,10 +56,10 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
     def __init__(
         self,
         model: DualTower,
-        windows: Windows,
-        collator: Collator,
+        mixture: Mixture,
         settings: TrainingSettings,
         state: Path,
+        curves: Path,
         *,
         validate: Callable[[DualTower], dict[str, float]],
         on_epoch: Callable[[Epoch], None],
@@ -58,26 +68,44 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         super().__init__(
             model=model,
             args=_arguments(settings, state),
-            data_collator=collator,
-            train_dataset=windows,
-            eval_dataset=windows,  # the Trainer wants one; `evaluate` reads its own
+            data_collator=mixture.collate,
+            train_dataset=mixture,
+            eval_dataset=mixture,  # the Trainer wants one; `evaluate` reads its own
             callbacks=[EarlyStoppingCallback(settings.patience), _Progress(name), _MarkFinished()],
         )
         self.remove_callback(PrinterCallback)
+        self.terms: dict[str, Tensor] = {}
+        self.add_callback(_Curves(curves, self.terms))
+        self._best_by = settings.best_by
         self._validate = validate
         self._on_epoch = on_epoch
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._steps = 0
         self._epoch_start = time.monotonic()
 
-    def _get_train_sampler(self, *_: Any) -> LengthGroupedSampler:
-        return LengthGroupedSampler(self.train_dataset, self.args.train_batch_size, self.args.seed)
+    def fit(self) -> None:
+        """Train to the end, from the last whole epoch where there is one, and load the best epoch's weights."""
+        resumed = last_finished(Path(self.args.output_dir))
+        if resumed and (epochs := _epochs_if_over(resumed)):
+            self.args.num_train_epochs = epochs  # patience had run out: nothing is left but to load the best epoch
+        self.train(resume_from_checkpoint=resumed)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of one dataset each; transformers itself would cut them from one long row of examples."""
+        mixture: Mixture = self.train_dataset
+        batches = OneDatasetBatches(mixture.windows, self.args.train_batch_size, self.args.seed)
+        loader = DataLoader(
+            mixture, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """The mixed loss of a batch; its terms are summed up for the epoch's record."""
         outputs = model(**inputs)
         for term in TERMS:
-            self._sums[term] = self._sums[term] + outputs[term].detach()
+            self.terms[term] = outputs[term].detach()
+            self._sums[term] = self._sums[term] + self.terms[term]
         self._steps += 1
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -103,13 +131,13 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         epochs = [
             {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
             for entry in self.state.log_history
-            if prefix + BEST_BY in entry
+            if prefix + self._best_by in entry
         ]
-        best = max(epochs, key=lambda epoch: epoch[BEST_BY])
+        best = max(epochs, key=lambda epoch: epoch[self._best_by])
         return {
             "epochs": epochs,
             "best_epoch": best["epoch"],
-            f"validation_{BEST_BY}": best[BEST_BY],
+            "validation_ndcg@10": best["ndcg@10"],
             "validation_recall@10": best["recall@10"],
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
@@ -124,6 +152,13 @@ def last_finished(state: Path) -> str | None:
         files.remove(folder)
         folders.remove(folder)
     return str(folders[-1]) if folders else None
+
+
+def _epochs_if_over(folder: str) -> int | None:
+    """Epochs that a saved training took, if it had come to its end; None where some are left."""
+    state = TrainerState.load_from_json(str(Path(folder) / TRAINER_STATE_NAME))
+    stopped = state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]
+    return round(state.epoch) if stopped else None
 
 
 def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
@@ -143,9 +178,9 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
         dataloader_pin_memory=gpu,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # or patience would begin anew with each resume
         load_best_model_at_end=True,
-        metric_for_best_model=BEST_BY,
+        metric_for_best_model=settings.best_by,
         greater_is_better=True,
         remove_unused_columns=False,
         logging_strategy="no",
@@ -182,7 +217,48 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
 
 
 class _MarkFinished(TrainerCallback):  # type: ignore[misc]
-    """Marks an epoch's state once all of its files are written."""
+    """Marks an epoch's state once all of its files are written, and only then removes what it supersedes.
+
+    The Trainer's own limit would remove the best epoch that the last whole state names before the state that
+    names a better one is whole.
+    """
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED).touch()
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (newest / FINISHED).touch()
+        for folder in Path(args.output_dir).glob("checkpoint-*"):
+            if folder not in {newest, Path(state.best_model_checkpoint)}:
+                files.remove(folder)
+
+
+class _Curves(TrainerCallback):  # type: ignore[misc]
+    """Live curves as TensorBoard reads them; a resumed run's points take the place of a killed one's.
+
+    Args:
+        folder: of the event files.
+        terms: of the loss, as the last step left them; reading one makes a GPU wait, so not at each step.
+    """
+
+    def __init__(self, folder: Path, terms: Mapping[str, Tensor]) -> None:
+        self._folder = folder
+        self._terms = terms
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
+
+    def on_step_end(self, _args: Any, state: Any, _control: Any, lr_scheduler: Any, **_: Any) -> None:
+        if (state.global_step - 1) % CURVE_EVERY == 0:
+            rate = lr_scheduler.get_last_lr()[0]
+            self._add("step", {**self._terms, "learning_rate": rate}, state.global_step)
+
+    def on_evaluate(self, _args: Any, state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
+        named = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        self._add("epoch", named, state.global_step)
+
+    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        self._writer.close()
+
+    def _add(self, group: str, values: Mapping[str, Tensor | float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+        self._writer.flush()

@@ -1,5 +1,7 @@
 """How an epoch is judged: validation targets ranked among the whole catalogue."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,11 +25,15 @@ class Validation:
         inputs: what the towers read.
         photos: features under a frozen vision tower, pixels under one that learns; None for a variant without any.
         window: newest items of a history that are read.
+
+    Attributes:
+        users: how many are ranked for.
     """
 
     def __init__(self, paths: DatasetPaths, inputs: TowerInputs, photos: PhotoStore | None, window: int) -> None:
         users = read_sequences(paths, schemas.VALIDATION)
         users = users.sample(min(USERS, users.height), seed=0).sort(schemas.USER)
+        self.users = users.height
         sequences = inputs.numbers(users[schemas.ITEMS].to_list())
         self._histories = [sequence[-1 - window : -1] for sequence in sequences]
         self._targets = np.array([sequence[-1] for sequence in sequences])
@@ -41,6 +47,23 @@ class Validation:
         users = encode.user_vectors(model, self._inputs, photos, self._histories)
         ranks = target_ranks(users, items, self._targets)
         return {"recall@10": float(metrics.recall(ranks, 10).mean()), "ndcg@10": float(metrics.ndcg(ranks, 10).mean())}
+
+
+class MeanValidation:
+    """Judges a joint training: the mean over datasets, however many users each has, and each one's own metrics.
+
+    Args:
+        datasets: the validation of each, by name.
+    """
+
+    def __init__(self, datasets: Mapping[str, Validation]) -> None:
+        self._datasets = datasets
+
+    def __call__(self, model: DualTower) -> dict[str, float]:
+        """Mean Recall@10 and NDCG@10, then `<dataset>/recall@10` and so on."""
+        each = {name: validate(model) for name, validate in self._datasets.items()}
+        means = {metric: float(np.mean([own[metric] for own in each.values()])) for metric in ("recall@10", "ndcg@10")}
+        return means | {f"{name}/{metric}": value for name, own in each.items() for metric, value in own.items()}
 
 
 def target_ranks(users: encode.Vectors, items: encode.Vectors, targets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -13,13 +13,19 @@ from tests.assets import fake_stages
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of an empty project folder: the sample dataset and both variants."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder to work in, whatever the environment says, and fake stages."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in [name for name in os.environ if name.startswith(("PIXREC_", "DAGSTER_"))]:
         monkeypatch.delenv(name)
     fake_stages.install(monkeypatch.setattr)
+    return tmp_path
+
+
+@pytest.fixture
+def settings(project: Path) -> Settings:
+    """Settings of an empty project folder: the sample dataset and both variants."""
     return load_settings()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pixrec_assets import running
 from pixrec_core import pipeline
-from pixrec_core.settings import Settings
+from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +54,8 @@ def test_the_three_jobs_make_everything(launch, settings, tmp_path):
     for variant in settings.variants:
         launch("--job", "train", "--partition", f"sample|{variant}")
     launch("--job", "evaluate", "--partition", "sample")
-    for stage in pipeline.STAGES:
-        assert stage.is_current(Work(settings, "sample", "multimodal")), stage.name
+    for stage, work in running.planned(settings, "sample", (), ()):
+        assert stage.is_current(work), stage.name
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         assert instance.get_materialized_partitions(dg.AssetKey("ranking")) == {"sample|multimodal", "sample|text_only"}
@@ -65,3 +66,16 @@ def test_a_group_of_assets_can_be_launched(launch, settings):
     launch("--assets", "group:data", "--partition", "sample")
     assert pipeline.SEQUENCES.is_current(Work(settings, "sample"))
     assert pipeline.BASELINES.stamp(Work(settings, "sample")) is None
+
+
+@pytest.mark.slow
+def test_two_stages_of_training_can_be_launched(launch, settings, tmp_path):
+    joined = 'joint = { all = { datasets = ["a", "b"] } }\n'
+    one = '{name} = {{ source = {{ kind = "sample", seed = {seed} }}, start_from = "all" }}\n'
+    datasets = one.format(name="a", seed=1) + one.format(name="b", seed=2)
+    (tmp_path / "pixrec.toml").write_text(joined + "[datasets]\n" + datasets)
+    for dataset in "ab":
+        launch("--job", "prepare_data", "--partition", dataset)
+    launch("--job", "train_jointly", "--partition", "all|text_only")
+    launch("--job", "train", "--partition", "b|text_only")
+    assert pipeline.RANKING.is_current(Work(load_settings(), "b", "text_only"))

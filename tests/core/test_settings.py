@@ -127,3 +127,65 @@ def test_a_wrong_file_does_not_tell_its_passwords(write):
     assert "https://h/x" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert "k3y" not in str(caught.value)
+
+
+JOINT = """
+[model]
+dimension = 32
+
+[training]
+epochs = 7
+
+[joint.media]
+datasets = ["books", "films"]
+training = { epochs = 2 }
+
+[joint.media.model]
+backbone = "some/model"
+
+[datasets.books]
+source = { kind = "sample", seed = 1 }
+start_from = "media"
+
+[datasets.films]
+source = { kind = "sample", seed = 2 }
+"""
+
+
+def test_a_joint_training_has_the_shared_values_and_gives_its_model_to_what_starts_from_it(write) -> None:
+    write(JOINT)
+    settings = load_settings()
+    joint = settings.trained("media")
+    assert joint == settings.joint["media"]
+    assert (joint.training.epochs, joint.model.dimension, joint.model.backbone) == (2, 32, "some/model")
+    assert settings.trained("books") == settings.dataset("books")
+    assert settings.dataset("books").model == joint.model
+    assert settings.dataset("books").training.epochs == 7
+    assert settings.dataset("films").model.backbone == "tiny"
+
+
+def test_the_environment_overrides_a_joint_training_too(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(JOINT)
+    monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "5")
+    monkeypatch.setenv("PIXREC_MODEL__DIMENSION", "8")
+    settings = load_settings()
+    assert settings.joint["media"].training.epochs == 5
+    assert settings.joint["media"].model.dimension == settings.dataset("books").model.dimension == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"films"]', '"cars"]', r"joint\.media\.datasets: unknown cars; there are: books, films"),
+        (', "films"]', "]", r"joint\.media\.datasets: .*at least 2"),
+        ("seed = 2", "seed = 1", "two of books, films have one source"),
+        ("joint.media", "joint.films", r"joint\.films: a dataset has this name too"),
+        ('= "media"', '= "arts"', r"datasets\.books\.start_from is 'arts'; joint trainings: media"),
+        ('= "media"', '= "media"\nmodel = { dimension = 9 }', r"datasets\.books\.model: dimension is 9, not 32"),
+        ("[joint.media.model]", "[joint.media.images]\nsize = 9\n[joint.media.model]", "images: Extra inputs"),
+    ],
+)
+def test_a_wrong_joint_training_is_named(write, old: str, new: str, told: str) -> None:
+    write(JOINT.replace(old, new))
+    with pytest.raises(SettingsError, match=told):
+        load_settings()

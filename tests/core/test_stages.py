@@ -1,6 +1,8 @@
 """What makes a stage current, and who may make it."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,69 @@ def test_a_stage_that_another_process_makes_is_refused(work: Work) -> None:
     with FileLock(stage.stamp_path(work).with_suffix(".lock")), pytest.raises(BusyError, match="one"):
         stage.materialise(work)
     assert stage.is_current(work)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Stage, Work
+def run(work):
+    print("RUNNING", flush=True)
+    time.sleep(60)
+root = Path(sys.argv[1])
+work = Work(Settings(root=root, data_dir=root, datasets={"shop": {"source": {"kind": "sample"}}}), "shop")
+Stage("one", run, lambda work: work.paths.root / "one").materialise(work)
+"""
+
+
+def test_a_process_that_dies_in_a_stage_leaves_it_to_the_next(work: Work) -> None:
+    stage = made("one")
+    command = [sys.executable, "-c", HOLDS, str(work.settings.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "RUNNING\n"
+        with pytest.raises(BusyError, match="another process is making one"):
+            stage.materialise(work)
+        other.kill()
+    stage.materialise(work)
+    assert stage.is_current(work)
+
+
+def joined(work: Work, **joint: dict) -> Settings:
+    datasets = {
+        "shop": {"source": {"kind": "sample"}, "start_from": "all"},
+        "other": {"source": {"kind": "sample", "seed": 1}},
+    }
+    joint = {"datasets": ["shop", "other"], **joint}
+    return Settings(root=work.settings.root, data_dir=work.settings.data_dir, datasets=datasets, joint={"all": joint})
+
+
+def test_a_joint_stage_reads_all_its_datasets_and_is_read_where_settings_say_so(work: Work) -> None:
+    content = {"shop": "1", "other": "1"}
+    first = made("one", digest=lambda work: content[work.dataset])
+    joint = dataclasses.replace(made("joint", per="joint", sections=("training",)), inputs=(first,))
+    last = made("last", per="variant", inputs=(first, joint))
+    settings = joined(work)
+    shop, other, both = (Work(settings, name, "text_only") for name in ("shop", "other", "all"))
+    with pytest.raises(MissingArtefactError, match=r"joint of all needs one of shop, not made yet"):
+        joint.materialise(both)
+    first.materialise(shop)
+    first.materialise(other)
+    with pytest.raises(MissingArtefactError, match=r"last of shop needs joint of all\|text_only, not made yet"):
+        last.materialise(shop)
+    last.materialise(other)
+    joint.materialise(both)
+    last.materialise(shop)
+    assert joint.is_current(both)
+    assert last.is_current(shop)
+
+    content["other"] = "2"
+    first.materialise(other)
+    assert not joint.is_current(both)
+    assert not last.is_current(other)
+    assert last.is_current(shop), "until the joint stage has been made again"
+    joint.materialise(both)
+    assert not last.is_current(shop)
+    changed = Work(joined(work, training={"epochs": 9}), "all", "text_only")
+    assert not joint.is_current(changed)

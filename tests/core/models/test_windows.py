@@ -1,5 +1,6 @@
 """Windows: every item but the first of a user is a target exactly once an epoch."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,9 @@ def test_the_cuts_of_any_epoch(lengths, length, seed, epochs):
         assert all(window == list(range(window[0], window[-1] + 1)) for window in cut), "pieces, in order, of one user"
         assert all(2 <= len(window) <= length + 1 for window in cut)
         assert windows.lengths == [len(window) for window in cut]
-        assert len(windows) == count == sum(-(-(items - 1) // length) for items in lengths if items > 1)
+        fewest = [-(-(items - 1) // length) for items in lengths if items > 1]
+        assert len(windows) == count, "as many in every epoch"
+        assert sum(fewest) <= count <= sum(n + (n > 1) for n in fewest)
 
 
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 50))
@@ -49,6 +52,19 @@ def test_cuts_of_a_long_sequence_move_from_epoch_to_epoch_and_with_the_seed():
 
     assert set(cuts(0)) == {5, 6, 7, 8, 9, 10}, "95 targets in 10 windows leave 5 to 10 to the first"
     assert list(cuts(0)) != list(cuts(1))
+
+
+@pytest.mark.parametrize("windows", [2, 3, 10])
+@pytest.mark.parametrize("length", [3, 4, 10])
+@pytest.mark.parametrize("short_of_full", [0, 1])
+def test_a_sequence_that_fills_its_windows_is_cut_elsewhere_in_another_epoch(windows, length, short_of_full):
+    """20 targets in windows of 10 would be cut after the tenth for ever; a third window lets the cuts move."""
+    cut = Windows(users([1 + windows * length - short_of_full]), length, 0)
+    firsts = set()
+    for epoch in range(60):
+        cut.set_epoch(epoch)
+        firsts.add(cut[0].items[-1])
+    assert len(firsts) >= length / 2
 
 
 def test_a_sequence_that_fits_is_one_window_in_every_epoch():

@@ -34,7 +34,7 @@ def test_texts_and_negatives_come_from_training_alone(work):
     assert bought(work, "true") - trained, "the shop must hold cold items, or this shows nothing"
     catalogue = {row["item"]: row for row in read_items(work.paths).to_dicts()}
 
-    texts = _training_texts(work.variant_paths)
+    texts = list(_training_texts([work.variant_paths]))
     assert sorted(texts) == sorted(prompts.item_text(catalogue[item]) for item in trained)
 
     backbone, processor = tiny.create(texts)

@@ -1,18 +1,13 @@
 """Training on a small shop: what it leaves, how it resumes, and what it refuses."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
-from transformers import set_seed
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, set_seed
 
 from pixrec_core import pipeline, prompts
 from pixrec_core.data.sequences import read_items
@@ -23,16 +18,12 @@ from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.stages import Work
 from pixrec_core.training import build
-from pixrec_core.training.trainer import FINISHED, last_finished
+from pixrec_core.training.validation import Validation
 
 
 def curves(work: Work) -> list[dict]:
     epochs = json.loads((work.variant_paths.checkpoint / checkpoint.CURVES).read_text())["epochs"]
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
-
-
-def weights(work: Work) -> dict[str, torch.Tensor]:
-    return load_file(work.variant_paths.checkpoint / checkpoint.WEIGHTS)
 
 
 def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
@@ -41,6 +32,7 @@ def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
     stats = pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
     folder = work.variant_paths.checkpoint
     assert {p.name for p in folder.iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
@@ -61,12 +53,53 @@ def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
     assert not work.variant_paths.training.exists()
 
 
-@pytest.mark.parametrize("variant", ["text_only", "image_only", "shuffled_images"])
-def test_every_variant_trains_by_the_same_code(shop, variant: str) -> None:
-    work = shop(variant, training={"epochs": 1})
+def test_every_variant_trains_by_the_same_code_on_the_same_budget(shop) -> None:
+    stats = {}
+    for variant in ("multimodal", "text_only", "image_only", "shuffled_images"):
+        work = shop(variant, training={"epochs": 1})
+        stats[variant] = pipeline.CHECKPOINT.materialise(work)["stats"]
+        assert (curves(work)[0]["generation"] == 0) is (variant == "image_only")
+    budgets = {(each["steps"], each["examples"], each["parameters"]) for each in stats.values()}
+    assert len(budgets) == 1
+    assert min(budgets)[0] > 0
+
+
+def test_transformers_reads_a_checkpoint_by_its_auto_classes(shop) -> None:
+    work = shop(training={"epochs": 1})
+    pipeline.CHECKPOINT.materialise(work)
+    folder = work.variant_paths.checkpoint
+    model, processor = checkpoint.load(folder)
+    for read in (AutoModel.from_pretrained(folder), DualTower.from_pretrained(folder)):
+        assert isinstance(read, DualTower)
+        assert all(torch.equal(read.state_dict()[name], value.cpu()) for name, value in model.state_dict().items())
+    text = "Title: Wool lamp"
+    tokens = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    assert tokens == processor.text_ids(text)
+    photo = Image.new("RGB", (tiny.EDGE, tiny.EDGE), "teal")
+    pixels = AutoImageProcessor.from_pretrained(folder, backend="pil")([photo], return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, processor.pixels(photo))
+
+
+def scripted(monkeypatch, *metrics: tuple[float, float]) -> None:
+    """Let validations tell (ndcg@10, recall@10) in turn, whatever the model; the last goes on for ever."""
+    script = iter(metrics)
+    told = dict(zip(("ndcg@10", "recall@10"), metrics[-1], strict=True))
+
+    def judge(*_) -> dict[str, float]:
+        return dict(zip(("ndcg@10", "recall@10"), next(script, tuple(told.values())), strict=True))
+
+    monkeypatch.setattr(Validation, "__call__", judge)
+
+
+@pytest.mark.parametrize(("best_by", "best", "epochs"), [("ndcg@10", 2, 4), ("recall@10", 1, 3)])
+def test_the_epoch_that_is_best_by_the_setting_is_kept_and_patience_counts_by_it(
+    shop, monkeypatch, best_by: str, best: int, epochs: int
+) -> None:
+    scripted(monkeypatch, (0.1, 0.5), (0.2, 0.4), (0.1, 0.3))
+    work = shop("text_only", training={"epochs": 6, "best_by": best_by, "patience": 2})
     stats = pipeline.CHECKPOINT.materialise(work)["stats"]
-    assert stats["steps"] > 0
-    assert (curves(work)[0]["generation"] == 0) is (variant == "image_only")
+    assert stats["best_epoch"] == best
+    assert len(curves(work)) == epochs
 
 
 def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monkeypatch) -> None:
@@ -79,7 +112,7 @@ def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monke
     assert len(encoded) == 1
     model, _ = checkpoint.load(work.variant_paths.checkpoint)
     set_seed(5)
-    untrained, _ = build(work.own.model, work.own.training, work.variant_paths)
+    untrained, _ = build(work.own.model, work.own.training, [work.variant_paths])
     pairs = list(zip(model.vision_parameters(), untrained.vision_parameters(), strict=True))
     assert pairs
     assert all(torch.equal(now, then) for now, then in pairs)
@@ -160,43 +193,3 @@ def test_damaged_weights_are_named(shop) -> None:
     path.write_bytes(body)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         checkpoint.load(work.variant_paths.checkpoint)
-
-
-def test_half_an_epochs_state_is_never_resumed(tmp_path: Path) -> None:
-    for step, finished in ((5, True), (10, True), (15, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if finished:
-            (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
-    assert last_finished(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert not (tmp_path / "checkpoint-15").exists()
-
-
-TRAIN = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from pixrec_core import pipeline
-from tests.core.shop import open_shop
-pipeline.CHECKPOINT.materialise(open_shop(Path(sys.argv[1]), training={"epochs": 3}))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(shop, tmp_path: Path, how: signal.Signals) -> None:
-    work = shop(training={"epochs": 3})
-    killed = subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path)], cwd=Path.cwd(), env=os.environ)
-    deadline = time.monotonic() + 120
-    while not list(work.variant_paths.training.glob(f"*/checkpoint-*/{FINISHED}")):
-        assert killed.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    killed.send_signal(how)
-    assert killed.wait(60) != 0
-    assert not work.variant_paths.checkpoint.exists()
-
-    pipeline.CHECKPOINT.materialise(work)
-    resumed_curves, resumed_weights = curves(work), weights(work)
-    pipeline.CHECKPOINT.materialise(work)
-    assert resumed_curves == curves(work)
-    assert all(torch.equal(resumed_weights[name], value) for name, value in weights(work).items())

@@ -40,7 +40,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def untrained(work: Work) -> DualTower:
     set_seed(work.own.training.seed)
-    return build(work.own.model.model_copy(update={"tune": "full"}), work.own.training, work.variant_paths)[0]
+    return build(work.own.model.model_copy(update={"tune": "full"}), work.own.training, [work.variant_paths])[0]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_only_what_learns_is_optimised_and_the_checkpoint_loads_as_any_other(sho
     assert seen["optimised"] == seen["trainable"]
     assert stats["trained_parameters"] == sum(p.numel() for p in seen["model"].parameters() if p.requires_grad)
     folder = work.variant_paths.checkpoint
-    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors", ".md"}
     loaded, before = checkpoint.load(folder)[0], untrained(work)
     assert [n for n, _ in loaded.named_parameters()] == [n for n, _ in before.named_parameters()]
     moved = {

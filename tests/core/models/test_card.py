@@ -1,0 +1,77 @@
+"""The model card says what was recorded, whatever the backbone was, and nothing of the machine."""
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pixrec_core.models.card import model_card
+from pixrec_core.settings import ModelSettings, TrainingSettings
+
+COUNTS = {"users": 1200, "examples": 5400, "items": 300, "items_with_photo": 290, "validation_users": 1000}
+EPOCHS = [
+    {"epoch": 1, "loss": 2.5, "recall@10": 0.125, "ndcg@10": 0.0625, "seconds": 9.0},
+    {"epoch": 2, "loss": 2.25, "recall@10": 0.25, "ndcg@10": 0.03125, "seconds": 9.0},
+]
+
+
+def card(variant: str = "multimodal", kind: str = "embedded", name: str = "tiny", **changes) -> str:
+    model = ModelSettings(backbone=name)
+    settings = {
+        "variant": variant,
+        "model": model.model_dump(mode="json"),
+        "training": TrainingSettings(best_by="recall@10").model_dump(mode="json"),
+    }
+    record = {
+        "data": {"hats": COUNTS},
+        "epochs": EPOCHS,
+        "best_epoch": 2,
+        "parameters": 700_000,
+        "trained_parameters": 600_000,
+        "backbone": {"kind": kind, "name": "a local folder" if kind == "folder" else name, "revision": "abc123"},
+        "started_from": None,
+    }
+    return model_card(settings, record | changes)
+
+
+def test_it_tells_data_curve_and_settings():
+    text = card()
+    assert "| hats | 1,200 | 5,400 | 300 | 290 | 1,000 |" in text
+    assert "| epoch | loss | recall@10 | ndcg@10 |\n| --- | --- | --- | --- |\n| 1 | 2.5 | 0.125 | 0.0625 |" in text
+    assert "epoch 2, the best by recall@10" in text
+    assert "700,000 parameters, of which 600,000 were trained" in text
+    assert "| training.best_by | `recall@10` |" in text
+    assert f"| training.learning_rate | `{TrainingSettings().learning_rate}` |" in text
+    assert "mean over" not in text
+
+
+def test_its_header_is_the_hubs():
+    header = ModelCard(card("text_only", "hub", "some/model")).data
+    assert (header.library_name, header.base_model) == ("pixrec", "some/model")
+    assert {"text_only", "hats"} <= set(header.tags)
+    assert ModelCard(card()).data.base_model is None
+
+
+def test_a_hubs_backbone_is_told_with_its_commit_and_a_folder_without_its_path():
+    assert "`some/model`, revision abc123" in card(kind="hub", name="some/model")
+    folder = card(kind="folder", name="/home/somebody/weights")
+    assert "somebody" not in folder
+    assert "a backbone from a local folder" in folder
+
+
+def test_a_joint_start_and_several_datasets_are_told():
+    text = card(data={"hats": COUNTS, "lamps": COUNTS}, started_from={"datasets": ["a", "b"], "weights_sha256": "0"})
+    assert "started from a joint training on a, b" in text
+    assert "the mean over them" in text
+    assert text.count("| 1,200 | 5,400 |") == 2
+
+
+@pytest.mark.parametrize(
+    ("variant", "told"),
+    [
+        ("multimodal", "reads texts and photos"),
+        ("text_only", "reads texts alone"),
+        ("image_only", "reads photos alone"),
+        ("shuffled_images", "a control, not for use"),
+    ],
+)
+def test_it_tells_what_the_variant_reads(variant: str, told: str):
+    assert told in card(variant)

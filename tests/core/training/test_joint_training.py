@@ -1,0 +1,153 @@
+"""Two stages of training on two small shops: what the first learns from, and what the second starts from."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pixrec_core import files, pipeline, prompts, schemas, training
+from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.errors import CheckpointError
+from pixrec_core.models import checkpoint
+from pixrec_core.models.windows import Windows
+from pixrec_core.settings import Settings
+from pixrec_core.stages import Work
+from pixrec_core.training.validation import Validation
+from tests.core.shop import DATA_STAGES
+
+SHOPS = {"lamps": 40, "hats": 60}  # users; both draw from one seed, so that ids of items and users are alike
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of two shops whose items and users have ids in common."""
+    folder = tmp_path_factory.mktemp("shops")
+    for name in SHOPS:
+        for stage in DATA_STAGES:
+            stage.materialise(Work(settings(folder), name))
+    return folder
+
+
+def settings(folder: Path, variant_training: dict | None = None, **joint: dict) -> Settings:
+    model = {"dimension": 16, "item_tokens": 8}
+    short = {"epochs": 1, "batch_users": 16, "window": 4}
+    datasets = {
+        name: {
+            "source": {"kind": "sample", "users": users, "items": 40},
+            "start_from": "both",
+            "training": short | (variant_training or {}),
+        }
+        for name, users in SHOPS.items()
+    }
+    joint = {"datasets": list(SHOPS), "model": model, "training": short | joint}
+    return Settings(root=folder, data_dir=folder / "data", datasets=datasets, joint={"both": joint})
+
+
+@pytest.fixture
+def shops(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def joint_work(folder: Path, variant: str = "text_only", **joint: dict) -> Work:
+    return Work(settings(folder, **joint), "both", variant)
+
+
+def record(work: Work) -> dict:
+    return files.read_json(work.variant_paths.checkpoint / checkpoint.CURVES)
+
+
+def test_the_joint_checkpoint_is_judged_by_the_mean_of_its_datasets(shops: Path) -> None:
+    work = joint_work(shops, "multimodal")
+    told = []
+    stats = pipeline.JOINT_CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
+    (epoch,) = told
+    for metric in ("recall@10", "ndcg@10"):
+        assert epoch[metric] == pytest.approx((epoch[f"lamps/{metric}"] + epoch[f"hats/{metric}"]) / 2)
+    data = stats["data"]
+    for name in SHOPS:
+        bought = read_sequences(work.at(name).paths, schemas.TRAIN)[schemas.ITEMS]
+        assert data[name]["users"] == bought.len()
+        assert data[name]["examples"] == sum(len(items) - 1 for items in bought)
+        assert data[name]["items"] == read_items(work.at(name).paths).height
+    assert stats["examples"] == data["lamps"]["examples"] + data["hats"]["examples"]
+    card = (work.variant_paths.checkpoint / checkpoint.CARD).read_text()
+    assert all(f"| {name} | {data[name]['users']} |" in card for name in SHOPS)
+
+
+def test_only_training_sequences_are_learnt_and_items_are_those_of_their_own_dataset(shops: Path, monkeypatch) -> None:
+    work = joint_work(shops)
+    learnt, judged = [], []
+
+    class Kept(Windows):
+        def __init__(self, sequences, *rest) -> None:
+            learnt.append(sequences)
+            super().__init__(sequences, *rest)
+
+    monkeypatch.setattr(training, "Windows", Kept)
+    monkeypatch.setattr(
+        Validation, "__call__", lambda judge, _: judged.append(judge) or {"recall@10": 0.0, "ndcg@10": 0.0}
+    )
+    pipeline.JOINT_CHECKPOINT.materialise(work)
+    assert len(learnt) == len(judged) == 2
+    ids = [set(), set()]
+    for number, name in enumerate(SHOPS):
+        items = read_items(work.at(name).paths)[schemas.ITEM].to_list()
+        ids[number] |= set(items)
+        bought = read_sequences(work.at(name).paths, schemas.TRAIN)[schemas.ITEMS].to_list()
+        assert [[items[n] for n in sequence] for sequence in learnt[number]] == bought
+    assert ids[0] & ids[1], "one id in both shops is two items"
+
+
+def test_the_tokenizer_learns_from_the_training_texts_of_all_and_from_no_other(shops: Path, monkeypatch) -> None:
+    work = joint_work(shops)
+    seen = []
+    monkeypatch.setattr(training, "create_backbone", lambda *given: seen.extend(given[2]()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.JOINT_CHECKPOINT.materialise(work)
+    rows = [row for name in SHOPS for row in read_items(work.at(name).paths).to_dicts()]
+    warm = [row for row in rows if row[schemas.TRAIN_COUNT] > 0]
+    assert len(warm) < len(rows), "some items are held out"
+    assert seen == [prompts.item_text(row) for row in warm]
+
+
+def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_first(shops: Path) -> None:
+    pipeline.JOINT_CHECKPOINT.materialise(joint_work(shops, "multimodal"))
+    work = Work(settings(shops, {"learning_rate": 1e-12, "temperature": 0.5}), "hats", "multimodal")
+    pipeline.CHECKPOINT.materialise(work)
+    before, after = work.at("both").variant_paths.checkpoint, work.variant_paths.checkpoint
+    started = load_file(before / checkpoint.WEIGHTS)
+    for name, value in load_file(after / checkpoint.WEIGHTS).items():
+        torch.testing.assert_close(value, started[name], atol=1e-6, rtol=1e-4)
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        assert (after / name).read_bytes() == (before / name).read_bytes()
+    model, _ = checkpoint.load(after)
+    assert model.config.tau == 0.5, "the objective is the second stage's own"
+    weights = record(work.at("both"))["weights_sha256"]
+    assert record(work)["started_from"] == {"datasets": ["hats", "lamps"], "weights_sha256": weights}
+    assert set(record(work)["data"]) == {"hats"}
+    for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
+        stage.materialise(work)
+    assert work.variant_paths.ranking.exists()
+
+
+def test_a_damaged_joint_checkpoint_is_not_started_from(shops: Path) -> None:
+    work = joint_work(shops)
+    pipeline.JOINT_CHECKPOINT.materialise(work)
+    path = work.variant_paths.checkpoint / checkpoint.WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        pipeline.CHECKPOINT.materialise(work.at("hats"))
+
+
+def test_a_joint_training_made_again_makes_what_started_from_it_stale(shops: Path) -> None:
+    pipeline.JOINT_CHECKPOINT.materialise(joint_work(shops))
+    hats = joint_work(shops).at("hats")
+    pipeline.CHECKPOINT.materialise(hats)
+    assert pipeline.CHECKPOINT.is_current(hats)
+    again = joint_work(shops, seed=7)
+    assert not pipeline.JOINT_CHECKPOINT.is_current(again)
+    pipeline.JOINT_CHECKPOINT.materialise(again)
+    assert not pipeline.CHECKPOINT.is_current(again.at("hats"))

@@ -1,0 +1,177 @@
+"""A training that is killed, wherever it stands, ends as if nothing had been: bit for bit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pixrec_core import files, pipeline
+from pixrec_core.models import checkpoint
+from pixrec_core.stages import Work
+from pixrec_core.training import trainer
+from pixrec_core.training.trainer import FINISHED, last_finished
+from pixrec_core.training.validation import Validation
+from tests.core.shop import open_shop
+
+EPOCHS = 3
+
+#: Trains in a process of its own, which kills itself at a step or in the middle of writing something.
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from pixrec_core import pipeline
+from pixrec_core.models.backbones import Processor
+from pixrec_core.training import trainer
+from tests.core.shop import open_shop
+
+folder, where, how, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+trainer.CURVE_EVERY = 1
+
+def die(*_, **__):
+    os.kill(os.getpid(), how)
+    signal.pause()
+
+def die_at_step(_self, _args, state, _control, **_):
+    if state.global_step == int(where):
+        die()
+
+if where == "state":
+    trainer.DualTowerTrainer._save_rng_state = die   # weights and optimiser are written, the rest is not
+elif where == "mark":
+    trainer._MarkFinished.on_save = die
+elif where == "checkpoint":
+    Processor.save_pretrained = die
+else:
+    trainer._Progress.on_step_end = die_at_step
+pipeline.CHECKPOINT.materialise(open_shop(Path(folder), training={"epochs": epochs}))
+"""
+
+
+def kill(folder: Path, where: str | int, how: signal.Signals) -> None:
+    command = [sys.executable, "-c", KILLED, str(folder), str(where), str(int(how)), str(EPOCHS)]
+    assert subprocess.run(command, cwd=Path.cwd(), env=os.environ, check=False).returncode == -how
+
+
+def points(work: Work) -> dict[tuple[str, int], float]:
+    """Every point of the live curves but times; none comes twice."""
+    events = EventAccumulator(str(work.variant_paths.curves), size_guidance={"scalars": 0})
+    events.Reload()
+    found = [(tag, e.step, e.value) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
+    assert len(found) == len({(tag, step) for tag, step, _ in found})
+    return {(tag, step): value for tag, step, value in found if not tag.endswith("seconds")}
+
+
+def epochs(work: Work) -> list[dict]:
+    record = files.read_json(work.variant_paths.checkpoint / checkpoint.CURVES)
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record["epochs"]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # six processes, each of which brings torch
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(opened: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(trainer, "CURVE_EVERY", 1)
+    for name in ("whole", "killed"):
+        shutil.copytree(opened, tmp_path / name)
+    whole, killed = (open_shop(tmp_path / name, training={"epochs": EPOCHS}) for name in ("whole", "killed"))
+    steps = pipeline.CHECKPOINT.materialise(whole)["stats"]["steps"]
+    one = steps // EPOCHS
+    assert one > 3
+
+    folder = tmp_path / "killed"
+    state = killed.variant_paths.training
+    kill(folder, 2, signal.SIGTERM)
+    assert not list(state.glob(f"*/*/{FINISHED}"))
+    kill(folder, one + 3, signal.SIGKILL)
+    kill(folder, "state", signal.SIGKILL)
+    kill(folder, "mark", signal.SIGTERM)
+    assert [path.parent.name for path in state.glob(f"*/*/{FINISHED}")] == [f"checkpoint-{one}"]
+    kill(folder, "checkpoint", signal.SIGKILL)
+    assert not killed.variant_paths.checkpoint.exists()
+    pipeline.CHECKPOINT.materialise(killed)
+
+    assert epochs(killed) == epochs(whole)
+    assert points(killed) == points(whole)
+    assert {step for tag, step in points(whole) if tag == "step/loss"} == set(range(1, steps + 1))
+    weights = [load_file(each.variant_paths.checkpoint / checkpoint.WEIGHTS) for each in (whole, killed)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_live_curves_hold_terms_rate_and_every_epochs_validation(shop) -> None:
+    work = shop("text_only")
+    stats = pipeline.CHECKPOINT.materialise(work)["stats"]
+    shown = points(work)
+    every = set(range(1, stats["steps"] + 1, trainer.CURVE_EVERY))
+    for name in (*trainer.TERMS, "learning_rate"):
+        assert {step for tag, step in shown if tag == f"step/{name}"} == every
+    for number, epoch in enumerate(epochs(work), start=1):
+        for name in ("loss", "ndcg@10", "recall@10"):
+            step = number * stats["steps"] // 2
+            assert shown[f"epoch/{name}", step] == pytest.approx(epoch[name], rel=1e-6)
+
+
+def test_curves_are_those_of_the_last_training_alone(shop) -> None:
+    pipeline.CHECKPOINT.materialise(shop("text_only"))
+    work = shop("text_only", training={"epochs": 1})
+    pipeline.CHECKPOINT.materialise(work)
+    assert len({step for tag, step in points(work) if tag == "epoch/loss"}) == 1
+
+
+class CrashError(Exception):
+    """Ends a training as a crash would."""
+
+
+def worse_and_worse(monkeypatch) -> None:
+    """Validations of which the first is the best."""
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(Validation, "__call__", lambda *_: dict.fromkeys(("ndcg@10", "recall@10"), 1 / next(calls)))
+
+
+def test_patience_goes_on_counting_after_a_crash(shop, monkeypatch) -> None:
+    worse_and_worse(monkeypatch)
+    work = shop("text_only", training={"epochs": 6, "patience": 2})
+
+    def crash(epoch: dict) -> None:
+        if epoch["epoch"] == 3:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        pipeline.CHECKPOINT.materialise(work, on_epoch=crash)
+    told = []
+    assert pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]["best_epoch"] == 1
+    assert [epoch["epoch"] for epoch in told] == [3], "the second and the third were no better than the first"
+
+
+def test_a_training_whose_patience_had_run_out_is_not_gone_on_with(shop, monkeypatch) -> None:
+    worse_and_worse(monkeypatch)
+    work = shop("text_only", training={"epochs": 6, "patience": 1})
+    save = checkpoint.save
+
+    def crash(*_) -> None:
+        raise CrashError
+
+    monkeypatch.setattr(checkpoint, "save", crash)
+    with pytest.raises(CrashError):
+        pipeline.CHECKPOINT.materialise(work)
+    monkeypatch.setattr(checkpoint, "save", save)
+    told = []
+    stats = pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
+    assert told == []
+    assert (stats["best_epoch"], len(epochs(work))) == (1, 2)
+
+
+def test_half_an_epochs_state_is_never_resumed(tmp_path: Path) -> None:
+    for step, finished in ((5, True), (10, True), (15, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if finished:
+            (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
+    assert last_finished(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / "checkpoint-15").exists()
