@@ -1,36 +1,75 @@
-"""The data contract as an asset check: it is evaluated where the data are made, so both share one reading."""
+"""The data contract as asset checks: each is evaluated where its artefact is made, so both share one reading."""
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import dagster as dg
 
-from pixrec_assets.metadata import markdown_table
+from pixrec_assets.metadata import Metadata, markdown_table, of_stats
+from pixrec_assets.stage_asset import materialise, result
 from pixrec_core import files
+from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.stages import Stage, Work
 
-CONTRACT: Final = dg.AssetCheckSpec(
-    name="contract",
-    asset="sequences",
-    blocking=True,
-    description="Every expectation of the data contract; a broken one stops all that would learn from the data.",
-)
+NAME: Final = "contract"
 
 
-def contract_result(paths: DatasetPaths, *, kept: bool) -> dg.AssetCheckResult:
+def contract_check(artefact: str) -> dg.AssetCheckSpec:
+    """The check that the contract of an artefact holds."""
+    return dg.AssetCheckSpec(
+        name=NAME,
+        asset=artefact,
+        blocking=True,
+        description="Every expectation of the data contract; a broken one stops all that would learn from the data.",
+    )
+
+
+def checked(
+    stage: Stage, work: Work, shown: Callable[[], Sequence[Metadata]]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+    """Run a stage whose artefact has a contract, and tell how it was kept, or what broke it.
+
+    Args:
+        stage: what to run.
+        work: where.
+        shown: metadata of the artefact, asked for when it is there.
+
+    Raises:
+        dagster.Failure: as `materialise` does.
+    """
+    try:
+        stamp = materialise(stage, work)
+    except dg.Failure as failure:
+        if isinstance(failure.__cause__, ContractError):
+            yield contract_result(stage.name, work.paths, kept=False)
+        raise
+    yield result(stamp, *shown(), check_results=[contract_result(stage.name, work.paths, kept=True)])
+
+
+def contract_result(artefact: str, paths: DatasetPaths, *, kept: bool) -> dg.AssetCheckResult:
     """The contract's outcome, failing expectations first.
 
     Args:
-        paths: of the dataset whose contract was checked.
-        kept: whether the stage accepts the data; what fails in accepted data is a warning.
+        artefact: what was checked.
+        paths: of its dataset.
+        kept: whether the stage accepts the artefact; what fails in an accepted one is a warning.
     """
-    expectations: list[dict[str, Any]] = sorted(files.read_json(paths.contract), key=lambda each: bool(each["passed"]))
-    broken = [each for each in expectations if not each["passed"]]
+    results: list[dict[str, Any]] = sorted(
+        files.read_json(paths.contract(artefact)), key=lambda each: bool(each["passed"])
+    )
+    broken = {each["name"]: each["observed"] for each in results if not each["passed"]}
     columns = ("name", "passed", "observed", "expected", "severity")
-    table = markdown_table(columns, ([each[column] for column in columns] for each in expectations))
+    table = markdown_table(columns, ([each[column] for column in columns] for each in results))
     return dg.AssetCheckResult(
-        check_name=CONTRACT.name,
+        check_name=NAME,
         passed=not broken,
         severity=dg.AssetCheckSeverity.WARN if kept else dg.AssetCheckSeverity.ERROR,
-        description=f"{len(expectations) - len(broken)} of {len(expectations)} expectations hold",
-        metadata={"expectations": table, "broken": len(broken), "checked": len(expectations)},
+        description=f"{len(results) - len(broken)} of {len(results)} expectations hold",
+        metadata={
+            "expectations": table,
+            "broken": len(broken),
+            "checked": len(results),
+            **of_stats(broken, prefix="failed/"),
+        },
     )

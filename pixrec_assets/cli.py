@@ -22,6 +22,8 @@ from pixrec_core.settings import CONFIG_VARIABLE, Settings, load_settings
 from pixrec_core.stages import Stage, Work
 
 SAMPLE: Final = "sample"
+#: What test users' next items are, by split.
+HIDDEN: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells expect
 
 out = Console(highlight=False, soft_wrap=True)
@@ -100,7 +102,7 @@ def _run(settings: Settings, dataset: str, variants: Sequence[str], stages: Sequ
     if failed := running.run(work, out, force=force):
         _explain(failed, dagster_home(settings))
         sys.exit(1)
-    _show_headline(DatasetPaths.of(settings.data_dir, dataset))
+    _show_headline(settings, dataset)
 
 
 def _show_progress() -> None:
@@ -121,10 +123,13 @@ def _explain(failed: running.Failed, home: Path) -> None:
     err.print(f"What was made before is kept. To go on: [bold]pixrec run --dataset {failed.work.dataset}[/]")
 
 
-def _show_headline(paths: DatasetPaths) -> None:
+def _show_headline(settings: Settings, dataset: str) -> None:
+    paths = DatasetPaths.of(settings.data_dir, dataset)
     if not paths.metrics.exists():
         return
-    table = Table(*COLUMNS, title="last item hidden, seen items allowed", title_justify="left")
+    table = Table(
+        *COLUMNS, title=f"{HIDDEN[settings.dataset(dataset).sequences.split]}, seen items allowed", title_justify="left"
+    )
     for row in rows_of(headline(paths)):
         table.add_row(*map(escape, row))
     out.print(table)

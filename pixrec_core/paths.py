@@ -7,7 +7,7 @@ data/<dataset>/
   images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
   cache/                    photos decoded or encoded, keyed by content; safe to delete
   sequences.duckdb          items, interactions and sequences that belong together, validated
-  contract.json             what each expectation of the data contract found
+  contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
   baselines/<name>.parquet  rankings
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
   evaluation/               metrics.json  outcomes.parquet
@@ -87,10 +87,12 @@ class DatasetPaths:
         """The last sequences file that broke its contract, kept to look into; not an artefact."""
         return self.root / "sequences.rejected.duckdb"
 
-    @property
-    def contract(self) -> Path:
-        """Outcome of each expectation of the data contract; left even where the contract is broken."""
-        return self.root / "contract.json"
+    def contract(self, artefact: str) -> Path:
+        """Outcome of each expectation of an artefact's contract; left even where the contract is broken.
+
+        One file an artefact, since stages that run side by side each write their own.
+        """
+        return self.root / "contract" / f"{artefact}.json"
 
     @property
     def baselines(self) -> Path:

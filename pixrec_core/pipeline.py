@@ -23,23 +23,29 @@ def raw(work: Work) -> Stats:
 
 def items(work: Work) -> Stats:
     """Metadata lines -> the catalogue; bad lines to quarantine."""
+    from pixrec_core.data import contract
     from pixrec_core.data import items as module
 
-    return module.build(work.own.ingest, work.paths)
+    stats = module.build(work.own.ingest, work.paths)
+    return stats | {"profile": contract.enforce("items", work.paths)}
 
 
 def interactions(work: Work) -> Stats:
     """Review lines -> interactions in (user, time, position) order; bad lines to quarantine."""
+    from pixrec_core.data import contract
     from pixrec_core.data import interactions as module
 
-    return module.build(work.own.ingest, work.paths)
+    stats = module.build(work.own.ingest, work.paths)
+    return stats | {"profile": contract.enforce("interactions", work.paths)}
 
 
 def images(work: Work) -> Stats:
     """Image URLs of the catalogue -> stored photos and a manifest of what came of each."""
+    from pixrec_core.data import contract
     from pixrec_core.data import images as module
 
-    return module.download(work.own.images, work.paths)
+    stats = module.download(work.own.images, work.paths)
+    return stats | {"profile": contract.enforce("images", work.paths)}
 
 
 def sequences(work: Work) -> Stats:
@@ -132,10 +138,10 @@ RAW: Final = Stage(
     "raw", raw, lambda w: w.paths.raw_manifest, sections=("source",), outside=_raw_outside, digest=_raw_digest
 )
 ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",))
-INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW,), ("ingest",))
+INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",))
 IMAGES: Final = Stage("images", images, lambda w: w.paths.images_manifest, (ITEMS,), ("images",), digest=_images_digest)
 SEQUENCES: Final = Stage(
-    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",)
+    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=2
 )
 CHECKPOINT: Final = Stage(
     "checkpoint",

@@ -28,7 +28,8 @@ TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a 
 SPLIT: Final = "split"
 ITEMS: Final = "items"
 PLACE: Final = "place"  # in the user's sequence, from 1
-TIED: Final = "tied"  # whether the target shares its time with the item before it
+MOMENTS: Final = "moments"  # `timestamp` of each of `items`; items of one moment are tied, their order is the file's
+TIED: Final = "tied"  # whether the target shares its time with a neighbour, so that the file's order chose it
 RANK: Final = "rank"  # from 1
 SCORE: Final = "score"
 METHOD: Final = "method"
@@ -37,6 +38,8 @@ TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)
+HISTORY_ONLY: Final = "history"  # split of an interaction that no training sequence has, though it lies before the cuts
+START: Final = "start"  # first instant of a held-out split, in the unit of `timestamp`
 
 
 def _schema(columns: dict[str, pl.DataType | DataTypeClass]) -> pl.Schema:
@@ -87,12 +90,17 @@ IMAGE_SCHEMA: Final = _schema(
 CATALOGUE_SCHEMA: Final = _schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
 
 #: Table `interactions` of sequences.duckdb: those that were kept, in (user, place) order.
-KEPT_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64})
+KEPT_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64, SPLIT: pl.String})
 
-#: Table `sequences` of sequences.duckdb. In split `train` every item but the first is a target; in
-#: `validation` and `test` only the last one is. `validation` is `train` and one item more, `test`
-#: is `validation` and one item more.
-SEQUENCE_SCHEMA: Final = _schema({SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), TIED: pl.Boolean})
+#: Table `sequences` of sequences.duckdb. In split `train` every item but the first is a target, and
+#: `tied` is false; in `validation` and `test` the last item is the target.
+SEQUENCE_SCHEMA: Final = _schema(
+    {SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), MOMENTS: pl.List(pl.Int64), TIED: pl.Boolean}
+)
+
+#: Table `cuts` of sequences.duckdb: where validation and test start, for all users at once; no rows
+#: where each user's last two items are held out.
+CUT_SCHEMA: Final = _schema({SPLIT: pl.String, START: pl.Int64})
 
 #: A ranking, of any method, over the whole catalogue, seen items included. Each test user has
 #: `depth` items and as many more as their history has distinct ones, so that a list without the

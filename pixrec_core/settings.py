@@ -6,6 +6,7 @@ them for one.
 """
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -25,6 +26,7 @@ CONFIG_VARIABLE = "PIXREC_CONFIG"
 
 Variant = Literal["multimodal", "text_only", "image_only", "shuffled_images"]
 Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -68,12 +70,44 @@ class ImageSettings(Section):
 
 
 class SequenceSettings(Section):
-    """From interactions to examples."""
+    """From interactions to examples.
 
+    The time split takes its cuts from the two shares, or from the two dates where they are set:
+    a share follows the data as they grow, a date keeps figures of different days comparable.
+    """
+
+    split: Literal["leave_one_out", "time"] = Field(
+        "leave_one_out", description="what is held out: each user's last two items, or all users' from two instants on"
+    )
+    validation_share: OpenShare = Field(0.1, description="time: least share of the interactions between the two cuts")
+    test_share: OpenShare = Field(0.1, description="time: least share of the interactions from the test cut on")
+    validation_from: date | None = Field(None, description="time: first day of validation (UTC), instead of its share")
+    test_from: date | None = Field(None, description="time: first day of test (UTC), instead of its share")
     min_rating: float = Field(0.0, description="interactions rated lower are left out (stars)")
-    min_user_interactions: int = Field(3, ge=3, description="k-core: interactions a user needs; a split needs 3")
-    min_item_interactions: Positive = Field(1, description="k-core: interactions an item needs")
+    min_user_interactions: Positive = Field(
+        3,
+        description="k-core: interactions a user needs (leave-one-out: 3 or more; time: before its first cut)",
+    )
+    min_item_interactions: Positive = Field(
+        1, description="k-core: interactions an item needs (time: before its first cut)"
+    )
     collapse_repeats: bool = Field(False, description="whether consecutive interactions with one item become one")
+
+    @model_validator(mode="after")
+    def _cuts_belong_to_the_split(self) -> Self:
+        dates = (self.validation_from, self.test_from)
+        if self.split == "leave_one_out":
+            if any(dates):
+                raise ValueError('validation_from and test_from need split = "time"')
+            if self.min_user_interactions < 3:
+                raise ValueError("leave-one-out takes 3 interactions of a user; min_user_interactions is less")
+        if any(dates) and not all(dates):
+            raise ValueError("validation_from and test_from come together; one of them is missing")
+        if self.validation_from and self.test_from and self.validation_from >= self.test_from:
+            raise ValueError("validation_from must lie before test_from")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share + test_share is 1 or more; training has the rest")
+        return self
 
 
 class ModelSettings(Section):

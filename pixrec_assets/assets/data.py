@@ -5,15 +5,17 @@ from typing import Any
 
 import dagster as dg
 
-from pixrec_assets.checks import CONTRACT, contract_result
+from pixrec_assets.checks import checked, contract_check
 from pixrec_assets.metadata import of_photos, of_quarantine, of_sequences, of_table
 from pixrec_assets.partitions import DATASETS
-from pixrec_assets.stage_asset import OWNERS, RAW_ASSETS, materialise, result, stage_asset, tags_of, work_of
+from pixrec_assets.stage_asset import OWNERS, RAW_ASSETS, materialise, stage_asset, tags_of, work_of
 from pixrec_core import files, pipeline
-from pixrec_core.errors import ContractError
 from pixrec_core.settings import Settings
 
 GROUP = "data"
+
+#: What an asset with a contract yields: its check, and unless that failed its materialisation.
+Checked = Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]
 
 
 @dg.multi_asset(
@@ -46,45 +48,58 @@ def raw(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings])
         )
 
 
-@stage_asset(pipeline.ITEMS, group=GROUP, kinds={"polars", "parquet"}, reads=["raw_metadata"])
-def items(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+@stage_asset(
+    pipeline.ITEMS,
+    group=GROUP,
+    kinds={"polars", "parquet", "greatexpectations"},
+    reads=["raw_metadata"],
+    check_specs=[contract_check("items")],
+)
+def items(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Checked:
     """The catalogue, one row an item, cleaned of markup; a line that cannot be read is counted and kept aside."""
     work = work_of(context, settings)
-    stamp = materialise(pipeline.ITEMS, work)
-    return result(stamp, of_table(work.paths.items), of_quarantine(work.paths.items_quarantine))
+    yield from checked(
+        pipeline.ITEMS, work, lambda: (of_table(work.paths.items), of_quarantine(work.paths.items_quarantine))
+    )
 
 
-@stage_asset(pipeline.INTERACTIONS, group=GROUP, kinds={"polars", "parquet"}, reads=["raw_reviews"])
-def interactions(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
-    """One row a purchase or review; ties of time keep the order of the file."""
+@stage_asset(
+    pipeline.INTERACTIONS,
+    group=GROUP,
+    kinds={"polars", "parquet", "greatexpectations"},
+    reads=["raw_reviews", "items"],
+    check_specs=[contract_check("interactions")],
+)
+def interactions(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Checked:
+    """One row a purchase or review; ties of time keep the order of the file. The catalogue says which are known."""
     work = work_of(context, settings)
-    stamp = materialise(pipeline.INTERACTIONS, work)
-    return result(stamp, of_table(work.paths.interactions), of_quarantine(work.paths.interactions_quarantine))
+    yield from checked(
+        pipeline.INTERACTIONS,
+        work,
+        lambda: (of_table(work.paths.interactions), of_quarantine(work.paths.interactions_quarantine)),
+    )
 
 
 @stage_asset(
     pipeline.IMAGES,
     group=GROUP,
-    kinds={"pillow", "jpeg"},
+    kinds={"pillow", "jpeg", "greatexpectations"},
     retry_policy=dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL),
+    check_specs=[contract_check("images")],
 )
-def images(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
+def images(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Checked:
     """Only missing photos are fetched, so that a retry goes on where the run before was cut off."""
     work = work_of(context, settings)
-    stamp = materialise(pipeline.IMAGES, work)
-    return result(stamp, of_photos(work.paths), of_table(work.paths.images_manifest))
+    yield from checked(pipeline.IMAGES, work, lambda: (of_photos(work.paths), of_table(work.paths.images_manifest)))
 
 
-@stage_asset(pipeline.SEQUENCES, group=GROUP, kinds={"duckdb", "greatexpectations"}, check_specs=[CONTRACT])
-def sequences(
-    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-    """Histories in order, split leave-one-out, held to the data contract before anything may read them."""
+@stage_asset(
+    pipeline.SEQUENCES,
+    group=GROUP,
+    kinds={"duckdb", "greatexpectations"},
+    check_specs=[contract_check("sequences")],
+)
+def sequences(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Checked:
+    """Histories in order, split, and held to the data contract before anything may read them."""
     work = work_of(context, settings)
-    try:
-        stamp = materialise(pipeline.SEQUENCES, work)
-    except dg.Failure as failure:
-        if isinstance(failure.__cause__, ContractError):
-            yield contract_result(work.paths, kept=False)
-        raise
-    yield result(stamp, of_sequences(work.paths.sequences), check_results=[contract_result(work.paths, kept=True)])
+    yield from checked(pipeline.SEQUENCES, work, lambda: (of_sequences(work.paths.sequences),))

@@ -1,39 +1,33 @@
-"""The data contract: what a sequences file must be before anything is trained or judged on it.
+"""Artefacts held to the data contract (`rules`).
 
-Great Expectations reads neither Polars nor DuckDB, so DuckDB measures the file (`profile`) and
-Great Expectations holds the one row of numbers against a suite. That also keeps memory flat: a
-million interactions reach it as one row.
+Great Expectations reads neither Polars nor DuckDB, so DuckDB measures an artefact (`profile`,
+`source_profiles`) and Great Expectations holds the one row of numbers against the artefact's
+suite. That also keeps memory flat: a million interactions reach it as one row.
 """
 
+import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pixrec_core import files
-from pixrec_core.data import database
+from pixrec_core.data import database, source_profiles
 from pixrec_core.data.profile import profile
+from pixrec_core.data.rules import RULES, Artefact, Rule, Severity
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 
-Severity = Literal["error", "warn"]
+_log: Final = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Rule:
-    """One number of the profile and the range (inclusive) that it must lie in."""
-
-    name: str
-    low: float = 0
-    high: float | None = 0
-    severity: Severity = "error"
-
-    @property
-    def expected(self) -> str:
-        if self.high is None:
-            return f"at least {self.low:g}"
-        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+#: Measures of the artefacts that are held to the contract where they lie; sequences are before they get there.
+_MEASURES: Final[dict[Artefact, Callable[[DatasetPaths], source_profiles.Profile]]] = {
+    "items": source_profiles.items,
+    "interactions": source_profiles.interactions,
+    "images": source_profiles.images,
+}
 
 
 @dataclass(frozen=True)
@@ -51,37 +45,9 @@ class CheckResult:
         return f"{self.name}: observed {observed}, expected {self.expected}"
 
 
-#: In-batch negatives need two users and two items; counts of broken rows must be 0; shares beyond
-#: their range make results doubtful rather than wrong, so they warn.
-RULES: Final = (
-    Rule("users", low=2, high=None),
-    Rule("items", low=2, high=None),
-    Rule("items_without_id"),
-    Rule("items_with_repeated_id"),
-    Rule("items_with_wrong_train_count"),
-    Rule("interactions_with_nulls"),
-    Rule("interactions_of_unknown_items"),
-    Rule("interactions_without_time"),
-    Rule("interactions_with_impossible_rating"),
-    Rule("interactions_out_of_order"),
-    Rule("sequences_with_nulls"),
-    Rule("sequences_repeated"),
-    Rule("sequences_of_unknown_split"),
-    Rule("sequence_places_of_unknown_items"),
-    Rule("users_unlike_their_interactions"),
-    Rule("users_with_overlapping_splits"),
-    Rule("image_coverage", low=0.5, high=1, severity="warn"),
-    Rule("share_tied_test", high=0.5, severity="warn"),
-    Rule("share_cold_test_targets", high=0.5, severity="warn"),
-)
-
-
 @cache
 def _great_expectations() -> tuple[Any, Any]:
-    """Where the row goes and what is expected of it; imported on first use (seconds), telemetry off.
-
-    The expectations look at a column's minimum rather than its values: of those a null would pass.
-    """
+    """The module, and where rows go; imported on first use (seconds), telemetry off."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read on import
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports sre_constants
@@ -91,8 +57,15 @@ def _great_expectations() -> tuple[Any, Any]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("pixrec").add_dataframe_asset("profile")
-    suite = gx.ExpectationSuite(name="sequences")
-    for rule in RULES:
+    return gx, asset.add_batch_definition_whole_dataframe("row")
+
+
+@cache
+def _suite(artefact: Artefact) -> Any:
+    """The expectations look at a column's minimum rather than its values: of those a null would pass."""
+    gx, _ = _great_expectations()
+    suite = gx.ExpectationSuite(name=artefact)
+    for rule in RULES[artefact]:
         suite.add_expectation(
             gx.expectations.ExpectColumnMinToBeBetween(
                 column=rule.name,
@@ -101,24 +74,25 @@ def _great_expectations() -> tuple[Any, Any]:
                 severity="critical" if rule.severity == "error" else "warning",
             )
         )
-    return asset.add_batch_definition_whole_dataframe("row"), suite
+    return suite
 
 
-def validate(measured: dict[str, Any]) -> list[CheckResult]:
+def validate(artefact: Artefact, measured: dict[str, Any]) -> list[CheckResult]:
     """Hold a profile against the contract.
 
     Args:
-        measured: one number a name, as `profile` returns it.
+        artefact: whose rules hold.
+        measured: one number a name, as its profile has them.
 
     Returns:
-        One result a rule, in the order of `RULES`.
+        One result a rule, in their order.
     """
     import pandas as pd
 
-    batch_definition, suite = _great_expectations()
+    _, batch_definition = _great_expectations()
     batch = batch_definition.get_batch({"dataframe": pd.DataFrame([measured]).astype(float)})
-    outcomes = {each.expectation_config.kwargs["column"]: each for each in batch.validate(suite).results}
-    return [_result(rule, outcomes[rule.name]) for rule in RULES]
+    outcomes = {each.expectation_config.kwargs["column"]: each for each in batch.validate(_suite(artefact)).results}
+    return [_result(rule, outcomes[rule.name]) for rule in RULES[artefact]]
 
 
 def _result(rule: Rule, outcome: Any) -> CheckResult:
@@ -128,13 +102,48 @@ def _result(rule: Rule, outcome: Any) -> CheckResult:
 
 
 def broken(results: list[CheckResult]) -> list[CheckResult]:
-    """The failed checks that make a file unfit; warnings do not."""
+    """The failed checks that make an artefact unfit; warnings do not."""
     return [r for r in results if not r.passed and r.severity == "error"]
 
 
-def write(results: list[CheckResult], paths: DatasetPaths) -> None:
-    """Write `contract.json`, a list of all results: of the last file built, whether it was accepted or refused."""
-    files.write_json(paths.contract, [asdict(result) for result in results])
+def hold(artefact: Artefact, measured: dict[str, Any], paths: DatasetPaths) -> list[CheckResult]:
+    """Validate a profile, write all results and log what only warns; it is for the caller to refuse."""
+    results = validate(artefact, measured)
+    write(artefact, results, paths)
+    for result in results:
+        if not result.passed and result.severity == "warn":
+            _log.warning("data contract of %s: %s", artefact, result)
+    return results
+
+
+def write(artefact: Artefact, results: list[CheckResult], paths: DatasetPaths) -> None:
+    """Write a list of all results: of the last artefact made, whether it was accepted or refused."""
+    files.write_json(paths.contract(artefact), [asdict(result) for result in results])
+
+
+def enforce(artefact: Artefact, paths: DatasetPaths) -> dict[str, Any]:
+    """Measure an artefact that was just made and hold it to its contract.
+
+    Returns:
+        The profile, without what the contract holds to 0.
+
+    Raises:
+        ContractError: the artefact breaks its contract; its stage then leaves no stamp, so nothing reads it.
+        ArtefactError: it is damaged.
+    """
+    measured = _MEASURES[artefact](paths)
+    failed = broken(hold(artefact, measured, paths))
+    if failed:
+        raise ContractError(
+            "\n  ".join([f"{artefact} in {paths.root} break their data contract; mend the source:", *map(str, failed)])
+        )
+    return telling(artefact, measured)
+
+
+def telling(artefact: Artefact, measured: dict[str, Any]) -> dict[str, Any]:
+    """A profile without the numbers that are 0 in every accepted artefact."""
+    always = {rule.name for rule in RULES[artefact] if rule.high == 0}
+    return {name: number for name, number in measured.items() if name not in always}
 
 
 def check(paths: DatasetPaths) -> list[CheckResult]:
@@ -146,7 +155,7 @@ def check(paths: DatasetPaths) -> list[CheckResult]:
     """
     with database.reading(paths.sequences) as connection:
         measured = profile(connection)
-    return validate(measured)
+    return validate("sequences", measured)
 
 
 def require_valid(paths: DatasetPaths) -> None:

@@ -5,6 +5,7 @@ makes a new one that takes the old one's place, and a reader never locks anybody
 """
 
 import glob
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,23 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"{path} cannot be read: {error}; remake it with `pixrec run`") from error
+
+
+@contextmanager
+def querying() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection without a file of its own, for queries over Parquet files.
+
+    Raises:
+        ArtefactError: an input of a query is damaged, or the disk or memory is full.
+    """
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="pixrec-") as spill,
+            duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill}) as connection,
+        ):
+            yield connection
+    except duckdb.Error as error:
+        raise ArtefactError(f"a query failed: {error}") from error
 
 
 def parquet(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Which interactions count: rows of table `kept` that break a rule are deleted, and counted by rule.
 
-The last three rules run until none finds anything, since one removal can cause another: a user
+The rules of the k-core run until none finds anything, since one removal can cause another: a user
 gone leaves an item rare, an item gone makes two others neighbours. Where that ends (with the
 user and item rules alone it is the k-core) does not depend on the order of the rules.
 """
@@ -20,33 +20,40 @@ _RARE: Final = "item IN (SELECT item FROM kept GROUP BY item HAVING count(*) < $
 _SHORT: Final = '"user" IN (SELECT "user" FROM kept GROUP BY "user" HAVING count(*) < $least)'
 
 
-def apply(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    """Delete from table `kept` what does not count; table `metadata` says which items are known.
+def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    """Delete what breaks a rule whatever comes after it; table `metadata` says which items are known.
 
     Of a run of repeats the first interaction stays.
 
     Returns:
-        Interactions deleted by each rule, and `k_core_rounds`, the rounds that deleted anything.
+        Interactions deleted by each rule.
     """
-    deleted = {
-        "dropped_unknown_item": _delete(connection, _UNKNOWN),
-        "dropped_low_rating": _delete(connection, _LOW, settings.min_rating),
-        "dropped_repeat": 0,
-        "dropped_rare_item": 0,
-        "dropped_short_user": 0,
+    return {
+        "unknown_item": _delete(connection, _UNKNOWN),
+        "low_rating": _delete(connection, _LOW, settings.min_rating),
+        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
     }
+
+
+def k_core(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> tuple[dict[str, int], int]:
+    """Delete what has too few of its kind.
+
+    Returns:
+        Interactions deleted by each rule, and the rounds that deleted anything.
+    """
+    deleted = {"repeat": 0, "rare_item": 0, "short_user": 0}
     rounds = 0
     while any((found := _round(connection, settings)).values()):
         rounds += 1
-        deleted |= {name: deleted[name] + n for name, n in found.items()}
-    return deleted | {"k_core_rounds": rounds}
+        deleted = {name: deleted[name] + n for name, n in found.items()}
+    return deleted, rounds
 
 
 def _round(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
     return {
-        "dropped_repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
-        "dropped_rare_item": _delete(connection, _RARE, settings.min_item_interactions),
-        "dropped_short_user": _delete(connection, _SHORT, settings.min_user_interactions),
+        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
+        "rare_item": _delete(connection, _RARE, settings.min_item_interactions),
+        "short_user": _delete(connection, _SHORT, settings.min_user_interactions),
     }
 
 

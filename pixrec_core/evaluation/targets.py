@@ -1,13 +1,13 @@
-"""The test targets, what is known of each, and proof that training did not see them."""
+"""The test targets, and what is known of each."""
 
 from dataclasses import dataclass
 
 import polars as pl
 
-from pixrec_core.data.sequences import read_items, read_sequences
-from pixrec_core.errors import ContractError
+from pixrec_core.data.sequences import read_cuts, read_items, read_sequences
+from pixrec_core.evaluation.leaks import refuse_leak
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import HAS_IMAGE, ITEM, ITEMS, TEST, TIED, TRAIN, TRAIN_COUNT, USER, VALIDATION
+from pixrec_core.schemas import HAS_IMAGE, ITEM, ITEMS, SPLITS, TEST, TIED, TRAIN_COUNT, USER
 
 HEAD_SHARE = 0.5  # of the training interactions; the fewest items that have them are the head
 HISTORY_LENGTHS = ((1, 2), (3, 5), (6, 10), (11, None))  # items, both ends included
@@ -42,12 +42,11 @@ class Targets:
 
         Raises:
             MissingArtefactError: the sequences have not been made.
-            ContractError: training or validation sequences reach past their share.
+            ContractError: sequences of a split know more than they may.
         """
-        catalogue, test = read_items(paths), read_sequences(paths, TEST)
-        for split, held_back in ((TRAIN, 2), (VALIDATION, 1)):
-            refuse_leak(split, read_sequences(paths, split), test, held_back)
-        return cls.of(catalogue, test)
+        sequences = {split: read_sequences(paths, split) for split in SPLITS}
+        refuse_leak(sequences, read_cuts(paths))
+        return cls.of(read_items(paths), sequences[TEST])
 
     @classmethod
     def of(cls, catalogue: pl.DataFrame, test: pl.DataFrame) -> "Targets":
@@ -101,25 +100,6 @@ class Targets:
 def index(column: str, ids: pl.Series) -> pl.Expr:
     """Place of each value of `column` in `ids`; null for one that is not there."""
     return pl.col(column).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.UInt32)
-
-
-def refuse_leak(split: str, sequences: pl.DataFrame, test: pl.DataFrame, held_back: int) -> None:
-    """Refuse sequences of a split that are not the test sequences without their last `held_back` items.
-
-    Raises:
-        ContractError: some are not; the message names users.
-    """
-    allowed = pl.col("items_test").list
-    users = (
-        sequences.join(test, on=USER, suffix="_test")
-        .filter(pl.col(ITEMS) != allowed.slice(0, allowed.len().cast(pl.Int64) - held_back))
-        .get_column(USER)
-    )
-    if len(users):
-        raise ContractError(
-            f"leak in split {split!r}: the sequences of {len(users)} users are not their test sequences without the "
-            f"last {held_back}: {', '.join(users.sort().head(5))}; make the sequences again and train again"
-        )
 
 
 def _head() -> pl.Expr:

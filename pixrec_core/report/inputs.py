@@ -104,7 +104,7 @@ class Inputs:
         rankings: by variant, in `RANKING_SCHEMA`; only variants that have been ranked.
         training: by variant; only variants that have been trained.
         stats: what each data stage counted, by stage; only those that left a stamp.
-        contract: results of the data contract, empty where none was checked.
+        contract: results of the data contract by artefact; only those that were checked.
         period: first and last day of the interactions (ISO), or None.
     """
 
@@ -116,7 +116,7 @@ class Inputs:
     rankings: dict[str, pl.LazyFrame]
     training: dict[str, Training]
     stats: dict[str, dict[str, Any]]
-    contract: list[Check]
+    contract: dict[str, list[Check]]
     period: tuple[str, str] | None
 
 
@@ -130,6 +130,7 @@ def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
     own = {name: paths.variant(name) for name in VARIANTS if name in variants}
     curves = {name: variant.checkpoint / "training.json" for name, variant in own.items()}
     stamps = {stage: paths.stamp(stage) for stage in STAGES_WITH_STATS}
+    contracts = {stage: paths.contract(stage) for stage in STAGES_WITH_STATS}
     return Inputs(
         dataset=dataset,
         paths=paths,
@@ -139,7 +140,7 @@ def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
         rankings={name: pl.scan_parquet(v.ranking, glob=False) for name, v in own.items() if v.ranking.exists()},
         training={name: _json(path, Training) for name, path in curves.items() if path.exists()},
         stats={stage: _json(path, dict[str, Any]).get("stats", {}) for stage, path in stamps.items() if path.exists()},
-        contract=_json(paths.contract, list[Check]) if paths.contract.exists() else [],
+        contract={stage: _json(path, list[Check]) for stage, path in contracts.items() if path.exists()},
         period=_period(paths.interactions),
     )
 

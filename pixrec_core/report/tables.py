@@ -27,8 +27,8 @@ GROUPS: Final = {
     "tail": "next item among the rest",
     "with image": "next item has a photo",
     "without image": "next item has no photo",
-    "tied": "next item shares its time with the one before",
-    "not tied": "next item came later than the one before",
+    "tied": "next item shares its time with another",
+    "not tied": "next item has a time of its own",
     "history 1-2": "items before the next one",
     "history 3-5": "items before the next one",
     "history 6-10": "items before the next one",
@@ -189,7 +189,7 @@ def key_figures(metrics: Metrics) -> list[tuple[str, str]]:
     shares = [
         (metrics.share_repeat_targets, "of next items the user already has"),
         (metrics.share_cold, "of next items never seen in training"),
-        (metrics.share_tied, "of next items share their time with the one before"),
+        (metrics.share_tied, "of next items share their time with another"),
     ]
     counts = [(f"{metrics.users:,}", "test users"), (f"{metrics.items:,}", "items to choose from")]
     return counts + [(f"{100 * share:.1f}\u00a0%", what) for share, what in shares if share is not None]

@@ -61,7 +61,8 @@ def train(
     windows = Windows(inputs.numbers(sequences), settings.window, settings.seed)
     if not len(windows):
         raise ContractError(
-            "no user has two interactions to train on; raise sequences.min_user_interactions to 4 or more"
+            "no user has two interactions to train on; raise sequences.min_user_interactions to 4 or more "
+            "(to 2 or more under the time split), or let its cuts come later"
         )
     state = _state_folder(model_settings, settings, paths)
     trainer = DualTowerTrainer(

@@ -16,7 +16,7 @@ from pixrec_core.errors import ContractError
 from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
 from pixrec_core.stages import Stage, Stats, Work
 
-BROKEN = CheckResult("users", passed=False, observed=1, expected="at least 2", severity="error")
+BROKEN = CheckResult("train_users", passed=False, observed=1, expected="at least 2", severity="error")
 KEPT = CheckResult("items_without_id", passed=True, observed=0, expected="0", severity="error")
 WARNED = CheckResult("share_tied_test", passed=False, observed=0.9, expected="0 to 0.5", severity="warn")
 
@@ -42,6 +42,7 @@ def items(work: Work) -> Stats:
     assert set(titles) <= set(ITEM_SCHEMA)
     bad = {"file": ["meta.jsonl"], "line": [7], "reason": ["no title"], "raw": ["{}"]}
     pl.DataFrame(bad, schema=QUARANTINE_SCHEMA).write_parquet(work.paths.items_quarantine)
+    contract.write("items", [KEPT], work.paths)
     return {"items": 2, "bad": {"lines": 1, "share": 0.33}, "nothing": None}
 
 
@@ -50,6 +51,7 @@ def interactions(work: Work) -> Stats:
         work.paths.interactions
     )
     pl.DataFrame(schema=QUARANTINE_SCHEMA).write_parquet(work.paths.interactions_quarantine)
+    contract.write("interactions", [KEPT], work.paths)
     return {"interactions": 1}
 
 
@@ -62,6 +64,7 @@ def images(work: Work) -> Stats:
         ("b", "http://127.0.0.1/b.jpg", "failed", "HTTP 404", None, None, None, None, 4),
     ]
     pl.DataFrame(rows, schema=IMAGE_SCHEMA, orient="row").write_parquet(work.paths.images_manifest)
+    contract.write("images", [KEPT], work.paths)
     return {"ok": 1, "failed": 1}
 
 
@@ -69,14 +72,14 @@ def sequences(work: Work) -> Stats:
     assert CATALOGUE_SCHEMA
     work.paths.sequences.unlink(missing_ok=True)
     with duckdb.connect(str(work.paths.sequences)) as database:
-        database.execute('create table sequences (split varchar, "user" varchar, items varchar[], tied boolean)')
-        database.execute("insert into sequences values ('train', 'u', ['a', 'b'], false), ('test', 'u', ['a'], true)")
-    contract.write([KEPT, WARNED], work.paths)
+        database.execute('create table sequences (split varchar, "user" varchar, items varchar[])')
+        database.execute("insert into sequences values ('train', 'u', ['a', 'b']), ('test', 'u', ['a'])")
+    contract.write("sequences", [KEPT, WARNED], work.paths)
     return {"users": 1}
 
 
 def broken_sequences(work: Work) -> Stats:
-    contract.write([KEPT, BROKEN], work.paths)
+    contract.write("sequences", [KEPT, BROKEN], work.paths)
     raise ContractError(str(BROKEN))
 
 

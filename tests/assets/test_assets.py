@@ -94,7 +94,7 @@ def test_a_broken_contract_fails_the_check_and_leaves_no_artefact(materialise, s
     (check,) = result.get_asset_check_evaluations()
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     first = check.metadata["expectations"].value.splitlines()[2]
-    assert first == "| users | False | 1 | at least 2 | error |"
+    assert first == "| train_users | False | 1 | at least 2 | error |"
     assert not result.get_asset_materialization_events(), "neither the sequences nor what reads them"
     assert pipeline.SEQUENCES.stamp(Work(settings, "sample")) is None
 

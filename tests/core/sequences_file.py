@@ -1,12 +1,15 @@
 """Writes a small sequences.duckdb by the schema alone, without the stage that makes it."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import duckdb
 import polars as pl
 
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, SEQUENCE_SCHEMA
+from pixrec_core.schemas import CATALOGUE_SCHEMA, CUT_SCHEMA, SEQUENCE_SCHEMA
+
+DAY = 86_400_000  # milliseconds
 
 
 def catalogue(train: Sequence[Sequence[str]], items: Sequence[str], imageless: Sequence[str] = ()) -> pl.DataFrame:
@@ -20,19 +23,28 @@ def catalogue(train: Sequence[Sequence[str]], items: Sequence[str], imageless: S
 
 
 def sequences(bought: Mapping[str, Sequence[str]], tied: Sequence[str] = ()) -> pl.DataFrame:
-    """All three splits of what users bought, in order."""
+    """All three splits of what users bought, in order, the last two items held out; one item a day."""
     rows = [
-        {"split": split, "user": user, "items": list(items[: len(items) - held_back]), "tied": user in tied}
+        {
+            "split": split,
+            "user": user,
+            "items": list(items[: len(items) - held_back]),
+            "moments": [DAY * (place + 1) for place in range(len(items) - held_back)],
+            "tied": split != "train" and user in tied,
+        }
         for split, held_back in (("train", 2), ("validation", 1), ("test", 0))
         for user, items in sorted(bought.items())
     ]
     return pl.DataFrame(rows, schema=SEQUENCE_SCHEMA)
 
 
-def write(paths: DatasetPaths, items: pl.DataFrame, lists: pl.DataFrame) -> None:
+def write(
+    paths: DatasetPaths, items: pl.DataFrame, lists: pl.DataFrame, cuts: Mapping[str, int] = MappingProxyType({})
+) -> None:
     paths.root.mkdir(parents=True, exist_ok=True)
+    starts = pl.DataFrame(list(cuts.items()), schema=CUT_SCHEMA, orient="row")
     with duckdb.connect(str(paths.sequences)) as connection:
-        for name, frame in (("items", items), ("sequences", lists)):
+        for name, frame in (("items", items), ("sequences", lists), ("cuts", starts)):
             connection.register("frame", frame.to_arrow())
             connection.execute(f"CREATE TABLE {name} AS SELECT * FROM frame")
             connection.unregister("frame")

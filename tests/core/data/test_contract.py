@@ -12,9 +12,13 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import small, write_inputs
 
+RULES = contract.RULES["sequences"]
+
 #: How each rule is broken in a file that was good.
 BREAKS = {
-    "users": "DELETE FROM sequences WHERE user <> 'u1'",
+    "train_users": "DELETE FROM sequences WHERE user <> 'u1'",
+    "validation_users": "DELETE FROM sequences WHERE split = 'validation'",
+    "test_users": "DELETE FROM sequences WHERE split = 'test'",
     "items": "DELETE FROM items WHERE item <> 'a'",
     "items_without_id": "UPDATE items SET item = '' WHERE item = 'a'",
     "items_with_repeated_id": "INSERT INTO items SELECT * FROM items WHERE item = 'a'",
@@ -24,9 +28,10 @@ BREAKS = {
     "interactions_without_time": "UPDATE interactions SET timestamp = -1 WHERE user = 'u1' AND place = 1",
     "interactions_with_impossible_rating": "UPDATE interactions SET rating = 5.5 WHERE user = 'u1' AND place = 1",
     "interactions_out_of_order": "UPDATE interactions SET timestamp = 9999 WHERE user = 'u1' AND place = 1",
+    "interactions_of_wrong_split": "UPDATE interactions SET split = 'train' WHERE user = 'u1' AND place = 4",
     "sequences_with_nulls": "UPDATE sequences SET items = [NULL, 'b'] WHERE user = 'u1' AND split = 'train'",
     "sequences_repeated": "INSERT INTO sequences SELECT * FROM sequences WHERE user = 'u1'",
-    "sequences_of_unknown_split": "INSERT INTO sequences VALUES ('holdout', 'u1', ['a'], false)",
+    "sequences_of_unknown_split": "INSERT INTO sequences VALUES ('holdout', 'u1', ['a'], [1], false)",
     "sequence_places_of_unknown_items": "DELETE FROM items WHERE item = 'b'",
     "users_unlike_their_interactions": "DELETE FROM interactions WHERE user = 'u1' AND place = 4",
     "users_with_overlapping_splits": "UPDATE sequences SET items = ['a', 'b', 'c'] "
@@ -60,7 +65,7 @@ def failed(paths: DatasetPaths) -> set[str]:
 
 
 def test_every_rule_has_its_break():
-    assert list(BREAKS) == [rule.name for rule in contract.RULES]
+    assert list(BREAKS) == [rule.name for rule in RULES]
 
 
 def test_a_good_file_holds(paths):
@@ -68,7 +73,7 @@ def test_a_good_file_holds(paths):
     assert failed(paths) == set()
 
 
-@pytest.mark.parametrize("rule", [rule for rule in contract.RULES if rule.severity == "error"], ids=lambda r: r.name)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.severity == "error"], ids=lambda r: r.name)
 def test_each_broken_rule_is_named_and_refused(paths, rule):
     spoil(paths, BREAKS[rule.name])
     with pytest.raises(ContractError, match=rf"\n  {rule.name}: observed \S+, expected {rule.expected}(\n|$)"):
@@ -116,29 +121,35 @@ def test_all_broken_rules_stand_in_one_error(paths):
 
 
 def test_results_are_written_as_they_are(paths):
-    written = json.loads(paths.contract.read_text())
+    written = json.loads(paths.contract("sequences").read_text())
     results = contract.check(paths)
     assert written == [vars(result) for result in results]
-    assert written[0] == {"name": "users", "passed": True, "observed": 3, "expected": "at least 2", "severity": "error"}
-    assert [each["name"] for each in written] == [rule.name for rule in contract.RULES]
+    assert written[0] == {
+        "name": "train_users",
+        "passed": True,
+        "observed": 3,
+        "expected": "at least 2",
+        "severity": "error",
+    }
+    assert [each["name"] for each in written] == [rule.name for rule in RULES]
 
 
 def test_nothing_measured_is_never_a_pass():
-    good = {rule.name: rule.low for rule in contract.RULES}
-    assert all(result.passed for result in contract.validate(good))
+    good = {rule.name: rule.low for rule in RULES}
+    assert all(result.passed for result in contract.validate("sequences", good))
     for value in (None, float("nan")):
-        results = contract.validate(good | {"items_without_id": value})
+        results = contract.validate("sequences", good | {"items_without_id": value})
         assert [(r.name, r.observed) for r in results if not r.passed] == [("items_without_id", None)]
     absent = {name: value for name, value in good.items() if name != "sequences_repeated"}
-    assert [r.name for r in contract.validate(absent) if not r.passed] == ["sequences_repeated"]
+    assert [r.name for r in contract.validate("sequences", absent) if not r.passed] == ["sequences_repeated"]
 
 
 def test_ranges_are_inclusive():
-    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in contract.RULES}
-    assert all(result.passed for result in contract.validate(limits))
+    limits = {rule.name: rule.low if rule.high is None else rule.high for rule in RULES}
+    assert all(result.passed for result in contract.validate("sequences", limits))
     over = {name: value + 0.001 for name, value in limits.items()}
-    passed = [result.name for result in contract.validate(over) if result.passed]
-    assert passed == ["users", "items"]
+    passed = [result.name for result in contract.validate("sequences", over) if result.passed]
+    assert passed == ["train_users", "validation_users", "test_users", "items"]
 
 
 def test_validation_talks_to_nobody(monkeypatch, capfd):
@@ -147,7 +158,7 @@ def test_validation_talks_to_nobody(monkeypatch, capfd):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    contract.validate({rule.name: 0 for rule in contract.RULES})
+    contract.validate("sequences", {rule.name: 0 for rule in RULES})
     assert capfd.readouterr() == ("", "")
 
 

@@ -6,9 +6,11 @@ from pixrec_core.data.profile import profile
 TABLES = """
 CREATE TABLE items (item VARCHAR, has_image BOOLEAN, train_count BIGINT);
 CREATE TABLE interactions (
-    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, place BIGINT
+    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, place BIGINT,
+    split VARCHAR
 );
-CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], tied BOOLEAN);
+CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], moments BIGINT[], tied BOOLEAN);
+CREATE TABLE cuts (split VARCHAR, start BIGINT);
 """
 
 BROKEN = (
@@ -20,6 +22,7 @@ BROKEN = (
     "interactions_without_time",
     "interactions_with_impossible_rating",
     "interactions_out_of_order",
+    "interactions_of_wrong_split",
     "sequences_with_nulls",
     "sequences_repeated",
     "sequences_of_unknown_split",
@@ -39,7 +42,7 @@ def connection():
 def test_no_rows_give_zeros_rather_than_nulls(connection):
     measured = profile(connection)
     quantiles = {name: value for name, value in measured.items() if name.startswith("history_")}
-    assert quantiles == dict.fromkeys(("history_min", "history_median", "history_p90", "history_max"))
+    assert quantiles == dict.fromkeys(("history_min", "history_median", "history_p90", "history_p99", "history_max"))
     assert {value for name, value in measured.items() if name not in quantiles} == {0}
 
 
@@ -47,15 +50,20 @@ def test_every_number_by_hand(connection):
     connection.execute("INSERT INTO items VALUES ('a', true, 2), ('b', false, 1), ('c', true, 0), ('d', true, 0)")
     walks = {"u": ["a", "b", "a", "c"], "v": ["a", "b", "a"]}
     for user, walk in walks.items():
-        rows = [(user, item, 100 + place, 4.0, place, place) for place, item in enumerate(walk, start=1)]
-        connection.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?)", rows)
-        splits = [("train", user, walk[:-2], False), ("validation", user, walk[:-1], False)]
+        moments = [100 + place for place in range(1, len(walk) + 1)]
+        split = [*["train"] * (len(walk) - 2), "validation", "test"]
+        rows = [(user, *row) for row in zip(walk, moments, [4.0] * 9, range(9), range(1, 9), split, strict=False)]
+        connection.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        splits = [("train", user, walk[:-2], moments[:-2], False), ("validation", user, walk[:-1], moments[:-1], False)]
         connection.executemany(
-            "INSERT INTO sequences VALUES (?, ?, ?, ?)", [*splits, ("test", user, walk, user == "v")]
+            "INSERT INTO sequences VALUES (?, ?, ?, ?, ?)", [*splits, ("test", user, walk, moments, user == "v")]
         )
     assert profile(connection) == {
         **dict.fromkeys(BROKEN, 0),
         "users": 2,
+        "train_users": 2,
+        "validation_users": 2,
+        "test_users": 2,
         "items": 4,
         "interactions": 7,
         "pairs": 5,  # u with a, b, c and v with a, b
@@ -67,6 +75,7 @@ def test_every_number_by_hand(connection):
         "history_min": 2,
         "history_median": 2,
         "history_p90": 3,
+        "history_p99": 3,
         "history_max": 3,
     }
 
@@ -84,8 +93,8 @@ def test_every_number_by_hand(connection):
 )
 def test_order_is_time_then_position(connection, timestamps, positions, out_of_order):
     for place, (timestamp, position) in enumerate(zip(timestamps, positions, strict=True), start=1):
-        row = ["u", "a", timestamp, 5.0, position, place]
-        connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?)", row)
+        row = ["u", "a", timestamp, 5.0, position, place, "train"]
+        connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     assert profile(connection)["interactions_out_of_order"] == out_of_order
 
 
@@ -93,5 +102,5 @@ def test_order_is_time_then_position(connection, timestamps, positions, out_of_o
     ("rating", "impossible"), [(0.0, 0), (5.0, 0), (None, 0), (-0.5, 1), (5.01, 1), (float("nan"), 1)]
 )
 def test_ratings_lie_from_0_to_5_or_are_unset(connection, rating, impossible):
-    connection.execute("INSERT INTO interactions VALUES ('u', 'a', 1, ?, 1, 1)", [rating])
+    connection.execute("INSERT INTO interactions VALUES ('u', 'a', 1, ?, 1, 1, 'train')", [rating])
     assert profile(connection)["interactions_with_impossible_rating"] == impossible

@@ -16,7 +16,15 @@ from pixrec_core.data import contract
 from pixrec_core.data.sequences import build, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, ITEM_SCHEMA, KEPT_SCHEMA, SEQUENCE_SCHEMA, SPLITS
+from pixrec_core.schemas import (
+    CATALOGUE_SCHEMA,
+    CUT_SCHEMA,
+    IMAGE_SCHEMA,
+    ITEM_SCHEMA,
+    KEPT_SCHEMA,
+    SEQUENCE_SCHEMA,
+    SPLITS,
+)
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import Row, small, write_inputs
 
@@ -58,7 +66,7 @@ def split_walks(walks: dict[str, list[tuple[int, int, str]]]) -> set[tuple[str, 
     found = set()
     for user, walk in walks.items():
         for split, part in (("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)):
-            tied = len(part) > 1 and part[-1][0] == part[-2][0]
+            tied = split != "train" and sum(time == part[-1][0] for time, *_ in walk) > 1
             found.add((split, user, tuple(item for *_, item in part), tied))
     return found
 
@@ -102,9 +110,10 @@ def test_build_agrees_with_plain_python(shop):
     assert catalogue["item"].to_list() == sorted(bought)
     assert dict(catalogue.select("item", "train_count").iter_rows()) == {item: train_counts[item] for item in bought}
     assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in bought)
-    assert stats["interactions"] == sum(map(len, walks.values()))
-    assert stats["interactions"] + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
-    assert stats["users_too_short"] == len({user for user, *_ in rows}) - len(walks)
+    kept = stats["profile"]["interactions"]
+    assert kept == sum(map(len, walks.values()))
+    assert kept + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
+    assert stats["users_left_out"] == len({user for user, *_ in rows}) - len(walks)
 
 
 def test_every_number_of_a_small_shop_by_hand(paths):
@@ -122,10 +131,19 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         ("cleo", "f", 2, 5.0),
     ]
     write_inputs(paths, rows, "abcdef", {"a": "ok", "b": "ok", "e": "failed"})
-    assert build(SequenceSettings(min_rating=2), paths) == {
-        "users": 2,
+    held_out = {
+        "interactions": 2,
+        "targets": 2,
+        "interactions_after_target": 0,
+        "interactions_without_history": 0,
+        "users_without_history": 0,
+        "users_without_target": 0,
+    }
+    profiled = {
+        **dict.fromkeys(("users", "train_users", "validation_users", "test_users"), 2),
         "items": 4,
         "interactions": 7,
+        "pairs": 5,
         "density": 5 / 8,  # anna with a, b and bert with a, c, e, of 2 x 4
         "image_coverage": 0.5,
         "share_tied_test": 0.0,
@@ -134,7 +152,13 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "history_min": 2,
         "history_median": 2,
         "history_p90": 3,
+        "history_p99": 3,
         "history_max": 3,
+    }
+    assert build(SequenceSettings(min_rating=2), paths) == {
+        "split": "leave_one_out",
+        "cuts": {},
+        "profile": profiled,
         "users_seen": 3,
         "items_seen": 6,
         "dropped_unknown_item": 1,
@@ -143,11 +167,19 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "dropped_rare_item": 0,
         "dropped_short_user": 2,
         "k_core_rounds": 1,
-        "users_too_short": 1,
+        "users_left_out": 1,
         "items_never_bought": 2,
+        "validation": held_out,
+        "test": held_out,
     }
-    assert read_sequences(paths, "train").rows() == [("anna", ["a", "b"], True), ("bert", ["a"], False)]
-    assert read_sequences(paths, "validation").rows() == [("anna", ["a", "b", "b"], False), ("bert", ["a", "c"], False)]
+    assert read_sequences(paths, "train").rows() == [
+        ("anna", ["a", "b"], [10, 10], False),
+        ("bert", ["a"], [5], False),
+    ]
+    assert read_sequences(paths, "validation").rows() == [
+        ("anna", ["a", "b", "b"], [10, 10, 20], False),
+        ("bert", ["a", "c"], [5, 7], False),
+    ]
     assert read_sequences(paths, "test")["items"].to_list() == [["a", "b", "b", "a"], ["a", "c", "e"]]
 
 
@@ -171,9 +203,10 @@ def test_tables_have_their_schemas(paths):
     assert read_items(paths).schema == CATALOGUE_SCHEMA
     assert table(paths, "FROM interactions").schema == KEPT_SCHEMA
     assert table(paths, "FROM sequences").schema == SEQUENCE_SCHEMA
+    assert table(paths, "FROM cuts").schema == CUT_SCHEMA
     for split in SPLITS:
         found = read_sequences(paths, split)
-        assert found.columns == ["user", "items", "tied"]
+        assert found.columns == ["user", "items", "moments", "tied"]
         assert found["user"].to_list() == ["u1", "u2", "u3"]
 
 
@@ -203,7 +236,7 @@ def test_item_ids_of_any_script_and_shape_survive(paths):
 @pytest.mark.parametrize("folder", ["a[b]c", "star*", "it's", "ünï code"])
 def test_folder_names_are_no_patterns(tmp_path, folder):
     paths = small(DatasetPaths(tmp_path / folder))
-    assert build(DEFAULTS, paths)["users"] == 3
+    assert build(DEFAULTS, paths)["profile"]["users"] == 3
 
 
 def test_a_refused_file_leaves_the_old_one(paths):
@@ -219,12 +252,12 @@ def test_a_refused_file_leaves_the_old_one(paths):
     assert table(DatasetPaths(paths.root), "SELECT max(rating) FROM interactions").item() == 5
     with duckdb.connect(paths.sequences_rejected, read_only=True) as connection:
         assert connection.sql("SELECT min(rating) FROM interactions").fetchall() == [(7.5,)]
-    failed = [c["name"] for c in json.loads(paths.contract.read_text()) if not c["passed"]]
+    failed = [c["name"] for c in json.loads(paths.contract("sequences").read_text()) if not c["passed"]]
     assert failed == ["interactions_with_impossible_rating"]
 
     build(DEFAULTS, small(paths))
     assert not paths.sequences_rejected.exists()
-    assert all(c["passed"] for c in json.loads(paths.contract.read_text()))
+    assert all(c["passed"] for c in json.loads(paths.contract("sequences").read_text()))
 
 
 def with_column(path: Path, **columns: pl.Expr) -> None:
@@ -280,7 +313,7 @@ def test_what_a_killed_run_left_is_cleared(paths):
     (spill / "block").write_bytes(b"half")
     build(DEFAULTS, paths)
     left = {path.name for path in paths.root.iterdir()}
-    assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract.json"}
+    assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract"}
 
 
 def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
@@ -311,12 +344,12 @@ def test_movielens_against_polars(shared_data, paths):
     reviews = pl.read_ndjson(shared_data / "movielens-100k" / "reviews.jsonl.gz")
     rows = reviews.select("user_id", "parent_asin", "timestamp", "rating").iter_rows()
     write_inputs(paths, rows, reviews["parent_asin"].unique(), {})
-    stats = build(DEFAULTS, paths)
+    profile = build(DEFAULTS, paths)["profile"]
     ordered = reviews.with_row_index("position").sort("user_id", "timestamp", "position")
     walks = ordered.group_by("user_id").agg("parent_asin", "timestamp").sort("user_id")
     train = walks.select(pl.col("parent_asin").list.head(pl.col("parent_asin").list.len() - 2).explode())
     tied = (pl.col("timestamp").list.get(-1) == pl.col("timestamp").list.get(-2)).mean()
     assert read_sequences(paths, "test")["items"].equals(walks["parent_asin"], check_names=False)
-    assert (stats["users"], stats["interactions"]) == (943, 100_000)
-    assert stats["share_tied_test"] == pytest.approx(walks.select(tied).item())
+    assert (profile["users"], profile["interactions"]) == (943, 100_000)
+    assert profile["share_tied_test"] == pytest.approx(walks.select(tied).item())
     assert read_items(paths)["train_count"].sum() == len(train) == 100_000 - 2 * 943

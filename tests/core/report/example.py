@@ -89,7 +89,7 @@ def write_counts(paths: DatasetPaths, source: str) -> None:
     files.write_json(paths.stamp("items"), {"stats": {"items": 1234, "share_bad": 0.125, "reasons": {"no title": 2}}})
     check = {"name": "users", "passed": True, "observed": 6.0, "expected": "at least 2", "severity": "error"}
     late = {"name": "share_tied", "passed": False, "observed": None, "expected": "0 to 0.5", "severity": "warn"}
-    files.write_json(paths.contract, [check, late])
+    files.write_json(paths.contract("sequences"), [check, late])
     days = pl.DataFrame({"timestamp": [86_400_000, 0]}, schema={"timestamp": pl.Int64})
     empty = [pl.lit(None, dtype).alias(name) for name, dtype in INTERACTION_SCHEMA.items() if name != "timestamp"]
     days.with_columns(empty).write_parquet(paths.interactions)

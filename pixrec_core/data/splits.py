@@ -1,0 +1,161 @@
+"""Which interactions are held out, and which are left out: the `interactions` table with its splits.
+
+Leave-one-out: a user's last interaction is test, the last but one validation. Users' times differ,
+so one user's training may lie after another's test: it asks how well a sequence is continued.
+
+Time: two instants hold for all users. Training is what lies before the first, validation what lies
+between them, test what lies from the second on; an instant is never divided, so ties at a cut all
+lie after it. It asks what a model would have done had it been deployed at the cut.
+
+What depends on later interactions must not decide what is trained on. Row by row rules (unknown
+item, low rating, repeat of the item just before) never look ahead. The k-core does: counted over
+all the data, it would train on an item because it sells well after the cut. Under leave-one-out it
+is, as everywhere, a filter of the whole data set, which then has no common present. Under the time
+split it is taken of what lies before the validation cut, and says only what is trained on: what
+it leaves out stays in histories (people did buy it), and later interactions are held to no count.
+"""
+
+import math
+from datetime import UTC, date, datetime
+from typing import Final
+
+import duckdb
+
+from pixrec_core.data import filters
+from pixrec_core.errors import SettingsError
+from pixrec_core.schemas import HISTORY_ONLY, TEST, TRAIN, VALIDATION
+from pixrec_core.settings import SequenceSettings
+
+_CUTS: Final = "CREATE TABLE cuts (split VARCHAR, start BIGINT)"
+
+#: Every kept row before the k-core, which histories are made from.
+_WALKED: Final = "ALTER TABLE kept RENAME TO walked"
+_TRAINABLE: Final = "CREATE TEMP TABLE kept AS SELECT * FROM walked WHERE timestamp < $cut"
+
+_INTERACTIONS: Final = """
+CREATE TABLE interactions AS
+    SELECT "user", item, timestamp, rating, position, place, {split} AS split
+    FROM (
+        SELECT *,
+            row_number() OVER (PARTITION BY "user" ORDER BY timestamp, position) AS place,
+            count(*) OVER (PARTITION BY "user") AS places
+        FROM {rows}
+    )
+    ORDER BY "user", place
+"""
+_BY_PLACE: Final = f"CASE places - place WHEN 0 THEN '{TEST}' WHEN 1 THEN '{VALIDATION}' ELSE '{TRAIN}' END"
+_BY_TIME: Final = f"""CASE
+    WHEN timestamp >= (SELECT start FROM cuts WHERE split = '{TEST}') THEN '{TEST}'
+    WHEN timestamp >= (SELECT start FROM cuts WHERE split = '{VALIDATION}') THEN '{VALIDATION}'
+    WHEN position IN (SELECT position FROM kept) THEN '{TRAIN}'
+    ELSE '{HISTORY_ONLY}' END"""  # noqa: S608
+
+#: What became of each split's interactions: they are targets, or have no history, or come after
+#: their user's target. `before` and `within` count one user's interactions.
+_ACCOUNT: Final = """
+WITH counts AS (
+    SELECT
+        count(*) FILTER (split IN ('train', 'history')) AS early,
+        count(*) FILTER (split = 'validation') AS validation,
+        count(*) FILTER (split = 'test') AS test
+    FROM interactions
+    GROUP BY "user"
+),
+held_out AS (
+    SELECT 'validation' AS split, early AS before, validation AS within FROM counts
+    UNION ALL
+    SELECT 'test' AS split, early + validation AS before, test AS within FROM counts
+)
+SELECT
+    split,
+    sum(within) AS interactions,
+    count(*) FILTER (before > 0 AND within > 0) AS targets,
+    coalesce(sum(within - 1) FILTER (before > 0 AND within > 0), 0) AS interactions_after_target,
+    coalesce(sum(within) FILTER (before = 0), 0) AS interactions_without_history,
+    count(*) FILTER (before = 0 AND within > 0) AS users_without_history,
+    count(*) FILTER (before > 0 AND within = 0) AS users_without_target
+FROM held_out
+GROUP BY split
+ORDER BY split DESC
+"""
+
+
+def fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    """Make tables `interactions` and `cuts` of tables `kept` and `metadata`.
+
+    Returns:
+        Interactions that each rule dropped, or under the time split left untrained; and the rounds
+        of the k-core.
+
+    Raises:
+        SettingsError: there is no instant with interactions enough on both sides.
+    """
+    connection.execute(_CUTS)
+    dropped = _named("dropped", filters.drop_unusable(connection, settings))
+    if settings.split == "leave_one_out":
+        core, rounds = filters.k_core(connection, settings)
+        core |= {"repeat": core["repeat"] + dropped["dropped_repeat"]}
+        lost, rows, split = _named("dropped", core), "kept", _BY_PLACE
+    else:
+        validation, test = _find_cuts(connection, settings)
+        connection.executemany("INSERT INTO cuts VALUES (?, ?)", [(VALIDATION, validation), (TEST, test)])
+        connection.execute(_WALKED)
+        connection.execute(_TRAINABLE, {"cut": validation})
+        core, rounds = filters.k_core(connection, settings)
+        lost, rows, split = _named("untrained", core), "walked", _BY_TIME
+    connection.execute(_INTERACTIONS.format(rows=rows, split=split))
+    return dropped | lost | {"k_core_rounds": rounds}
+
+
+def _named(prefix: str, counts: dict[str, int]) -> dict[str, int]:
+    return {f"{prefix}_{name}": n for name, n in counts.items()}
+
+
+def _find_cuts(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> tuple[int, int]:
+    """Starts of validation and test, in milliseconds since 1970."""
+    if settings.validation_from and settings.test_from:
+        return _midnight(settings.validation_from), _midnight(settings.test_from)
+    test = _latest_start(connection, settings.test_share, before=None)
+    return _latest_start(connection, settings.validation_share, before=test), test
+
+
+def _latest_start(connection: duckdb.DuckDBPyConnection, share: float, before: int | None) -> int:
+    """The latest instant from which, up to `before`, at least `share` of all interactions lie."""
+    (rows,) = connection.execute("SELECT count(*) FROM kept").fetchall()[0]
+    found = connection.execute(
+        """SELECT timestamp FROM kept WHERE $before IS NULL OR timestamp < $before
+           ORDER BY timestamp DESC LIMIT 1 OFFSET $offset""",
+        {"before": before, "offset": max(math.ceil(share * rows), 1) - 1},
+    ).fetchone()
+    if found is None:
+        raise SettingsError(
+            f"the time split finds no cut with {share:g} of {rows:,} interactions "
+            f"{'from it on' if before is None else f'between it and {iso(before)}'}; many share one time: lower "
+            "sequences.validation_share or test_share, set validation_from and test_from, or use leave_one_out"
+        )
+    return int(found[0])
+
+
+def _midnight(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def cuts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """First instant of validation and of test, in milliseconds since 1970; empty under leave-one-out."""
+    return dict(connection.execute("SELECT split, start FROM cuts").fetchall())
+
+
+def iso(milliseconds: int) -> str:
+    """An instant in print, to the second (UTC)."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+
+
+def account(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    """What became of the interactions of validation and of test, by split.
+
+    `interactions` = `targets` + `interactions_after_target` + `interactions_without_history`; of the
+    users with a history, `users_without_target` did nothing in the split.
+    """
+    result = connection.execute(_ACCOUNT)
+    names = [column[0] for column in result.description or ()]
+    return {row[0]: dict(zip(names[1:], map(int, row[1:]), strict=True)) for row in result.fetchall()}

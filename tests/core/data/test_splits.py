@@ -1,0 +1,194 @@
+"""The time split beside a computation of its own in plain Python; that nothing later reaches training, under both."""
+
+import itertools
+import math
+import tempfile
+from collections import Counter
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixrec_core.data.sequences import build, read_cuts, read_items, read_sequences
+from pixrec_core.errors import ContractError, SettingsError
+from pixrec_core.evaluation.targets import Targets
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.settings import SequenceSettings
+from tests.core.data.sequence_inputs import Row, write_inputs
+from tests.core.sequences_file import DAY
+
+KNOWN = "abcde"
+USERS = ["u1", "u2", "u3", "u4", "ü5"]
+
+Event = tuple[int, int, str]  # timestamp, position, item
+Walks = dict[str, list[Event]]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return DatasetPaths(tmp_path / "shop")
+
+
+def day(number: int) -> date:
+    """The day that starts `number` days after 1970."""
+    return datetime.fromtimestamp(number * DAY / 1000, UTC).date()
+
+
+def usable(rows: list[Row], wanted: SequenceSettings) -> Walks:
+    """What each row alone, and the row just before it, decide."""
+    walks: Walks = {}
+    for position, (user, item, timestamp, rating) in enumerate(rows, start=1):
+        if item in KNOWN and not (rating is not None and rating < wanted.min_rating):
+            walks.setdefault(user, []).append((timestamp, position, item))
+    walks = {user: sorted(walk) for user, walk in walks.items()}
+    return collapsed(walks) if wanted.collapse_repeats else walks
+
+
+def collapsed(walks: Walks) -> Walks:
+    return {u: [next(run) for _, run in itertools.groupby(w, key=lambda event: event[2])] for u, w in walks.items()}
+
+
+def core(walks: Walks, wanted: SequenceSettings) -> Walks:
+    before = None
+    while walks != before:
+        before = walks
+        walks = {user: walk for user, walk in walks.items() if len(walk) >= wanted.min_user_interactions}
+        counts = Counter(item for walk in walks.values() for *_, item in walk)
+        walks = {u: [e for e in w if counts[e[2]] >= wanted.min_item_interactions] for u, w in walks.items()}
+        walks = collapsed(walks) if wanted.collapse_repeats else walks
+    return walks
+
+
+def expected_cuts(walks: Walks, wanted: SequenceSettings) -> tuple[int, int] | None:
+    """By trying every instant, where the settings name no days."""
+    if wanted.test_from:
+        return tuple((d - date(1970, 1, 1)).days * DAY for d in (wanted.validation_from, wanted.test_from))
+    times = [time for walk in walks.values() for time, *_ in walk]
+
+    def latest(share: float, before: float) -> int | None:
+        least = math.ceil(share * len(times))
+        return max((t for t in times if sum(t <= x < before for x in times) >= least), default=None)
+
+    test = latest(wanted.test_share, math.inf)
+    validation = None if test is None else latest(wanted.validation_share, test)
+    return None if validation is None else (validation, test)
+
+
+def expected_sequences(walks: Walks, trained: Walks, cuts: tuple[int, int]) -> dict[tuple[str, str], tuple]:
+    """(split, user) -> items, moments, tied."""
+    found = {}
+    for user, walk in trained.items():
+        if walk:
+            found["train", user] = ([i for *_, i in walk], [t for t, *_ in walk], False)
+    for user, walk in walks.items():
+        for split, start, end in (("validation", *cuts), ("test", cuts[1], math.inf)):
+            history = [event for event in walk if event[0] < start]
+            later = [event for event in walk if start <= event[0] < end]
+            if history and later:
+                whole = [*history, later[0]]
+                tied = sum(time == later[0][0] for time, *_ in walk) > 1
+                found[split, user] = ([i for *_, i in whole], [t for t, *_ in whole], tied)
+    return found
+
+
+def sequences(paths: DatasetPaths) -> dict[tuple[str, str], tuple]:
+    return {
+        (split, user): (items, moments, tied)
+        for split in ("train", "validation", "test")
+        for user, items, moments, tied in read_sequences(paths, split).rows()
+    }
+
+
+@st.composite
+def rows(draw, first_day=1):
+    """Purchases with ties, duplicates, an unknown item, unset ratings; some days hold many of them."""
+    time = st.builds(lambda number, hour: number * DAY + hour, st.integers(first_day, 9), st.sampled_from([0, 0, 1]))
+    row = st.tuples(
+        st.sampled_from(USERS), st.sampled_from([*KNOWN, "x"]), time, st.sampled_from([0.0, 2.0, 5.0, None])
+    )
+    return draw(st.lists(row, min_size=15, max_size=60))
+
+
+@st.composite
+def time_settings(draw):
+    first = draw(st.integers(2, 7))
+    period = {"validation_from": day(first), "test_from": day(draw(st.integers(first + 1, 8)))}
+    shares = {name: draw(st.sampled_from([0.05, 0.1, 0.3])) for name in ("validation_share", "test_share")}
+    return SequenceSettings(
+        split="time",
+        min_rating=draw(st.sampled_from([0.0, 1.0])),
+        min_user_interactions=draw(st.integers(1, 4)),
+        min_item_interactions=draw(st.integers(1, 3)),
+        collapse_repeats=draw(st.booleans()),
+        **(period if draw(st.booleans()) else shares),
+    )
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
+@given(rows(), time_settings())
+def test_the_time_split_agrees_with_plain_python(shop, wanted):
+    walks = usable(shop, wanted)
+    cuts = expected_cuts(walks, wanted)
+    early = {u: [e for e in w if cuts and e[0] < cuts[0]] for u, w in walks.items()}
+    trained = core(early, wanted)
+    expected = expected_sequences(walks, trained, cuts) if cuts else {}
+    users = Counter(split for split, _ in expected)
+    bought = {item for walk in walks.values() for *_, item in walk}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_inputs(DatasetPaths(Path(folder)), shop, KNOWN, {"a": "ok", "b": "failed"})
+        if users["train"] < 2 or not users["validation"] or not users["test"] or len(bought) < 2:
+            with pytest.raises((ContractError, SettingsError), match=r"_users: observed|items: observed|no cut"):
+                build(wanted, paths)
+            return
+        stats = build(wanted, paths)
+        assert sequences(paths) == expected
+        assert read_cuts(paths) == dict(zip(("validation", "test"), cuts, strict=True))
+        catalogue = dict(read_items(paths).select("item", "train_count").iter_rows())
+        Targets.read(paths)
+    counts = Counter(item for walk in trained.values() for *_, item in walk)
+    assert catalogue == {item: counts[item] for item in bought}
+    assert_all_is_accounted_for(stats, len(shop), walks, early, trained)
+
+
+def assert_all_is_accounted_for(stats, n_rows: int, walks: Walks, early: Walks, trained: Walks) -> None:
+    dropped, untrained = (sum(n for k, n in stats.items() if k.startswith(p)) for p in ("dropped_", "untrained_"))
+    size = {name: sum(map(len, part.values())) for name, part in (("all", walks), ("early", early), ("train", trained))}
+    held_out = [stats["validation"], stats["test"]]
+    assert stats["profile"]["interactions"] == size["all"] == n_rows - dropped
+    assert size["train"] == size["early"] - untrained
+    assert sum(part["interactions"] for part in held_out) == size["all"] - size["early"]
+    for part in held_out:
+        kinds = ("targets", "interactions_after_target", "interactions_without_history")
+        assert part["interactions"] == sum(part[kind] for kind in kinds)
+
+
+#: The day that the cut of the next test starts.
+HELD_OUT_FROM = 6
+
+
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None)
+@given(rows(), rows(first_day=HELD_OUT_FROM), time_settings())
+def test_no_row_from_the_cut_on_reaches_training(shop, others, wanted):
+    """The same training sequences and counts, whatever people do from the validation cut on."""
+    wanted = wanted.model_copy(update={"validation_from": day(HELD_OUT_FROM), "test_from": day(HELD_OUT_FROM + 1)})
+    before = [row for row in shop if row[2] < HELD_OUT_FROM * DAY]
+    futures = [before + [row for row in shop if row[2] >= HELD_OUT_FROM * DAY], before + others]
+    assert learned(futures[0], wanted) == learned(futures[1], wanted)
+
+
+def learned(shop: list[Row], wanted: SequenceSettings) -> tuple[dict, dict]:
+    """Training sequences, and how often training has each item; of a refused file too."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_inputs(DatasetPaths(Path(folder)), shop, KNOWN, {})
+        try:
+            build(wanted, paths)
+        except ContractError:
+            paths.sequences_rejected.replace(paths.sequences)
+        train = read_sequences(paths, "train")
+        counts = read_items(paths).filter(pl.col("train_count") > 0)
+    return dict(train.select("user", "items").iter_rows()), dict(counts.select("item", "train_count").iter_rows())
