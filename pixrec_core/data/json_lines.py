@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pixrec_core import files
 from pixrec_core.data import raw_lines
-from pixrec_core.data.database import MEMORY_LIMIT
+from pixrec_core.data.database import MEMORY_LIMIT, literal
 from pixrec_core.data.raw_lines import LineIndex, PlainFile
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
@@ -118,11 +118,6 @@ def fetch_row(db: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     row: tuple[Any, ...]
     (row,) = db.execute(query).fetchall()  # `fetchone` would leave the result open, and it bars `create_function`
     return row
-
-
-def literal(value: Any) -> str:
-    """`value` as an SQL text literal, for the places that take no parameter."""
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path) -> LineIndex:
