@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import polars as pl
 
-from pixrec_core import files
 from pixrec_core.data import database
 from pixrec_core.data.image_journal import FAILED, OK
 from pixrec_core.data.interactions import MAX_TIMESTAMP
@@ -110,9 +109,13 @@ def images(paths: DatasetPaths) -> Profile:
 
     Raises:
         MissingArtefactError: one of them has not been made.
+        ArtefactError: one of them is damaged.
     """
-    manifest = pl.read_parquet(files.require(paths.images_manifest), glob=False)
-    catalogue = pl.read_parquet(files.require(paths.items), columns=[ITEM], glob=False)
+    with database.querying() as connection:
+        manifest, catalogue = (
+            connection.sql("FROM read_parquet($file)", params={"file": database.parquet(path)}).pl()
+            for path in (paths.images_manifest, paths.items)
+        )
     stored = {path.name for path in paths.images.rglob("*") if not path.is_dir()}
     photos = manifest.filter(pl.col("status") == OK)
     failed = manifest.filter(pl.col("status") == FAILED)

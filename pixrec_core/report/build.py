@@ -75,6 +75,7 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "tables": tables,
         "protocols": protocols,
         "first": first,
+        "held_out": tables.held_out(inputs.stats.get("sequences", {})),
         "sample": inputs.stats.get("raw", {}).get("source") == "sample",
         "variants": VARIANTS,
         "panels": [(panel.title, Markup(panel.svg)) for panel in curves(inputs.training)],  # noqa: S704  # our own SVG

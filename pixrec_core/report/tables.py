@@ -184,6 +184,14 @@ def by_group(protocol: Protocol) -> list[tuple[str, int, dict[str, tuple[float |
     return rows
 
 
+def held_out(stats: dict[str, Any]) -> str | None:
+    """What is tested on, from what the sequences stage counted; None where it left no count."""
+    cut = stats.get("cuts", {}).get("test")
+    if cut:
+        return f"Tested on the first item of each user from {cut} on."
+    return "Tested on the last item of each user." if "split" in stats else None
+
+
 def key_figures(metrics: Metrics) -> list[tuple[str, str]]:
     """(figure, what it counts) of the test set."""
     shares = [

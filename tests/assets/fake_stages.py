@@ -12,6 +12,7 @@ from PIL import Image
 from pixrec_core import files, pipeline
 from pixrec_core.data import contract
 from pixrec_core.data.contract import CheckResult
+from pixrec_core.data.rules import Artefact
 from pixrec_core.errors import ContractError
 from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
 from pixrec_core.stages import Stage, Stats, Work
@@ -78,9 +79,14 @@ def sequences(work: Work) -> Stats:
     return {"users": 1}
 
 
-def broken_sequences(work: Work) -> Stats:
-    contract.write("sequences", [KEPT, BROKEN], work.paths)
-    raise ContractError(str(BROKEN))
+def broken(artefact: Artefact) -> Callable[[Work], Stats]:
+    """A stage whose artefact breaks its contract."""
+
+    def run(work: Work) -> Stats:
+        contract.write(artefact, [KEPT, BROKEN], work.paths)
+        raise ContractError(str(BROKEN))
+
+    return run
 
 
 def checkpoint(work: Work, on_epoch: Callable[[dict[str, Any]], None]) -> Stats:

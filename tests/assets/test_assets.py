@@ -86,17 +86,24 @@ def test_a_kept_contract_passes_and_what_failed_in_it_is_a_warning(materialise, 
     assert first == "| share_tied_test | False | 0.9 | 0 to 0.5 | warn |"
 
 
-def test_a_broken_contract_fails_the_check_and_leaves_no_artefact(materialise, settings: Settings, monkeypatch):
-    monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, run=fake_stages.broken_sequences))
-    make(settings, DATA[:-1])
-    result = materialise([pipeline.SEQUENCES, pipeline.BASELINES], "sample")
+@pytest.mark.parametrize("artefact", ["items", "interactions", "images", "sequences"])
+def test_a_broken_contract_fails_the_check_and_nothing_reads_the_artefact(
+    materialise, settings: Settings, monkeypatch, artefact
+):
+    stage = replace(getattr(pipeline, artefact.upper()), run=fake_stages.broken(artefact))
+    monkeypatch.setattr(pipeline, artefact.upper(), stage)
+    place = DATA.index(next(each for each in DATA if each.name == artefact))
+    make(settings, DATA[:place])
+    result = materialise([stage, *DATA[place + 1 :], pipeline.BASELINES], "sample")
     assert not result.success
-    (check,) = result.get_asset_check_evaluations()
+    (check,) = [each for each in result.get_asset_check_evaluations() if each.asset_key == dg.AssetKey(artefact)]
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+    assert check.metadata["failed/train_users"].value == 1
     first = check.metadata["expectations"].value.splitlines()[2]
     assert first == "| train_users | False | 1 | at least 2 | error |"
-    assert not result.get_asset_materialization_events(), "neither the sequences nor what reads them"
-    assert pipeline.SEQUENCES.stamp(Work(settings, "sample")) is None
+    made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
+    assert not made & {artefact, "sequences", "baselines"}
+    assert stage.stamp(Work(settings, "sample")) is None
 
 
 def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, settings: Settings):

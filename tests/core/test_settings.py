@@ -1,5 +1,6 @@
 """Where a setting comes from, and what a wrong one says."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_the_environment_overrides_both(write, monkeypatch: pytest.MonkeyPatch) 
     assert settings.dataset("books").training.seed == 3
 
 
+def test_dates_of_the_time_split_are_plain_toml_and_plain_variables(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    dates = (
+        "[sequences]\nsplit = 'time'\nvalidation_from = 2020-01-02\ntest_from = 2020-03-04\nmin_user_interactions = 1"
+    )
+    write(f"{dates}\n{TOML}")
+    own = load_settings().dataset("books").sequences
+    assert (own.validation_from, own.test_from) == (date(2020, 1, 2), date(2020, 3, 4))
+    monkeypatch.setenv("PIXREC_SEQUENCES__TEST_FROM", "2020-05-06")
+    assert load_settings().dataset("books").sequences.test_from == date(2020, 5, 6)
+
+
 def test_without_a_file_there_is_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -64,6 +76,13 @@ def test_without_a_file_there_is_the_sample(tmp_path: Path, monkeypatch: pytest.
         ("[training]\nepoch = 3", r"training\.epoch: Extra inputs"),
         ("[trainings]\nepochs = 3", "trainings: Extra inputs"),
         ("[training]\nweight_item_item = 0.8\nweight_user_item = 0.8", "is over 1"),
+        ("[sequences]\nmin_user_interactions = 2", "takes 3 interactions"),
+        ("[sequences]\ntest_from = 2020-01-02", 'need split = "time"'),
+        ("[sequences]\nsplit = 'time'\ntest_from = 2020-01-02", "come together"),
+        ("[sequences]\nsplit = 'time'\nvalidation_from = 2020-01-02\ntest_from = 2020-01-02", "must lie before"),
+        ("[sequences]\nsplit = 'time'\nvalidation_share = 0.5\ntest_share = 0.5", "training has the rest"),
+        ("[sequences]\nsplit = 'time'\ntest_share = 0", r"sequences\.test_share: .*received 0"),
+        ("[sequences]\nsplit = 'random'", r"sequences\.split: .*received 'random'"),
         ("[datasets.'../x'.source]\nkind = 'sample'", "pattern"),
         ("[datasets.x]\n", r"datasets\.x\.source: Field required"),
         ("no toml", "cannot be read"),

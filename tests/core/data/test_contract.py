@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+from datetime import date
 
 import duckdb
 import pytest
@@ -11,6 +12,7 @@ from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactErro
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import small, write_inputs
+from tests.core.sequences_file import DAY
 
 RULES = contract.RULES["sequences"]
 
@@ -107,6 +109,47 @@ def test_cold_targets_warn_alone(tmp_path):
 def test_splits_must_nest(paths, statement):
     spoil(paths, statement)
     assert "users_with_overlapping_splits" in failed(paths)
+
+
+@pytest.fixture(scope="module")
+def timed_good(tmp_path_factory):
+    """The same shop, one item a day: three days to train on, one for each held-out split."""
+    paths = DatasetPaths(tmp_path_factory.mktemp("timed"))
+    rows = [(u, i, t * DAY, 5.0) for u in ("u1", "u2", "u3") for t, i in enumerate("abcde", start=1)]
+    write_inputs(paths, rows, "abcde", dict.fromkeys("abcde", "ok"))
+    days = {"validation_from": date(1970, 1, 5), "test_from": date(1970, 1, 6)}
+    build(SequenceSettings(split="time", **days), paths)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("UPDATE cuts SET start = start - 1", None),
+        (f"UPDATE cuts SET start = start + {DAY} WHERE split = 'test'", "users_with_overlapping_splits"),
+        (f"UPDATE cuts SET start = start - {DAY} WHERE split = 'validation'", "users_with_overlapping_splits"),
+        ("DELETE FROM cuts", None),  # one item a split and user is leave-one-out too
+        (
+            f"UPDATE sequences SET moments = [{DAY}, {4 * DAY}, {3 * DAY}] WHERE user = 'u1' AND split = 'train'",
+            "users_with_overlapping_splits",
+        ),
+        (
+            "UPDATE sequences SET items = ['a', 'b', 'd'] WHERE user = 'u1' AND split = 'train'",
+            "users_unlike_their_interactions",
+        ),
+        ("DELETE FROM sequences WHERE user = 'u1' AND split = 'train'", "users_unlike_their_interactions"),
+        ("UPDATE sequences SET moments = [] WHERE user = 'u1' AND split = 'test'", "sequences_with_nulls"),
+        ("UPDATE interactions SET split = 'train' WHERE place = 4", "interactions_of_wrong_split"),
+        ("UPDATE interactions SET split = 'history' WHERE place = 5", "interactions_of_wrong_split"),
+    ],
+)
+def test_the_time_split_is_held_to_its_cuts(timed_good, tmp_path, statement, rule):
+    shutil.copytree(timed_good.root, tmp_path, dirs_exist_ok=True)
+    paths = DatasetPaths(tmp_path)
+    assert "share_cold_test_targets" in failed(paths), "every e is cold"
+    spoil(paths, statement)
+    errors = failed(paths) - {"share_cold_test_targets"}
+    assert rule in errors if rule else not errors
 
 
 def test_all_broken_rules_stand_in_one_error(paths):

@@ -127,6 +127,92 @@ def time_settings(draw):
     )
 
 
+def test_every_number_of_a_small_shop_by_hand(paths):
+    """Validation starts on day 4, test on day 6; anna's two items of day 6 are tied."""
+    walks = {
+        "anna": [("a", 1), ("b", 2), ("c", 4), ("d", 4), ("e", 6), ("a", 6), ("b", 7)],
+        "bert": [("b", 3), ("a", 5)],
+        "cleo": [("c", 2), ("e", 7)],
+        "dora": [("d", 5), ("e", 6)],  # new in validation, so only test has a history of hers
+        "emil": [("e", 7)],  # new in test: nothing can be asked of him
+        "fred": [("d", 3)],
+    }
+    shop: list[Row] = [(u, item, number * DAY, 5.0) for u, walk in walks.items() for item, number in walk]
+    write_inputs(paths, shop, KNOWN, dict.fromkeys(KNOWN, "ok"))
+    wanted = SequenceSettings(
+        split="time", validation_from=day(4), test_from=day(6), min_user_interactions=1, min_item_interactions=2
+    )
+    stats = build(wanted, paths)
+    days = {user: [number * DAY for _, number in walk] for user, walk in walks.items()}
+    assert (
+        sequences(paths)
+        == {  # of what lies before day 4, only b comes twice
+            ("train", "anna"): (["b"], [2 * DAY], False),
+            ("train", "bert"): (["b"], [3 * DAY], False),
+            ("validation", "anna"): (["a", "b", "c"], days["anna"][:3], True),  # d shares her day
+            ("validation", "bert"): (["b", "a"], days["bert"], False),
+            ("test", "anna"): (["a", "b", "c", "d", "e"], days["anna"][:5], True),
+            ("test", "cleo"): (["c", "e"], days["cleo"], False),
+            ("test", "dora"): (["d", "e"], days["dora"], False),
+        }
+    )
+    assert dict(read_items(paths).select("item", "train_count").iter_rows()) == dict.fromkeys("acde", 0) | {"b": 2}
+    assert stats["cuts"] == {"validation": "1970-01-05T00:00:00+00:00", "test": "1970-01-07T00:00:00+00:00"}
+    assert {name: n for name, n in stats.items() if name.startswith("untrained") and n} == {"untrained_rare_item": 3}
+    assert stats["validation"] == {
+        "interactions": 4,
+        "targets": 2,
+        "interactions_after_target": 1,
+        "interactions_without_history": 1,
+        "users_without_history": 1,
+        "users_without_target": 2,  # cleo, fred
+    }
+    assert stats["test"] == {
+        "interactions": 6,
+        "targets": 3,
+        "interactions_after_target": 2,
+        "interactions_without_history": 1,
+        "users_without_history": 1,
+        "users_without_target": 2,  # bert, fred
+    }
+    assert stats["profile"]["users"] == 6
+    assert stats["profile"]["share_cold_test_targets"] == 1
+
+
+ROWS: list[Row] = [(user, item, number * DAY, 5.0) for user in USERS for number, item in enumerate(KNOWN, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("dates", "told"),
+    [
+        ((day(50), day(51)), ["validation_users: observed 0, expected at least 1", "test_users: observed 0"]),
+        ((day(1), day(3)), ["train_users: observed 0, expected at least 2", "validation_users: observed 0"]),
+    ],
+)
+def test_cuts_that_nobody_qualifies_for_are_refused_with_the_counts(paths, dates, told):
+    write_inputs(paths, ROWS, KNOWN, {})
+    with pytest.raises(ContractError) as raised:
+        build(SequenceSettings(split="time", validation_from=dates[0], test_from=dates[1]), paths)
+    for words in (*told, "loosen [sequences] in pixrec.toml"):
+        assert words in str(raised.value)
+    assert not paths.sequences.exists()
+
+
+def test_one_instant_for_all_has_no_cut(paths):
+    write_inputs(paths, [(user, item, DAY, 5.0) for user, item, *_ in ROWS], KNOWN, {})
+    with pytest.raises(
+        SettingsError, match=r"no cut with 0\.1 of 25 interactions between it and 1970-01-02.*test_from"
+    ):
+        build(SequenceSettings(split="time"), paths)
+
+
+def test_an_instant_is_never_divided(paths):
+    """Half of all rows share the last day: a share of a tenth takes them all."""
+    write_inputs(paths, [(u, i, 5 * DAY if t > 2 * DAY else t, r) for u, i, t, r in ROWS], KNOWN, {})
+    build(SequenceSettings(split="time", min_user_interactions=1), paths)
+    assert read_cuts(paths) == {"validation": 2 * DAY, "test": 5 * DAY}
+
+
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(rows(), time_settings())
@@ -192,3 +278,15 @@ def learned(shop: list[Row], wanted: SequenceSettings) -> tuple[dict, dict]:
         train = read_sequences(paths, "train")
         counts = read_items(paths).filter(pl.col("train_count") > 0)
     return dict(train.select("user", "items").iter_rows()), dict(counts.select("item", "train_count").iter_rows())
+
+
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None)
+@given(rows(), st.lists(st.sampled_from(KNOWN), min_size=10, max_size=10))
+def test_no_held_out_item_reaches_training_under_leave_one_out(shop, others):
+    """The same training sequences and counts, whatever the last two items of each user are."""
+    good = [row for row in shop if row[1] in KNOWN]
+    last = {u: sorted((r[2], n) for n, r in enumerate(good) if r[0] == u)[-2:] for u in {row[0] for row in good}}
+    held_out = dict(zip((n for pair in last.values() for _, n in pair), others, strict=False))
+    changed = [(u, held_out.get(n, i), t, r) for n, (u, i, t, r) in enumerate(good)]
+    assert learned(good, SequenceSettings()) == learned(changed, SequenceSettings())

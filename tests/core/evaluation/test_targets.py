@@ -1,7 +1,6 @@
 import polars as pl
 import pytest
 
-from pixrec_core.errors import ContractError
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.paths import DatasetPaths
 from tests.core import sequences_file
@@ -53,15 +52,3 @@ def test_the_head_is_the_fewest_items_with_half_of_the_interactions(paths):
     # Training: a 2, b 1, c 1. a alone has half.
     write(paths, sequences_file.sequences({"u": [*"aab", "d", "a"], "v": [*"c", "d", "b"]}))
     assert groups(paths)["head"] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("split", "items"), [("train", ["a", "b", "c"]), ("train", ["b", "a"]), ("validation", ["a", "b", "c", "d"])]
-)
-def test_a_leak_is_refused_and_names_the_user(paths, split, items):
-    lists = sequences_file.sequences(BOUGHT)
-    planted = (pl.col("split") == split) & (pl.col("user") == "u")
-    leaky = lists.with_columns(pl.when(planted).then(pl.lit(items)).otherwise("items").alias("items"))
-    write(paths, leaky)
-    with pytest.raises(ContractError, match=f"leak in split '{split}': .* 1 users .*: u;"):
-        Targets.read(paths)

@@ -101,3 +101,11 @@ def test_facts_are_readable():
 @pytest.mark.parametrize(("value", "text"), [(1000, "1,000"), (0.893, "0.893"), (2.0, "2"), (0, "0"), (1e-9, "0")])
 def test_numbers(value, text):
     assert tables.number(value) == text
+
+
+def test_what_is_tested_on_follows_the_split():
+    assert tables.held_out({}) is None
+    assert tables.held_out({"split": "leave_one_out", "cuts": {}}) == "Tested on the last item of each user."
+    cuts = {"validation": "2020-01-01T00:00:00+00:00", "test": "2020-02-01T00:00:00+00:00"}
+    told = tables.held_out({"split": "time", "cuts": cuts})
+    assert told == "Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on."

@@ -1,0 +1,76 @@
+"""Every way in which a sequence can know more than it may, planted one at a time."""
+
+import polars as pl
+import pytest
+
+from pixrec_core.errors import ContractError
+from pixrec_core.evaluation.leaks import refuse_leak
+from pixrec_core.schemas import SEQUENCE_SCHEMA, SPLITS
+from tests.core import sequences_file
+
+BOUGHT = {"u": ["a", "b", "c", "d"], "v": ["a", "c", "a"]}
+CUTS = {"validation": 100, "test": 200}
+#: Under these cuts: u has all three splits, v was not there before validation ended, w stopped before it began.
+TIMED = [
+    ("train", "u", "ab", [10, 99]),
+    ("train", "w", "c", [50]),
+    ("validation", "u", "abc", [10, 99, 100]),
+    ("test", "u", "abcd", [10, 99, 100, 200]),
+    ("test", "v", "ca", [199, 201]),
+]
+
+
+def by_split(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    return {split: frame.filter(pl.col("split") == split).drop("split") for split in SPLITS}
+
+
+def timed(rows=TIMED) -> dict[str, pl.DataFrame]:
+    return by_split(
+        pl.DataFrame(
+            [(split, user, list(items), moments, False) for split, user, items, moments in rows],
+            schema=SEQUENCE_SCHEMA,
+            orient="row",
+        )
+    )
+
+
+def test_honest_sequences_pass():
+    refuse_leak(by_split(sequences_file.sequences(BOUGHT)), {})
+    refuse_leak(timed(), CUTS)
+
+
+@pytest.mark.parametrize(
+    ("split", "items"), [("train", ["a", "b", "c"]), ("train", ["b", "a"]), ("validation", ["a", "b", "c", "d"])]
+)
+def test_more_than_the_test_sequence_allows_is_refused_and_names_the_user(split, items):
+    lists = sequences_file.sequences(BOUGHT)
+    planted = (pl.col("split") == split) & (pl.col("user") == "u")
+    leaky = lists.with_columns(pl.when(planted).then(pl.lit(items)).otherwise("items").alias("items"))
+    with pytest.raises(ContractError, match=f"leak in split '{split}': .* 1 users .*: u;"):
+        refuse_leak(by_split(leaky), {})
+
+
+def test_a_user_without_a_test_sequence_cannot_be_vouched_for():
+    lists = sequences_file.sequences(BOUGHT)
+    with pytest.raises(ContractError, match=r"leak in split 'train': .* 1 users .*: v;"):
+        refuse_leak(by_split(lists.filter((pl.col("split") != "test") | (pl.col("user") != "v"))), {})
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        ("train", "w", "cd", [50, 100]),  # at the cut already
+        ("train", "w", "dc", [100, 50]),  # wherever it stands
+        ("train", "w", "cd", [50]),  # an item without its time
+        ("train", "w", "c", []),
+        ("validation", "w", "ca", [50, 99]),  # a target of the training period
+        ("validation", "w", "ca", [50, 200]),  # of the test period
+        ("validation", "w", "cab", [50, 100, 101]),  # a history that reaches into the split
+        ("test", "w", "ca", [50, 199]),
+        ("test", "w", "cab", [50, 200, 201]),
+    ],
+)
+def test_whatever_lies_past_its_cut_is_refused(planted):
+    others = [row for row in TIMED if row[:2] != planted[:2]]
+    with pytest.raises(ContractError, match=f"leak in split '{planted[0]}': .* within their cuts.* 1 users .*: w;"):
+        refuse_leak(timed([*others, planted]), CUTS)
