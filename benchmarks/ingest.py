@@ -133,8 +133,7 @@ class JsonLoop:
     def sequences(self) -> None:
         known = set(pl.read_parquet(self.paths.items)[ITEM])
         walks = {
-            user: [row for row in rows if row[1] in known]
-            for user, rows in groupby(self.rows, key=lambda row: row[0])
+            user: [row for row in rows if row[1] in known] for user, rows in groupby(self.rows, key=lambda row: row[0])
         }
         size = None
         while size != (size := sum(map(len, walks.values()))):
@@ -166,7 +165,7 @@ class Pandas:
 
         positions: list[int] = []
         with opened(self.paths) as file:
-            reader = pd.read_json(Sieved(file, positions), lines=True, convert_dates=False, chunksize=100_000)
+            reader = pd.read_json(Sieved(file, positions), lines=True, dtype=False, chunksize=100_000)
             frame = pd.concat([chunk[["user_id", "parent_asin", "timestamp", "rating"]] for chunk in reader])
         frame["position"] = positions
         frame = frame.rename(columns={"user_id": "user", "parent_asin": "item"}).drop_duplicates(KEY).sort_values(ORDER)

@@ -109,8 +109,9 @@ def parse(path: Path, shape: Shape, quarantine: Path, max_bad_share: float) -> I
 
 def write(db: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
     """Write the rows of a query to a Parquet file, atomically."""
+    options = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # smaller and faster than v1
     with files.replacing(path) as temporary:
-        db.execute(f"COPY ({query}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)")
+        db.execute(f"COPY ({query}) TO {literal(temporary)} ({options})")
 
 
 def fetch_row(db: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

@@ -95,9 +95,11 @@ purchases AS (
             THEN split = CASE places_after WHEN 0 THEN 'test' WHEN 1 THEN 'validation' ELSE 'train' END
             WHEN timestamp >= test_start THEN split = 'test'
             WHEN timestamp >= validation_start THEN split = 'validation'
-            ELSE split IN ('train', 'history') END) AS interactions_of_wrong_split,
-        count(DISTINCT ("user", item)) AS pairs
+            ELSE split IN ('train', 'history') END) AS interactions_of_wrong_split
     FROM ordered, cut
+),
+couples AS (
+    SELECT count(*) AS pairs FROM (SELECT DISTINCT "user", item FROM some_interactions)
 ),
 walks AS (
     SELECT
@@ -135,7 +137,7 @@ repeats AS (
 SELECT
     users, users_unlike_their_interactions, users_with_overlapping_splits,
     interactions_out_of_order, interactions_of_wrong_split, pairs, sequences_repeated
-FROM agreement, disjointness, purchases, repeats
+FROM agreement, disjointness, purchases, couples, repeats
 """  # noqa: S608
 
 #: Counts, shares (0 to 1) and quantiles of items. `coalesce` because the mean over no rows is null,

@@ -88,7 +88,7 @@ def index(path: Path) -> LineIndex:
             number += newlines
             gap = 0 if newlines else gap + size
             widest = max(widest, gap)
-            last = buffer[size - 1 : size]
+            last = bytes(buffer[size - 1 : size])
             ends.append(number)
     return LineIndex(number + (last != b"\n"), not marked and widest < LONGEST - 2 * _STRETCH, ends)
 
