@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
@@ -73,6 +73,11 @@ def querying() -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"a query failed: {error}") from error
+
+
+def literal(value: Any) -> str:
+    """`value` as an SQL text literal, for the places that take no parameter."""
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def parquet(path: Path) -> str:

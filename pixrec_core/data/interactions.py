@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pixrec_core.data import json_lines, raw_files
+from pixrec_core.data import database, json_lines, raw_files
 from pixrec_core.data.json_lines import Parsed, Shape
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, POSITION, RATING, TIMESTAMP, USER
@@ -66,7 +66,7 @@ def _stats(parsed: Parsed, path: Path) -> Stats:
     rows, users, items, first, last = json_lines.fetch_row(
         parsed.db,
         f"""SELECT count(*), count(DISTINCT "{USER}"), count(DISTINCT {ITEM}), min({TIMESTAMP}), max({TIMESTAMP})
-            FROM read_parquet({json_lines.literal(path)})""",  # noqa: S608
+            FROM read_parquet({database.literal(path)})""",  # noqa: S608
     )
     (variants,) = json_lines.fetch_row(parsed.db, "SELECT count(*) FILTER (is_variant) FROM good")
     return parsed.stats | {

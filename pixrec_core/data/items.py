@@ -7,7 +7,7 @@ of 2023 where a line lacks the latter.
 from pathlib import Path
 from typing import Final
 
-from pixrec_core.data import json_lines, raw_files
+from pixrec_core.data import database, json_lines, raw_files
 from pixrec_core.data.json_lines import Parsed, Shape
 from pixrec_core.data.plain_text import MAYBE_MARKUP, plain_text
 from pixrec_core.paths import DatasetPaths
@@ -56,7 +56,7 @@ CREATE MACRO photo(j) AS coalesce(
 
 #: `plain_text` is Python's; few texts need it.
 _CLEANING: Final = f"""
-CREATE MACRO clean(t) AS CASE WHEN regexp_matches(t, {json_lines.literal(MAYBE_MARKUP)}) THEN plain_text(t) ELSE t END;
+CREATE MACRO clean(t) AS CASE WHEN regexp_matches(t, {database.literal(MAYBE_MARKUP)}) THEN plain_text(t) ELSE t END;
 CREATE MACRO clean_list(l) AS list_filter(list_transform(l, lambda t: clean(t)), lambda t: t <> '');
 """
 
@@ -129,7 +129,7 @@ def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
 def _stats(parsed: Parsed, path: Path) -> Stats:
     rows, with_image, with_price = json_lines.fetch_row(
         parsed.db,
-        f"SELECT count(*), count({IMAGE_URL}), count({PRICE}) FROM read_parquet({json_lines.literal(path)})",  # noqa: S608
+        f"SELECT count(*), count({IMAGE_URL}), count({PRICE}) FROM read_parquet({database.literal(path)})",  # noqa: S608
     )
     return parsed.stats | {
         "rows": rows,

@@ -2,10 +2,14 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
+
+import numpy as np
 
 from pixrec_core.errors import SourceError
 
@@ -16,6 +20,7 @@ CHUNK: Final = 1 << 20  # bytes read at a time
 UNPACKED: Final = "unpacked"
 ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any packed file may hold: what is small harms nobody
 
+_STRETCH = 1 << 18  # fits a core's cache
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -99,29 +104,68 @@ def _bounded(path: Path, max_expansion: float) -> Iterator[bytes]:
         yield chunk
 
 
-def count(path: Path) -> tuple[int, bool]:
-    """Lines of a plain file, blank ones too, and whether DuckDB can read it as it is (no BOM, no endless line)."""
+@dataclass(frozen=True)
+class LineIndex:
+    """Where the lines of a plain file lie.
+
+    Attributes:
+        count: number of lines, blank ones too.
+        readable: whether DuckDB can read the file as it is (no BOM, no endless line).
+        ends: of each `_STRETCH` bytes of the file, how many line ends there are up to its end.
+    """
+
+    count: int
+    readable: bool
+    ends: "array[int]" = field(repr=False)
+
+
+def index(path: Path) -> LineIndex:
+    """Find the lines of a plain file, in one reading of its bytes."""
+    ends, buffer, last = array("q"), bytearray(_STRETCH), b"\n"
+    view = np.frombuffer(buffer, np.uint8)  # counts twice as fast as `bytes.count`
     number = gap = widest = 0
-    last = b"\n"
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         marked = file.read(len(BOM)) == BOM
         file.seek(0)
-        while chunk := file.read(CHUNK):
-            newlines = chunk.count(b"\n")
+        while size := file.readinto(buffer):
+            newlines = int(np.count_nonzero(view[:size] == ord("\n")))
             number += newlines
-            gap = 0 if newlines else gap + len(chunk)
+            gap = 0 if newlines else gap + size
             widest = max(widest, gap)
-            last = chunk[-1:]
-    return number + (last != b"\n"), not marked and widest < LONGEST - 2 * CHUNK
+            last = bytes(buffer[size - 1 : size])
+            ends.append(number)
+    return LineIndex(number + (last != b"\n"), not marked and widest < LONGEST - 2 * _STRETCH, ends)
 
 
 def lines(path: Path) -> Iterator[bytes]:
     """Lines of a plain file with their line ends; of one longer than `LONGEST`, the first `LONGEST` + 1 bytes."""
     with path.open("rb") as file:
-        while line := file.readline(LONGEST + 1):
+        while line := _read_line(file):
             yield line
-            while line and not line.endswith(b"\n"):
-                line = file.readline(CHUNK)
+
+
+def pick(path: Path, found: LineIndex, numbers: Iterable[int]) -> Iterator[bytes]:
+    """The lines of these numbers (from 1, ascending), as `lines` gives them; stretches without any are not read."""
+    with path.open("rb") as file:
+        here = 1  # number of the line that `file` stands before
+        for number in numbers:
+            stretch = bisect_left(found.ends, number - 1)  # where the line before it ends
+            first = found.ends[stretch - 1] + 2 if stretch else 1  # the first line that starts behind a seen line end
+            if first > here:
+                file.seek(stretch * _STRETCH)
+                _read_line(file)
+                here = first
+            for _ in range(number - here):
+                _read_line(file)
+            here = number + 1
+            yield _read_line(file)
+
+
+def _read_line(file: BinaryIO) -> bytes:
+    line = rest = file.readline(LONGEST + 1)
+    while rest and not rest.endswith(b"\n"):
+        rest = file.readline(CHUNK)
+    return line
 
 
 def write_readable(source: Path, target: Path) -> None:

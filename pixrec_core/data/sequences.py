@@ -23,6 +23,7 @@ import polars as pl
 from pixrec_core import files
 from pixrec_core.data import contract, database, splits
 from pixrec_core.data.profile import profile
+from pixrec_core.data.user_ranges import user_ranges
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
@@ -37,15 +38,19 @@ CREATE TEMP TABLE kept AS SELECT "user", item, timestamp, rating, position FROM 
 
 #: Splits follow each other in a user's order, so a history is the first so many places.
 _SEQUENCES: Final = """
-CREATE TABLE sequences AS
-    WITH walks AS (
+CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], moments BIGINT[], tied BOOLEAN)
+"""
+_FILLED: Final = """
+INSERT INTO sequences
+    WITH some_interactions AS (FROM interactions WHERE {some_users}),
+    walks AS (
         SELECT
             "user",
             list(item ORDER BY place) AS walk,
             list(timestamp ORDER BY place) AS times,
             count(*) FILTER (split IN ('train', 'history')) AS early,
             count(*) FILTER (split <> 'test') AS before_test
-        FROM interactions
+        FROM some_interactions
         GROUP BY "user"
     ),
     targets AS (
@@ -55,7 +60,7 @@ CREATE TABLE sequences AS
     )
     SELECT 'train' AS split, "user", list(item ORDER BY place) AS items, list(timestamp ORDER BY place) AS moments,
         false AS tied
-    FROM interactions
+    FROM some_interactions
     WHERE split = 'train'
     GROUP BY "user"
     UNION ALL
@@ -123,6 +128,8 @@ def _fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings, pat
     assert row is not None, "an aggregate gives one row"
     lost = splits.fill(connection, settings)
     connection.execute(_SEQUENCES)
+    for some_users in user_ranges(connection, "interactions"):
+        connection.execute(_FILLED.format(some_users=some_users))
     connection.execute(_ITEMS)
     return {"users_seen": row[0], "items_seen": row[1], **lost}
 

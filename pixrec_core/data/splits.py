@@ -22,6 +22,7 @@ from typing import Final
 import duckdb
 
 from pixrec_core.data import filters
+from pixrec_core.data.user_ranges import user_ranges
 from pixrec_core.errors import SettingsError
 from pixrec_core.schemas import HISTORY_ONLY, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
@@ -33,13 +34,19 @@ _WALKED: Final = "ALTER TABLE kept RENAME TO walked"
 _TRAINABLE: Final = "CREATE TEMP TABLE kept AS SELECT * FROM walked WHERE timestamp < $cut"
 
 _INTERACTIONS: Final = """
-CREATE TABLE interactions AS
+CREATE TABLE interactions (
+    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, place BIGINT, split VARCHAR
+)
+"""
+_FILLED: Final = """
+INSERT INTO interactions
     SELECT "user", item, timestamp, rating, position, place, {split} AS split
     FROM (
         SELECT *,
             row_number() OVER (PARTITION BY "user" ORDER BY timestamp, position) AS place,
             count(*) OVER (PARTITION BY "user") AS places
         FROM {rows}
+        WHERE {some_users}
     )
     ORDER BY "user", place
 """
@@ -47,7 +54,7 @@ _BY_PLACE: Final = f"CASE places - place WHEN 0 THEN '{TEST}' WHEN 1 THEN '{VALI
 _BY_TIME: Final = f"""CASE
     WHEN timestamp >= (SELECT start FROM cuts WHERE split = '{TEST}') THEN '{TEST}'
     WHEN timestamp >= (SELECT start FROM cuts WHERE split = '{VALIDATION}') THEN '{VALIDATION}'
-    WHEN position IN (SELECT position FROM kept) THEN '{TRAIN}'
+    WHEN position IN (SELECT position FROM kept WHERE {{some_users}}) THEN '{TRAIN}'
     ELSE '{HISTORY_ONLY}' END"""  # noqa: S608
 
 #: What became of each split's interactions: they are targets, or have no history, or come after
@@ -103,7 +110,10 @@ def fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> d
         connection.execute(_TRAINABLE, {"cut": validation})
         core, rounds = filters.k_core(connection, settings)
         lost, rows, split = _named("untrained", core), "walked", _BY_TIME
-    connection.execute(_INTERACTIONS.format(rows=rows, split=split))
+    connection.execute(_INTERACTIONS)
+    for some_users in user_ranges(connection, rows):
+        labels = split.format(some_users=some_users)
+        connection.execute(_FILLED.format(rows=rows, split=labels, some_users=some_users))
     return dropped | lost | {"k_core_rounds": rounds}
 
 

@@ -9,8 +9,8 @@ import duckdb
 import pyarrow as pa
 
 from pixrec_core import progress
-from pixrec_core.data.database import MEMORY_LIMIT
-from pixrec_core.data.json_lines import FAULT, literal
+from pixrec_core.data.database import MEMORY_LIMIT, literal
+from pixrec_core.data.json_lines import FAULT
 from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.data.sources._table_rows import BATCH, Table
 from pixrec_core.data.sources._table_times import NAMES, looks_like, milliseconds

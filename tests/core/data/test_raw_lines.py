@@ -1,6 +1,8 @@
 import gzip
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pixrec_core.data import raw_lines
 from pixrec_core.errors import SourceError
@@ -15,19 +17,39 @@ def lines_of(tmp_path, raw):
 @pytest.mark.parametrize(("raw", "count"), [(b"a\nb\n", 2), (b"a\nb", 2), (b"\n\n", 2), (b"a\r\n\r\nb", 3), (b"a", 1)])
 def test_counts_lines_with_and_without_a_last_line_end(tmp_path, raw, count):
     path = lines_of(tmp_path, raw)
-    assert raw_lines.count(path) == (count, True)
+    found = raw_lines.index(path)
+    assert (found.count, found.readable) == (count, True)
     assert len(list(raw_lines.lines(path))) == count
 
 
-def test_sees_a_bom_and_an_endless_line(tmp_path, monkeypatch):
-    assert raw_lines.count(lines_of(tmp_path, raw_lines.BOM + b"{}\n")) == (1, False)
-    assert raw_lines.count(lines_of(tmp_path, b"{}\n" + b"x" * raw_lines.LONGEST)) == (2, False)
+@pytest.mark.parametrize(
+    ("raw", "count"), [(raw_lines.BOM + b"{}\n", 1), (b"{}\n" + b"x" * raw_lines.LONGEST, 2)], ids=["bom", "endless"]
+)
+def test_sees_a_bom_and_an_endless_line(tmp_path, raw, count):
+    found = raw_lines.index(lines_of(tmp_path, raw))
+    assert (found.count, found.readable) == (count, False)
 
 
 def test_cuts_an_endless_line_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_lines, "LONGEST", 5)
     path = lines_of(tmp_path, b"1234\n12345\n123456789\nend")
     assert list(raw_lines.lines(path)) == [b"1234\n", b"12345\n", b"123456", b"end"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=9).map(lambda raw: raw.replace(b"\n", b"")), max_size=30), st.booleans(), st.data())
+def test_picks_any_lines_without_reading_all(tmp_path_factory, whole, ended, data):
+    """Stretches of 4 bytes, lines of 0 to 9 that are cut past 6: every way in which their ends can meet."""
+    raw = b"\n".join(whole) + b"\n" * ended
+    path = lines_of(tmp_path_factory.mktemp("pick"), raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raw_lines, "_STRETCH", 4)
+        patch.setattr(raw_lines, "LONGEST", 6)
+        found, everything = raw_lines.index(path), list(raw_lines.lines(path))
+        numbers = sorted(data.draw(st.sets(st.integers(1, max(found.count, 1)), max_size=found.count)))
+        picked = list(raw_lines.pick(path, found, numbers))
+    assert found.count == len(everything) == raw.count(b"\n") + (raw[-1:] not in (b"", b"\n"))
+    assert picked == [everything[number - 1] for number in numbers]
 
 
 def test_readable_copy_keeps_the_count(tmp_path, monkeypatch):
@@ -85,7 +107,7 @@ def test_every_member_counts_up_to_the_damaged_one(tmp_path):
 def test_a_bomb_is_stopped_and_a_small_file_may_expand(tmp_path, monkeypatch):
     path = lines_of(tmp_path, gzip.compress(b"\n" * 5_000_000))
     assert path.stat().st_size < 10_000
-    assert raw_lines.count(raw_lines.unpack(path, tmp_path, 2).path)[0] == 5_000_000
+    assert raw_lines.index(raw_lines.unpack(path, tmp_path, 2).path).count == 5_000_000
     monkeypatch.setattr(raw_lines, "ALWAYS_ALLOWED", 100_000)
     with pytest.raises(SourceError, match=r"raw\.jsonl unpacks to more than 500 times .* raise max_expansion"):
         raw_lines.unpack(path, tmp_path, 500)
