@@ -108,6 +108,15 @@ class TrainingSettings(Section):
         return self
 
 
+class IndexSettings(Section):
+    """The index over item vectors. Apart from `RetrievalSettings`: another depth needs no other index."""
+
+    kind: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(
+        "auto", description="`flat` is exact; `hnsw` is fast, `ivf_pq` small; `auto` is `flat` up to `exact_items`"
+    )
+    exact_items: Positive = Field(1_000_000, description="items of a catalogue past which `auto` takes `hnsw`")
+
+
 class RetrievalSettings(Section):
     """Rankings."""
 
@@ -122,6 +131,7 @@ class Sections(BaseModel):
     sequences: SequenceSettings = SequenceSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
 
 
