@@ -111,9 +111,7 @@ class TrainingSettings(Section):
 class IndexSettings(Section):
     """The index over item vectors. Apart from `RetrievalSettings`: another depth needs no other index."""
 
-    kind: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(
-        "auto", description="`flat` is exact; `hnsw` is fast, `ivf_pq` small; `auto` is `flat` up to `exact_items`"
-    )
+    kind: Literal["auto", "flat", "hnsw"] = Field("auto", description="`flat` is exact, `hnsw` approximate and faster")
     exact_items: Positive = Field(1_000_000, description="items of a catalogue past which `auto` takes `hnsw`")
 
 

@@ -150,5 +150,5 @@ def test_truncated_vectors_are_named(paths: VariantPaths) -> None:
 
 def test_vectors_of_other_items_are_named(paths: VariantPaths) -> None:
     pl.DataFrame({"item": ["a"]}).write_parquet(paths.item_vectors / encode.ITEMS)
-    with pytest.raises(ArtefactError, match="has 60 vectors and .* 1 items; materialise item_vectors again"):
+    with pytest.raises(ArtefactError, match=r"has 60 vectors and .* 1 items; materialise item_vectors again"):
         index.build(IndexSettings(), paths)

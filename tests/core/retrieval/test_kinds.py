@@ -4,7 +4,6 @@ import faiss
 import numpy as np
 import pytest
 
-from pixrec_core.errors import SettingsError
 from pixrec_core.retrieval import kinds
 from pixrec_core.settings import IndexSettings
 
@@ -18,20 +17,15 @@ def clustered(items: int, dimension: int = 16, seed: int = 0) -> kinds.Vectors:
 
 @pytest.fixture(scope="module")
 def vectors() -> kinds.Vectors:
-    return clustered(12_000)
+    return clustered(4_000)
 
 
 @pytest.mark.parametrize(
     ("kind", "items", "chosen"),
-    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat"), ("ivf_pq", 10_000, "ivf_pq")],
-)  # fmt: skip
+    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat")],
+)
 def test_the_kind_goes_by_the_catalogue_unless_it_is_named(kind: str, items: int, chosen: str) -> None:
     assert kinds.choose(IndexSettings(kind=kind, exact_items=500), items) == chosen
-
-
-def test_codes_need_items_to_be_learnt_from() -> None:
-    with pytest.raises(SettingsError, match=r"index.kind is 'ivf_pq', which needs 10,000 items .* has 9,999"):
-        kinds.choose(IndexSettings(kind="ivf_pq"), 9_999)
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
@@ -40,7 +34,7 @@ def test_made_again_it_is_the_same_to_the_byte(kind: str, vectors: kinds.Vectors
     assert first == second
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99), ("ivf_pq", 0.8)])
+@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99)])
 def test_most_neighbours_are_found(kind: str, expected: float, vectors: kinds.Vectors) -> None:
     assert expected <= kinds.recall(kinds.make(kind, vectors), vectors) <= 1
 

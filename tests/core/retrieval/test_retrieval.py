@@ -1,6 +1,5 @@
 """Vectors, index and ranking of a small trained shop, against brute force."""
 
-
 import numpy as np
 import polars as pl
 import pytest
