@@ -161,15 +161,14 @@ def search_alone(items: int, rounds: int) -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(size=(items, 128)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    searcher = kinds.make("flat", vectors)
     words = np.array([f"word{n}" for n in range(2_000)])
     texts = [" ".join(row) for row in random.choice(words, size=(items, 8))]
     bm25 = Texts(texts)
     users = [[texts[n] for n in random.choice(items, BEAMS)] for _ in range(32)]
     ours, theirs = Rates(), Rates()
-    searcher.search(vectors[:1], DEPTH)
+    kinds.exact(vectors[:1], vectors, DEPTH)
     for _ in range(rounds):
-        ours.time(lambda: searcher.search(vectors[:32], DEPTH), 32)
+        ours.time(lambda: kinds.exact(vectors[:32], vectors, DEPTH), 32)
         theirs.time(lambda: [bm25.rank(generated) for generated in users], 32)
     print(f"search alone, {items:,} items")
     show(ours, theirs)

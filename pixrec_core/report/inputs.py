@@ -103,7 +103,7 @@ class Inputs:
         titles: of every item of the catalogue; "" where it has none.
         rankings: by variant, in `RANKING_SCHEMA`; only variants that have been ranked.
         training: by variant; only variants that have been trained.
-        stats: what each data stage counted, by stage; only those that left a stamp.
+        stats: what each data stage counted, and each variant's index, by stage; only those that left a stamp.
         contract: results of the data contract, empty where none was checked.
         period: first and last day of the interactions (ISO), or None.
     """
@@ -130,6 +130,7 @@ def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
     own = {name: paths.variant(name) for name in VARIANTS if name in variants}
     curves = {name: variant.checkpoint / "training.json" for name, variant in own.items()}
     stamps = {stage: paths.stamp(stage) for stage in STAGES_WITH_STATS}
+    stamps |= {f"item_index, {name}": variant.stamp("item_index") for name, variant in own.items()}
     return Inputs(
         dataset=dataset,
         paths=paths,
