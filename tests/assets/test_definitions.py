@@ -9,6 +9,7 @@ from pixrec_core import pipeline
 
 GRAPH = defs.resolve_asset_graph()
 NODES = {key.to_user_string(): GRAPH.get(key) for key in GRAPH.get_all_asset_keys()}
+VERSIONS = {key.to_user_string(): str(stage.version) for stage in pipeline.STAGES for key in asset_keys(stage)}
 
 
 def test_definitions_are_loadable():
@@ -34,7 +35,7 @@ def test_every_asset_describes_itself(name):
     assert node.group_name in {"data", "model", "evaluation"}
     assert 1 <= len(node.kinds) <= 3
     assert node.owners == ["team:pixrec"]
-    assert node.code_version == "1"
+    assert node.code_version == VERSIONS[name]
     assert len(node.description or "") > 40
 
 
