@@ -48,7 +48,7 @@ def ivf(codes: str) -> Callable[[kinds.Vectors], Any]:
     def make(vectors: kinds.Vectors) -> Any:
         clusters = 2 ** round(np.log2(4 * len(vectors) ** 0.5))
         index = faiss.index_factory(DIMENSION, f"IVF{clusters},{codes}", faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = 64
+        index.cp.max_points_per_centroid, index.cp.niter = 39, 10
         if isinstance(index, faiss.IndexIVFPQ):
             index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 39, 10  # learning 64 x 256 codes takes longest
         index.train(vectors)
