@@ -75,13 +75,14 @@ def timed(name: str, run: Callable[[], Any]) -> tuple[Any, float]:
 def compare(users: int, items: int, looped: int) -> None:
     """Every step of PixRec's side, then the loop."""
     user_vectors, item_vectors, (targets, bought) = unit(users, 0), unit(items, 1), shop(users, items)
+    searcher = kinds.make("flat", item_vectors)
     places = np.arange(DEPTH + HISTORY)
     lengths = DEPTH + targets.seen.group_by("user_index").len().sort("user_index")["len"].to_numpy().astype(np.int64)
 
     def frames() -> Iterator[pl.DataFrame]:
         for start in range(0, users, BATCH):
             part = slice(start, start + BATCH)
-            cosines, rows = kinds.exact(user_vectors[part], item_vectors, len(places))
+            cosines, rows = searcher.search(user_vectors[part], len(places))
             yield to_ranking(
                 targets.users[part], targets.items, np.where(places < lengths[part, None], rows, -1), cosines
             )

@@ -166,9 +166,10 @@ def search_alone(items: int, rounds: int) -> None:
     bm25 = Texts(texts)
     users = [[texts[n] for n in random.choice(items, BEAMS)] for _ in range(32)]
     ours, theirs = Rates(), Rates()
-    kinds.exact(vectors[:1], vectors, DEPTH)
+    searcher = kinds.make("flat", vectors)
+    searcher.search(vectors[:1], DEPTH)
     for _ in range(rounds):
-        ours.time(lambda: kinds.exact(vectors[:32], vectors, DEPTH), 32)
+        ours.time(lambda: searcher.search(vectors[:32], DEPTH), 32)
         theirs.time(lambda: [bm25.rank(generated) for generated in users], 32)
     print(f"search alone, {items:,} items")
     show(ours, theirs)

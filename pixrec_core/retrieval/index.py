@@ -64,22 +64,16 @@ class ItemIndex:
             queries: (B, D), unit vectors.
             k: items wanted, no more than there are.
         """
-        if isinstance(self.searcher, faiss.IndexFlat):
-            cosines, rows = kinds.exact(queries, self._vectors, k)
-            return rows, cosines
         cosines, rows = self.searcher.search(queries, k)
         short = (rows < 0).any(axis=1)
         if short.any():
-            cosines[short], rows[short] = kinds.exact(queries[short], self._vectors, k)
+            exact = faiss.knn(queries[short], self._vectors, k, faiss.METRIC_INNER_PRODUCT)
+            cosines[short], rows[short] = exact
         return rows, cosines
 
     @cached_property
     def _vectors(self) -> encode.Vectors:
-        """Of all items, (N, D): a flat index holds them itself."""
-        if isinstance(self.searcher, faiss.IndexFlat):
-            items, dimension = self.searcher.ntotal, self.searcher.d
-            held: encode.Vectors = faiss.rev_swig_ptr(self.searcher.get_xb(), items * dimension)
-            return held.reshape(items, dimension)
+        """Of all items, (N, D)."""
         return encode.read_item_vectors(self.vectors_folder)[1]
 
 
