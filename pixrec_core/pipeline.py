@@ -89,7 +89,7 @@ def item_index(work: Work) -> Stats:
     """Item vectors -> FAISS index."""
     from pixrec_core.retrieval import index
 
-    return index.build(work.variant_paths)
+    return index.build(work.own.index, work.variant_paths)
 
 
 def ranking(work: Work) -> Stats:
@@ -197,10 +197,16 @@ CHECKPOINT: Final = Stage(
     digest=_checkpoint_digest,
 )
 ITEM_VECTORS: Final = Stage(
-    "item_vectors", item_vectors, lambda w: w.variant_paths.item_vectors, (CHECKPOINT,), per="variant"
+    "item_vectors", item_vectors, lambda w: w.variant_paths.item_vectors, (CHECKPOINT,), per="variant", version=2
 )
 ITEM_INDEX: Final = Stage(
-    "item_index", item_index, lambda w: w.variant_paths.item_index, (ITEM_VECTORS,), per="variant"
+    "item_index",
+    item_index,
+    lambda w: w.variant_paths.item_index,
+    (ITEM_VECTORS,),
+    ("index",),
+    per="variant",
+    version=2,
 )
 RANKING: Final = Stage(
     "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval",), per="variant"

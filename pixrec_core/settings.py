@@ -185,6 +185,13 @@ class TrainingSettings(Section):
         return self
 
 
+class IndexSettings(Section):
+    """The index over item vectors. Apart from `RetrievalSettings`: another depth needs no other index."""
+
+    kind: Literal["auto", "flat", "hnsw"] = Field("auto", description="`flat` is exact, `hnsw` approximate and faster")
+    exact_items: Positive = Field(1_000_000, description="items of a catalogue past which `auto` takes `hnsw`")
+
+
 class RetrievalSettings(Section):
     """Rankings."""
 
@@ -199,6 +206,7 @@ class Sections(BaseModel):
     sequences: SequenceSettings = SequenceSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
 
 
@@ -232,7 +240,7 @@ class Settings(BaseSettings, Sections):
 
     root: Path = Field(default_factory=Path.cwd, description="folder that relative paths start from")
     data_dir: Path = Field(Path("data"), description="folder of all artefacts")
-    variants: tuple[Variant, ...] = Field(("multimodal", "text_only"), description="what is trained for each dataset")
+    variants: tuple[Variant, ...] = Field(("multimodal", "collaborative", "text_only"), description="what is trained for each dataset")
     datasets: dict[Name, DatasetSettings]
     joint: dict[Name, JointSettings] = Field({}, description="trainings over several datasets, by name")
 

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData
 
 READS: Final = {
     "multimodal": "texts and photos",
+    "collaborative": "texts, photos, and a learned vector of each item that was trained on",
     "text_only": "texts alone",
     "image_only": "photos alone",
     "shuffled_images": "texts, each with another item's photo: a control, not for use",

@@ -103,7 +103,7 @@ class Inputs:
         titles: of every item of the catalogue; "" where it has none.
         rankings: by variant, in `RANKING_SCHEMA`; only variants that have been ranked.
         training: by variant; only variants that have been trained.
-        stats: what each data stage counted, by stage; only those that left a stamp.
+        stats: what each data stage counted, and each variant's index, by stage; only those that left a stamp.
         contract: results of the data contract by artefact; only those that were checked.
         period: first and last day of the interactions (ISO), or None.
     """
@@ -131,6 +131,7 @@ def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
     curves = {name: variant.checkpoint / "training.json" for name, variant in own.items()}
     stamps = {stage: paths.stamp(stage) for stage in STAGES_WITH_STATS}
     contracts = {stage: paths.contract(stage) for stage in STAGES_WITH_STATS}
+    stamps |= {f"item_index, {name}": variant.stamp("item_index") for name, variant in own.items()}
     return Inputs(
         dataset=dataset,
         paths=paths,

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from pixrec_core import files, schemas
+from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower
@@ -29,6 +31,7 @@ Vectors = NDArray[np.float32]
 BATCH_TOKENS = 16_384  # of a padded batch; more does not help two cores and would not fit small machines
 VECTORS = "vectors.safetensors"
 ITEMS = "items.parquet"
+CHECKPOINT = "checkpoint_sha256"  # in the vectors' header
 
 
 def encode_items(paths: VariantPaths) -> Stats:
@@ -39,14 +42,36 @@ def encode_items(paths: VariantPaths) -> Stats:
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
         vectors = item_vectors(model, inputs, photo_features(_features_folder(settings, paths, folder), model, inputs))
-        save_file({"vectors": vectors}, folder / VECTORS)
+        made_by = {CHECKPOINT: checkpoint.digest(paths.checkpoint)}
+        save_file({"vectors": vectors}, folder / VECTORS, metadata=made_by)
         pl.DataFrame({schemas.ITEM: inputs.items}).write_parquet(folder / ITEMS)
     return {"items": len(vectors), "dimension": vectors.shape[1]}
 
 
 def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
-    """Item ids and their vectors (N, D), in one order."""
-    return read_item_ids(folder), load_file(folder / VECTORS)["vectors"]
+    """Item ids and their vectors (N, D), in one order.
+
+    Raises:
+        MissingArtefactError: no item vectors.
+        ArtefactError: the file is damaged, or has other than one vector an item.
+    """
+    items, path = read_item_ids(folder), files.require(folder / VECTORS)
+    try:
+        vectors: Vectors = load_file(path)["vectors"]
+    except SafetensorError as error:
+        raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
+    if len(vectors) != len(items):
+        raise ArtefactError(
+            f"{path} has {len(vectors):,} vectors and {folder / ITEMS} {len(items):,} items; "
+            "materialise item_vectors again"
+        )
+    return items, vectors
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Checksum of the checkpoint that item vectors came from."""
+    with safe_open(folder / VECTORS, "numpy") as file:
+        return str(file.metadata()[CHECKPOINT])
 
 
 def read_item_ids(folder: Path) -> list[str]:

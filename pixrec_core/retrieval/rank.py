@@ -1,7 +1,5 @@
 """Each test user's nearest items."""
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from pixrec_core.schemas import ITEMS, TEST, USER
 from pixrec_core.settings import RetrievalSettings
 from pixrec_core.stages import Stats
 
-USERS_AT_A_TIME = 1024
+USERS_AT_A_TIME = 1024  # with 512, exact search takes several times as long for each
 
 
 def rank_test_users(settings: RetrievalSettings, paths: VariantPaths) -> Stats:
@@ -25,9 +23,9 @@ def rank_test_users(settings: RetrievalSettings, paths: VariantPaths) -> Stats:
 
     Raises:
         MissingArtefactError: no checkpoint or no index.
-        ArtefactError: the index belongs to other vectors.
+        ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
     """
-    items, searcher = index.load(paths)
+    item_index = index.load(paths)
     model, processor = checkpoint.load(paths.checkpoint)
     model_settings, training = checkpoint.load_settings(paths.checkpoint)
     inputs = TowerInputs.load(paths, model.backbone, processor, model_settings.item_tokens)
@@ -37,16 +35,18 @@ def rank_test_users(settings: RetrievalSettings, paths: VariantPaths) -> Stats:
     newest = [history[-training.window :] for history in histories]
     vectors = encode.user_vectors(model, inputs, photos, newest)
     lengths = np.array([settings.depth + len(set(history)) for history in histories])
-    ids = pl.Series(items)
+    ids = pl.Series(item_index.items)
     frames = (
-        to_ranking(test[USER][part], ids, *_nearest(searcher, vectors[part], lengths[part]))
+        to_ranking(test[USER][part], ids, *_nearest(item_index, vectors[part], lengths[part]))
         for part in (slice(start, start + USERS_AT_A_TIME) for start in range(0, len(histories), USERS_AT_A_TIME))
     )
     return {"users": len(histories), "rows": write_ranking(paths.ranking, frames)}
 
 
-def _nearest(searcher: Any, vectors: encode.Vectors, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], Any]:
+def _nearest(
+    item_index: index.ItemIndex, vectors: encode.Vectors, lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rows of the nearest items and their cosines, both (B, k); -1 past a user's length."""
-    k = min(int(lengths.max()), searcher.ntotal)
-    scores, rows = searcher.search(vectors, k)
-    return np.where(np.arange(k) < lengths[:, None], rows, -1), scores
+    k = min(int(lengths.max()), len(item_index.items))
+    rows, cosines = item_index.nearest(vectors, k)
+    return np.where(np.arange(k) < lengths[:, None], rows, -1), cosines

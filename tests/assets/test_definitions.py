@@ -10,6 +10,7 @@ from pixrec_core import pipeline
 
 GRAPH = defs.resolve_asset_graph()
 NODES = {key.to_user_string(): GRAPH.get(key) for key in GRAPH.get_all_asset_keys()}
+VERSIONS = {key.to_user_string(): str(stage.version) for stage in pipeline.STAGES for key in asset_keys(stage)}
 
 VERSIONS = {key.to_user_string(): str(stage.version) for stage in pipeline.STAGES for key in asset_keys(stage)}
 

@@ -87,6 +87,8 @@ def write_training(paths: DatasetPaths, variant: str, epochs: int = 3) -> None:
 def write_counts(paths: DatasetPaths, source: str) -> None:
     files.write_json(paths.stamp("raw"), {"stats": {"source": source, "reviews_sha256": "ab12"}})
     files.write_json(paths.stamp("items"), {"stats": {"items": 1234, "share_bad": 0.125, "reasons": {"no title": 2}}})
+    index = {"kind": "hnsw", "sha256": "ab12", "recall@10": 0.9625}
+    files.write_json(paths.variant("multimodal").stamp("item_index"), {"stats": index})
     check = {"name": "users", "passed": True, "observed": 6.0, "expected": "at least 2", "severity": "error"}
     late = {"name": "share_tied", "passed": False, "observed": None, "expected": "0 to 0.5", "severity": "warn"}
     files.write_json(paths.contract("sequences"), [check, late])

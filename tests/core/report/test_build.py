@@ -111,6 +111,8 @@ def test_tells_the_data(paths):
         "1,234",
         "12.50 %",
         "reasons: no title",
+        "item_index, multimodal",
+        "hnsw",
         "✓ kept",
         "✗ broken, a warning",
     ):

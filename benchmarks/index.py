@@ -1,0 +1,117 @@
+"""Queries a second, recall and memory of each kind of index over a large catalogue, and of two kinds not taken.
+
+    python -m benchmarks.index [--items 1000000] [--queries 2048] [--rounds 3]
+
+The vectors are made up, but not uniform: items belong to 2,000 kinds of product, of which few hold most
+items, and kinds to 50 categories; each level adds a normal offset to the one above (1, 0.7 and 0.5), and
+the offset's j-th of 128 numbers shrinks with j ** -0.5, as trained vectors do not fill their space evenly.
+Queries are drawn in the same way and are no items. Times are of batches of 1,024 queries for the 100
+nearest items, as the ranking stage asks; kinds take turns. Recall is against the flat index.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+
+from pixrec_core.retrieval import kinds
+
+DIMENSION = 128
+DEPTH = 100  # items of a list
+BATCH = 1024  # queries at a time
+CATEGORIES, PRODUCTS = 50, 2_000
+
+
+def clustered(items: int, seed: int) -> kinds.Vectors:
+    """Unit vectors (items, 128) of products in categories; the products are the same for every seed."""
+    shop, random = np.random.default_rng(0), np.random.default_rng((1, seed))
+    categories = shop.normal(size=(CATEGORIES, DIMENSION))
+    products = categories[shop.integers(CATEGORIES, size=PRODUCTS)] + 0.7 * shop.normal(size=(PRODUCTS, DIMENSION))
+    popularity = 1 / np.arange(1, PRODUCTS + 1)
+    drawn = random.choice(PRODUCTS, size=items, p=popularity / popularity.sum())
+    spread = np.arange(1, DIMENSION + 1) ** -0.5
+    vectors = np.empty((items, DIMENSION), np.float32)
+    for start in range(0, items, 100_000):
+        some = products[drawn[start : start + 100_000]]
+        own = (some + 0.5 * random.normal(size=some.shape)) * spread
+        vectors[start : start + 100_000] = own / np.linalg.norm(own, axis=1, keepdims=True)
+    return vectors
+
+
+def ivf(codes: str) -> Callable[[kinds.Vectors], Any]:
+    """An inverted file of 4 sqrt(N) clusters, of which 64 are looked into."""
+
+    def make(vectors: kinds.Vectors) -> Any:
+        clusters = 2 ** round(np.log2(4 * len(vectors) ** 0.5))
+        index = faiss.index_factory(DIMENSION, f"IVF{clusters},{codes}", faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid, index.cp.niter = 39, 10
+        if isinstance(index, faiss.IndexIVFPQ):
+            index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 39, 10  # learning 64 x 256 codes takes longest
+        index.train(vectors)
+        index.add(vectors)
+        index.nprobe = 64
+        return index
+
+    return make
+
+
+CONTENDERS: dict[str, Callable[[kinds.Vectors], Any]] = {
+    **kinds.KINDS,
+    "IVF, PQ of 64 bytes": ivf("PQ64np"),
+    "IVF, 8 bits a number": ivf("SQ8"),
+}
+
+
+def search(index: Any, queries: kinds.Vectors) -> tuple[float, Any]:
+    """Queries a second, and the rows found."""
+    start = time.perf_counter()
+    found = [index.search(queries[n : n + BATCH], DEPTH)[1] for n in range(0, len(queries), BATCH)]
+    return len(queries) / (time.perf_counter() - start), np.concatenate(found)
+
+
+def recall(found: Any, exact: Any, k: int) -> float:
+    """Share of the exact first `k` among the first `k` found."""
+    return statistics.mean(len({*a[:k]} & {*b[:k]}) / k for a, b in zip(found.tolist(), exact.tolist(), strict=True))
+
+
+def compare(items: int, count: int, rounds: int) -> None:
+    """Build each kind once, then search in turns."""
+    vectors, queries = clustered(items, seed=0), clustered(count, seed=1)
+    indices = {}
+    for name, make in CONTENDERS.items():
+        start, busy = time.perf_counter(), time.process_time()
+        indices[name] = make(vectors)
+        wall, cpu = time.perf_counter() - start, time.process_time() - busy
+        size = faiss.serialize_index(indices[name]).nbytes / 2**20
+        print(f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of processors), {size:6.0f} MiB", flush=True)
+    rates: dict[str, list[float]] = {name: [] for name in indices}
+    found = {}
+    for _ in range(rounds):
+        for name, index in indices.items():
+            rate, found[name] = search(index, queries)
+            rates[name].append(rate)
+    for name, each in rates.items():
+        hits = ", ".join(f"recall@{k} {recall(found[name], found['flat'], k):.3f}" for k in (10, DEPTH))
+        print(
+            f"{name:20} {statistics.median(each):8,.0f} queries/s ({min(each):,.0f} to {max(each):,.0f}), {hits}, "
+            f"{statistics.median(each) / statistics.median(rates['flat']):6.1f}x flat"
+        )
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=2_048)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    print(f"{given.items:,} items of {DIMENSION} numbers, {faiss.omp_get_max_threads()} threads, {given.rounds} rounds")
+    compare(given.items, given.queries, given.rounds)
+
+
+if __name__ == "__main__":
+    main()

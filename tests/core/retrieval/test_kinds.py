@@ -1,0 +1,79 @@
+"""Kinds of index over made-up vectors, against brute force."""
+
+import faiss
+import numpy as np
+import pytest
+
+from pixrec_core.retrieval import kinds
+from pixrec_core.settings import IndexSettings
+
+
+def clustered(items: int, dimension: int = 16, seed: int = 0) -> kinds.Vectors:
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(50, dimension))
+    vectors = centres[random.integers(50, size=items)] + 0.4 * random.normal(size=(items, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> kinds.Vectors:
+    return clustered(4_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "chosen"),
+    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat")],
+)
+def test_the_kind_goes_by_the_catalogue_unless_it_is_named(kind: str, items: int, chosen: str) -> None:
+    assert kinds.choose(IndexSettings(kind=kind, exact_items=500), items) == chosen
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_made_again_it_is_the_same_to_the_byte(kind: str, vectors: kinds.Vectors) -> None:
+    first, second = (faiss.serialize_index(kinds.make(kind, vectors)).tobytes() for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99)])
+def test_most_neighbours_are_found(kind: str, expected: float, vectors: kinds.Vectors) -> None:
+    assert expected <= kinds.recall(kinds.make(kind, vectors), vectors) <= 1
+
+
+class Planned:
+    """Answers with given rows."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.rows = np.array(rows)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[None, np.ndarray]:
+        assert len(queries) == len(self.rows)
+        assert k == self.rows.shape[1]
+        return None, self.rows
+
+
+def test_recall_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "RECALL_AT", 2)
+    angles = np.radians([0, 10, 21, 33])  # nearest two: 1 2, 0 2, 1 3, 2 1
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    found = {0: [0, 1, 2], 1: [1, 3, -1], 2: [2, 1, 0], 3: [2, 1, 0]}  # 2 of 2, none, 1 of 2, 2 of 2
+    order = np.random.default_rng(0).choice(4, 4, replace=False)
+    assert kinds.recall(Planned([found[item] for item in order]), vectors) == pytest.approx(5 / 8)
+
+
+def test_equal_neighbours_are_as_good_as_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "RECALL_AT", 2)
+    vectors = np.ones((5, 1), np.float32)
+    order = np.random.default_rng(0).choice(5, 5, replace=False)
+    assert kinds.recall(Planned([[item, (item + 2) % 5, (item + 3) % 5] for item in order]), vectors) == 1
+    assert kinds.recall(Planned([[item, (item + 2) % 5, -1] for item in order]), vectors) == 0.5
+
+
+def test_a_lone_item_has_no_neighbour_to_miss() -> None:
+    vectors = np.ones((1, 4), np.float32)
+    assert kinds.recall(kinds.make("flat", vectors), vectors) == 1
+
+
+def test_threads_are_given_back(vectors: kinds.Vectors) -> None:
+    threads = faiss.omp_get_max_threads()
+    kinds.make("hnsw", vectors[:10])
+    assert faiss.omp_get_max_threads() == threads
