@@ -240,7 +240,9 @@ class Settings(BaseSettings, Sections):
 
     root: Path = Field(default_factory=Path.cwd, description="folder that relative paths start from")
     data_dir: Path = Field(Path("data"), description="folder of all artefacts")
-    variants: tuple[Variant, ...] = Field(("multimodal", "collaborative", "text_only"), description="what is trained for each dataset")
+    variants: tuple[Variant, ...] = Field(
+        ("multimodal", "collaborative", "text_only"), description="what is trained for each dataset"
+    )
     datasets: dict[Name, DatasetSettings]
     joint: dict[Name, JointSettings] = Field({}, description="trainings over several datasets, by name")
 
