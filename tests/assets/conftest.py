@@ -25,7 +25,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def settings(project: Path) -> Settings:
-    """Settings of an empty project folder: the sample dataset and both variants."""
+    """Settings of an empty project folder: the sample dataset and the default variants."""
     return load_settings()
 
 

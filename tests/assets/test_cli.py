@@ -61,19 +61,19 @@ def make_all(settings: Settings) -> None:
 def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, settings):
     code, out, _ = pixrec("demo")
     assert code == 0
-    assert made(out) == [*DATA, "baselines", *TRAINED, *TRAINED, "evaluation", "report"]
+    assert made(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "evaluation", "report"]
     assert "multimodal │ 0.2500" in out
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
     assert (code, made(out)) == (0, [])
-    assert out.count("up to date (made 20") == 16
+    assert out.count("up to date (made 20") == 20
 
 
 def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
     make_all(settings)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
     assert made(pixrec("run", "--dataset", "sample", "--variant", "text_only")[1]) == TRAINED
-    assert made(pixrec("run", "--dataset", "sample")[1]) == [*TRAINED, "evaluation", "report"]
+    assert made(pixrec("run", "--dataset", "sample")[1]) == [*TRAINED, *TRAINED, "evaluation", "report"]
 
 
 def test_the_same_bytes_again_make_nothing_else_stale(pixrec):
@@ -165,7 +165,11 @@ def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, s
     [
         (["run", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
         (["photos", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
-        (["run", "--dataset", "sample", "--variant", "nope"], 1, "unknown variant nope; known: multimodal, text_only"),
+        (
+            ["run", "--dataset", "sample", "--variant", "nope"],
+            1,
+            "unknown variant nope; known: multimodal, collaborative, text_only",
+        ),
         (["run", "--dataset", "sample", "--stage", "nope"], 2, "'nope' is not one of 'raw'"),
         (["--config", "nope.toml", "status"], 2, "nope.toml"),
     ],
@@ -198,7 +202,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
 
 def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
     order = [(stage.name, work.variant) for stage, work in running.planned(settings, "sample", (), ())]
-    variants = [(name, variant) for variant in ("multimodal", "text_only") for name in TRAINED]
+    variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
     assert order[6:] == [*variants, ("evaluation", None), ("report", None)]
 
 

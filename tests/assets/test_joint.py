@@ -82,7 +82,7 @@ def test_the_joint_training_is_an_asset_with_partitions_and_a_job(settings: Sett
     node = definitions.resolve_asset_graph().get(dg.AssetKey("joint_checkpoint"))
     assert (node.group_name, set(node.kinds), node.pools) == ("joint", {"pytorch", "huggingface"}, {"gpu"})
     assert len(node.description) > 40
-    keys = ["both|multimodal", "both|text_only"]
+    keys = ["both|multimodal", "both|collaborative", "both|text_only"]
     assert node.partitions_def.get_partition_keys() == keys
     assert definitions.resolve_job_def("train_jointly").partitions_def.get_partition_keys() == keys
     assert "books|text_only" in definitions.resolve_job_def("train").partitions_def.get_partition_keys()
@@ -129,7 +129,10 @@ def test_a_run_of_a_dataset_makes_its_joint_training_first_and_nothing_twice(pix
         *(f"{name} books|text_only" for name in TRAINED),
     ]
     assert made(pixrec("run", "--dataset", "books", "--variant", "text_only")[1]) == []
-    assert made(pixrec("run", "--dataset", "both")[1]) == ["joint_checkpoint both|multimodal"]
+    assert made(pixrec("run", "--dataset", "both")[1]) == [
+        "joint_checkpoint both|multimodal",
+        "joint_checkpoint both|collaborative",
+    ]
 
 
 def test_a_dataset_that_starts_from_none_has_nothing_to_do_with_it(pixrec):
@@ -155,5 +158,5 @@ def test_a_new_joint_checkpoint_makes_the_one_that_started_from_it_stale(pixrec,
 
 def test_status_shows_the_joint_training_once(pixrec):
     out = pixrec("status")[1]
-    assert out.count("joint_checkpoint") == 2, "one line a variant"
+    assert out.count("joint_checkpoint") == 3, "one line a variant"
     assert out.index("joint_checkpoint") < out.index("books|multimodal")
