@@ -211,8 +211,10 @@ ITEM_INDEX: Final = Stage(
 RANKING: Final = Stage(
     "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval",), per="variant"
 )
-BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",))
-EVALUATION: Final = Stage("evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",))
+BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=2)
+EVALUATION: Final = Stage(
+    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=2
+)
 REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION,))
 
 #: In an order that serves every stage's inputs first.

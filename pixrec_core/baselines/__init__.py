@@ -2,29 +2,33 @@
 
 A baseline module has one function:
 
-`fit(train, n_items) -> Scorer`
-    learns from the training sequences alone and returns a function from a batch of B histories to
-    float32 scores (B, n_items), higher is better. Equal scores are ordered by training popularity,
-    then by item id, so a user about whom a baseline knows nothing gets the popularity order.
+`fit(knowledge: Knowledge) -> Fitted`
+    learns from training sequences, texts and photos, and may choose its settings by validation
+    targets, never by test ones. It returns a function from a batch of B histories to float32 scores
+    (B, n), higher is better, and what it has chosen. Equal scores are ordered by training
+    popularity, then by item id, so a user about whom a baseline knows nothing gets the popularity
+    order. The same knowledge gives the same scores.
 
-Its file name is its name in rankings, metrics and the report.
+Its file name is its name in rankings, metrics and the report. Modules are imported only when they
+are fitted: this package loads without torch.
 """
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core import files
+from pixrec_core.baselines._contract import Knowledge, before_target, indexed
 from pixrec_core.baselines._item_lists import ItemLists, Scorer
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.ranking_table import popularity_places, to_ranking, top_items, write_ranking
-from pixrec_core.schemas import ITEM, ITEMS, TEST, TRAIN, USER
+from pixrec_core.schemas import ITEM, TEST, USER
 from pixrec_core.settings import RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -41,27 +45,33 @@ def rank_all(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
     Raises:
         MissingArtefactError: the sequences have not been made.
     """
-    item_ids = read_items(paths)[ITEM]
-    train, test = read_sequences(paths, TRAIN), read_sequences(paths, TEST)
-    learned = indexed(train[ITEMS], item_ids)
-    before_target = pl.col(ITEMS).list.slice(0, pl.col(ITEMS).list.len() - 1)
-    histories = indexed(test.select(before_target)[ITEMS], item_ids)
-    seconds = {}
+    knowledge = Knowledge.read(paths)
+    item_ids, test = read_items(paths)[ITEM], read_sequences(paths, TEST)
+    histories = indexed(before_target(test), item_ids)
+    seconds, chosen = {}, {}
     with files.replacing(paths.baselines) as folder:
         for name in plugin_names(__name__):
             start = time.monotonic()
-            scorer = load_plugin(__name__, name).fit(learned, len(item_ids))
-            batches = rank(scorer, learned, histories, users=test[USER], item_ids=item_ids, depth=settings.depth)
+            fitted = load_plugin(__name__, name).fit(knowledge)
+            batches = rank(
+                fitted.score, knowledge.train, histories, users=test[USER], item_ids=item_ids, depth=settings.depth
+            )
             rows = write_ranking(folder / f"{name}.parquet", batches)
             seconds[name] = round(time.monotonic() - start, 3)
-            log.info("baseline %s: %s rows in %.1f s", name, f"{rows:,}", seconds[name])
-    return {"users": test.height, "items": len(item_ids), "baselines": sorted(seconds), "seconds": seconds}
+            chosen[name] = dict(fitted.chosen)
+            log.info("baseline %s: %s rows in %.1f s%s", name, f"{rows:,}", seconds[name], _told(fitted.chosen))
+    return {
+        "users": test.height,
+        "items": len(item_ids),
+        "baselines": sorted(seconds),
+        "seconds": seconds,
+        "chosen": {name: settings for name, settings in chosen.items() if settings},
+    }
 
 
-def indexed(lists: pl.Series, item_ids: pl.Series) -> ItemLists:
-    """Lists of item ids as indices into `item_ids`, which is sorted and holds each of them."""
-    values = lists.explode(empty_as_null=False).cast(pl.Enum(item_ids)).to_physical()
-    return ItemLists.of(values.to_numpy(), lists.list.len().to_numpy())
+def _told(chosen: Mapping[str, float]) -> str:
+    """Chosen settings as the end of a log line."""
+    return "".join(f", {name} {value:g}" for name, value in chosen.items())
 
 
 def rank(

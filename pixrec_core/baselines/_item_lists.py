@@ -46,6 +46,14 @@ class ItemLists:
         """How many items of the same user follow each value; 0 is the newest."""
         return self.offsets[1:][self.rows] - 1 - np.arange(len(self.values))
 
+    def where(self, kept: NDArray[np.bool_]) -> "ItemLists":
+        """The same lists of the values that are `kept`, (values,); a list may come out empty."""
+        return ItemLists.of(self.values[kept], np.bincount(self.rows[kept], minlength=len(self)))
+
+    def of_users(self, drawn: NDArray[np.bool_]) -> "ItemLists":
+        """The lists of the users that are `drawn`, (users,)."""
+        return ItemLists.of(self.values[drawn[self.rows]], np.diff(self.offsets)[drawn])
+
     def batches(self, size: int) -> Iterator[tuple[slice, "ItemLists"]]:
         """The users in turns of at most `size`, with the slice that they are."""
         for start in range(0, len(self), size):

@@ -9,7 +9,9 @@ popularity order.
 import numpy as np
 from scipy import sparse
 
-from pixrec_core.baselines._item_lists import ItemLists, Scorer, Scores
+from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._item_lists import Scores
+from pixrec_core.baselines._neighbours import near_history
 
 # Chosen on validation targets of fashion purchases and of film ratings.
 SHRINKAGE = 50.0  # users; added to the cosine's denominator
@@ -18,16 +20,15 @@ RECENCY = 2.0  # an item's weight is (1 + items after it) to the power of minus 
 ROWS_AT_A_TIME = 4096  # items whose neighbours are counted at once; bounds the memory
 
 
-def fit(train: ItemLists, n_items: int) -> Scorer:
+def fit(knowledge: Knowledge) -> Fitted:
     """Find each item's neighbours; score by the similarity of an item to those of the history."""
-    similarity = _similarity(train.incidence(n_items))
+    similarity = _similarity(knowledge.train.incidence(knowledge.n_items))
 
-    def score(histories: ItemLists) -> Scores:
-        weights = (1 + histories.from_newest).astype(np.float32) ** -np.float32(RECENCY)
-        scores: Scores = (histories.matrix(n_items, weights) @ similarity).toarray()
+    def alike(histories: sparse.csr_array) -> Scores:
+        scores: Scores = (histories @ similarity).toarray()
         return scores
 
-    return score
+    return Fitted(near_history(alike, knowledge.n_items, recency=RECENCY))
 
 
 def _similarity(incidence: sparse.csr_array) -> sparse.csr_array:

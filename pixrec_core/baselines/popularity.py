@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from pixrec_core.baselines._item_lists import ItemLists, Scorer, Scores
+from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._item_lists import ItemLists, Scores
 
 
-def fit(train: ItemLists, n_items: int) -> Scorer:
+def fit(knowledge: Knowledge) -> Fitted:
     """Score every item by its occurrences in training sequences."""
-    counts = np.bincount(train.values, minlength=n_items).astype(np.float32)
+    counts = np.bincount(knowledge.train.values, minlength=knowledge.n_items).astype(np.float32)
 
     def score(histories: ItemLists) -> Scores:
-        return np.broadcast_to(counts, (len(histories), n_items))
+        return np.broadcast_to(counts, (len(histories), knowledge.n_items))
 
-    return score
+    return Fitted(score)

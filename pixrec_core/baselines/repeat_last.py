@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from pixrec_core.baselines._item_lists import ItemLists, Scorer, Scores
+from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._item_lists import ItemLists, Scores
 
 
-def fit(train: ItemLists, n_items: int) -> Scorer:  # noqa: ARG001  # it learns nothing; popularity breaks its ties
-    """Score each item of the history by how new it is, all others alike."""
+def fit(knowledge: Knowledge) -> Fitted:
+    """Score each item of the history by how new it is, all others alike; popularity breaks the ties."""
 
     def score(histories: ItemLists) -> Scores:
-        scores = np.zeros((len(histories), n_items), np.float32)
+        scores = np.zeros((len(histories), knowledge.n_items), np.float32)
         np.maximum.at(scores, (histories.rows, histories.values), 1 / (1 + histories.from_newest).astype(np.float32))
         return scores
 
-    return score
+    return Fitted(score)

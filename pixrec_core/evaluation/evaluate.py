@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from pixrec_core import files
+from pixrec_core.data.sequences import read_items
+from pixrec_core.evaluation.lists import ItemFacts, describe
 from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
 from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
 from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
@@ -31,16 +33,18 @@ def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequenc
     """Score every baseline, and every one of `variants` that has been ranked.
 
     Raises:
-        MissingArtefactError: sequences or baselines have not been made.
+        MissingArtefactError: sequences, photos or baselines have not been made.
         ContractError: training sequences hold what they must not.
         ArtefactError: a ranking does not fit the test split.
     """
     targets = Targets.read(paths)
+    item_facts = ItemFacts.read(paths, read_items(paths))
     outcomes: dict[str, dict[str, Outcome]] = {SEEN_ALLOWED: {}, SEEN_FILTERED: {}}
     for method, path in _rankings(paths, variants).items():
         ranking = read_ranking(path, method, targets, settings.depth)
-        outcomes[SEEN_ALLOWED][method] = _outcome(ranking, targets, settings.depth)
-        outcomes[SEEN_FILTERED][method] = _outcome(without_seen(ranking, targets), targets, settings.depth)
+        outcomes[SEEN_ALLOWED][method] = _outcome(ranking, targets, item_facts, settings.depth)
+        filtered = without_seen(ranking, targets)
+        outcomes[SEEN_FILTERED][method] = _outcome(filtered, targets, item_facts, settings.depth)
         log.info("evaluated %s: %s rows", method, f"{ranking.height:,}")
     _write_outcomes(paths.outcomes, outcomes[SEEN_ALLOWED], targets)
 
@@ -62,8 +66,12 @@ def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
     return baselines | {v: paths.variant(v).ranking for v in variants if paths.variant(v).ranking.exists()}
 
 
-def _outcome(ranking: pl.DataFrame, targets: Targets, depth: int) -> Outcome:
-    return Outcome(target_ranks(ranking, targets, depth), coverage(ranking, targets, COVERAGE_K))
+def _outcome(ranking: pl.DataFrame, targets: Targets, item_facts: ItemFacts, depth: int) -> Outcome:
+    return Outcome(
+        target_ranks(ranking, targets, depth),
+        describe(ranking, targets, item_facts),
+        coverage(ranking, targets, COVERAGE_K),
+    )
 
 
 def _write_outcomes(path: Path, outcomes: dict[str, Outcome], targets: Targets) -> None:

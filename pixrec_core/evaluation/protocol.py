@@ -1,6 +1,6 @@
 """One protocol's part of metrics.json: means with intervals, groups, and paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,11 +24,21 @@ class Outcome:
 
     Attributes:
         ranks: (users,) of the target, infinity where it is not in the list.
+        lists: what the lists are like, by name, (users,) each; the same names for every method.
         coverage: share of the catalogue among anybody's first ten, 0 to 1.
     """
 
     ranks: PerUser
+    lists: Mapping[str, PerUser]
     coverage: float
+
+    def values(self, kept: NDArray[np.bool_]) -> Floats:
+        """All figures of the `kept` users, (users, figures), in the order of `figures`."""
+        return np.column_stack([per_user(self.ranks), *self.lists.values()])[kept]
+
+    @property
+    def figures(self) -> list[str]:
+        return [*METRICS, *self.lists]
 
 
 def summarise(
@@ -46,37 +56,38 @@ def summarise(
     summary: dict[str, Any] = {"users": users, "left_out": len(kept) - users, "methods": {}, "groups": {}, "paired": []}
     if not users:
         return summary
-    values = np.stack([per_user(outcome.ranks[kept]) for outcome in outcomes.values()], axis=1)
+    figures = next(iter(outcomes.values())).figures
+    values = np.stack([outcome.values(kept) for outcome in outcomes.values()], axis=1)
     resampled = resampled_means(values.reshape(users, -1)).reshape(-1, *values.shape[1:])
     for place, (method, outcome) in enumerate(outcomes.items()):
         summary["methods"][method] = {
-            **_with_interval(values[:, place], resampled[:, place]),
+            **_with_interval(figures, values[:, place], resampled[:, place]),
             COVERAGE: dict.fromkeys(("value", "low", "high"), outcome.coverage),
         }
     members = {name: belongs[kept] for name, belongs in groups.items() if belongs[kept].any()}
-    summary["groups"] = {name: _group(values[belongs], list(outcomes)) for name, belongs in members.items()}
+    summary["groups"] = {name: _group(figures, values[belongs], list(outcomes)) for name, belongs in members.items()}
     summary["paired"] = _paired(values.mean(axis=0), resampled, list(outcomes), variants)
     return summary
 
 
-def _with_interval(values: Floats, resampled: Floats) -> dict[str, dict[str, float]]:
-    """Each metric's mean and interval, from (users, metrics) values and (resamples, metrics) means."""
+def _with_interval(figures: list[str], values: Floats, resampled: Floats) -> dict[str, dict[str, float]]:
+    """Each figure's mean and interval, from (users, figures) values and (resamples, figures) means."""
     low, high = interval(resampled)
-    ends = zip(METRICS, values.mean(axis=0), low, high, strict=True)
-    return {metric: {"value": float(v), "low": float(lo), "high": float(hi)} for metric, v, lo, hi in ends}
+    ends = zip(figures, values.mean(axis=0), low, high, strict=True)
+    return {figure: {"value": float(v), "low": float(lo), "high": float(hi)} for figure, v, lo, hi in ends}
 
 
-def _group(values: Floats, methods: list[str]) -> dict[str, Any]:
-    """Means over the users of one group, from (users, methods, metrics) values."""
+def _group(figures: list[str], values: Floats, methods: list[str]) -> dict[str, Any]:
+    """Means over the users of one group, from (users, methods, figures) values."""
     means = dict(zip(methods, values.mean(axis=0).tolist(), strict=True))
     return {
         "users": len(values),
-        "methods": {method: dict(zip(METRICS, row, strict=True)) for method, row in means.items()},
+        "methods": {method: dict(zip(figures, row, strict=True)) for method, row in means.items()},
     }
 
 
 def _paired(means: Floats, resampled: Floats, methods: list[str], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences a - b with intervals, from (methods, metrics) means and (resamples, methods, metrics) ones."""
+    """Differences a - b with intervals, from (methods, figures) means and (resamples, methods, figures) ones."""
     rows = []
     for metric in PAIRED_METRICS:
         column = list(METRICS).index(metric)
@@ -92,11 +103,11 @@ def _paired(means: Floats, resampled: Floats, methods: list[str], variants: Sequ
 
 
 def _pairs(value: dict[str, float], variants: Sequence[str]) -> list[tuple[str, str]]:
-    """The first variant with each other one, and each variant with the baseline of the highest `value`."""
+    """The first variant with each other one, and every method with the baseline of the highest `value`."""
     ranked = [variant for variant in variants if variant in value]
     pairs = [(FIRST_VARIANT, other) for other in ranked if FIRST_VARIANT in ranked and other != FIRST_VARIANT]
     baselines = {method: v for method, v in value.items() if method not in variants}
     if baselines:
         best = max(baselines, key=baselines.__getitem__)
-        pairs += [(variant, best) for variant in ranked]
+        pairs += [(method, best) for method in value if method != best]
     return pairs

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
+from pixrec_core.evaluation.protocol import COVERAGE
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, Metrics, Protocol
 
 HEADLINE: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
@@ -18,7 +20,15 @@ METHODS: Final = {
     "repeat_last": ("Repeat last", "the last item once more"),
     "co_occurrence": ("Co-occurrence", "taken by the same users"),
     "memoriser": ("Memoriser", "a dictionary of training windows"),
+    "recent_popularity": ("Recent popularity", "what most users took of late"),
+    "bm25_text": ("BM25 text", "alike in words"),
+    "image_knn": ("Image kNN", "alike in colours and edges"),
+    "ease": ("EASE", "linear model of items on items"),
+    "gru4rec": ("GRU4Rec", "recurrent network over item ids"),
+    "sasrec": ("SASRec", "self-attention over item ids"),
 }
+#: Figures that tell what lists are like: none is better for being higher.
+DESCRIPTIVE: Final = frozenset({COVERAGE, NOVELTY, REPEATS, TEXT_DIVERSITY, IMAGE_DIVERSITY})
 #: What the evaluation's groups of users hold, in the order of the page.
 GROUPS: Final = {
     "warm": "next item seen in training",
@@ -42,8 +52,9 @@ PROTOCOLS: Final = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: its estimate, whether no method is higher, and its place on a bar, all in percent of the bar."""
+    """One figure: its estimate, whether no method is better, and its place on a bar, all in percent of the bar."""
 
+    metric: str
     estimate: Estimate
     best: bool
     at: float
@@ -75,6 +86,11 @@ def label(method: str) -> str:
 def percent(share: float | None) -> str:
     """A share (0 to 1) in percent, two decimals, without the sign."""
     return "\N{EN DASH}" if share is None else f"{100 * share:.2f}"
+
+
+def figure(metric: str, value: float | None) -> str:
+    """A metric's value in print: novelty in bits, one decimal; all others in percent."""
+    return f"{value:.1f}" if metric == NOVELTY and value is not None else percent(value)
 
 
 def points(difference: float) -> str:
@@ -109,9 +125,10 @@ def _cell(protocol: Protocol, method: str, metric: str) -> Cell:
     full = max(e.value if e.high is None else e.high for e in column) or 1.0
     low = estimate.value if estimate.low is None else estimate.low
     high = estimate.value if estimate.high is None else estimate.high
-    best = estimate.value > 0 and estimate.value == max(e.value for e in column)
+    highest = estimate.value > 0 and estimate.value == max(e.value for e in column)
+    best = highest and metric not in DESCRIPTIVE
     at, start, end = (round(100 * max(x, 0.0) / full, 2) for x in (estimate.value, low, high))
-    return Cell(estimate, best, at, start, end)
+    return Cell(metric, estimate, best, at, start, end)
 
 
 def seeing(protocol: Protocol, metric: str = DECISIVE) -> Difference | None:

@@ -1,20 +1,47 @@
 """Scores of each baseline, by hand."""
 
-from math import sqrt
+from math import log, sqrt
 
+import bm25s
 import numpy as np
 import pytest
 
-from pixrec_core.baselines import co_occurrence, memoriser, popularity, repeat_last
+from pixrec_core.baselines import (
+    _neighbours,
+    bm25_text,
+    co_occurrence,
+    ease,
+    image_knn,
+    memoriser,
+    popularity,
+    recent_popularity,
+    repeat_last,
+)
 from pixrec_core.baselines._item_lists import ItemLists
+from tests.core.baselines.told import told
 
 
-def scores(module, train, histories, n_items):
-    return module.fit(ItemLists.from_lists(train), n_items)(ItemLists.from_lists(histories)).tolist()
+def scores(module, train, histories, n_items, **knowledge):
+    return module.fit(told(train, n_items, **knowledge)).score(ItemLists.from_lists(histories)).tolist()
 
 
 def test_popularity_counts_occurrences():
     assert scores(popularity, [[0, 1, 1], [1]], [[2], [0]], 3) == [[1, 3, 0], [1, 3, 0]]
+
+
+def test_recent_popularity_counts_the_newest_interactions(monkeypatch):
+    monkeypatch.setattr(recent_popularity, "NEWEST", (0.5,))
+    # Of six interactions the newest half starts at time 5; the other one at 5 is in it too.
+    train, times = [[0, 0, 1], [0, 2, 2]], [[1, 2, 5], [3, 5, 9]]
+    assert scores(recent_popularity, train, [[0]], 3, times=times) == [[0, 1, 2]]
+
+
+def test_recent_popularity_chooses_how_recent(monkeypatch):
+    train, times = [[0, 0, 0, 1]], [[1, 2, 3, 4]]
+    for target, share in ((1, 0.25), (0, 1)):
+        monkeypatch.setattr(recent_popularity, "NEWEST", (0.25, 1.0))
+        chosen = recent_popularity.fit(told(train, 2, times=times, validation=[([0], target)])).chosen
+        assert chosen == {"newest_share": share, "validation_ndcg@10": 1}
 
 
 def test_repeat_last_goes_from_newest_to_oldest():
@@ -73,3 +100,69 @@ def test_counting_leaves_the_lists_alone():
     assert lists.incidence(3).toarray().tolist() == [[1, 1, 0], [0, 0, 1]]
     assert lists.values.tolist() == [1, 1, 0, 2]
     assert lists.from_newest.tolist() == [2, 1, 0, 0]
+
+
+def test_ease_solves_its_least_squares_problem(monkeypatch):
+    """Steck's objective, minimised for each item apart: no weight of its own, a ridge on the rest."""
+    monkeypatch.setattr(ease, "PENALTIES", (3.0,))
+    monkeypatch.setattr(ease, "RECENCIES", (0.0,))
+    random = np.random.default_rng(2)
+    train = [random.choice(6, 3, replace=False).tolist() for _ in range(40)]
+    bought = np.zeros((40, 6))
+    for user, items in enumerate(train):
+        bought[user, items] = 1
+    expected = np.zeros((6, 6))
+    for item in range(6):
+        others = [i for i in range(6) if i != item]
+        x = bought[:, others]
+        expected[others, item] = np.linalg.solve(x.T @ x + 3 * np.eye(5), x.T @ bought[:, item])
+    assert np.allclose(scores(ease, train, [[i] for i in range(6)], 6), expected, atol=1e-5)
+
+
+def test_ease_leaves_the_rarest_items_out(monkeypatch):
+    monkeypatch.setattr(ease, "MOST_ITEMS", 2)
+    found = scores(ease, [[0, 1, 2], [1, 2], [1, 2]], [[1], [0]], 3)
+    assert found[0][0] == 0 < found[0][2]
+    assert found[1] == [0, 0, 0]
+
+
+def test_bm25_by_hand(monkeypatch):
+    monkeypatch.setattr(_neighbours, "RECENCIES", (1.0,))
+    texts = ["wool hat", "wool wool coat", "linen coat", "shoe"]
+    rows = scores(bm25_text, [], [[0], [2, 0]], 4, texts=texts)
+    # Lucene's: idf = ln(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length / mean length)).
+    idf = {1: log(1 + 3.5 / 1.5), 2: log(1 + 2.5 / 2.5)}
+    mean = 2
+
+    def gain(df, tf, length):
+        return idf[df] * tf / (tf + 1.5 * (0.25 + 0.75 * length / mean))
+
+    hat = [gain(2, 1, 2) + gain(1, 1, 2), gain(2, 2, 3), 0, 0]
+    linen = [0, gain(2, 1, 3), gain(1, 1, 2) + gain(2, 1, 2), 0]
+    assert np.allclose(rows, [hat, np.add(hat, np.divide(linen, 2))])
+
+
+def test_bm25_equals_the_librarys_own_scores(monkeypatch):
+    monkeypatch.setattr(_neighbours, "RECENCIES", (0.0,))
+    random = np.random.default_rng(5)
+    texts = [" ".join(f"w{n}" for n in random.integers(10, 40, 6)) for _ in range(20)]
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+    expected = index.get_scores(texts[3].split() + texts[7].split())
+    assert np.allclose(scores(bm25_text, [], [[3, 7]], 20, texts=texts), [expected], rtol=1e-5)
+
+
+def test_image_knn_is_the_cosine_to_the_history(monkeypatch):
+    monkeypatch.setattr(_neighbours, "RECENCIES", (1.0,))
+    photos = [[1, 0], [0.6, 0.8], [0, 0], [0, 1]]
+    expected = [[1, 0.6, 0, 0], [0.6 + 0.5, 1 + 0.3, 0, 0.8], [0, 0, 0, 0]]
+    assert np.allclose(scores(image_knn, [], [[0], [0, 1], [2]], 4, photos=photos), expected)
+
+
+@pytest.mark.parametrize(("target", "repeats"), [(0, True), (1, False)])
+def test_whether_own_items_are_candidates_is_chosen_on_validation(target, repeats):
+    photos = [[1, 0], [0.6, 0.8], [0, 1]]
+    fitted = image_knn.fit(told([], 3, photos=photos, validation=[([0], target)]))
+    assert fitted.chosen["repeats"] is repeats
+    assert fitted.chosen["validation_ndcg@10"] == 1
+    assert (fitted.score(ItemLists.from_lists([[0]]))[0, 0] > 0) is np.bool_(repeats)

@@ -11,7 +11,7 @@ from pixrec_core.evaluation.evaluate import evaluate
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import OUTCOME_SCHEMA, RANKING_SCHEMA
 from pixrec_core.settings import RetrievalSettings
-from tests.core import sequences_file
+from tests.core import photos_folder, sequences_file
 
 ITEMS = "abcdef"
 BOUGHT = {"u": "abcd", "v": "acca", "w": "abe"}
@@ -35,6 +35,7 @@ def paths(tmp_path):
     paths = DatasetPaths.of(tmp_path, "tiny")
     items = sequences_file.catalogue(["ab", "ac", "a"], ITEMS, imageless="e")
     sequences_file.write(paths, items, sequences_file.sequences(BOUGHT, tied="u"))
+    photos_folder.write(paths, dict.fromkeys("abcd", "red") | {"f": "blue"})
     for name in ("popularity", "repeat_last"):
         write_ranking(paths.baselines / f"{name}.parquet", LISTS[name])
     for name in ("multimodal", "text_only"):
@@ -79,13 +80,28 @@ def test_metrics(metrics, protocol, method, ranks):
     }
     for metric, values in expected.items():
         assert figures[metric]["value"] == pytest.approx(sum(values) / len(values)), metric
-    assert all(f["low"] <= f["value"] <= f["high"] for f in figures.values())
+    for metric in expected:
+        assert figures[metric]["low"] <= figures[metric]["value"] <= figures[metric]["high"], metric
 
 
 def test_coverage_is_of_the_whole_catalogue(metrics):
     whole, rest = (metrics["protocols"][name]["methods"]["popularity"] for name in ("seen_allowed", "seen_filtered"))
     assert whole["coverage@10"] == {"value": 1, "low": 1, "high": 1}
     assert rest["coverage@10"]["value"] == 4 / 6  # u sees d e f, w sees c d e f
+
+
+def test_what_lists_are_like(metrics):
+    whole, rest = (metrics["protocols"][name]["methods"]["popularity"] for name in ("seen_allowed", "seen_filtered"))
+    # Everybody's list holds all: ten pairs of photos, four of which are of another colour. u has three, v two, w two.
+    assert whole["image_diversity@10"] == {
+        "value": pytest.approx(4 / 10),
+        **dict.fromkeys(("low", "high"), pytest.approx(4 / 10)),
+    }
+    assert whole["repeats@10"]["value"] == pytest.approx((3 + 2 + 2) / 6 / 3)
+    # Training holds a three times, b and c once.
+    assert whole["novelty@10"]["value"] == pytest.approx((log2(5 / 3) + 5 * log2(5)) / 6)
+    assert rest["repeats@10"]["value"] == 0
+    assert rest["novelty@10"]["value"] == pytest.approx(log2(5))
 
 
 def test_users_and_groups(metrics):
@@ -106,6 +122,7 @@ def test_paired_differences(metrics):
         ("multimodal", "text_only", "NDCG@10"), ("multimodal", "text_only", "Recall@10"),
         ("multimodal", "popularity", "NDCG@10"), ("text_only", "popularity", "NDCG@10"),
         ("multimodal", "popularity", "Recall@10"), ("text_only", "popularity", "Recall@10"),
+        ("repeat_last", "popularity", "NDCG@10"), ("repeat_last", "popularity", "Recall@10"),
     }  # fmt: skip
     row = paired["multimodal", "text_only", "NDCG@10"]
     assert row["difference"] == pytest.approx((1 - 1 / log2(5) + 1 / log2(5)) / 3)
@@ -122,7 +139,7 @@ def test_outcomes(paths, metrics):
 
 def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
     paths.sequences.unlink()
-    items = sequences_file.catalogue(["a", "a", "a"], ITEMS)
+    items = sequences_file.catalogue(["a", "a", "a"], ITEMS, imageless="e")
     sequences_file.write(paths, items, sequences_file.sequences(dict.fromkeys(BOUGHT, "aba")))
     evaluate(RetrievalSettings(depth=4), paths, ())
     filtered = json.loads(paths.metrics.read_text())["protocols"]["seen_filtered"]

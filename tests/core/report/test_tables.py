@@ -59,6 +59,17 @@ def test_nothing_found_has_no_best():
     assert tables.leader(empty) == "No method found any next item among its first ten."
 
 
+def test_what_lists_are_like_has_no_best_and_its_own_unit():
+    some = example.protocol(["popularity"])
+    some["methods"]["popularity"] |= {"novelty@10": {"value": 7.25}, "repeats@10": {"value": 0.25}}
+    cells = tables.headline(Protocol.model_validate(some), ["Recall@10", "novelty@10", "repeats@10"])["popularity"]
+    assert {metric: cell.best for metric, cell in cells.items()} == {
+        "Recall@10": True, "novelty@10": False, "repeats@10": False,
+    }  # fmt: skip
+    assert [tables.figure(metric, cell.estimate.value) for metric, cell in cells.items()] == ["5.00", "7.2", "25.00"]
+    assert tables.figure("novelty@10", None) == "\N{EN DASH}"
+
+
 def test_claims_stand_beside_the_measurement():
     first, ten = tables.claims(protocol(0.04, 0.01, 0.07))
     assert (first.metric, first.paper, first.difference) == ("Recall@1", 3.0, None)

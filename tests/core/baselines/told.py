@@ -1,0 +1,26 @@
+"""Knowledge for baselines from plain lists."""
+
+import numpy as np
+
+from pixrec_core.baselines._contract import Knowledge
+from pixrec_core.baselines._item_lists import ItemLists
+
+
+def told(train, n_items, *, validation=(), times=None, texts=None, photos=None):
+    """What a baseline is told; nothing where a test leaves it out.
+
+    Args:
+        validation: pairs of a history and its target.
+        times: lists like `train`.
+        photos: (n_items, F) features.
+    """
+    lists = ItemLists.from_lists(train)
+    return Knowledge(
+        n_items=n_items,
+        train=lists,
+        times=ItemLists.from_lists(times).values if times else np.zeros(len(lists.values), np.int64),
+        validation=ItemLists.from_lists([history for history, _ in validation]),
+        targets=np.array([target for _, target in validation], np.int64),
+        texts=texts or [""] * n_items,
+        photo_features=lambda: np.zeros((n_items, 2), np.float32) if photos is None else np.float32(photos),
+    )

@@ -1,0 +1,19 @@
+"""Writes a manifest and photos of one colour each, without the stage that downloads them."""
+
+from collections.abc import Mapping
+
+import polars as pl
+from PIL import Image
+
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import IMAGE_SCHEMA
+
+
+def write(paths: DatasetPaths, colours: Mapping[str, str]) -> None:
+    """One photo for each item, all of it in the colour that stands beside its name."""
+    rows = [dict.fromkeys(IMAGE_SCHEMA) | {"item": item, "status": "ok"} for item in sorted(colours)]
+    paths.root.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows, IMAGE_SCHEMA).write_parquet(paths.images_manifest)
+    for item, colour in colours.items():
+        paths.image(item).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), colour).save(paths.image(item))
