@@ -55,7 +55,11 @@ class Collator:
         Returns:
             `ids`, `slots` (I, L), `starts`, `ends`, `numbers` (I,) token range and number of each item, and photos.
         """
-        photos, places = self._photos(np.asarray(numbers, dtype=np.int64))
+        places = self._places(np.asarray(numbers, dtype=np.int64))
+        return {**self._items(numbers, places), "photos": self._load(places)}
+
+    def _items(self, numbers: Sequence[int] | Ids, places: dict[int, int]) -> Batch:
+        """`items` but for the photos, whose places among those of the batch are given."""
         start = np.array(self.processor.start_ids, dtype=np.int64)
         blocks = [self.inputs.blocks[n] for n in numbers]
         ids = [np.concatenate([start, b.ids]) for b in blocks]
@@ -70,7 +74,6 @@ class Collator:
             "starts": torch.full((len(ids),), len(start)),
             "ends": torch.from_numpy(ends),
             "numbers": torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
-            "photos": photos,
         }
 
     def histories(self, windows: Sequence[Sequence[int]]) -> Batch:
@@ -80,7 +83,11 @@ class Collator:
             `ids`, `slots` (B, L); `ends` (B,) tokens of each; `numbers` (T,) and `places` (B, 2), which of
             them each history holds; `spans`, one (n, 2) array of token ranges of the items of each; and photos.
         """
-        photos, places = self._photos(np.unique(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])))
+        places = self._places(np.unique(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])))
+        return {**self._histories(windows, places), "photos": self._load(places)}
+
+    def _histories(self, windows: Sequence[Sequence[int]], places: dict[int, int]) -> Batch:
+        """`histories` but for the photos, whose places among those of the batch are given."""
         rows = [self._history(window, places) for window in windows]
         past = np.cumsum([len(window) for window in windows])
         return {
@@ -90,7 +97,6 @@ class Collator:
             "numbers": torch.from_numpy(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])),
             "places": torch.from_numpy(np.stack([np.concatenate([[0], past[:-1]]), past], axis=1)),
             "spans": [spans for _, _, spans in rows],
-            "photos": photos,
         }
 
     def __call__(self, windows: Sequence[Window]) -> Batch:
@@ -103,10 +109,11 @@ class Collator:
             (M, 2) as in `histories`, `pair_targets` (M,) rows of the distinct items; `excluded` (E, 2) pairs
             and items that are no negatives of them; `label_rows`, `label_positions` of text to generate.
         """
-        histories = self.histories([window.items for window in windows])
-        numbers, occurrences = np.unique(histories["numbers"].numpy(), return_inverse=True)
-        numbers, offsets = self.negatives.beside(numbers) if self.negatives else (numbers, np.zeros(len(numbers)))
-        items = self.items(numbers)
+        items_read = [window.items for window in windows]
+        own, occurrences = np.unique(np.concatenate(items_read).astype(np.int64), return_inverse=True)
+        numbers, offsets = self.negatives.beside(own) if self.negatives else (own, np.zeros(len(own)))
+        places = self._places(numbers)
+        items, histories = self._items(numbers, places), self._histories(items_read, places)
         pairs = _pairs(windows, histories, torch.from_numpy(occurrences))
         text_lengths = np.array([self.inputs.blocks[n].text_length for n in numbers])
         return {
@@ -119,7 +126,7 @@ class Collator:
             "item_ends": items["ends"],
             "item_numbers": items["numbers"],
             "item_offsets": torch.from_numpy(offsets).float(),
-            "photos": items["photos"],
+            "photos": self._load(places),
             **pairs,
             **_labels(pairs, text_lengths),
         }
@@ -136,13 +143,13 @@ class Collator:
             length = spans[-1][1]
         return np.concatenate(ids), np.concatenate(slots), np.array(spans)
 
-    def _photos(self, distinct: Ids) -> tuple[dict[str, Tensor], dict[int, int]]:
-        """What to load for some distinct items, and each item's place among the loaded photos."""
+    def _places(self, distinct: Ids) -> dict[int, int]:
+        """Place of each of some distinct items among the photos of a batch, for those that have one."""
         with_photo = distinct[self.inputs.photo_rows[distinct] != NO_PHOTO]
-        if not len(with_photo):
-            return {}, {}
-        places = {int(number): place for place, number in enumerate(with_photo)}
-        return self.load_photos(self.inputs.photo_rows[with_photo]), places
+        return {int(number): place for place, number in enumerate(with_photo)}
+
+    def _load(self, places: dict[int, int]) -> dict[str, Tensor]:
+        return self.load_photos(self.inputs.photo_rows[list(places)]) if places else {}
 
     def _flat(self, block: ItemBlock, place: int | None) -> Ids:
         """Slots as positions in the features of all loaded photos laid end to end."""
