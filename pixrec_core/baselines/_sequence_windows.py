@@ -12,7 +12,7 @@ from torch import Tensor
 from pixrec_core.baselines._item_lists import ItemLists
 
 WINDOW = 100  # items read, the newest ones; longer training sequences are cut into several
-BATCH = 128  # windows in a step
+BATCH = 64  # windows in a step
 POOL = 20 * BATCH  # windows that are grouped by length, to pad less
 
 
