@@ -228,7 +228,7 @@ class JointSettings(Section):
 
 
 #: What there is without any pixrec.toml. Its items' texts are short; cutting them there halves the work.
-SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}}
+SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}, "training": {"epochs": 2}}
 
 
 class Settings(BaseSettings, Sections):

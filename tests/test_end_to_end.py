@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "misread").mkdir()
     (folder / "misread" / "reviews.jsonl").write_text(json.dumps(REVIEW) + "\n" + "no json\n")
     with gzip.open(folder / "misread" / "meta.jsonl.gz", "wt") as file:
-        file.write('{"parent_asin": "A", "title": "Cup"}\n')
+        file.write('{"parent_asin": "A", "title": "Cup"}\n{"parent_asin": "B", "title": "Jug"}\n')
     return folder
 
 
@@ -106,7 +106,8 @@ def test_a_backbone_that_is_not_there_is_told(folder: Path) -> None:
     done = pixrec(folder, "run", "--dataset", "blind")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    assert "backbone 'no/such-model' could not be loaded" in done.stderr
+    assert "backbone 'no/such-model'" in done.stderr
+    assert "was not found on the Hugging Face hub" in done.stderr
     assert "local folder" in done.stderr
 
 

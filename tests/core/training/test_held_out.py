@@ -64,7 +64,7 @@ def test_training_sequences_end_before_what_is_held_out(work):
 
 @pytest.mark.slow
 def test_the_time_split_goes_from_training_to_the_report(shop):
-    for variant in ("multimodal", "text_only"):
+    for variant in ("multimodal", "collaborative", "text_only"):
         work = shop(variant, sequences=SPLITS["time"], training={"epochs": 1})
         for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
             stage.materialise(work)
@@ -74,5 +74,5 @@ def test_the_time_split_goes_from_training_to_the_report(shop):
     metrics = json.loads(work.paths.metrics.read_text())
     methods = metrics["protocols"]["seen_allowed"]["methods"]
     assert metrics["users"] == len(users) > 0
-    assert {"multimodal", "text_only", "popularity"} <= set(methods)
+    assert {"multimodal", "collaborative", "text_only", "popularity"} <= set(methods)
     assert (work.paths.report / "index.html").exists()
