@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
 from pixrec_core.evaluation.protocol import COVERAGE
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, Metrics, Protocol
+from pixrec_core.settings import Variant
 
 HEADLINE: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
 DECISIVE: Final = "Recall@10"
@@ -16,6 +17,9 @@ PAPER: Final = {"Recall@1": 3.0, "Recall@10": 1.4}
 METHODS: Final = {
     MULTIMODAL: ("Multimodal", "PixRec, text and photos"),
     TEXT_ONLY: ("Text only", "PixRec, text alone"),
+    "collaborative": ("Collaborative", "PixRec, text, photos and a vector an item"),
+    "image_only": ("Image only", "PixRec, photos alone"),
+    "shuffled_images": ("Shuffled images", "PixRec, text with another item's photo"),
     "popularity": ("Popularity", "what most users took"),
     "repeat_last": ("Repeat last", "the last item once more"),
     "co_occurrence": ("Co-occurrence", "taken by the same users"),
@@ -170,7 +174,7 @@ def leader(protocol: Protocol) -> str:
     """One sentence on the best of all methods, ours or not."""
     for method, cells in headline(protocol, [DECISIVE]).items():
         if DECISIVE in cells and cells[DECISIVE].best:
-            kind = "model" if method in (MULTIMODAL, TEXT_ONLY) else "baseline"
+            kind = "model" if method in get_args(Variant) else "baseline"
             share = percent(cells[DECISIVE].estimate.value)
             return f"Of all methods the best is a {kind}: {label(method)}, {share}\u00a0%."
     return "No method found any next item among its first ten."
