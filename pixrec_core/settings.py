@@ -155,13 +155,13 @@ class TrainingSettings(Section):
     epochs: Positive = Field(3, description="passes over the training sequences")
     batch_users: Positive = Field(16, description="user windows in a step")
     window: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
-    learning_rate: float = Field(3e-3, gt=0, description="peak; 1e-4 or less where the backbone has learnt already")
+    learning_rate: float = Field(5e-4, gt=0, description="peak; 1e-4 or less where the backbone has learnt already")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps that the learning rate climbs")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
     weight_item_item: Share = Field(0.125, description="a, weight of L_TT")
-    weight_user_item: Share = Field(0.3, description="b, weight of L_UT")
+    weight_user_item: Share = Field(0.8, description="b, weight of L_UT")
     catalogue_negatives: int = Field(
-        256, ge=0, description="items of training drawn for each step, for targets to be told apart from; 0: none"
+        64, ge=0, description="items of training drawn for each step, for targets to be told apart from; 0: none"
     )
     popularity_correction: bool = Field(
         False, description="whether the batch's items count the less as negatives the oftener they occur"

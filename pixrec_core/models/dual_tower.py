@@ -35,7 +35,7 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         dimension: int = 128,
         tau: float = 0.07,
         weight_item_item: float = 0.125,
-        weight_user_item: float = 0.3,
+        weight_user_item: float = 0.8,
         residual_items: int = 0,
         residual_dropout: float = 0.5,
         **kwargs: Any,
@@ -96,9 +96,13 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         self.residual.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the heads and the residual; the backbone brings or initialises its own weights."""
+        """Initialise the heads and the residual; the backbone brings or initialises its own weights.
+
+        Both heads start alike, and keep angles: at first the items nearest to a history are those that read like
+        it. From two heads drawn apart, a training has to find that out.
+        """
         if module is self.user_head or module is self.item_head:
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.orthogonal_(module.weight, generator=torch.Generator().manual_seed(torch.initial_seed()))
             nn.init.zeros_(module.bias)
         elif self.residual and module in {self.residual.history, self.residual.candidate}:
             nn.init.zeros_(module.weight)

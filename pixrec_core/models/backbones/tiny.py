@@ -1,14 +1,17 @@
 """The embedded default: SmolVLM's architecture, small enough for two CPU cores, trained from nothing.
 
-Its tokenizer is trained on the catalogue, so it needs no download and most words are one token.
+Its tokenizer is trained on the catalogue, so it needs no download and most words are one token; its words
+start with vectors that tell which of them occur together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pixrec_core import prompts
+from pixrec_core.models.backbones._word_vectors import word_vectors
 from pixrec_core.models.backbones.smolvlm import FamilyProcessor
 
 MODEL_TYPES = ()  # its checkpoints are SmolVLM's
@@ -22,21 +25,26 @@ SPECIAL = [PAD, IMAGE, "<fake_token_around_image>", "<global-img>"]
 
 
 def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
-    """A model with random weights (the global seed's) and a processor fitted to the texts.
+    """A model with random weights (the global seed's) but for its words, and a processor fitted to the texts.
 
     Args:
         texts: item texts of the training split; nothing later may be in them.
     """
     from transformers import SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil
 
+    texts = list(texts)
     tokenizer = _tokenizer(texts)
     config = _config(len(tokenizer), tokenizer)
     edge = {"longest_edge": EDGE}
     image_processor = SmolVLMImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
-    return SmolVLMForConditionalGeneration(config), FamilyProcessor(tokenizer, image_processor, config)
+    model = SmolVLMForConditionalGeneration(config)
+    with torch.no_grad():
+        tokens, vectors = word_vectors(tokenizer, texts, config.text_config.hidden_size)
+        model.get_input_embeddings().weight[tokens] = vectors
+    return model, FamilyProcessor(tokenizer, image_processor, config)
 
 
-def _tokenizer(texts: Iterable[str]) -> Any:
+def _tokenizer(texts: Sequence[str]) -> Any:
     """Byte-level BPE: any text has tokens. What the template repeats is one token each, for speed."""
     from transformers import PreTrainedTokenizerFast
 

@@ -264,3 +264,13 @@ def test_an_item_that_drops_out_goes_without_in_both_towers() -> None:
         gone = residual.take(table, numbers, kept).abs().sum(1) == 0
         assert torch.equal(gone, kept[:, 0] == 0)
     assert residual.eval().kept() is None
+
+
+@torch.no_grad()
+def test_both_heads_start_as_the_same_rotation() -> None:
+    torch.manual_seed(0)
+    tower = small("text_only")
+    heads = tower.model.user_head, tower.model.item_head
+    torch.testing.assert_close(heads[0].weight, heads[1].weight, rtol=0, atol=0)
+    size = len(heads[0].weight)
+    torch.testing.assert_close(heads[0].weight @ heads[0].weight.T, torch.eye(size), rtol=0, atol=1e-5)
