@@ -4,7 +4,9 @@
 
 All do the same work, down to quarantine, checks and counts (`ingest_rivals` says how), and what they make is
 compared. Prints, for each, the median rate and its range for the lines alone (raw reviews to ordered interactions)
-and for the whole way, the peak memory of the process, and how many times the json loop's rate it has.
+and for the whole way, the seconds of processor time that it took, the peak memory of the process, and how many times
+the json loop's rate it has. PixRec uses all cores and the others one, so the rates say what a machine gives and the
+processor times what the work costs; on a machine that has other work to do, only these are steady.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -115,23 +118,39 @@ CONTENDERS: dict[str, Callable[[DatasetPaths, Path], Any]] = {
 }
 
 
-def measure(name: str, folder: Path) -> tuple[float, float, float]:
-    """Seconds for the lines, for the whole way, and peak MiB of one contender in a fresh process."""
+@dataclass(frozen=True)
+class Run:
+    """One run of a contender.
+
+    Attributes:
+        seconds: to the end of the lines, and of the whole way.
+        cpu: seconds of processor time up to the same ends.
+        memory: peak of the process, MiB.
+    """
+
+    seconds: list[float]
+    cpu: list[float]
+    memory: float
+
+
+def measure(name: str, folder: Path) -> Run:
+    """Run one contender in a fresh process."""
     run = [sys.executable, "-m", "benchmarks.ingest", "--contender", name, "--folder", str(folder)]
-    seconds, whole, memory = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
-    return seconds, whole, memory
+    return Run(**json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout))
 
 
 def contend(name: str, folder: Path) -> None:
     """In the child: run, its imports outside the clock, and print what `measure` returns."""
     contender = CONTENDERS[name](DatasetPaths(folder / "shop"), folder / name)
-    times = [time.perf_counter()]
+    wall, processor = time.perf_counter(), time.process_time()
+    run = Run([], [], 0)
     for step in (contender.lines, contender.sequences):
         step()
-        times.append(time.perf_counter())
+        run.seconds.append(time.perf_counter() - wall)
+        run.cpu.append(time.process_time() - processor)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     contender.hand_over()
-    print(json.dumps([times[1] - times[0], times[2] - times[0], memory]))
+    print(json.dumps(asdict(run) | {"memory": memory}))
 
 
 def compare(rows: int, rounds: int, suffix: str, names: list[str]) -> None:
@@ -141,7 +160,7 @@ def compare(rows: int, rounds: int, suffix: str, names: list[str]) -> None:
         write_shop(folder, rows, suffix)
         size = (folder / f"reviews.jsonl{suffix}").stat().st_size
         print(f"{rows:,} lines, {size / 2**20:,.0f} MiB, {rounds} rounds")
-        taken: dict[str, list[tuple[float, float, float]]] = {contender: [] for contender in names}
+        taken: dict[str, list[Run]] = {contender: [] for contender in names}
         for _ in range(rounds):
             for contender in names:
                 taken[contender].append(measure(contender, folder))
@@ -159,17 +178,18 @@ def found(target: Path, name: str) -> pl.DataFrame:
     return frame.sort(OUTCOMES[name]) if OUTCOMES[name] else frame
 
 
-def show(rows: int, taken: dict[str, list[tuple[float, float, float]]]) -> None:
+def show(rows: int, taken: dict[str, list[Run]]) -> None:
     """Two lines a contender: the lines alone, and the whole way."""
     for step, told in enumerate(("lines", "whole")):
-        rates = {name: sorted(rows / run[step] for run in runs) for name, runs in taken.items()}
+        rates = {name: sorted(rows / run.seconds[step] for run in runs) for name, runs in taken.items()}
         medians = {name: statistics.median(found) for name, found in rates.items()}
         for name, found in rates.items():
-            memory = max(run[2] for run in taken[name])
+            memory = max(run.memory for run in taken[name])
+            cpu = statistics.median(run.cpu[step] for run in taken[name])
             beside = f" {medians[name] / medians['json loop']:6.1f}x the json loop" if "json loop" in medians else ""
             print(
                 f"{told:6} {name:10} {medians[name]:10,.0f} rows/s ({found[0]:,.0f} to {found[-1]:,.0f}) "
-                f"{memory:8,.0f} MiB peak{beside}"
+                f"{cpu:8.2f} s cpu {memory:8,.0f} MiB peak{beside}"
             )
 
 
