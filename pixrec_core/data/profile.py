@@ -1,150 +1,151 @@
 """The profile of a sequences file: every number that its contract and its statistics speak of.
 
-What compares lists or looks along a user's order is measured a range of users at a time, into small
-temporary tables; the rest in one statement. The result is one row, whatever the size of the file.
+One statement and one row, whatever the size of the file. Lists are compared by their prints: the sum of
+a hash of each place, its number, item and moment. So what a user's interactions come to is an
+aggregate like any other, which no list has to be made for and which spills to disk; and the print of a
+history is that of its sequence less the target's. Two lists that differ share a print once in some 2^64.
 """
 
 from typing import Any, Final
 
 import duckdb
 
-from pixrec_core.data.user_ranges import user_ranges
-
-#: `by_range`: counts that add up over ranges of users. `histories`: one row a test user.
-_TEMPORARY: Final = """
-CREATE OR REPLACE TEMP TABLE by_range (
-    users BIGINT, users_unlike_their_interactions BIGINT, users_with_overlapping_splits BIGINT,
-    interactions_out_of_order BIGINT, interactions_of_wrong_split BIGINT, pairs BIGINT, sequences_repeated BIGINT
-);
-CREATE OR REPLACE TEMP TABLE histories (length BIGINT, target VARCHAR, is_repeat BOOLEAN, is_tied BOOLEAN);
+_MACROS: Final = """
+CREATE OR REPLACE TEMP MACRO place_print(place, item, moment) AS hash(place::BIGINT, (item, moment));
+CREATE OR REPLACE TEMP MACRO list_print(items, moments) AS coalesce(list_sum(
+    list_transform(list_zip(items, moments), lambda pair, place: hash(place, pair))), 0);
 """
 
-_CUT: Final = """
+#: One row a user that has a sequence.
+_SPLITS: Final = """
 cut AS (
     SELECT
         min(start) FILTER (split = 'validation') AS validation_start,
         min(start) FILTER (split = 'test') AS test_start
     FROM cuts
-)
-"""
-
-#: One row a user that has a sequence.
-_SPLITS: Final = f"""
-{_CUT},
-some_sequences AS (FROM sequences WHERE {{some_users}}),
-placed AS (
-    SELECT some_sequences.*, coalesce(CASE split
-        WHEN 'train' THEN list_max(moments) < validation_start
-        WHEN 'validation' THEN list_max(moments[:-2]) < validation_start
-            AND validation_start <= moments[-1] AND moments[-1] < test_start
-        WHEN 'test' THEN list_max(moments[:-2]) < test_start AND test_start <= moments[-1] END, false) AS is_in_time
-    FROM some_sequences, cut
+),
+printed AS (
+    SELECT
+        split,
+        "user",
+        list_print(items, moments) AS print,
+        print - place_print(len(items), items[-1], moments[-1]) AS history,
+        coalesce(CASE
+            WHEN test_start IS NULL THEN split <> 'train' OR len(items) >= 1
+            WHEN split = 'train' THEN list_max(moments) < validation_start
+            WHEN split = 'validation' THEN list_max(moments[:-2]) < validation_start
+                AND validation_start <= moments[-1] AND moments[-1] < test_start
+            WHEN split = 'test' THEN list_max(moments[:-2]) < test_start AND test_start <= moments[-1]
+            END, false) AS is_in_place
+    FROM sequences, cut
 ),
 splits AS (
     SELECT
         "user",
-        any_value(items) FILTER (split = 'train') AS train,
-        any_value(items) FILTER (split = 'validation') AS validation,
-        any_value(items) FILTER (split = 'test') AS test,
-        any_value(moments) FILTER (split = 'train') AS train_moments,
-        any_value(moments) FILTER (split = 'validation') AS validation_moments,
-        any_value(moments) FILTER (split = 'test') AS test_moments,
-        any_value(tied) FILTER (split = 'test') AS tied,
-        bool_and(is_in_time) AS is_in_time
-    FROM placed
+        sum(print) FILTER (split = 'train') AS train,
+        sum(print) FILTER (split = 'validation') AS validation,
+        sum(print) FILTER (split = 'test') AS test,
+        sum(history) FILTER (split = 'validation') AS before_validation,
+        sum(history) FILTER (split = 'test') AS before_test,
+        bool_and(is_in_place) AS is_in_place
+    FROM printed
     GROUP BY "user"
-)
-"""  # noqa: S608
-
-_HISTORIES: Final = f"""
-INSERT INTO histories
-WITH {_SPLITS}
-SELECT
-    len(test) - 1 AS length,
-    test[-1] AS target,
-    coalesce(list_contains(test[:-2], target), false) AS is_repeat,
-    coalesce(tied, false) AS is_tied
-FROM splits
-WHERE test IS NOT NULL
-"""  # noqa: S608
-
-_BY_RANGE: Final = f"""
-INSERT INTO by_range
-WITH {_SPLITS},
-some_interactions AS (FROM interactions WHERE {{some_users}}),
-disjointness AS (
-    SELECT count(*) FILTER (NOT CASE
-        WHEN test_start IS NULL
-        THEN coalesce(train = validation[:-2] AND validation = test[:-2] AND len(train) >= 1, false)
-        ELSE is_in_time END) AS users_with_overlapping_splits
-    FROM splits, cut
 ),
-ordered AS (
+disjointness AS (
+    SELECT count(*) FILTER (NOT (is_in_place AND (test_start IS NOT NULL
+        OR coalesce(train = before_validation AND validation = before_test, false)))) AS users_with_overlapping_splits
+    FROM splits, cut
+)
+"""
+
+#: The table lies in (user, place) order, which is checked here too: windows over nothing follow it and sort nothing.
+#: A place of a train sequence counts no interactions that only histories have.
+_WALKS: Final = """
+skips AS (
+    SELECT "user", place, count(*) FILTER (split = 'history') OVER (PARTITION BY "user" ORDER BY place) AS skipped
+    FROM interactions
+    WHERE "user" IN (SELECT "user" FROM interactions WHERE split = 'history')
+),
+neighbours AS (
     SELECT
         *,
         row(timestamp, position) AS moment,
-        lag(moment) OVER (PARTITION BY "user" ORDER BY place) AS moment_before,
-        count(*) OVER (PARTITION BY "user") - place AS places_after
-    FROM some_interactions
+        lag("user") OVER () AS user_before,
+        lag(place) OVER () AS place_before,
+        lag(row(timestamp, position)) OVER () AS moment_before,
+        lag(split) OVER () AS split_before,
+        lead("user") OVER () AS next_user,
+        lead("user", 2) OVER () AS next_but_one
+    FROM interactions
 ),
-purchases AS (
+judged AS (
     SELECT
-        count(*) FILTER (moment <= moment_before) AS interactions_out_of_order,
-        count(*) FILTER (NOT CASE
-            WHEN test_start IS NULL
-            THEN split = CASE places_after WHEN 0 THEN 'test' WHEN 1 THEN 'validation' ELSE 'train' END
+        "user",
+        split,
+        place_print(place, item, timestamp) AS print,
+        place_print(place - coalesce(skipped, 0), item, timestamp) AS train_print,
+        "user" IS DISTINCT FROM user_before OR split IS DISTINCT FROM split_before AS is_first_of_split,
+        "user" < user_before
+            OR "user" = user_before AND (place <= place_before OR moment <= moment_before) AS is_out_of_order,
+        NOT CASE
+            WHEN test_start IS NULL THEN split = CASE
+                WHEN "user" IS DISTINCT FROM next_user THEN 'test'
+                WHEN "user" IS DISTINCT FROM next_but_one THEN 'validation' ELSE 'train' END
             WHEN timestamp >= test_start THEN split = 'test'
             WHEN timestamp >= validation_start THEN split = 'validation'
-            ELSE split IN ('train', 'history') END) AS interactions_of_wrong_split
-    FROM ordered, cut
-),
-couples AS (
-    SELECT count(*) AS pairs FROM (SELECT DISTINCT "user", item FROM some_interactions)
+            ELSE split IN ('train', 'history') END AS is_of_wrong_split
+    FROM neighbours LEFT JOIN skips USING ("user", place), cut
 ),
 walks AS (
     SELECT
         "user",
-        list(item ORDER BY place) AS items,
-        list(timestamp ORDER BY place) AS moments,
-        list(item ORDER BY place) FILTER (split = 'train') AS train,
-        list(timestamp ORDER BY place) FILTER (split = 'train') AS train_moments,
+        sum(train_print) FILTER (split = 'train') AS train,
+        sum(print) FILTER (split IN ('train', 'history')
+            OR split = 'validation' AND is_first_of_split) AS to_validation,
+        sum(print) FILTER (split <> 'test' OR is_first_of_split) AS to_test,
         count(*) FILTER (split IN ('train', 'history')) AS early,
-        count(*) FILTER (split <> 'test') AS before_test
-    FROM some_interactions
+        count(*) FILTER (split = 'validation') AS validation,
+        count(*) FILTER (split = 'test') AS test,
+        count(*) FILTER (is_out_of_order) AS out_of_order,
+        count(*) FILTER (is_of_wrong_split) AS of_wrong_split
+    FROM judged
     GROUP BY "user"
-),
-expected AS (
-    SELECT
-        *,
-        CASE WHEN early > 0 AND before_test > early THEN early + 1 ELSE 0 END AS to_validation,
-        CASE WHEN before_test > 0 AND len(items) > before_test THEN before_test + 1 ELSE 0 END AS to_test
-    FROM walks
 ),
 agreement AS (
     SELECT
-        count(expected."user") AS users,
-        count(*) FILTER (splits.train IS DISTINCT FROM expected.train
-            OR splits.train_moments IS DISTINCT FROM expected.train_moments
-            OR coalesce(validation, []) IS DISTINCT FROM items[:to_validation]
-            OR coalesce(validation_moments, []) IS DISTINCT FROM moments[:to_validation]
-            OR coalesce(test, []) IS DISTINCT FROM items[:to_test]
-            OR coalesce(test_moments, []) IS DISTINCT FROM moments[:to_test]) AS users_unlike_their_interactions
-    FROM splits FULL JOIN expected USING ("user")
-),
-repeats AS (
-    SELECT count(*) - count(DISTINCT (split, "user")) AS sequences_repeated FROM some_sequences
+        count(walks."user") AS users,
+        count(*) FILTER (splits.train IS DISTINCT FROM walks.train
+            OR splits.validation IS DISTINCT FROM
+                CASE WHEN walks.early > 0 AND walks.validation > 0 THEN to_validation END
+            OR splits.test IS DISTINCT FROM
+                CASE WHEN walks.early + walks.validation > 0 AND walks.test > 0 THEN to_test END
+            ) AS users_unlike_their_interactions,
+        coalesce(sum(out_of_order), 0)::BIGINT AS interactions_out_of_order,
+        coalesce(sum(of_wrong_split), 0)::BIGINT AS interactions_of_wrong_split
+    FROM splits FULL JOIN walks USING ("user")
 )
-SELECT
-    users, users_unlike_their_interactions, users_with_overlapping_splits,
-    interactions_out_of_order, interactions_of_wrong_split, pairs, sequences_repeated
-FROM agreement, disjointness, purchases, couples, repeats
-"""  # noqa: S608
+"""
 
 #: Counts, shares (0 to 1) and quantiles of items. `coalesce` because the mean over no rows is null,
 #: and because a comparison with null is neither true nor false: both must count as broken.
-_PROFILE: Final = """
-WITH ranges AS (
-    SELECT sum(COLUMNS(*))::BIGINT FROM by_range
+_PROFILE: Final = f"""
+WITH {_SPLITS},
+{_WALKS},
+couples AS (
+    SELECT count(*) AS pairs FROM (SELECT DISTINCT "user", item FROM interactions)
+),
+repeats AS (
+    SELECT coalesce(sum(n - 1), 0)::BIGINT AS sequences_repeated
+    FROM (SELECT count(*) AS n FROM sequences GROUP BY split, "user")
+),
+histories AS (
+    SELECT
+        len(items) - 1 AS length,
+        items[-1] AS target,
+        coalesce(list_contains(items[:-2], target), false) AS is_repeat,
+        coalesce(tied, false) AS is_tied
+    FROM sequences
+    WHERE split = 'test'
 ),
 tests AS (
     SELECT
@@ -158,17 +159,24 @@ tests AS (
         max(length) AS history_max
     FROM histories LEFT JOIN items ON items.item = histories.target
 ),
-train_counts AS (
-    SELECT item, count(*) AS n FROM (SELECT unnest(items) AS item FROM sequences WHERE split = 'train') GROUP BY item
+places AS (
+    SELECT item, count(*) AS n, count(*) FILTER (split = 'train') AS trained
+    FROM (SELECT split, unnest(items) AS item FROM sequences)
+    GROUP BY item
+),
+unknown AS (
+    SELECT coalesce(sum(n), 0)::BIGINT AS sequence_places_of_unknown_items
+    FROM places ANTI JOIN items USING (item)
+    WHERE item IS NOT NULL
 ),
 catalogue AS (
     SELECT
         count(*) AS items,
         count(*) FILTER (coalesce(items.item, '') = '') AS items_without_id,
         count(items.item) - count(DISTINCT items.item) AS items_with_repeated_id,
-        count(*) FILTER (items.train_count IS DISTINCT FROM coalesce(n, 0)) AS items_with_wrong_train_count,
+        count(*) FILTER (items.train_count IS DISTINCT FROM coalesce(trained, 0)) AS items_with_wrong_train_count,
         coalesce(avg(has_image::INT), 0) AS image_coverage
-    FROM items LEFT JOIN train_counts USING (item)
+    FROM items LEFT JOIN places USING (item)
 ),
 purchases AS (
     SELECT
@@ -189,15 +197,10 @@ listed AS (
             OR list_count(items) <> len(items) OR list_count(moments) <> len(items)) AS sequences_with_nulls,
         count(*) FILTER (split NOT IN ('train', 'validation', 'test')) AS sequences_of_unknown_split
     FROM sequences
-),
-places AS (
-    SELECT count(*) AS sequence_places_of_unknown_items
-    FROM (SELECT unnest(items) AS item FROM sequences)
-    WHERE item NOT IN (SELECT item FROM items WHERE item IS NOT NULL)
 )
 SELECT *, coalesce(pairs / (nullif(users, 0) * nullif(items, 0)), 0) AS density
-FROM ranges, tests, catalogue, purchases, listed, places
-"""
+FROM agreement, disjointness, couples, repeats, tests, catalogue, purchases, listed, unknown
+"""  # noqa: S608
 
 
 def profile(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
@@ -206,10 +209,7 @@ def profile(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     Returns:
         One number a name. Quantiles of history length are None where there are no test users.
     """
-    connection.execute(_TEMPORARY)
-    for some_users in user_ranges(connection, "interactions"):
-        for statement in (_HISTORIES, _BY_RANGE):
-            connection.execute(statement.format(some_users=some_users))
+    connection.execute(_MACROS)
     result = connection.execute(_PROFILE)
     row = result.fetchone()
     assert row is not None, "aggregates without GROUP BY give one row"

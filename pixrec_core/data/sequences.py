@@ -36,50 +36,56 @@ _KEPT: Final = """
 CREATE TEMP TABLE kept AS SELECT "user", item, timestamp, rating, position FROM read_parquet($file)
 """
 
-#: Splits follow each other in a user's order, so a history is the first so many places.
+#: Item ids are many and short, so to compress them costs more than to make the lists.
 _SEQUENCES: Final = """
-CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], moments BIGINT[], tied BOOLEAN)
+CREATE TABLE sequences (
+    split VARCHAR, "user" VARCHAR, items VARCHAR[] USING COMPRESSION uncompressed, moments BIGINT[], tied BOOLEAN
+)
 """
+#: To sort a user's few structs is far cheaper than `list(... ORDER BY ...)` of texts.
+_WALKS: Final = """
+CREATE OR REPLACE TEMP TABLE walks AS
+    SELECT
+        "user",
+        list_sort(list({{place: place, item: item, timestamp: timestamp, is_train: split = 'train'}})) AS walk,
+        count(*) FILTER (split = 'train') AS trained,
+        count(*) FILTER (split IN ('train', 'history')) AS early,
+        count(*) FILTER (split <> 'test') AS before_test
+    FROM interactions
+    WHERE {some_users}
+    GROUP BY "user"
+    ORDER BY "user"
+"""
+#: Splits follow each other in a user's order, so a history is the first so many places.
+_TRAIN: Final = """
+SELECT 'train' AS split, "user", false AS tied,
+    CASE WHEN trained = early THEN walk[:early] ELSE list_filter(walk, lambda each: each.is_train) END AS part
+FROM walks
+WHERE trained > 0
+"""
+_HELD_OUT: Final = """
+SELECT '{split}' AS split, "user", walk[:{before} + 1] AS part, walk[{before} + 1].timestamp AS moment,
+    coalesce(moment IN (walk[{before}].timestamp, walk[{before} + 2].timestamp), false) AS tied
+FROM walks
+WHERE {before} > 0 AND {before} < {upto}
+"""
+_PARTS: Final = (
+    _TRAIN,
+    _HELD_OUT.format(split="validation", before="early", upto="before_test"),
+    _HELD_OUT.format(split="test", before="before_test", upto="len(walk)"),
+)
 _FILLED: Final = """
 INSERT INTO sequences
-    WITH some_interactions AS (FROM interactions WHERE {some_users}),
-    walks AS (
-        SELECT
-            "user",
-            list(item ORDER BY place) AS walk,
-            list(timestamp ORDER BY place) AS times,
-            count(*) FILTER (split IN ('train', 'history')) AS early,
-            count(*) FILTER (split <> 'test') AS before_test
-        FROM some_interactions
-        GROUP BY "user"
-    ),
-    targets AS (
-        SELECT 'validation' AS split, *, early + 1 AS n FROM walks WHERE early > 0 AND before_test > early
-        UNION ALL
-        SELECT 'test' AS split, *, before_test + 1 AS n FROM walks WHERE before_test > 0 AND len(walk) > before_test
-    )
-    SELECT 'train' AS split, "user", list(item ORDER BY place) AS items, list(timestamp ORDER BY place) AS moments,
-        false AS tied
-    FROM some_interactions
-    WHERE split = 'train'
-    GROUP BY "user"
-    UNION ALL
-    SELECT split, "user", walk[:n], times[:n],
-        coalesce(times[n] = times[n - 1], false) OR coalesce(times[n] = times[n + 1], false)
-    FROM targets
-    ORDER BY list_position(['train', 'validation', 'test'], split), "user"
+    SELECT split, "user", list_transform(part, lambda each: each.item),
+        list_transform(part, lambda each: each.timestamp), tied
+    FROM ({part})
 """
 
 _ITEMS: Final = """
 CREATE TABLE items AS
-    WITH bought AS (SELECT DISTINCT item FROM interactions),
-    train_counts AS (
-        SELECT item, count(*) AS n
-        FROM (SELECT unnest(items) AS item FROM sequences WHERE split = 'train')
-        GROUP BY item
-    )
-    SELECT metadata.*, item IN (SELECT item FROM photographed) AS has_image, coalesce(n, 0) AS train_count
-    FROM metadata SEMI JOIN bought USING (item) LEFT JOIN train_counts USING (item)
+    WITH bought AS (SELECT item, count(*) FILTER (split = 'train') AS n FROM interactions GROUP BY item)
+    SELECT metadata.*, item IN (SELECT item FROM photographed) AS has_image, n AS train_count
+    FROM metadata JOIN bought USING (item)
     ORDER BY item
 """
 
@@ -129,7 +135,9 @@ def _fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings, pat
     lost = splits.fill(connection, settings)
     connection.execute(_SEQUENCES)
     for some_users in user_ranges(connection, "interactions"):
-        connection.execute(_FILLED.format(some_users=some_users))
+        connection.execute(_WALKS.format(some_users=some_users))
+        for part in _PARTS:
+            connection.execute(_FILLED.format(part=part))
     connection.execute(_ITEMS)
     return {"users_seen": row[0], "items_seen": row[1], **lost}
 

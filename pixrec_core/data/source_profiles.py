@@ -28,11 +28,19 @@ SELECT
 FROM read_parquet($items)
 """
 
-#: In order means in the file's own order: `lag` over nothing follows it.
+#: In order means in the file's own order: windows over nothing follow it, and sort nothing. Rows in order have those
+#: that they are tied with beside them.
 _INTERACTIONS: Final = """
 WITH bought AS (FROM read_parquet($interactions)),
-ordered AS (
-    SELECT *, lag(row("user", timestamp, position)) OVER () AS before FROM bought
+neighbours AS (
+    SELECT
+        *,
+        lag("user") OVER () AS user_before,
+        lag(timestamp) OVER () AS time_before,
+        lag(position) OVER () AS position_before,
+        lead("user") OVER () AS next_user,
+        lead(timestamp) OVER () AS next_time
+    FROM bought
 ),
 rows AS (
     SELECT
@@ -42,16 +50,15 @@ rows AS (
         count(*) FILTER ("user" = '' OR item = '') AS rows_without_id,
         count(*) FILTER (timestamp NOT BETWEEN 1 AND $latest) AS rows_with_impossible_time,
         count(*) FILTER (rating NOT BETWEEN 0 AND 5) AS rows_with_impossible_rating,
-        count(*) FILTER (row("user", timestamp, position) <= before) AS rows_out_of_order
-    FROM ordered
+        count(*) FILTER ("user" < user_before OR "user" = user_before AND (
+            timestamp < time_before OR timestamp = time_before AND position <= position_before)) AS rows_out_of_order,
+        coalesce(avg((coalesce("user" = user_before AND timestamp = time_before, false)
+            OR coalesce("user" = next_user AND timestamp = next_time, false))::INT), 0) AS share_tied
+    FROM neighbours
 ),
 repeats AS (
     SELECT coalesce(sum(n - 1), 0)::BIGINT AS rows_repeated
     FROM (SELECT count(*) AS n FROM bought GROUP BY "user", item, timestamp)
-),
-ties AS (
-    SELECT coalesce(sum(n) FILTER (n > 1) / sum(n), 0) AS share_tied
-    FROM (SELECT count(*) AS n FROM bought GROUP BY "user", timestamp)
 ),
 pairs AS (
     SELECT count(*) AS pairs FROM (SELECT DISTINCT "user", item FROM bought)
@@ -73,7 +80,7 @@ SELECT
     * EXCLUDE (pairs, rows_of_known_items),
     coalesce(pairs / (nullif(users, 0) * nullif(items, 0)), 0) AS density,
     coalesce(rows_of_known_items / nullif(rows, 0), 0) AS share_of_known_items
-FROM rows, people, repeats, ties, pairs, known
+FROM rows, people, repeats, pairs, known
 """
 
 

@@ -33,9 +33,11 @@ _CUTS: Final = "CREATE TABLE cuts (split VARCHAR, start BIGINT)"
 _WALKED: Final = "ALTER TABLE kept RENAME TO walked"
 _TRAINABLE: Final = "CREATE TEMP TABLE kept AS SELECT * FROM walked WHERE timestamp < $cut"
 
+#: To compress the many short item ids takes a third of the time of writing, and saves a quarter of the room.
 _INTERACTIONS: Final = """
 CREATE TABLE interactions (
-    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, place BIGINT, split VARCHAR
+    "user" VARCHAR, item VARCHAR USING COMPRESSION uncompressed, timestamp BIGINT, rating DOUBLE, position BIGINT,
+    place BIGINT, split VARCHAR
 )
 """
 _FILLED: Final = """

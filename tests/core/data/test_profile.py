@@ -104,3 +104,51 @@ def test_order_is_time_then_position(connection, timestamps, positions, out_of_o
 def test_ratings_lie_from_0_to_5_or_are_unset(connection, rating, impossible):
     connection.execute("INSERT INTO interactions VALUES ('u', 'a', 1, ?, 1, 1, 'train')", [rating])
     assert profile(connection)["interactions_with_impossible_rating"] == impossible
+
+
+WALK = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "unlike"),
+    [
+        ({}, 0),
+        ({"items": ["b", "a", "b", "c"]}, 1),  # the same items in another order
+        ({"moments": [2, 1, 3, 4]}, 1),
+        ({"items": ["b", "a", "b", "c"], "moments": [2, 1, 3, 4]}, 1),  # the same pairs in another order
+        ({"items": ["a", "b", "c", "b"]}, 1),
+        ({"items": ["a", None, "b", "c"]}, 1),
+        ({"moments": [1, 2, 3, 5]}, 1),
+        ({"items": ["a", "b", "b", "c", "c"], "moments": [1, 2, 3, 4, 5]}, 1),
+        ({"items": ["a", "b", "b"], "moments": [1, 2, 3]}, 1),
+        ({"items": []}, 1),
+        ({"items": None}, 1),
+    ],
+)
+def test_sequences_are_compared_place_by_place(connection, changed, unlike):
+    """Of a user whose first item is history alone under a time split; a good train list starts at the second."""
+    connection.execute("INSERT INTO cuts VALUES ('validation', 3), ('test', 4)")
+    splits = ("history", "train", "validation", "test")
+    for place, (item, moment, split) in enumerate(zip(*WALK.values(), splits, strict=True), start=1):
+        row = ["u", item, moment, 5.0, place, place, split]
+        connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    connection.execute("INSERT INTO sequences VALUES ('train', 'u', ['b'], [2], false)")
+    connection.execute("INSERT INTO sequences VALUES ('validation', 'u', ['a', 'b', 'b'], [1, 2, 3], false)")
+    test = WALK | changed
+    connection.execute("INSERT INTO sequences VALUES ('test', 'u', ?, ?, false)", [test["items"], test["moments"]])
+    assert profile(connection)["users_unlike_their_interactions"] == unlike
+
+
+@pytest.mark.parametrize(
+    ("places", "out_of_order"),
+    [
+        ([("u", 1), ("u", 2), ("v", 1)], 0),
+        ([("v", 1), ("u", 1), ("u", 2)], 1),
+        ([("u", 2), ("u", 1), ("v", 1)], 1),
+        ([("u", 1), ("u", 1), ("v", 1)], 1),
+    ],
+)
+def test_interactions_lie_in_order_of_user_and_place(connection, places, out_of_order):
+    for time, (user, place) in enumerate(places, start=1):
+        connection.execute("INSERT INTO interactions VALUES (?, 'a', ?, 5.0, 1, ?, 'train')", [user, time, place])
+    assert profile(connection)["interactions_out_of_order"] == out_of_order

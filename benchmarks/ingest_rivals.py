@@ -1,0 +1,286 @@
+"""What a straightforward person would write in PixRec's place: a json loop, and pandas.
+
+Each does all that the two stages do. `lines`: bad lines to a quarantine with their reasons, the fields of the others
+checked, repeated ones left out, the rest in order. `sequences`: unknown items out, the 5-core, each interaction's
+place and split, the three sequences of each user with their times and ties, training counts of items, and the result
+checked and counted. What differs: PixRec keeps its result in one DuckDB file where these write Parquet, is held to its
+contract by Great Expectations where these assert, checks lists against the stored interactions where these hold them
+in memory, and reads files that do not fit there.
+"""
+
+import gzip
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from pixrec_core import files
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.schemas import INTERACTION_SCHEMA, ITEM, KEPT_SCHEMA, SEQUENCE_SCHEMA
+
+CORE = 5  # interactions that a user and an item need
+HELD_OUT = {"train": 2, "validation": 1, "test": 0}
+LATEST = 253_402_300_799_999  # the last millisecond of the year 9999
+KEY = ["user", "item", "timestamp"]
+ORDER = ["user", "timestamp", "position"]
+
+#: What each contender leaves, one Parquet file each, and by what it is ordered before it is compared; not at all where
+#: the order is part of the outcome.
+OUTCOMES: dict[str, list[str]] = {
+    "quarantine": ["line"],
+    "interactions": [],
+    "kept": [],
+    "sequences": ["split", "user"],
+    "counts": ["item"],
+}
+
+
+def opened(paths: DatasetPaths) -> IO[bytes]:
+    """The raw reviews, plain or gzip."""
+    path = Path(files.read_json(paths.raw_manifest)["reviews"]["path"])
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def outcome(target: Path, name: str) -> Path:
+    """Where a contender leaves one of `OUTCOMES`."""
+    return target.with_name(f"{target.name}.{name}.parquet")
+
+
+def fault_of(fields: Any) -> str | None:
+    """Why a line is bad; None for a good one."""
+    if not isinstance(fields, dict):
+        return "no JSON object"
+    for name, key in (("user_id", fields.get("user_id")), ("item", fields.get("parent_asin") or fields.get("asin"))):
+        if not isinstance(key, str) or not key.strip(" ") or "\0" in key:
+            return f"{name} is no id"
+    time, rating = fields.get("timestamp"), fields.get("rating")
+    if type(time) is not int or not 0 < time <= LATEST:
+        return "timestamp is no time"
+    if type(rating) not in {int, float} or not 0 <= rating <= 5:
+        return "rating is not from 0 to 5"
+    return None
+
+
+class JsonLoop:
+    """Dicts and lists."""
+
+    def __init__(self, paths: DatasetPaths, target: Path) -> None:
+        self.paths, self.target = paths, target
+
+    def lines(self) -> None:
+        kept: dict[tuple[str, str, int], tuple[float, int]] = {}
+        bad: list[tuple[int, str, str]] = []
+        with opened(self.paths) as file:
+            for position, line in enumerate(file, start=1):
+                try:
+                    fields = json.loads(line)
+                    fault = fault_of(fields)
+                except ValueError as error:
+                    fault = str(error)
+                if fault:
+                    bad.append((position, fault, line[:200].decode("utf-8", "replace")))
+                    continue
+                key = (fields["user_id"], fields.get("parent_asin") or fields["asin"], fields["timestamp"])
+                kept.setdefault(key, (fields["rating"], position))
+        self.rows = sorted(((*key, *rest) for key, rest in kept.items()), key=lambda row: (row[0], row[2], row[4]))
+        _columns(bad, ["line", "reason", "raw"]).write_parquet(outcome(self.target, "quarantine"))
+        _columns(self.rows, INTERACTION_SCHEMA).write_parquet(outcome(self.target, "interactions"))
+
+    def sequences(self) -> None:
+        self.known = set(pl.read_parquet(self.paths.items)[ITEM])
+        walks = self._core()
+        kept = [
+            (*row, place, _split_of(len(walk) - place))
+            for walk in walks.values()
+            for place, row in enumerate(walk, start=1)
+        ]
+        found = list(_sequences_of(walks))
+        counts = Counter(item for split, _, items, *_ in found if split == "train" for item in items)
+        self._check(walks, found, counts)
+        _columns(kept, KEPT_SCHEMA).write_parquet(outcome(self.target, "kept"))
+        _columns(found, SEQUENCE_SCHEMA).write_parquet(outcome(self.target, "sequences"))
+        bought = sorted({row[1] for row in kept})
+        _columns([(item, counts[item]) for item in bought], ["item", "train_count"]).write_parquet(
+            outcome(self.target, "counts")
+        )
+
+    def _core(self) -> dict[str, list[Any]]:
+        walks = {
+            user: [row for row in rows if row[1] in self.known]
+            for user, rows in groupby(self.rows, key=lambda row: row[0])
+        }
+        size = None
+        while size != (size := sum(map(len, walks.values()))):
+            counts = Counter(row[1] for walk in walks.values() for row in walk)
+            walks = {user: [row for row in walk if counts[row[1]] >= CORE] for user, walk in walks.items()}
+            walks = {user: walk for user, walk in walks.items() if len(walk) >= CORE}
+        return walks
+
+    def _check(self, walks: dict[str, list[Any]], found: list[Any], counts: Counter[str]) -> None:
+        """Hold the result to the contract, and count what the profile counts."""
+        lists: dict[str, dict[str, list[str]]] = {split: {} for split in HELD_OUT}
+        for split, user, items, moments, _ in found:
+            assert user not in lists[split]
+            assert len(items) == len(moments)
+            assert self.known.issuperset(items)
+            lists[split][user] = items
+        for user, walk in walks.items():
+            assert all((a[2], a[4]) < (b[2], b[4]) for a, b in pairwise(walk))
+            assert all(row[2] > 0 and 0 <= row[3] <= 5 for row in walk)
+            whole = [row[1] for row in walk]
+            assert lists["test"][user] == whole
+            assert lists["validation"][user] == whole[:-1]
+            assert lists["train"][user] == whole[:-2]
+        tests = list(lists["test"].values())
+        lengths = sorted(len(items) - 1 for items in tests)
+        self.profile = {
+            "users": len(walks),
+            "pairs": sum(len(set(items)) for items in tests),
+            "tied": sum(tied for split, *_, tied in found if split == "test"),
+            "repeats": sum(items[-1] in items[:-1] for items in tests),
+            "cold": sum(not counts[items[-1]] for items in tests),
+            "history": [lengths[math.ceil(share * len(lengths)) - 1] for share in (0.5, 0.9, 0.99, 1)],
+        }
+
+    def hand_over(self) -> None:
+        """Nothing is left to do."""
+
+
+def _columns(rows: list[Any], names: Iterable[str]) -> pl.DataFrame:
+    """A frame by columns, which polars makes far faster than by rows."""
+    return pl.DataFrame(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def _split_of(after: int) -> str:
+    return {0: "test", 1: "validation"}.get(after, "train")
+
+
+def _sequences_of(walks: dict[str, list[Any]]) -> Iterator[tuple[str, str, list[str], list[int], bool]]:
+    for split, left_out in HELD_OUT.items():
+        for user, walk in walks.items():
+            n = len(walk) - left_out
+            times = [row[2] for row in walk]
+            tied = split != "train" and times[n - 1] in (*times[n - 2 : n - 1], *times[n : n + 1])
+            yield split, user, [row[1] for row in walk[:n]], times[:n], tied
+
+
+class Pandas:
+    """`read_json(lines=True)` in chunks; it stops at a bad line, so those are sieved out of the text before it."""
+
+    def __init__(self, paths: DatasetPaths, target: Path) -> None:
+        import pandas  # noqa: F401
+
+        self.paths, self.target = paths, target
+
+    def lines(self) -> None:
+        import pandas as pd
+
+        with opened(self.paths) as file:
+            sieve = Sieve(file)
+            reader = pd.read_json(sieve, lines=True, dtype=False, chunksize=100_000)
+            frame = pd.concat([chunk[["user_id", "parent_asin", "timestamp", "rating"]] for chunk in reader])
+        frame["position"] = sieve.positions
+        frame = frame.rename(columns={"user_id": "user", "parent_asin": "item"})
+        good = (
+            (frame["user"].str.strip(" ") != "")
+            & (frame["item"].str.strip(" ") != "")
+            & frame["timestamp"].between(1, LATEST)
+            & frame["rating"].between(0, 5)
+        )
+        bad = frame[~good].assign(reason="a field is bad")[["position", "reason"]].rename(columns={"position": "line"})
+        cut = pd.DataFrame(sieve.bad, columns=["line", "reason", "raw"])
+        pd.concat([cut, bad]).to_parquet(outcome(self.target, "quarantine"), index=False)
+        frame = frame[good].drop_duplicates(KEY).sort_values(ORDER)
+        self.frame = frame[list(INTERACTION_SCHEMA)].reset_index(drop=True)
+        self.frame.to_parquet(outcome(self.target, "interactions"), index=False)
+
+    def sequences(self) -> None:
+        import pandas as pd
+
+        self.known = pd.read_parquet(self.paths.items)["item"]
+        frame = self._core()
+        people = frame.groupby("user")
+        frame["place"] = people.cumcount() + 1
+        after = people.cumcount(ascending=False)
+        frame["split"] = after.map({0: "test", 1: "validation"}).fillna("train")
+        time = frame["timestamp"]
+        frame["tied"] = (time == people["timestamp"].shift()) | (time == people["timestamp"].shift(-1))
+        found = pd.concat([self._split(frame, after, split) for split in HELD_OUT])
+        counts = frame[frame["split"] == "train"].groupby("item").size()
+        self._check(frame, found, counts)
+        frame[list(KEPT_SCHEMA)].to_parquet(outcome(self.target, "kept"), index=False)
+        found[list(SEQUENCE_SCHEMA)].to_parquet(outcome(self.target, "sequences"), index=False)
+        counts = counts.reindex(sorted(frame["item"].unique()), fill_value=0)
+        counts.rename("train_count").reset_index().to_parquet(outcome(self.target, "counts"), index=False)
+
+    def _core(self) -> Any:
+        frame = self.frame[self.frame["item"].isin(self.known)]
+        size = None
+        while size != (size := len(frame)):
+            frame = frame[frame.groupby("item")["user"].transform("size") >= CORE]
+            frame = frame[frame.groupby("user")["item"].transform("size") >= CORE]
+        return frame.copy()
+
+    @staticmethod
+    def _split(frame: Any, after: Any, split: str) -> Any:
+        people = frame[after >= HELD_OUT[split]].groupby("user", as_index=False)
+        made = people.agg(items=("item", list), moments=("timestamp", list), tied=("tied", "last")).assign(split=split)
+        return made.assign(tied=False) if split == "train" else made
+
+    def _check(self, frame: Any, found: Any, counts: Any) -> None:
+        """Hold the result to the contract, and count what the profile counts."""
+        people = frame.groupby("user")
+        step, onwards = people["timestamp"].diff(), people["position"].diff()
+        assert not ((step < 0) | ((step == 0) & (onwards <= 0))).any()
+        assert frame["item"].isin(self.known).all()
+        assert frame["timestamp"].gt(0).all()
+        assert frame["rating"].between(0, 5).all()
+        assert not found.duplicated(["split", "user"]).any()
+        lists = {split: part.set_index("user")["items"] for split, part in found.groupby("split")}
+        whole = people["item"].agg(list)
+        for split, left_out in HELD_OUT.items():
+            assert all(a == b[: len(b) - left_out] for a, b in zip(lists[split], whole, strict=True))
+        tests = found[found["split"] == "test"]
+        target = tests["items"].str[-1]
+        self.profile = {
+            "users": len(whole),
+            "pairs": len(frame[["user", "item"]].drop_duplicates()),
+            "tied": tests["tied"].sum(),
+            "repeats": sum(items[-1] in items[:-1] for items in tests["items"]),
+            "cold": (~target.isin(counts.index)).sum(),
+            "history": (tests["items"].str.len() - 1).quantile([0.5, 0.9, 0.99, 1]).tolist(),
+        }
+
+    def hand_over(self) -> None:
+        """Nothing is left to do."""
+
+
+class Sieve:
+    """The whole lines of a file, as the file that pandas wants; `positions` are theirs, `bad` are the others."""
+
+    def __init__(self, file: Iterable[bytes]) -> None:
+        self.positions: list[int] = []
+        self.bad: list[tuple[int, str, str]] = []
+        self._lines = self._good(file)
+
+    def _good(self, file: Iterable[bytes]) -> Iterator[str]:
+        for position, line in enumerate(file, start=1):
+            if line.endswith(b"}\n"):
+                self.positions.append(position)
+                yield line.decode()
+            else:
+                self.bad.append((position, "the line is cut short", line[:200].decode("utf-8", "replace")))
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def __next__(self) -> str:
+        return next(self._lines)
+
+    def read(self, size: int = -1) -> str:
+        raise NotImplementedError("pandas reads lines here")
