@@ -1,6 +1,7 @@
 """Rankings by the plain way: each item's text written out after each history, through the model's own `forward`."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from pixrec_core.retrieval.rankers import Catalogue, Users
 from tests.core.models.own_forward import own_logits
 from tests.core.models.small import Small, catalogue
 
-#: Of one item without a photo or a text; of two; of fifty, many of them twice.
-HISTORIES = [[0], [3, 5], [(7 * n) % 20 for n in range(50)]]
+#: One item without a photo or a text; two items; some with a long one among them, so that windows slide.
+HISTORIES = [[0], [3, 5], [1, 2, 4, 1, 8]]
+LONG = [(7 * n) % 20 for n in range(50)]
 TWINS = {6: 5, 9: 5, 12: 11}  # items with the text of another one
 
 
@@ -41,6 +43,14 @@ def users_of(own: Catalogue, histories=HISTORIES) -> Users:
     cosines = vectors @ own.vectors.T
     nearest = np.argsort(-cosines, axis=1, kind="stable")
     return Users(histories, vectors, nearest, np.take_along_axis(cosines, nearest, axis=1))
+
+
+@cache
+@torch.no_grad()
+def judged(tower: Small) -> tuple[Small, list[np.ndarray]]:
+    """The tower over the catalogue with twins, and `likelihoods` after each of `HISTORIES`."""
+    twins = with_twins(tower)
+    return twins, [likelihoods(twins, history) for history in HISTORIES]
 
 
 @torch.no_grad()

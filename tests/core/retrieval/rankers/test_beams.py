@@ -6,17 +6,25 @@ from pixrec_core.retrieval.rankers import beams
 from pixrec_core.settings import GenerativeSettings
 from tests.core.models.own_forward import own_logits
 from tests.core.models.small import Small, small
-from tests.core.retrieval.rankers.brute_force import HISTORIES, TWINS, likelihoods, shop, users_of, with_twins
+from tests.core.retrieval.rankers.brute_force import (
+    HISTORIES,
+    LONG,
+    TWINS,
+    judged,
+    likelihoods,
+    shop,
+    users_of,
+    with_twins,
+)
 
 
 @torch.no_grad()
 def test_as_many_beams_as_items_rank_them_by_the_likelihood_of_their_texts(tower: Small) -> None:
-    tower = with_twins(tower)
+    tower, brute_force = judged(tower)
     own = shop(tower)
     users = users_of(own)
     found = beams.make(own, GenerativeSettings(beams=len(own.items)))(users)
-    for history, vector, (items, scores) in zip(HISTORIES, users.vectors, found, strict=True):
-        expected = likelihoods(tower, history)
+    for expected, vector, (items, scores) in zip(brute_force, users.vectors, found, strict=True):
         assert sorted(items.tolist()) == list(range(1, len(own.items))), "item 0 has no text to be likely"
         np.testing.assert_allclose(scores, expected[items], rtol=1e-4, atol=1e-4)
         assert (np.diff(scores) <= 0).all()
@@ -31,6 +39,13 @@ def test_as_many_beams_as_items_rank_them_by_the_likelihood_of_their_texts(tower
 @pytest.fixture(scope="module")
 def tiny() -> Small:
     return with_twins(small())
+
+
+@torch.no_grad()
+def test_fifty_items_of_history(tiny: Small) -> None:
+    own = shop(tiny)
+    (found,) = beams.make(own, GenerativeSettings(beams=len(own.items)))(users_of(own, [LONG]))
+    np.testing.assert_allclose(found.scores, likelihoods(tiny, LONG)[found.items], rtol=1e-4)
 
 
 @torch.no_grad()

@@ -5,22 +5,22 @@ import torch
 from pixrec_core.retrieval.rankers import hybrid
 from pixrec_core.settings import GenerativeSettings
 from tests.core.models.small import Small, small
-from tests.core.retrieval.rankers.brute_force import HISTORIES, likelihoods, shop, users_of, with_twins
+from tests.core.retrieval.rankers.brute_force import judged, shop, users_of, with_twins
 
 
 @torch.no_grad()
 def test_by_likelihood_alone_the_candidates_stand_in_brute_forces_order(tower: Small) -> None:
-    tower = with_twins(tower)
+    tower, brute_force = judged(tower)
     own = shop(tower)
     users = users_of(own)
     found = hybrid.make(own, GenerativeSettings(candidates=15, likelihood_weight=1))(users)
-    for history, nearest, (items, scores) in zip(HISTORIES, users.nearest, found, strict=True):
+    for expected, nearest, (items, scores) in zip(brute_force, users.nearest, found, strict=True):
         candidates = nearest[:15]
-        expected = likelihoods(tower, history)[candidates]
-        expected = np.where(np.isnan(expected), np.nanmin(expected), expected)
+        filled = expected[candidates]
+        filled = np.where(np.isnan(filled), np.nanmin(filled), filled)
         assert sorted(items.tolist()) == sorted(candidates.tolist())
         place = {item: n for n, item in enumerate(candidates.tolist())}
-        standard = (expected - expected.mean()) / expected.std()
+        standard = (filled - filled.mean()) / filled.std()
         np.testing.assert_allclose(scores, standard[[place[item] for item in items.tolist()]], atol=2e-3)
         assert (np.diff(scores) <= 0).all()
 
