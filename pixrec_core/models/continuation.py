@@ -55,6 +55,12 @@ class Continuation:
         positions = self._first_positions[:, None] + depths
         return self._reader.following_states(ids, positions, self._cache, visible, distances)
 
+    def forget(self) -> None:
+        """Let everything after the prompts go, as if it had never been read."""
+        length = self._is_prompt.shape[1]
+        self._cache.crop(length - self._places.shape[1])
+        self._places = self._places[:, :length]
+
     def scores(self, hidden: Tensor) -> Tensor:
         """Logits of what follows some hidden states, (..., V)."""
         return self._reader.logits(hidden)

@@ -5,7 +5,7 @@ mixed by `likelihood_weight`; so the weight means the same for every model. A ca
 text counts as no likelier than the least likely one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from pixrec_core.retrieval.rankers._trie import ROOT, Trie
 from pixrec_core.settings import GenerativeSettings
 
 Values = NDArray[np.float64]
+
+TEXTS_AT_A_TIME = 32  # of one user; attention among their tokens grows with the square of their number
 
 
 def make(catalogue: Catalogue, settings: GenerativeSettings) -> Ranker:
@@ -60,19 +62,30 @@ def _standard(values: Values) -> Values:
 def likelihoods(prompts: Continuation, trie: Trie, texts: Sequence[Ids], device: torch.device) -> list[Values]:
     """Mean log-probability of the tokens of some texts after each prompt; NaN for an empty text.
 
-    All texts of a prompt are read at once, as one tree: each token sees only those that its texts begin with.
-
     Args:
         prompts: B of them.
         trie: of all texts.
         texts: (B,) of (k,) numbers of texts.
         device: the model's.
     """
+    distinct = [np.unique(each) for each in texts]  # in the trie's order, so that what begins alike stays together
+    parts: list[list[Values]] = [[] for _ in texts]
+    for start in range(0, max(map(len, distinct)), TEXTS_AT_A_TIME):
+        some = [each[start : start + TEXTS_AT_A_TIME] for each in distinct]
+        for found, values in zip(parts, _at_once(prompts, trie, some, device), strict=True):
+            found.append(values)
+        prompts.forget()
+    return [
+        np.concatenate(values)[own.searchsorted(each)] for values, own, each in zip(parts, distinct, texts, strict=True)
+    ]
+
+
+def _at_once(prompts: Continuation, trie: Trie, texts: Sequence[Ids], device: torch.device) -> Iterator[Values]:
+    """`likelihoods` of so many texts that they are read at once, as one tree: a token sees only what it follows."""
     paths = [trie.paths(trie.ends[each]) for each in texts]
     nodes = [np.setdiff1d(path, [ROOT]) for path in paths]
     inner = [np.setdiff1d(trie.parents[each], [ROOT]) for each in nodes]  # a last token is not read, only predicted
     hidden = _read(prompts, trie, inner, device)
-    values = []
     for row, (path, each, before) in enumerate(zip(paths, nodes, inner, strict=True)):
         logits = torch.cat([prompts.logits[row, None], prompts.scores(hidden[row, : len(before)])])
         parents = np.concatenate([[ROOT], before]).searchsorted(trie.parents[each])
@@ -80,8 +93,7 @@ def likelihoods(prompts: Continuation, trie: Trie, texts: Sequence[Ids], device:
         gained = np.zeros(len(trie.tokens))
         gained[each] = logits.float().log_softmax(-1)[chosen[0], chosen[1]].cpu().numpy()
         lengths = trie.lengths[texts[row]]
-        values.append(np.where(lengths > 0, gained[path].sum(axis=1) / np.maximum(lengths, 1), np.nan))
-    return values
+        yield np.where(lengths > 0, gained[path].sum(axis=1) / np.maximum(lengths, 1), np.nan)
 
 
 def _read(prompts: Continuation, trie: Trie, nodes: Sequence[Ids], device: torch.device) -> torch.Tensor:

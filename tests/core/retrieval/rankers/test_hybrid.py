@@ -9,7 +9,10 @@ from tests.core.retrieval.rankers.brute_force import judged, shop, users_of, wit
 
 
 @torch.no_grad()
-def test_by_likelihood_alone_the_candidates_stand_in_brute_forces_order(tower: Small) -> None:
+def test_by_likelihood_alone_the_candidates_stand_in_brute_forces_order(
+    tower: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hybrid, "TEXTS_AT_A_TIME", 4)
     tower, brute_force = judged(tower)
     own = shop(tower)
     users = users_of(own)
