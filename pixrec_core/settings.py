@@ -212,7 +212,7 @@ class GenerativeSettings(Section):
         False, description="generate_bm25: whether tokens are drawn by their probability, not searched"
     )
     candidates: Positive = Field(100, description="hybrid: nearest items that are put in order anew")
-    likelihood_weight: Share = Field(0.5, description="hybrid: weight of the texts' likelihood; cosines have the rest")
+    likelihood_weight: Share = Field(0.25, description="hybrid: weight of the texts' likelihood; cosines have the rest")
 
 
 class Sections(BaseModel):

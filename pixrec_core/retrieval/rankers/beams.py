@@ -77,20 +77,18 @@ class _Search:
         Children are laid end to end, and each prompt's moved to a row of its own, -inf where the row has no more.
         """
         counts = torch.where(beams.scores.isfinite(), self.past[nodes] - self.first[nodes], 0)
-        each = torch.arange(counts.numel(), device=counts.device).repeat_interleave(counts.flatten())
+        flat, of_row = counts.flatten(), counts.sum(1)
+        each = torch.arange(len(flat), device=flat.device).repeat_interleave(flat)  # the beam of each child
         rows, parents = each // counts.shape[1], each % counts.shape[1]
-        in_beam = torch.arange(len(each), device=counts.device) - (counts.flatten().cumsum(0) - counts.flatten())[each]
-        children = self.first[nodes][rows, parents] + in_beam
+        number = torch.arange(len(each), device=flat.device)
+        children = self.first[nodes][rows, parents] + number - (flat.cumsum(0) - flat)[each]
         scores = beams.scores[rows, parents] + beams.next[rows, parents, self.tokens[children]]
 
-        sums = counts.sum(1)
-        columns = torch.arange(len(each), device=counts.device) - (sums.cumsum(0) - sums)[rows]
-        table = scores.new_full((len(counts), int(sums.max())), -torch.inf)
-        table[rows, columns] = scores
+        starts = of_row.cumsum(0) - of_row
+        table = scores.new_full((len(counts), int(of_row.max())), -torch.inf)
+        table[rows, number - starts[rows]] = scores
         best, chosen = table.topk(min(self.width, table.shape[1]))
-        place = torch.zeros(table.shape, dtype=torch.long, device=counts.device)
-        place[rows, columns] = torch.arange(len(each), device=counts.device)
-        place = place.gather(1, chosen)
+        place = (starts[:, None] + chosen).clamp(max=len(each) - 1)
         return parents[place], children[place], best
 
     def _note(self, found: list[dict[int, float]], nodes: Tensor, likelihoods: Tensor) -> None:
