@@ -200,7 +200,7 @@ class RetrievalSettings(Section):
 
 
 class GenerativeSettings(Section):
-    """Rankings by the language model, of texts that follow a history; 10 to 100 times slower than by the index.
+    """Rankings by the language model, of texts that follow a history; several times slower than by the index.
 
     They stand beside the dense ranking and have metrics of their own, over the same users.
     """
