@@ -1,159 +1,78 @@
-"""Users a second at inference: PixRec's vectors and index against generating texts and looking them up by BM25.
+"""Users a second at inference: the index over item vectors, and rankers by the language model of the same checkpoint.
 
-The alternative is the paper's: the same checkpoint's language model reads the same history, writes 32 texts
-of the next item by beam search, and each text ranks the catalogue by BM25 (bm25s, its index built once). The
-beams then take turns, the likeliest first, each naming its best item that is not in the list yet. It is given
-the photos' features ready made and its users in batches of like length, as PixRec is.
+Dense: a history becomes a vector, the index knows its nearest items. The others read the same history and go on from
+there: beams (texts of the catalogue by beam search), generate_bm25 (the paper's way: texts of the model's own, looked
+up by BM25), hybrid (the nearest items in the order of texts and vectors). All are given the photos' features ready
+made, and their users in batches of like length.
 
     python -m benchmarks.retrieval [--rounds 3] [--users 32] [--shoppers 300]
 
-Both list 100 items for the same users, in turns in one process, on a checkpoint of one epoch over the
-generated shop. Then the search alone, without the model, over larger catalogues of random vectors and texts.
+All list 100 items for the same users, in turns in one process, on a checkpoint of one epoch over the generated shop.
+The rankers' own time includes the dense one, which they start from. Then the search alone, without the model, over
+larger catalogues of random vectors and texts.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from benchmarks.training import DATA_STAGES
-from pixrec_core import pipeline, prompts, schemas
-from pixrec_core.data.sequences import read_items, read_sequences
-from pixrec_core.models import checkpoint
-from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.retrieval import encode, index, kinds
-from pixrec_core.settings import Settings
+from pixrec_core import pipeline, schemas
+from pixrec_core.data.sequences import read_sequences
+from pixrec_core.data.text_search import TextSearch
+from pixrec_core.plugins import load_plugin, plugin_names
+from pixrec_core.ranking_table import DENSE
+from pixrec_core.retrieval import generative, kinds, rankers
+from pixrec_core.retrieval.rank import Shop
+from pixrec_core.retrieval.rankers.generate_bm25 import hits, take_turns
+from pixrec_core.settings import GenerativeSettings, Settings
 from pixrec_core.stages import Work
 
-BEAMS = 32
 DEPTH = 100  # items of a list
 CATALOGUES = (400, 4_000, 100_000)
 STAGES = (*DATA_STAGES, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX)
 
-Rows = NDArray[np.int64]
-Histories = Sequence[Sequence[int]]
 
-
-class Generator:
-    """Beam search and BM25.
-
-    Args:
-        work: of a shop whose items have been encoded.
-        at_a_time: users whose texts are generated in one batch.
-    """
-
-    def __init__(self, work: Work, at_a_time: int) -> None:
-        paths = work.variant_paths
-        self._model, processor = checkpoint.load(paths.checkpoint)
-        self._inputs = TowerInputs.load(paths, self._model.backbone, processor, work.own.model.item_tokens)
-        self._collator = self._inputs.collator(
-            encode.history_features(work.own.model, paths, self._model, self._inputs)
-        )
-        self._tokenizer = processor.tokenizer
-        self._next = torch.tensor(processor.text_ids(prompts.NEXT))
-        self._tokens = round(statistics.median(block.text_length for block in self._inputs.inputs.blocks))
-        self._texts = Texts([prompts.item_text(item) for item in read_items(work.paths).iter_rows(named=True)])
-        self._at_a_time = at_a_time
-
-    @torch.inference_mode()
-    def rank(self, histories: Histories) -> Rows:
-        """The items of each user's list, (U, 100)."""
-        rows = np.empty((len(histories), DEPTH), np.int64)
-        order = sorted(range(len(histories)), key=lambda user: len(histories[user]))
-        for start in range(0, len(order), self._at_a_time):
-            users = order[start : start + self._at_a_time]
-            for user, texts in zip(users, self._generate([histories[n] for n in users]), strict=True):
-                rows[user] = self._texts.rank(texts)
-        return rows
-
-    def _generate(self, histories: Histories) -> list[list[str]]:
-        """32 texts of each user's next item, the likeliest first."""
-        batch = self._collator.histories(histories)
-        embeddings = self._embeddings(batch["ids"], batch["slots"], self._model.photo_features(batch["photos"]))
-        lead = self._model.backbone.get_input_embeddings()(self._next)
-        prompts_ = [torch.cat([row[: span[-1, 1]], lead]) for row, span in zip(embeddings, batch["spans"], strict=True)]
-        longest = max(len(prompt) for prompt in prompts_)
-        left = [torch.nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts_]
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts_])
-        ids = self._model.backbone.generate(
-            inputs_embeds=torch.stack(left),
-            attention_mask=mask,
-            num_beams=BEAMS,
-            num_return_sequences=BEAMS,
-            max_new_tokens=self._tokens,
-            do_sample=False,
-        )
-        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [texts[start : start + BEAMS] for start in range(0, len(texts), BEAMS)]
-
-    def _embeddings(self, ids: torch.Tensor, slots: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
-        """What `DualTower.hidden_states` gives the language model."""
-        embeddings = self._model.backbone.get_input_embeddings()(ids)
-        assert features is not None, "the generated shop has photos"
-        flat = features.reshape(-1, features.shape[-1])
-        return torch.where((slots >= 0)[..., None], flat[slots.clamp(min=0)], embeddings)
-
-
-class Texts:
-    """BM25 over the catalogue's texts."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._bm25 = bm25s.BM25()
-        self._bm25.index(bm25s.tokenize(list(texts), stopwords=None, show_progress=False), show_progress=False)
-
-    def rank(self, generated: list[str]) -> Rows:
-        """The list of one user, (100,): texts take turns, each with its best item that is not listed yet."""
-        words = bm25s.tokenize(generated, stopwords=None, show_progress=False, return_ids=False)
-        best, _ = self._bm25.retrieve(words, k=DEPTH, show_progress=False)
-        listed: dict[int, None] = {}
-        turns = [iter(row) for row in best.tolist()]
-        while len(listed) < DEPTH:
-            for turn in turns:
-                listed[next(item for item in turn if item not in listed)] = None
-                if len(listed) == DEPTH:
-                    break
-        return np.array(list(listed))
-
-
-class Retriever:
-    """PixRec's own path: histories to vectors, vectors to the index."""
-
-    def __init__(self, work: Work) -> None:
-        paths = work.variant_paths
-        self._model, processor = checkpoint.load(paths.checkpoint)
-        self._inputs = TowerInputs.load(paths, self._model.backbone, processor, work.own.model.item_tokens)
-        self._photos = encode.history_features(work.own.model, paths, self._model, self._inputs)
-        self._index = index.load(paths)
-
-    def rank(self, histories: Histories) -> Rows:
-        """The items of each user's list, (U, 100)."""
-        vectors = encode.user_vectors(self._model, self._inputs, self._photos, histories)
-        return self._index.nearest(vectors, DEPTH)[0]
-
-
-def compare(work: Work, users: int, at_a_time: int, rounds: int) -> None:
-    """Both paths in turns."""
-    retriever, generator = Retriever(work), Generator(work, at_a_time)
+def compare(work: Work, users: int, rounds: int) -> None:
+    """All rankers in turns."""
+    shop = Shop.read(work.variant_paths)
+    catalogue = shop.catalogue(work.variant_paths)
     sequences = read_sequences(work.paths, schemas.TEST).sample(users, seed=0)[schemas.ITEMS]
-    numbers = {item: n for n, item in enumerate(encode.read_item_ids(work.variant_paths.item_vectors))}
-    histories = [[numbers[item] for item in items[-1 - work.own.training.window : -1]] for items in sequences]
-    contenders = ((retriever.rank, Rates()), (generator.rank, Rates()))
-    for rank, _ in contenders:
-        rank(histories[:1])  # what is set up at first use is no part of the rate
+    histories = shop.inputs.numbers([items[:-1] for items in sequences.to_list()])
+    lengths = np.full(users, DEPTH)
+
+    def dense() -> Any:
+        return shop.users(histories, shop.vectors(histories), lengths)
+
+    def by_texts(name: str) -> Callable[[], Any]:
+        ranker = load_plugin(rankers.__name__, name).make(catalogue, GenerativeSettings())
+
+        def rank() -> Any:
+            asked = dense()
+            return [
+                generative.complete(own, nearest, DEPTH).items
+                for own, nearest in zip(generative.ranked(ranker, asked, name), asked.nearest, strict=True)
+            ]
+
+        return rank
+
+    names = plugin_names(rankers.__name__)
+    contenders: dict[str, Callable[[], Any]] = {DENSE: lambda: dense().nearest} | {n: by_texts(n) for n in names}
+    for rank in contenders.values():
+        rank()  # what is set up at first use is no part of the rate
+    rates = {name: Rates() for name in contenders}
     for _ in range(rounds):
-        for rank, rates in contenders:
-            lists = rates.time(lambda rank=rank: rank(histories), users)
-            assert all(len(set(row)) == DEPTH for row in lists.tolist()), "an item stands twice in a list"
-    print(f"{users} users, {len(numbers)} items, lists of {DEPTH}; {at_a_time} users a batch of beams")
-    show(*(rates for _, rates in contenders))
+        for name, rank in contenders.items():
+            lists = rates[name].time(rank, users)
+            assert all(len(set(row.tolist())) == DEPTH for row in lists), "an item stands twice in a list"
+    print(f"{users} users, {len(catalogue.items)} items, lists of {DEPTH}")
+    show(rates)
 
 
 def search_alone(items: int, rounds: int) -> None:
@@ -163,16 +82,16 @@ def search_alone(items: int, rounds: int) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     words = np.array([f"word{n}" for n in range(2_000)])
     texts = [" ".join(row) for row in random.choice(words, size=(items, 8))]
-    bm25 = Texts(texts)
-    users = [[texts[n] for n in random.choice(items, BEAMS)] for _ in range(32)]
-    ours, theirs = Rates(), Rates()
+    search, places = TextSearch(texts), np.arange(items)
+    users = [[texts[n] for n in random.choice(items, GenerativeSettings().beams)] for _ in range(32)]
+    rates = {"index": Rates(), "BM25": Rates()}
     searcher = kinds.make("flat", vectors)
     searcher.search(vectors[:1], DEPTH)
     for _ in range(rounds):
-        ours.time(lambda: searcher.search(vectors[:32], DEPTH), 32)
-        theirs.time(lambda: [bm25.rank(generated) for generated in users], 32)
+        rates["index"].time(lambda: searcher.search(vectors[:32], DEPTH), 32)
+        rates["BM25"].time(lambda: [take_turns(hits(search, own, places, DEPTH)) for own in users], 32)
     print(f"search alone, {items:,} items")
-    show(ours, theirs)
+    show(rates)
 
 
 class Rates:
@@ -191,17 +110,18 @@ class Rates:
         return result
 
 
-def show(ours: Rates, theirs: Rates) -> None:
-    """Medians, spread and ratios."""
-    for name, each in (("pixrec", ours), ("beams + BM25", theirs)):
+def show(rates: Mapping[str, Rates]) -> None:
+    """Medians, spread, and how many times as fast as each other the first is."""
+    first = next(iter(rates.values()))
+    for name, each in rates.items():
+        ratios = [a / b for a, b in zip(first.rates, each.rates, strict=True)]
+        busy = statistics.median(each.busy) / statistics.median(first.busy)
         print(
             f"  {name:13} {statistics.median(each.rates):10,.2f} users/s ({min(each.rates):,.2f} to "
-            f"{max(each.rates):,.2f}), {1000 * statistics.median(each.busy):,.2f} ms of a processor a user"
+            f"{max(each.rates):,.2f}), {1000 * statistics.median(each.busy):,.2f} ms of a processor a user; "
+            f"1/{statistics.median(ratios):,.0f} of the first, by processor 1/{busy:,.0f}",
+            flush=True,
         )
-    ratios = [a / b for a, b in zip(ours.rates, theirs.rates, strict=True)]
-    busy = statistics.median(theirs.busy) / statistics.median(ours.busy)
-    spread = f"{min(ratios):,.0f} to {max(ratios):,.0f}"
-    print(f"  ratio {statistics.median(ratios):,.0f}x ({spread}), by processor {busy:,.0f}x", flush=True)
 
 
 def main() -> None:
@@ -209,7 +129,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--users", type=int, default=32, help="users ranked in a round")
-    parser.add_argument("--at-a-time", type=int, default=8, help="users in a batch of beams")
     parser.add_argument("--shoppers", type=int, default=300, help="users of the generated shop")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +139,7 @@ def main() -> None:
         )
         for stage in STAGES:
             stage.materialise(work)
-        compare(work, given.users, given.at_a_time, given.rounds)
+        compare(work, given.users, given.rounds)
     for items in CATALOGUES:
         search_alone(items, given.rounds)
 

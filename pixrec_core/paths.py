@@ -11,6 +11,7 @@ data/<dataset>/
   contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
   baselines/<name>.parquet  rankings
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
+                            generative/<ranker>.parquet, speeds.json: rankings by the language model, where asked for
                             curves/: TensorBoard event files of the training, written as it goes
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
@@ -160,6 +161,11 @@ class VariantPaths:
     @property
     def ranking(self) -> Path:
         return self.root / "ranking.parquet"
+
+    @property
+    def generative(self) -> Path:
+        """Rankings by the language model, and how fast they were made; none without a setting."""
+        return self.root / "generative"
 
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"

@@ -93,10 +93,10 @@ def item_index(work: Work) -> Stats:
 
 
 def ranking(work: Work) -> Stats:
-    """Test histories through the user tower, each to its nearest items."""
+    """Test histories through the user tower, each to its nearest items; some through other rankers where asked for."""
     from pixrec_core.retrieval import rank
 
-    return rank.rank_test_users(work.own.retrieval, work.variant_paths)
+    return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths)
 
 
 def baselines(work: Work) -> Stats:
@@ -209,7 +209,7 @@ ITEM_INDEX: Final = Stage(
     version=2,
 )
 RANKING: Final = Stage(
-    "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval",), per="variant"
+    "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval", "generative"), per="variant"
 )
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=2)
 EVALUATION: Final = Stage(

@@ -5,7 +5,7 @@ Legend: B users in a batch, n items of the catalogue, k places in the longest li
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,10 @@ from pyarrow import parquet
 
 from pixrec_core import files
 from pixrec_core.schemas import ITEM, RANK, RANKING_SCHEMA, SCORE, USER
+
+#: In a folder of rankings for the same users: that of the nearest items, and users a second by ranking.
+DENSE: Final = "dense"
+SPEEDS: Final = "speeds.json"
 
 
 def popularity_places(train_counts: NDArray[Any]) -> NDArray[np.int64]:

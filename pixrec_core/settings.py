@@ -29,6 +29,7 @@ CONFIG_VARIABLE = "PIXREC_CONFIG"
 _URL = re.compile(r"""(\w+://)(?:[^\s'"]*@)?([^\s'"?#]*)(?:[?#][^\s'"]*)?""")
 
 Variant = Literal["multimodal", "collaborative", "text_only", "image_only", "shuffled_images"]
+GenerativeRanker = Literal["beams", "generate_bm25", "hybrid"]
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -198,6 +199,22 @@ class RetrievalSettings(Section):
     depth: Positive = Field(100, description="items in one user's ranking; metrics count ranks past it as misses")
 
 
+class GenerativeSettings(Section):
+    """Rankings by the language model, of texts that follow a history; several times slower than by the index.
+
+    They stand beside the dense ranking and have metrics of their own, over the same users.
+    """
+
+    rankers: tuple[GenerativeRanker, ...] = Field((), description="modules of pixrec_core.retrieval.rankers; none: off")
+    users: int = Field(500, ge=0, description="test users that are drawn for them; 0: all")
+    beams: Positive = Field(32, description="texts kept while searching, and looked up by BM25")
+    sample: bool = Field(
+        False, description="generate_bm25: whether tokens are drawn by their probability, not searched"
+    )
+    candidates: Positive = Field(100, description="hybrid: nearest items that are put in order anew")
+    likelihood_weight: Share = Field(0.25, description="hybrid: weight of the texts' likelihood; cosines have the rest")
+
+
 class Sections(BaseModel):
     """The sections that stand at the top level for all datasets and within one dataset for it alone."""
 
@@ -208,6 +225,7 @@ class Sections(BaseModel):
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    generative: GenerativeSettings = GenerativeSettings()
 
 
 class DatasetSettings(Sections):

@@ -6,8 +6,9 @@ See docs/metrics.md.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
 from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
 from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.ranking_table import DENSE, SPEEDS
 from pixrec_core.schemas import ITEM, METHOD, OUTCOME_SCHEMA, RANK, USER
 from pixrec_core.settings import RetrievalSettings
 from pixrec_core.stages import Stats
@@ -30,7 +32,7 @@ SEEN_FILTERED = "seen_filtered"
 
 
 def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
-    """Score every baseline, and every one of `variants` that has been ranked.
+    """Score every baseline, and every one of `variants` that has been ranked, by its language model too if so.
 
     Raises:
         MissingArtefactError: sequences, photos or baselines have not been made.
@@ -39,25 +41,52 @@ def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequenc
     """
     targets = Targets.read(paths)
     item_facts = ItemFacts.read(paths, read_items(paths))
-    outcomes: dict[str, dict[str, Outcome]] = {SEEN_ALLOWED: {}, SEEN_FILTERED: {}}
-    for method, path in _rankings(paths, variants).items():
-        ranking = read_ranking(path, method, targets, settings.depth)
-        outcomes[SEEN_ALLOWED][method] = _outcome(ranking, targets, item_facts, settings.depth)
-        filtered = without_seen(ranking, targets)
-        outcomes[SEEN_FILTERED][method] = _outcome(filtered, targets, item_facts, settings.depth)
-        log.info("evaluated %s: %s rows", method, f"{ranking.height:,}")
+    outcomes = _outcomes(_rankings(paths, variants), targets, item_facts, settings.depth)
     _write_outcomes(paths.outcomes, outcomes[SEEN_ALLOWED], targets)
-
-    groups = {name: belongs.to_numpy() for name, belongs in targets.groups().items()}
     facts = {"users": len(targets.users), "items": len(targets.items), **targets.shares()}
+    protocols = _protocols(outcomes, targets, variants)
+    generative = {
+        variant: _generative(paths.variant(variant).generative, targets, item_facts, settings.depth)
+        for variant in variants
+        if paths.variant(variant).generative.exists()
+    }
+    metrics = {**facts, "depth": settings.depth, "protocols": protocols, "generative": generative}
+    files.write_json(paths.metrics, metrics)
+    headline = {method: figures["NDCG@10"]["value"] for method, figures in protocols[SEEN_ALLOWED]["methods"].items()}
+    return {**facts, "ndcg@10": headline}
+
+
+def _generative(folder: Path, targets: Targets, item_facts: ItemFacts, depth: int) -> dict[str, Any]:
+    """Rankings by the language model against the dense one, of the users that have them."""
+    speeds = files.read_json(folder / SPEEDS)
+    rankings = {method: folder / f"{method}.parquet" for method in speeds}
+    some = targets.of_users(pl.read_parquet(rankings[DENSE], columns=[USER])[USER].unique())
+    protocols = _protocols(_outcomes(rankings, some, item_facts, depth), some, [m for m in speeds if m != DENSE])
+    return {"users": len(some.users), "users_per_second": speeds, "protocols": protocols}
+
+
+def _outcomes(
+    rankings: Mapping[str, Path], targets: Targets, item_facts: ItemFacts, depth: int
+) -> dict[str, dict[str, Outcome]]:
+    """Protocol -> method -> what it did."""
+    outcomes: dict[str, dict[str, Outcome]] = {SEEN_ALLOWED: {}, SEEN_FILTERED: {}}
+    for method, path in rankings.items():
+        ranking = read_ranking(path, method, targets, depth)
+        outcomes[SEEN_ALLOWED][method] = _outcome(ranking, targets, item_facts, depth)
+        outcomes[SEEN_FILTERED][method] = _outcome(without_seen(ranking, targets), targets, item_facts, depth)
+        log.info("evaluated %s: %s rows", method, f"{ranking.height:,}")
+    return outcomes
+
+
+def _protocols(
+    outcomes: Mapping[str, dict[str, Outcome]], targets: Targets, variants: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    groups = {name: belongs.to_numpy() for name, belongs in targets.groups().items()}
     repeat = targets.table[REPEAT].to_numpy()
-    protocols = {
+    return {
         SEEN_ALLOWED: summarise(outcomes[SEEN_ALLOWED], np.ones_like(repeat), groups, variants),
         SEEN_FILTERED: summarise(outcomes[SEEN_FILTERED], ~repeat, groups, variants),
     }
-    files.write_json(paths.metrics, {**facts, "depth": settings.depth, "protocols": protocols})
-    headline = {method: figures["NDCG@10"]["value"] for method, figures in protocols[SEEN_ALLOWED]["methods"].items()}
-    return {**facts, "ndcg@10": headline}
 
 
 def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:

@@ -71,6 +71,16 @@ class Targets:
         )  # fmt: skip
         return cls(test[USER], catalogue[ITEM], table.drop(ITEM), seen)
 
+    def of_users(self, users: pl.Series) -> "Targets":
+        """The same for some of the users only."""
+        kept = self.users.is_in(users.implode())
+        places = (kept.cum_sum() - 1).cast(pl.UInt32)
+        table, seen = (
+            each.with_columns(places.gather(each[USER_INDEX]).alias(USER_INDEX)).filter(kept.gather(each[USER_INDEX]))
+            for each in (self.table, self.seen)
+        )
+        return Targets(self.users.filter(kept), self.items, table, seen)
+
     def shares(self) -> dict[str, float]:
         """Shares of the targets (0 to 1) that make a data set easy or hard."""
         return self.table.select(

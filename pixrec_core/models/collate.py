@@ -99,6 +99,25 @@ class Collator:
             "spans": [spans for _, _, spans in rows],
         }
 
+    def openings(self, windows: Sequence[Sequence[int]]) -> Batch:
+        """Histories, and after each what announces the next item; its text would follow.
+
+        Returns:
+            `ids`, `slots` (B, L), `ends` (B,) tokens of each, and photos.
+        """
+        batch = self.histories(windows)
+        ends, lead = batch["ends"], torch.from_numpy(self._next)
+        ids = [torch.cat([row[:end], lead]) for row, end in zip(batch["ids"], ends, strict=True)]
+        slots = [
+            torch.cat([row[:end], torch.full_like(lead, -1)]) for row, end in zip(batch["slots"], ends, strict=True)
+        ]
+        return {
+            "ids": _pad(ids, 0),
+            "slots": _pad(slots, -1),
+            "ends": ends + len(lead),
+            "photos": batch["photos"],
+        }
+
     def __call__(self, windows: Sequence[Window]) -> Batch:
         """A training batch: histories, the distinct items and others, and every pair of a prefix and its next item.
 
@@ -159,9 +178,16 @@ class Collator:
         return flat
 
 
-def _pad(rows: list[Ids], value: int) -> Tensor:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch's tensors on a device."""
+    return {
+        name: to_device(value, device) if isinstance(value, dict) else value.to(device) for name, value in batch.items()
+    }
+
+
+def _pad(rows: Sequence[Ids | Tensor], value: int) -> Tensor:
     """Rows of different length as one tensor, filled on the right: a causal model never reads what follows."""
-    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(r) for r in rows], batch_first=True, padding_value=value)
+    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 
 def _pairs(windows: Sequence[Window], histories: Batch, occurrences: Tensor) -> Batch:

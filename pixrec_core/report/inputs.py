@@ -63,6 +63,14 @@ class Protocol(_Record):
     paired: list[Difference] = []
 
 
+class Generative(_Record):
+    """Rankings by a variant's language model and its dense one, over the same users."""
+
+    users: int
+    users_per_second: dict[str, float]
+    protocols: dict[str, Protocol] = Field(min_length=1)
+
+
 class Metrics(_Record):
     """The evaluation's metrics; shares lie between 0 and 1."""
 
@@ -73,6 +81,7 @@ class Metrics(_Record):
     share_cold: float | None = None
     share_repeat_targets: float | None = None
     protocols: dict[str, Protocol] = Field(min_length=1)
+    generative: dict[str, Generative] = {}
 
 
 class Training(_Record):

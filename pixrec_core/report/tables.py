@@ -30,6 +30,10 @@ METHODS: Final = {
     "ease": ("EASE", "linear model of items on items"),
     "gru4rec": ("GRU4Rec", "recurrent network over item ids"),
     "sasrec": ("SASRec", "self-attention over item ids"),
+    "dense": ("Dense", "nearest item vectors, from the index"),
+    "beams": ("Beams", "texts of the catalogue, by beam search"),
+    "generate_bm25": ("Generate, BM25", "texts of its own, looked up by BM25"),
+    "hybrid": ("Hybrid", "nearest items in the order of texts and vectors"),
 }
 #: Figures that tell what lists are like: none is better for being higher.
 DESCRIPTIVE: Final = frozenset({COVERAGE, NOVELTY, REPEATS, TEXT_DIVERSITY, IMAGE_DIVERSITY})
@@ -105,6 +109,11 @@ def points(difference: float) -> str:
 def number(value: float) -> str:
     """A count or a measure: thousands apart, four decimals at most, none of them idle."""
     return f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def speed(value: float) -> str:
+    """Users a second, three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def headline(protocol: Protocol, metrics: Iterable[str]) -> dict[str, dict[str, Cell]]:

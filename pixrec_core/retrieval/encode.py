@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from pixrec_core import files, schemas
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
-from pixrec_core.models.collate import Collator
+from pixrec_core.models.collate import Collator, to_device
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.photo_store import PhotoStore, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
@@ -103,7 +102,7 @@ def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | Non
     lengths = [len(block.ids) for block in inputs.inputs.blocks]
 
     def encode(numbers: list[int]) -> torch.Tensor:
-        batch = _to(model, collator.items(numbers))
+        batch = to_device(collator.items(numbers), model.device)
         return model.item_vectors(batch, model.photo_features(batch["photos"]))
 
     return _in_batches(lengths, encode, "items encoded", model.config.dimension)
@@ -119,7 +118,7 @@ def user_vectors(
     def encode(numbers: list[int]) -> torch.Tensor:
         batch = collator.histories([histories[n] for n in numbers])
         del batch["spans"]
-        batch = _to(model, batch)
+        batch = to_device(batch, model.device)
         return model.user_vectors(batch, model.photo_features(batch["photos"]))
 
     return _in_batches(lengths, encode, "histories encoded", model.config.dimension)
@@ -141,10 +140,3 @@ def _in_batches(
     for numbers in track([*batches, batch] if batch else batches, what + ", batches", len(batches) + bool(batch), log):
         vectors[numbers] = encode(numbers).float().cpu().numpy()
     return vectors
-
-
-def _to(model: DualTower, batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch's tensors on the model's device."""
-    return {
-        name: _to(model, value) if isinstance(value, dict) else value.to(model.device) for name, value in batch.items()
-    }

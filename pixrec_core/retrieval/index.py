@@ -67,12 +67,12 @@ class ItemIndex:
         cosines, rows = self.searcher.search(queries, k)
         short = (rows < 0).any(axis=1)
         if short.any():
-            exact = faiss.knn(queries[short], self._vectors, k, faiss.METRIC_INNER_PRODUCT)
+            exact = faiss.knn(queries[short], self.vectors, k, faiss.METRIC_INNER_PRODUCT)
             cosines[short], rows[short] = exact
         return rows, cosines
 
     @cached_property
-    def _vectors(self) -> encode.Vectors:
+    def vectors(self) -> encode.Vectors:
         """Of all items, (N, D)."""
         return encode.read_item_vectors(self.vectors_folder)[1]
 

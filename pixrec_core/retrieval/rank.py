@@ -1,52 +1,125 @@
-"""Each test user's nearest items."""
+"""Each test user's nearest items, and what the language model makes of some users' histories."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pixrec_core.data.sequences import read_sequences
+from pixrec_core import files, prompts
+from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.models import checkpoint
+from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.photo_store import PhotoStore
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
-from pixrec_core.ranking_table import to_ranking, write_ranking
-from pixrec_core.retrieval import encode, index
+from pixrec_core.ranking_table import DENSE, to_ranking, write_ranking
+from pixrec_core.retrieval import encode, generative, index
+from pixrec_core.retrieval.rankers import Catalogue, Users
 from pixrec_core.schemas import ITEMS, TEST, USER
-from pixrec_core.settings import RetrievalSettings
+from pixrec_core.settings import GenerativeSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
 USERS_AT_A_TIME = 1024  # with 512, exact search takes several times as long for each
 
 
-def rank_test_users(settings: RetrievalSettings, paths: VariantPaths) -> Stats:
+@dataclass(frozen=True)
+class Shop:
+    """All that answers a user: a trained tower, what it reads, and the index over its items.
+
+    Attributes:
+        model: the tower.
+        inputs: what it reads of each item.
+        photos: features of all photos; None for a variant without photos.
+        window: items of a history that are read, the newest ones.
+        item_index: over the catalogue.
+    """
+
+    model: DualTower
+    inputs: TowerInputs
+    photos: PhotoStore | None
+    window: int
+    item_index: index.ItemIndex
+
+    @classmethod
+    def read(cls, paths: VariantPaths) -> Self:
+        """From a variant's artefacts.
+
+        Raises:
+            MissingArtefactError: no checkpoint or no index.
+            ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
+        """
+        item_index = index.load(paths)
+        model, processor = checkpoint.load(paths.checkpoint)
+        settings, training = checkpoint.load_settings(paths.checkpoint)
+        inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
+        photos = encode.history_features(settings, paths, model, inputs)
+        return cls(model, inputs, photos, training.window, item_index)
+
+    def newest(self, histories: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """What is read of each history."""
+        return [history[-self.window :] for history in histories]
+
+    def vectors(self, histories: Sequence[Sequence[int]]) -> encode.Vectors:
+        """v_U of every history, (U, D)."""
+        return encode.user_vectors(self.model, self.inputs, self.photos, self.newest(histories))
+
+    def users(self, histories: Sequence[Sequence[int]], vectors: encode.Vectors, lengths: NDArray[np.int64]) -> Users:
+        """Some users and their nearest items, as many as `lengths` (B,) says or as there are."""
+        k = min(int(lengths.max()), len(self.item_index.items))
+        rows, cosines = self.item_index.nearest(vectors, k)
+        rows = np.where(np.arange(k) < lengths[:, None], rows, -1)
+        return Users(self.newest(histories), vectors, rows, cosines)
+
+    def catalogue(self, paths: VariantPaths) -> Catalogue:
+        """What rankers by the language model use."""
+        texts = [prompts.item_text(item) for item in read_items(paths.dataset).iter_rows(named=True)]
+        collator = self.inputs.collator(self.photos)
+        return Catalogue(self.item_index.items, self.model, collator, self.item_index.vectors, texts)
+
+
+def rank_test_users(settings: RetrievalSettings, texts: GenerativeSettings, paths: VariantPaths) -> Stats:
     """Write each test user's ranking: `depth` items, and one more for each different item of the history.
+
+    Those users whom `texts` draws get one of as many items by each of its rankers.
 
     Raises:
         MissingArtefactError: no checkpoint or no index.
         ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
     """
-    item_index = index.load(paths)
-    model, processor = checkpoint.load(paths.checkpoint)
-    model_settings, training = checkpoint.load_settings(paths.checkpoint)
-    inputs = TowerInputs.load(paths, model.backbone, processor, model_settings.item_tokens)
-    photos: PhotoStore | None = encode.history_features(model_settings, paths, model, inputs)
-    test = read_sequences(paths.dataset, TEST)
-    histories = [sequence[:-1] for sequence in inputs.numbers(test[ITEMS].to_list())]
-    newest = [history[-training.window :] for history in histories]
-    vectors = encode.user_vectors(model, inputs, photos, newest)
+    shop, test = Shop.read(paths), read_sequences(paths.dataset, TEST)
+    histories = [sequence[:-1] for sequence in shop.inputs.numbers(test[ITEMS].to_list())]
     lengths = np.array([settings.depth + len(set(history)) for history in histories])
-    ids = pl.Series(item_index.items)
-    frames = (
-        to_ranking(test[USER][part], ids, *_nearest(item_index, vectors[part], lengths[part]))
-        for part in (slice(start, start + USERS_AT_A_TIME) for start in range(0, len(histories), USERS_AT_A_TIME))
-    )
-    return {"users": len(histories), "rows": write_ranking(paths.ranking, frames)}
+    start = time.monotonic()
+    vectors = shop.vectors(histories)
+    rows = write_ranking(paths.ranking, _frames(shop, test[USER], histories, vectors, lengths))
+    speed = len(histories) / (time.monotonic() - start)
+
+    speeds = {DENSE: speed}
+    files.remove(paths.generative)
+    if texts.rankers:
+        some = generative.drawn(texts, len(histories))
+        users = shop.users(
+            [histories[user] for user in some], vectors[some], np.maximum(lengths[some], texts.candidates)
+        )
+        wanted = generative.Wanted(test[USER][some], lengths[some], speed)
+        speeds = generative.rank(texts, shop.catalogue(paths), users, wanted, paths.generative)
+    return {"users": len(histories), "rows": rows, "users_per_second": speeds}
 
 
-def _nearest(
-    item_index: index.ItemIndex, vectors: encode.Vectors, lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Rows of the nearest items and their cosines, both (B, k); -1 past a user's length."""
-    k = min(int(lengths.max()), len(item_index.items))
-    rows, cosines = item_index.nearest(vectors, k)
-    return np.where(np.arange(k) < lengths[:, None], rows, -1), cosines
+def _frames(
+    shop: Shop,
+    ids: pl.Series,
+    histories: Sequence[Sequence[int]],
+    vectors: encode.Vectors,
+    lengths: NDArray[np.int64],
+) -> Iterator[pl.DataFrame]:
+    """Rankings of all users, so many of them in memory at a time."""
+    items = pl.Series(shop.item_index.items)
+    for start in range(0, len(histories), USERS_AT_A_TIME):
+        part = slice(start, start + USERS_AT_A_TIME)
+        users = shop.users(histories[part], vectors[part], lengths[part])
+        yield to_ranking(ids[part], items, users.nearest, users.cosines)

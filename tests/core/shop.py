@@ -14,7 +14,7 @@ def settings(data_dir: Path, **sections: dict) -> Settings:
     model = {"dimension": 16, "item_tokens": 8} | sections.get("model", {})
     training = {"epochs": 2, "batch_users": 16, "window": 4} | sections.get("training", {})
     shop = {"source": {"kind": "sample", "users": 60, "items": 40}, "model": model, "training": training}
-    shop |= {"sequences": sections.get("sequences", {})}
+    shop |= {name: sections.get(name, {}) for name in ("sequences", "generative")}
     return Settings(root=data_dir, data_dir=data_dir / "data", datasets={"shop": shop})
 
 

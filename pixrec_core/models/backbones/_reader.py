@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 
 class Reader:
@@ -40,14 +41,66 @@ class Reader:
             slots: (B, L) position of an image feature among all of the batch's; -1 for text.
             features: (J, K, F), or None where no row has an image.
         """
+        hidden: Tensor = self._read(ids, slots, features, use_cache=False).last_hidden_state
+        return hidden
+
+    def remembered_states(self, ids: Tensor, slots: Tensor, features: Tensor | None) -> tuple[Tensor, DynamicCache]:
+        """`hidden_states`, and the keys and values of every token, for others to be read after them.
+
+        The cache is told nothing of the configuration: one that knows of sliding windows drops what lies before them,
+        by places that texts side by side do not have.
+        """
+        output = self._read(ids, slots, features, use_cache=True, past_key_values=DynamicCache())
+        return output.last_hidden_state, output.past_key_values
+
+    def _read(self, ids: Tensor, slots: Tensor, features: Tensor | None, **options: Any) -> Any:
         ids = ids.masked_fill(slots >= 0, 0)  # a placeholder's id may lie past the vocabulary
         embeddings = self.model.get_input_embeddings()(ids)
         if features is not None:
             flat = features.flatten(0, 1)[:, : embeddings.shape[-1]].to(embeddings.dtype)
             embeddings = torch.where((slots >= 0)[..., None], flat[slots.clamp(min=0)], embeddings)
-        decoder, extra = self.model.get_decoder(), self.decoder_inputs(slots, features)
-        hidden: Tensor = decoder(inputs_embeds=embeddings, use_cache=False, **extra).last_hidden_state
+        return self.model.get_decoder()(inputs_embeds=embeddings, **self.decoder_inputs(slots, features), **options)
+
+    def following_states(
+        self, ids: Tensor, positions: Tensor, cache: DynamicCache, visible: Tensor, distances: Tensor
+    ) -> Tensor:
+        """Last hidden states of text tokens that follow what `cache` holds, (B, W, H). The cache grows by them.
+
+        Args:
+            ids: (B, W) token ids.
+            positions: (B, W) from `next_positions`, further on by what stands between.
+            cache: of P tokens a row.
+            visible: (B, W, P + W) bool, which tokens each one sees: of the P before and of these, itself among them.
+            distances: (B, W, P + W) how many tokens each of those lies before it.
+        """
+        hidden: Tensor = self.model.get_decoder()(
+            inputs_embeds=self.model.get_input_embeddings()(ids),
+            attention_mask=self._masks(visible, distances),
+            position_ids=self.position_ids(positions),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
         return hidden
+
+    def _masks(self, visible: Tensor, distances: Tensor) -> Any:
+        """Numbers to add to attention, (B, 1, W, P + W); by kind of layer where some see a sliding window only."""
+        config = self.model.config.get_text_config()
+        if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+            return self._mask(visible)
+        near = visible & (distances < config.sliding_window)
+        return {"full_attention": self._mask(visible), "sliding_attention": self._mask(near)}
+
+    def _mask(self, visible: Tensor) -> Tensor:
+        none = torch.zeros((), dtype=self.model.dtype, device=visible.device)
+        return torch.where(visible, none, torch.finfo(none.dtype).min)[:, None]
+
+    def next_positions(self, _slots: Tensor, _features: Tensor | None, ends: Tensor) -> Tensor:
+        """Position of a word that follows the first `ends` (B,) tokens of rows as `hidden_states` reads them, (B,)."""
+        return ends
+
+    def position_ids(self, positions: Tensor) -> Tensor:
+        """Positions of words, (B, W), as the decoder wants them."""
+        return positions
 
     def decoder_inputs(self, _slots: Tensor, _features: Tensor | None) -> dict[str, Any]:
         """What the decoder wants besides embeddings, such as positions."""

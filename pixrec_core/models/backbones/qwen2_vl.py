@@ -19,11 +19,24 @@ class FamilyReader(Reader):
 
     def decoder_inputs(self, slots: Tensor, features: Tensor | None) -> dict[str, Any]:
         """Positions: the decoder alone would count image tokens like words."""
-        return {"position_ids": positions(slots, 1 if features is None else features.shape[1])}
+        return {"position_ids": _positions(slots, features)}
+
+    def next_positions(self, slots: Tensor, features: Tensor | None, ends: Tensor) -> Tensor:
+        """One step past the last token, a word, on all three axes alike."""
+        rows = torch.arange(len(ends), device=ends.device)
+        return _positions(slots, features)[0, rows, ends - 1] + 1
+
+    def position_ids(self, positions: Tensor) -> Tensor:
+        """The same in time, row and column, (3, B, W)."""
+        return positions.expand(3, -1, -1)
 
     def own_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
         """Which tokens are of an image, from which `forward` takes positions."""
         return {"mm_token_type_ids": is_image.int()}
+
+
+def _positions(slots: Tensor, features: Tensor | None) -> Tensor:
+    return positions(slots, 1 if features is None else features.shape[1])
 
 
 def positions(slots: Tensor, image_tokens: int) -> Tensor:

@@ -6,6 +6,7 @@ from math import log2
 import polars as pl
 import pytest
 
+from pixrec_core import files
 from pixrec_core.errors import MissingArtefactError
 from pixrec_core.evaluation.evaluate import evaluate
 from pixrec_core.paths import DatasetPaths
@@ -24,8 +25,8 @@ LISTS = {
 }
 
 
-def write_ranking(path, items):
-    rows = [(user, rank, item, -float(rank)) for user in BOUGHT for rank, item in enumerate(items, 1)]
+def write_ranking(path, items, users=BOUGHT):
+    rows = [(user, rank, item, -float(rank)) for user in users for rank, item in enumerate(items, 1)]
     path.parent.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(path)
 
@@ -51,6 +52,7 @@ def metrics(paths):
 
 def test_the_data_set(metrics):
     assert {name: value for name, value in metrics.items() if name != "protocols"} == {
+        "generative": {},
         "users": 3, "items": 6, "depth": 4,
         "share_tied": pytest.approx(1 / 3), "share_cold": pytest.approx(2 / 3),
         "share_repeat_targets": pytest.approx(1 / 3),
@@ -135,6 +137,25 @@ def test_outcomes(paths, metrics):
     assert outcomes.filter(pl.col("method") == "popularity").rows() == [
         ("popularity", "u", "d", 4), ("popularity", "v", "a", 1), ("popularity", "w", "e", None),
     ]  # fmt: skip
+
+
+def test_rankings_by_the_language_model_are_compared_with_the_dense_one_over_their_users(paths):
+    folder = paths.variant("multimodal").generative
+    for method, items in (("dense", LISTS["multimodal"]), ("beams", "bdafec")):
+        write_ranking(folder / f"{method}.parquet", items, "uw")
+    files.write_json(folder / "speeds.json", {"dense": 200.0, "beams": 12.5})
+    evaluate(RetrievalSettings(depth=4), paths, ("multimodal", "text_only"))
+    (variant, own), = json.loads(paths.metrics.read_text())["generative"].items()  # fmt: skip
+    assert (variant, own["users"]) == ("multimodal", 2)
+    assert own["users_per_second"] == {"dense": 200.0, "beams": 12.5}
+    allowed, filtered = own["protocols"]["seen_allowed"], own["protocols"]["seen_filtered"]
+    # Targets d and e; dense ranks 1 and 4, beams 2 and past 4. Without a, b, c of u and a, b of w: 1, 3 and 1, 3.
+    assert allowed["methods"]["dense"]["MRR"]["value"] == (1 + 1 / 4) / 2
+    assert allowed["methods"]["beams"]["MRR"]["value"] == 1 / 2 / 2
+    assert filtered["methods"]["beams"]["MRR"]["value"] == (1 + 1 / 3) / 2
+    assert filtered["methods"]["dense"]["MRR"]["value"] == (1 + 1 / 3) / 2
+    assert {(row["a"], row["b"]) for row in allowed["paired"]} == {("beams", "dense")}
+    assert allowed["groups"]["history 3-5"]["users"] == 1
 
 
 def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):

@@ -34,6 +34,16 @@ def test_what_is_known_of_each_target(paths):
     assert seen["item_index"].to_list() == [[0, 1, 2], [0, 2], [0, 1, 2], [0, 1, 2]]
 
 
+def test_some_of_the_users(paths):
+    write(paths, sequences_file.sequences(BOUGHT, tied="v"))
+    some = Targets.read(paths).of_users(pl.Series(["x", "v"]))
+    assert some.users.to_list() == ["v", "x"]
+    assert some.table["user_index"].to_list() == [0, 1]
+    assert some.items.gather(some.table["item_index"]).to_list() == ["a", "e"]
+    seen = some.seen.group_by("user_index").agg(pl.col("item_index").sort()).sort("user_index")
+    assert seen.rows() == [(0, [0, 2]), (1, [0, 1, 2])]
+
+
 def test_groups(paths):
     write(paths, sequences_file.sequences(BOUGHT, tied="v"))
     members = {name: "".join(u for u, m in zip("uvwx", g, strict=True) if m) for name, g in groups(paths).items()}

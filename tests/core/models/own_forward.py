@@ -37,6 +37,14 @@ def own_forward(tower: Small, windows: list[list[int]], left: bool = False, **in
     )
 
 
+def own_logits(tower: Small, window: list[int], text: list[int]) -> torch.Tensor:
+    """Logits after a history and each token of a text of the next item, by `forward` of the whole, (1 + text, V)."""
+    lead = prompt(tower, window)[0] + tower.processor.text_ids(prompts.NEXT)
+    ids = torch.tensor([[*lead, *text]])
+    own = tower.model.reader.own_inputs(ids == tower.processor.image_token_id)
+    return tower.model.backbone(input_ids=ids, **photos(tower, [window]), **own).logits[0, len(lead) - 1 :]
+
+
 def photos(tower: Small, windows: list[list[int]]) -> dict[str, torch.Tensor]:
     """Image arguments of `forward`: each photo as often as it stands in the windows."""
     rows = np.array([tower.inputs.photo_rows[number] for window in windows for number in window])

@@ -25,7 +25,7 @@ def catalogue(count: int = 20) -> list[dict]:
     ]
 
 
-@dataclass
+@dataclass(eq=False)
 class Small:
     model: DualTower
     processor: Processor

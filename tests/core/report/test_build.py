@@ -208,3 +208,21 @@ def test_a_failed_build_leaves_the_old_page(paths):
     with pytest.raises(ArtefactError):
         build("shop", paths, BOTH)
     assert (paths.report / "index.html").read_bytes() == before
+
+
+def test_shows_rankings_by_the_language_model_with_their_speed(paths, monkeypatch):
+    assert "Users a second" not in page(paths).text
+    metrics = files.read_json(paths.metrics)
+    speeds = {"dense": 1234.5, "beams": 7.654}
+    monkeypatch.setattr(example, "RECALL", {"dense": 0.14, "beams": 0.12})
+    protocols = {"seen_allowed": example.protocol(list(speeds))}
+    own = {"users": 4, "users_per_second": speeds, "protocols": protocols}
+    files.write_json(paths.metrics, metrics | {"generative": {"multimodal": own}})
+    text = page(paths).text
+    assert "Multimodal: vectors or texts" in text
+    assert "4 of the 6 test users" in text
+    for words in ("Beams texts of the catalogue, by beam search 12.00", "1,234", "7.65"):
+        assert words in text
+    markdown = (paths.report / "report.md").read_text()
+    assert "| beams | 12.00 (11.00 \N{EN DASH} 13.00) | 12.00" in markdown
+    assert "| 7.65 |" in markdown

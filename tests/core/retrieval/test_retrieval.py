@@ -5,13 +5,17 @@ import polars as pl
 import pytest
 import torch
 
-from pixrec_core import pipeline, schemas
+from pixrec_core import files, pipeline, schemas
 from pixrec_core.data.sequences import read_sequences
+from pixrec_core.evaluation.rankings import read_ranking
+from pixrec_core.evaluation.targets import Targets
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.retrieval import encode
+from pixrec_core.retrieval import encode, generative
+from pixrec_core.retrieval.rankers import Ranked
+from pixrec_core.settings import GenerativeSettings
 from pixrec_core.stages import Work
-from tests.core.shop import open_shop
+from tests.core.shop import open_shop, settings
 
 STAGES = (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING)
 
@@ -19,7 +23,8 @@ STAGES = (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipel
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Work:
     torch.set_num_threads(1)
-    work = open_shop(tmp_path_factory.mktemp("ranked"), training={"epochs": 1})
+    generative = {"rankers": ["beams", "generate_bm25", "hybrid"], "users": 10, "beams": 4, "candidates": 12}
+    work = open_shop(tmp_path_factory.mktemp("ranked"), training={"epochs": 1}, generative=generative)
     for stage in STAGES:
         stage.materialise(work)
     return work
@@ -50,6 +55,69 @@ def test_the_ranking_is_brute_forces(ranked: Work) -> None:
         assert len(own) == min(100 + len(set(history)), len(items))
         np.testing.assert_allclose(own[schemas.SCORE], np.sort(scores)[::-1][: len(own)], atol=2e-3)
         assert len(set(best[:10]) & set(own[schemas.ITEM][:10])) >= 9  # features are kept in half precision
+
+
+@pytest.mark.parametrize("ranker", ["dense", "beams", "generate_bm25", "hybrid"])
+def test_other_rankers_fill_whole_lists_for_the_drawn_users(ranked: Work, ranker: str) -> None:
+    targets = Targets.read(ranked.paths)
+    dense = pl.read_parquet(ranked.variant_paths.ranking)
+    own = pl.read_parquet(ranked.variant_paths.generative / f"{ranker}.parquet")
+    users = own[schemas.USER].unique().sort()
+    assert len(users) == 10
+    read_ranking(ranked.variant_paths.generative / f"{ranker}.parquet", ranker, targets.of_users(users), 100)
+    assert (
+        own.group_by(schemas.USER)
+        .len()
+        .sort(schemas.USER)
+        .equals(
+            dense.filter(pl.col(schemas.USER).is_in(users.implode())).group_by(schemas.USER).len().sort(schemas.USER)
+        )
+    )
+    for user in users:
+        order = dense.filter(pl.col(schemas.USER) == user).sort(schemas.RANK)[schemas.ITEM].to_list()
+        listed = own.filter(pl.col(schemas.USER) == user).sort(schemas.RANK)
+        scores = listed[schemas.SCORE].drop_nulls()
+        assert scores.equals(scores.sort(descending=True))
+        rest = listed[schemas.ITEM].to_list()[len(scores) :]
+        assert listed[schemas.SCORE].to_list()[: len(scores)] == scores.to_list(), "only the rest has no score"
+        assert rest == [item for item in order if item in rest]
+        assert len(scores) >= {"dense": len(order), "beams": 4, "generate_bm25": 1, "hybrid": 12}[ranker]
+        assert (listed[schemas.ITEM].to_list() == order) is (ranker == "dense")
+
+
+def test_what_the_stage_tells_of_speed(ranked: Work) -> None:
+    speeds = files.read_json(ranked.variant_paths.generative / "speeds.json")
+    assert list(speeds) == ["beams", "dense", "generate_bm25", "hybrid"]
+    assert all(0 < speed < speeds["dense"] for name, speed in speeds.items() if name != "dense")
+    stamp = pipeline.RANKING.stamp(ranked)
+    assert stamp["stats"]["users_per_second"] == speeds
+
+
+def test_without_the_setting_rankings_of_an_earlier_run_go(ranked: Work) -> None:
+    plain = Work(settings(ranked.settings.root, training={"epochs": 1}), ranked.dataset, ranked.variant)
+    assert pipeline.ITEM_INDEX.is_current(plain)
+    assert not pipeline.RANKING.is_current(plain)
+    before = pl.read_parquet(ranked.variant_paths.ranking)
+    pipeline.RANKING.materialise(plain)
+    assert not ranked.variant_paths.generative.exists()
+    assert pl.read_parquet(ranked.variant_paths.ranking).equals(before)
+
+
+def test_a_list_is_completed_by_the_nearest_others() -> None:
+    own = Ranked(np.array([5, 2]), np.array([-0.5, -1.5], np.float32))
+    items, scores = generative.complete(own, np.array([2, 7, 5, 1, 3, -1]), 4)
+    assert items.tolist() == [5, 2, 7, 1]
+    np.testing.assert_array_equal(scores, [-0.5, -1.5, np.nan, np.nan])
+    assert generative.complete(own, np.array([2, 7, 5, -1]), 1).items.tolist() == [5]
+
+
+def test_the_same_users_are_drawn_each_time() -> None:
+    some = generative.drawn(GenerativeSettings(users=5), 50)
+    assert some.tolist() == sorted(set(some.tolist()))
+    assert len(some) == 5
+    assert some.tolist() == generative.drawn(GenerativeSettings(users=5), 50).tolist()
+    for everybody in (0, 50, 99):
+        assert generative.drawn(GenerativeSettings(users=everybody), 50).tolist() == list(range(50))
 
 
 def test_batches_hold_everything_once_and_in_order() -> None:

@@ -1,0 +1,69 @@
+"""What `generative.likelihood_weight` does for a dataset: validation metrics of the hybrid ranker, one line a weight.
+
+Weights are settings and must not be chosen on test users. This reads the artefacts of a variant that has an index, and
+ranks for validation users; a text's likelihood is computed once, whatever its weight.
+
+    python -m benchmarks.hybrid_weight --dataset sample [--variant multimodal] [--users 500] [--candidates 100]
+"""
+
+import argparse
+
+import numpy as np
+import torch
+
+from pixrec_core import schemas
+from pixrec_core.data.sequences import read_sequences
+from pixrec_core.evaluation import metrics
+from pixrec_core.retrieval import generative
+from pixrec_core.retrieval.rank import Shop
+from pixrec_core.retrieval.rankers import Ranked, Users
+from pixrec_core.retrieval.rankers._trie import Trie
+from pixrec_core.retrieval.rankers.hybrid import likelihoods, mix
+from pixrec_core.settings import load_settings
+from pixrec_core.stages import Work
+
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+@torch.inference_mode()
+def compare(work: Work, users: int, candidates: int) -> None:
+    """Rank the validation targets by every weight."""
+    shop = Shop.read(work.variant_paths)
+    catalogue = shop.catalogue(work.variant_paths)
+    trie = Trie.of(catalogue.token_texts())
+    validation = read_sequences(work.paths, schemas.VALIDATION)
+    validation = validation.sample(min(users, validation.height), seed=0)
+    sequences = shop.inputs.numbers(validation[schemas.ITEMS].to_list())
+    histories, targets = [each[:-1] for each in sequences], np.array([each[-1] for each in sequences])
+    asked = shop.users(histories, shop.vectors(histories), np.full(len(histories), candidates))
+
+    def rank(some: Users) -> list[Ranked]:
+        texts = [trie.text_of[items] for items in some.nearest]
+        found = likelihoods(catalogue.read(some.histories), trie, texts, shop.model.device)
+        return [Ranked(items, values.astype(np.float32)) for items, values in zip(some.nearest, found, strict=True)]
+
+    found = generative.ranked(rank, asked, "hybrid")
+    print(f"{work.dataset}, {work.variant}: {len(targets)} validation users, {candidates} candidates")
+    for weight in WEIGHTS:
+        ranks = np.full(len(targets), np.inf)
+        for user, (items, values) in enumerate(found):
+            scores = mix(asked.cosines[user], values.astype(np.float64), weight)
+            place = np.flatnonzero(items[np.argsort(-scores, kind="stable")] == targets[user])
+            ranks[user] = place[0] + 1 if len(place) else np.inf
+        recall, ndcg = metrics.recall(ranks, 10).mean(), metrics.ndcg(ranks, 10).mean()
+        print(f"  weight {weight:4}: Recall@10 {recall:.4f}, NDCG@10 {ndcg:.4f}", flush=True)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--variant", default="multimodal")
+    parser.add_argument("--users", type=int, default=500)
+    parser.add_argument("--candidates", type=int, default=100, help="nearest items that are put in order anew")
+    given = parser.parse_args()
+    compare(Work(load_settings(), given.dataset, given.variant), given.users, given.candidates)
+
+
+if __name__ == "__main__":
+    main()

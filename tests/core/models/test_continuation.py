@@ -1,0 +1,37 @@
+"""What is read on after prompts equals what the backbone's own `forward` reads of each text written out."""
+
+import torch
+
+from pixrec_core.models.continuation import Continuation
+from tests.core.models.own_forward import own_logits
+from tests.core.models.small import Small
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+WINDOWS = [[1, 2, 3], [4], [5, 0, 6]]  # items 0 and 4 have no photo; the first is long, so that windows slide
+
+
+@torch.no_grad()
+def test_texts_side_by_side_are_read_as_each_one_alone(tower: Small) -> None:
+    texts = [[7, 8, 9], [7, 8, 10], [11, 12]]
+    # One token of each text at a time; the first two texts part at the third token.
+    read = Continuation(tower.model, tower.collator.openings(WINDOWS))
+    rows = len(WINDOWS)
+    steps = [
+        ([7, 11], [0, 0], [[1, 0], [0, 1]]),
+        ([8, 12], [1, 1], [[1, 0, 1, 0], [0, 1, 0, 1]]),
+        ([9, 10], [2, 2], [[1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 0, 1]]),
+    ]
+    found = []
+    for ids, depths, follows in steps:
+        hidden = read.read(
+            torch.tensor(ids).expand(rows, -1),
+            torch.tensor(depths).expand(rows, -1),
+            torch.tensor(follows, dtype=torch.bool).expand(rows, -1, -1),
+        )
+        found.append(read.scores(hidden))
+    for row, window in enumerate(WINDOWS):
+        a, b, c = (own_logits(tower, window, text) for text in texts)
+        torch.testing.assert_close(read.logits[row], a[0], **TOLERANCE)
+        for step, (one, other) in enumerate(((a[1], c[1]), (a[2], c[2]), (a[3], b[3]))):
+            torch.testing.assert_close(found[step][row, 0], one, **TOLERANCE)
+            torch.testing.assert_close(found[step][row, 1], other, **TOLERANCE)

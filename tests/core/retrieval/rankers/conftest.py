@@ -1,0 +1,5 @@
+"""The towers of the model's tests, whose language models rank here; on one thread as there."""
+
+from tests.core.models.conftest import _one_thread, tower
+
+__all__ = ["_one_thread", "tower"]
