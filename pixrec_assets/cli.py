@@ -117,7 +117,9 @@ def _state(stage: Stage, work: Work) -> tuple[str, str]:
     stamp = stage.stamp(work)
     if stamp is None:
         return "-", "[dim]not made[/]"
-    return stamp["finished_at"], "[green]current[/]" if stage.is_current(work) else "[yellow]stale[/]"
+    if not stage.is_current(work):
+        return stamp["finished_at"], "[yellow]stale[/]"
+    return stamp["finished_at"], "[green]current[/]" if stamp["stats"].get("promoted", True) else "[yellow]refused[/]"
 
 
 def _show_best(paths: DatasetPaths) -> None:

@@ -198,6 +198,14 @@ class RetrievalSettings(Section):
     depth: Positive = Field(100, description="items in one user's ranking; metrics count ranks past it as misses")
 
 
+class PromotionSettings(Section):
+    """Whether a new checkpoint takes the place of the one that serves."""
+
+    tolerance: Share = Field(
+        0.0, description="NDCG@10 (0 to 1) that the new may surely lose to what serves; 1 promotes whatever it lost"
+    )
+
+
 class Sections(BaseModel):
     """The sections that stand at the top level for all datasets and within one dataset for it alone."""
 
@@ -208,6 +216,7 @@ class Sections(BaseModel):
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    promotion: PromotionSettings = PromotionSettings()
 
 
 class DatasetSettings(Sections):
