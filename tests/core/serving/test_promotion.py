@@ -138,12 +138,12 @@ def test_what_does_not_belong_together_is_not_promoted(third: Work) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from pixrec_core.paths import DatasetPaths
 from pixrec_core.serving import promoted, promotion
-from tests.core.shop import settings
-from pixrec_core.stages import Work
-work = Work(settings(Path(sys.argv[1])), "shop", "text_only")
+from pixrec_core.settings import DatasetSettings
 promoted.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-promotion.promote("shop", work.own, work.variant_paths)
+paths = DatasetPaths(Path(sys.argv[1])).variant("text_only")
+promotion.promote("shop", DatasetSettings(source={"kind": "sample"}), paths)
 """
 
 
@@ -156,7 +156,7 @@ def test_a_promotion_killed_before_its_manifest_leaves_what_served(third: Work) 
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX):
         stage.run(third)
     rank(third, lambda _: 1)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(third.settings.root)], cwd=ROOT, check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(third.paths.root)], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (folder / "2" / "checkpoint" / "model.safetensors").exists()  # it had copied already
     assert (folder / "promoted.json").read_bytes() == manifest
