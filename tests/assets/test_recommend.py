@@ -172,4 +172,4 @@ def test_a_damaged_index_is_named(pixrec, served, tmp_path, monkeypatch):
     code, _, err = pixrec("--dataset", "shop", "--text", "cup", "--variant", "multimodal")
     assert code == 1
     assert "promoted/1/item_index/index.faiss is damaged" in err
-    assert "promote again (`pixrec run --stage promoted --force`)" in err
+    assert "promote again (`pixrec run --dataset NAME --stage promoted`)" in err

@@ -195,7 +195,7 @@ def test_a_damaged_copy_is_named_with_its_mend(shop: Work, name: str) -> None:
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    mend = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run --stage promoted"
+    mend = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run --dataset NAME --stage"
     with pytest.raises(ArtefactError, match=mend):
         Recommender.load(shop.variant_paths.promoted.root)
     with pytest.raises(ArtefactError, match=mend):
