@@ -1,4 +1,7 @@
-"""The data contract as asset checks: each is evaluated where its artefact is made, so both share one reading."""
+"""Asset checks: the data contract, and the gate before serving.
+
+Each is evaluated where its artefact is made, so both share one reading.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -10,9 +13,16 @@ from pixrec_assets.stage_asset import materialise, result
 from pixrec_core import files
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import Stage, Stats, Work
 
 NAME: Final = "contract"
+
+#: It blocks nothing: what served before goes on serving, and the evaluation tells of the new checkpoint anyway.
+NOT_WORSE: Final = dg.AssetCheckSpec(
+    name="not_worse_than_promoted",
+    asset="promoted",
+    description="The new checkpoint is not surely worse than what served before; if it is, it was not promoted.",
+)
 
 
 def contract_check(artefact: str) -> dg.AssetCheckSpec:
@@ -72,4 +82,15 @@ def contract_result(artefact: str, paths: DatasetPaths, *, kept: bool) -> dg.Ass
             "checked": len(results),
             **of_stats(broken, prefix="failed/"),
         },
+    )
+
+
+def gate_result(stats: Stats) -> dg.AssetCheckResult:
+    """What the gate decided, from the stats of stage `promoted`."""
+    return dg.AssetCheckResult(
+        check_name=NOT_WORSE.name,
+        passed=stats["promoted"],
+        severity=dg.AssetCheckSeverity.WARN,
+        description=stats["verdict"],
+        metadata=of_stats(stats),
     )

@@ -12,7 +12,7 @@ from pixrec_assets.schedules import follow_data, weekly_data
 ASSETS: Final = (
     *(data.raw, data.items, data.interactions, data.images, data.sequences),
     *([model.joint_checkpoint] if SETTINGS.joint else []),
-    *(model.checkpoint, model.item_vectors, model.item_index, model.ranking),
+    *(model.checkpoint, model.item_vectors, model.item_index, model.ranking, model.promoted),
     *(evaluation.baselines, evaluation.evaluation, evaluation.report),
 )
 

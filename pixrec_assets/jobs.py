@@ -30,7 +30,7 @@ TRAIN: Final = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.groups("model"),
     executor_def=ONE_BY_ONE,
-    description="Sequences to rankings of one dataset and variant.",
+    description="Sequences to rankings of one dataset and variant, which serves unless it is worse.",
 )
 
 EVALUATE: Final = dg.define_asset_job(

@@ -15,7 +15,7 @@ from rich.markup import escape
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import Stage, Stamp, Work
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def run(work: Sequence[tuple[Stage, Work]], console: Console, *, force: bool) ->
         stamp = stage.stamp(at)
         if stamp and not force and stage.is_current(at):
             console.print(f"{label}: up to date (made {stamp['finished_at']})")
+            _show_verdict(stamp, console)
             continue
         console.print(f"{label}: materialising ...")
         if failed := _materialise(stage, at):
@@ -99,7 +100,15 @@ def run(work: Sequence[tuple[Stage, Work]], console: Console, *, force: bool) ->
         made = stage.stamp(at)
         assert made is not None, "a stage that finished leaves its stamp"
         console.print(f"{label}: done in {made['seconds']:.1f} s")
+        _show_verdict(made, console)
     return None
+
+
+def _show_verdict(stamp: Stamp, console: Console) -> None:
+    """What the gate before serving decided; a refusal is repeated in each run until another checkpoint passes."""
+    if "verdict" in stamp["stats"]:
+        colour = "dim" if stamp["stats"]["promoted"] else "yellow"
+        console.print(f"  [{colour}]{escape(stamp['stats']['verdict'])}[/]")
 
 
 def _materialise(stage: Stage, work: Work) -> Failed | None:

@@ -8,6 +8,7 @@ PixRecError
 ├── BackboneError        a vision-language model could not be loaded or does not fit
 ├── BusyError            another process is making the same artefact
 ├── CheckpointError      a checkpoint is damaged
+├── QueryError           recommendations were asked for by what is unknown, or cannot be read
 └── ArtefactError        any other artefact is damaged or does not match the one that it was made from
 
 A message names what was received and how to mend it.
@@ -21,6 +22,7 @@ __all__ = [
     "ContractError",
     "MissingArtefactError",
     "PixRecError",
+    "QueryError",
     "SettingsError",
     "SourceError",
 ]
@@ -56,6 +58,10 @@ class BusyError(PixRecError):
 
 class CheckpointError(PixRecError):
     """A checkpoint cannot be read."""
+
+
+class QueryError(PixRecError):
+    """Recommendations were asked for by an unknown user or item, or by a text or photo that cannot be read."""
 
 
 class ArtefactError(PixRecError):

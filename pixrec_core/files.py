@@ -41,6 +41,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, that keeps its content when another file takes the first one's place.
+
+    Where a file system has no such links, or both names lie on different ones, the file is copied.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as sorted, indented JSON, atomically."""
     with replacing(path) as temporary:

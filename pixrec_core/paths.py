@@ -13,6 +13,7 @@ data/<dataset>/
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
                             generative/<ranker>.parquet, speeds.json: rankings by the language model, where asked for
                             curves/: TensorBoard event files of the training, written as it goes
+                            promoted/: what serves; promoted.json names one of its numbered folders
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
   stamps/                   one manifest a stage, written last
@@ -167,5 +168,25 @@ class VariantPaths:
         """Rankings by the language model, and how fast they were made; none without a setting."""
         return self.root / "generative"
 
+    @property
+    def promoted(self) -> "PromotedPaths":
+        return PromotedPaths(self.root / "promoted")
+
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"
+
+
+@dataclass(frozen=True)
+class PromotedPaths:
+    """What serves: copies of a variant's artefacts in numbered folders, of which a manifest names one."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "promoted.json"
+
+    def copies(self, number: int, variant: str) -> VariantPaths:
+        """Artefacts of one promotion, laid out as what they are copies of; dataset and variant share the folder."""
+        folder = self.root / str(number)
+        return VariantPaths(folder, DatasetPaths(folder), variant)

@@ -2,6 +2,7 @@
 
 raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
     -> ranking (and baselines) -> evaluation -> report
+                      ranking -> promoted, what serves
 
 Where settings name a joint training, the sequences of several datasets -> joint_checkpoint, from which the
 checkpoint of a dataset may start.
@@ -97,6 +98,13 @@ def ranking(work: Work) -> Stats:
     from pixrec_core.retrieval import rank
 
     return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths)
+
+
+def promoted(work: Work) -> Stats:
+    """Checkpoint, vectors, index and ranking -> what serves, unless it is worse than what serves already."""
+    from pixrec_core.serving import promotion
+
+    return promotion.promote(work.dataset, work.own, work.variant_paths)
 
 
 def baselines(work: Work) -> Stats:
@@ -211,6 +219,9 @@ ITEM_INDEX: Final = Stage(
 RANKING: Final = Stage(
     "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval", "generative"), per="variant"
 )
+PROMOTED: Final = Stage(
+    "promoted", promoted, lambda w: w.variant_paths.promoted.manifest, (RANKING,), ("promotion",), per="variant"
+)
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=2)
 EVALUATION: Final = Stage(
     "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=2
@@ -230,6 +241,7 @@ STAGES: Final = (
     ITEM_VECTORS,
     ITEM_INDEX,
     RANKING,
+    PROMOTED,
     EVALUATION,
     REPORT,
 )

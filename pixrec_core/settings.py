@@ -215,6 +215,14 @@ class GenerativeSettings(Section):
     likelihood_weight: Share = Field(0.25, description="hybrid: weight of the texts' likelihood; cosines have the rest")
 
 
+class PromotionSettings(Section):
+    """Whether a new checkpoint takes the place of the one that serves."""
+
+    tolerance: Share = Field(
+        0.0, description="NDCG@10 (0 to 1) that the new may surely lose to what serves; 1 promotes whatever it lost"
+    )
+
+
 class Sections(BaseModel):
     """The sections that stand at the top level for all datasets and within one dataset for it alone."""
 
@@ -226,6 +234,7 @@ class Sections(BaseModel):
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     generative: GenerativeSettings = GenerativeSettings()
+    promotion: PromotionSettings = PromotionSettings()
 
 
 class DatasetSettings(Sections):

@@ -12,6 +12,7 @@ LAYERS = (
     ("pixrec_assets",),
     ("pixrec_core.pipeline",),
     ("pixrec_core.report", "pixrec_core.training", "pixrec_core.baselines"),
+    ("pixrec_core.serving",),
     ("pixrec_core.retrieval",),
     ("pixrec_core.models", "pixrec_core.evaluation"),
     ("pixrec_core.data", "pixrec_core.losses", "pixrec_core.prompts"),

@@ -1,10 +1,11 @@
-"""From training a dual tower to rankings; one partition a dataset, or a joint training, and variant."""
+"""From training a dual tower to what serves; one partition a dataset, or a joint training, and variant."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import dagster as dg
 
+from pixrec_assets.checks import NOT_WORSE, gate_result
 from pixrec_assets.metadata import of_stats, of_table
 from pixrec_assets.partitions import JOINT
 from pixrec_assets.stage_asset import materialise, result, stage_asset, work_of
@@ -70,3 +71,14 @@ def ranking(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settin
     work = work_of(context, settings)
     stamp = materialise(pipeline.RANKING, work)
     return result(stamp, of_table(work.variant_paths.ranking))
+
+
+@stage_asset(pipeline.PROMOTED, group=GROUP, kinds={"pytorch", "faiss"}, check_specs=[NOT_WORSE])
+def promoted(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """What `pixrec recommend` reads. Where the check failed, it is still what was promoted before."""
+    work = work_of(context, settings)
+    stamp = materialise(pipeline.PROMOTED, work)
+    path = {"path": dg.MetadataValue.path(work.variant_paths.promoted.root)}
+    yield result(stamp, path, check_results=[gate_result(stamp["stats"])])

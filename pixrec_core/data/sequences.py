@@ -166,6 +166,18 @@ def read_items(paths: DatasetPaths) -> pl.DataFrame:
     return catalogue.select(CATALOGUE_SCHEMA.names())
 
 
+def read_history(paths: DatasetPaths, user: str) -> list[str]:
+    """All items of a user's kept interactions, whatever their split, oldest first; none for an unknown user.
+
+    Raises:
+        MissingArtefactError: the sequences stage has not run.
+        ArtefactError: the file is damaged.
+    """
+    query = 'SELECT item FROM interactions WHERE "user" = $user ORDER BY place'
+    with database.reading(paths.sequences) as connection:
+        return [item for (item,) in connection.execute(query, {"user": user}).fetchall()]
+
+
 def read_cuts(paths: DatasetPaths) -> dict[str, int]:
     """First instant of validation and of test under the time split, in the unit of `timestamp`; else empty.
 

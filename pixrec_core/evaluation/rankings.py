@@ -61,11 +61,16 @@ def _problems(ranking: pl.DataFrame, targets: Targets, depth: int) -> dict[str, 
 def without_seen(ranking: pl.DataFrame, targets: Targets) -> pl.DataFrame:
     """The ranking without the items of each user's history, ranks closed up; users whose target is gone left out."""
     left_out = targets.table.filter("repeat").select(USER_INDEX)
-    return (
-        ranking.join(left_out, on=USER_INDEX, how="anti", maintain_order="left")
-        .join(targets.seen, on=[USER_INDEX, ITEM_INDEX], how="anti", maintain_order="left")
-        .with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(USER_INDEX).alias(RANK))
+    return closed_up(
+        ranking.join(left_out, on=USER_INDEX, how="anti", maintain_order="left").join(
+            targets.seen, on=[USER_INDEX, ITEM_INDEX], how="anti", maintain_order="left"
+        )
     )
+
+
+def closed_up(ranking: pl.DataFrame) -> pl.DataFrame:
+    """A ranking that rows were taken out of, with ranks that count from 1 again."""
+    return ranking.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(USER_INDEX).alias(RANK))
 
 
 def target_ranks(ranking: pl.DataFrame, targets: Targets, depth: int) -> PerUser:

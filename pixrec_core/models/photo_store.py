@@ -63,7 +63,7 @@ class PhotoFiles:
 
     def load(self, rows: Ids) -> dict[str, Tensor]:
         """Some photos as a batch's `photos`: see `DualTower.photo_features`."""
-        return _pixel_inputs(self.processor, torch.cat([self.pixels(row) for row in rows]), len(rows))
+        return pixel_inputs(self.processor, torch.cat([self.pixels(row) for row in rows]), len(rows))
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ class PhotoStore:
         numbers = self.scale.pixels(values) if self.scale else values.float()
         if self.processor is None:
             return {"features": numbers}
-        return _pixel_inputs(self.processor, numbers.flatten(0, 1), len(rows))
+        return pixel_inputs(self.processor, numbers.flatten(0, 1), len(rows))
 
 
-def _pixel_inputs(processor: Processor, pixels: Tensor, count: int) -> dict[str, Tensor]:
+def pixel_inputs(processor: Processor, pixels: Tensor, count: int) -> dict[str, Tensor]:
+    """Pixels of `count` photos, joined on the first axis, as a batch's `photos`: see `DualTower.photo_features`."""
     return {**processor.image_inputs(pixels, count), "count": torch.tensor(count)}
 
 
@@ -156,9 +157,19 @@ def pixel_store(photos: PhotoFiles) -> PhotoStore:
 
 def feature_store(folder: Path, model: DualTower, photos: PhotoFiles) -> PhotoStore:
     """Features of all photos under the model's present vision tower, kept in `folder`."""
-    key = _key("features", photos.key, model.vision_hash())
-    path = folder / f"features-{key}.npy"
+    key = feature_key(model, photos)
+    path = folder / feature_file(key)
     return PhotoStore(_cached(path, photos.count, lambda: _features(model, photos), np.float16), None, key)
+
+
+def feature_key(model: DualTower, photos: PhotoFiles) -> str:
+    """Names the features of these photos under the model's present vision tower."""
+    return _key("features", photos.key, model.vision_hash())
+
+
+def feature_file(key: str) -> str:
+    """Name of the file that `feature_store` keeps features in."""
+    return f"features-{key}.npy"
 
 
 def features_now(model: DualTower, photos: PhotoStore) -> PhotoStore:
@@ -183,10 +194,11 @@ def _cached(path: Path, count: int, rows: Callable[[], Iterator[Any]], dtype: ty
     """Memory-map the array at `path`; where it is not there, fill it row by row first."""
     if not count:
         return np.empty((0, 1), dtype=dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # variants may be made side by side, and share these arrays
-        if not path.exists():
-            _fill(path, count, rows(), dtype)
+    if not path.exists():  # what serves may lie where nothing can be written, a lock neither
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # variants may be made side by side, and share these arrays
+            if not path.exists():
+                _fill(path, count, rows(), dtype)
     loaded: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
     return loaded
 

@@ -7,7 +7,6 @@ from and not when it was made, so the same inputs give the same bytes.
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from pixrec_core import files
@@ -17,6 +16,7 @@ from pixrec_core.report.figures import curves
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, VARIANTS, Inputs, read
 from pixrec_core.report.neighbours import neighbourhoods
 from pixrec_core.report.pictures import Album, galleries
+from pixrec_core.report.templating import environment
 from pixrec_core.stages import Stats
 
 
@@ -36,14 +36,14 @@ def build(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
         ArtefactError: an input is damaged.
     """
     inputs = read(dataset, paths, variants)
-    album = Album(inputs)
+    album = Album(inputs.paths, inputs.titles)
     shown = galleries(inputs, album)
     context = _context(inputs) | {"galleries": shown, "neighbourhoods": neighbourhoods(inputs, album)}
-    environment = _environment()
+    templates = environment()
     with files.replacing(paths.report) as folder:
         folder.mkdir()
         for name in ("index.html", "report.md"):
-            (folder / name).write_text(environment.get_template(name).render(context), encoding="utf-8")
+            (folder / name).write_text(templates.get_template(name).render(context), encoding="utf-8")
     page = paths.report / "index.html"
     return {
         "html": str(page),
@@ -52,18 +52,6 @@ def build(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
         "unreadable_photos": album.unreadable,
         **_figures(inputs),
     }
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pixrec_core.report"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": tables.percent, "points": tables.points}
-    return environment
 
 
 def _context(inputs: Inputs) -> dict[str, Any]:

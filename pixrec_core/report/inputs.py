@@ -146,7 +146,7 @@ def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
         paths=paths,
         metrics=_json(files.require(paths.metrics), Metrics),
         sequences=sequences.read_sequences(paths, TEST),
-        titles=_titles(sequences.read_items(paths)),
+        titles=titles_of(sequences.read_items(paths)),
         rankings={name: pl.scan_parquet(v.ranking, glob=False) for name, v in own.items() if v.ranking.exists()},
         training={name: _json(path, Training) for name, path in curves.items() if path.exists()},
         stats={stage: _json(path, dict[str, Any]).get("stats", {}) for stage, path in stamps.items() if path.exists()},
@@ -168,7 +168,7 @@ def _json(path: Path, shape: type[T]) -> T:
     raise ArtefactError(message)
 
 
-def _titles(items: pl.DataFrame) -> dict[str, str]:
+def titles_of(items: pl.DataFrame) -> dict[str, str]:
     """Titles on one line and short enough to print. HTML has no control characters."""
     title = pl.col(TITLE).fill_null("").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()
     cut = pl.when(title.str.len_chars() > LONGEST_TITLE).then(title.str.head(LONGEST_TITLE) + "…").otherwise(title)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -67,21 +67,27 @@ class Album:
 
     The page repeats them as `<img>`: a thumbnail weighs 1 to 5 kB, so the page stays small and
     every photo keeps its alternative text and can be printed and saved.
+
+    Attributes:
+        paths: of the dataset.
+        titles: of items, as `titles_of` gives them.
+        unreadable: photos that were damaged.
     """
 
-    inputs: Inputs
+    paths: DatasetPaths
+    titles: Mapping[str, str]
     unreadable: int = 0
     _photos: dict[str, str | None] = field(default_factory=dict)
 
     def tile(self, item: str, *, hit: bool = False, seen: bool = False) -> Tile:
         """The item's tile; without a title it goes by its id."""
         if item not in self._photos:
-            self._photos[item] = self._thumbnail(self.inputs.paths, item)
-        return Tile(self.inputs.titles.get(item) or item, self._photos[item], hit, seen)
+            self._photos[item] = self._thumbnail(item)
+        return Tile(self.titles.get(item) or item, self._photos[item], hit, seen)
 
-    def _thumbnail(self, paths: DatasetPaths, item: str) -> str | None:
+    def _thumbnail(self, item: str) -> str | None:
         """Data URI of a small JPEG. A damaged photo counts and reads as none: the page is worth more than one photo."""
-        path = paths.image(item)
+        path = self.paths.image(item)
         if not path.exists():
             return None
         try:
@@ -91,10 +97,15 @@ class Album:
         except OSError:
             self.unreadable += 1
             return None
-        small.thumbnail((EDGE, EDGE))
-        file = io.BytesIO()
-        small.save(file, "JPEG", quality=QUALITY, optimize=True)
-        return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        return data_uri(small)
+
+
+def data_uri(photo: Image.Image) -> str:
+    """A photo in RGB as a small JPEG that stands in the page itself."""
+    photo.thumbnail((EDGE, EDGE))
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def lottery(names: Iterable[str]) -> list[str]:

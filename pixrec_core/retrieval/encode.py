@@ -16,7 +16,7 @@ from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator, to_device
 from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.photo_store import PhotoStore, feature_store
+from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_key, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.progress import track
@@ -86,6 +86,13 @@ def history_features(
     return photo_features(_features_folder(settings, paths, paths.item_vectors), model, inputs)
 
 
+def kept_features(settings: ModelSettings, paths: VariantPaths, model: DualTower, inputs: TowerInputs) -> Path | None:
+    """The file that `history_features` reads; None where no item has a photo that is read."""
+    if inputs.pixels is None:
+        return None
+    return _features_folder(settings, paths, paths.item_vectors) / feature_file(feature_key(model, inputs.pixels))
+
+
 def _features_folder(settings: ModelSettings, paths: VariantPaths, own: Path) -> Path:
     """A frozen vision tower's features are kept since training; those of one that learnt belong to its vectors."""
     return paths.dataset.cache if settings.vision == "frozen" else own
@@ -106,6 +113,15 @@ def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | Non
         return model.item_vectors(batch, model.photo_features(batch["photos"]))
 
     return _in_batches(lengths, encode, "items encoded", model.config.dimension)
+
+
+@torch.inference_mode()
+def content_vector(model: DualTower, collator: Collator) -> Vectors:
+    """v_T of a collator's only item by its content alone, (1, D): one from outside the catalogue has no residual."""
+    batch = _to(model, collator.items([0]))
+    without = torch.zeros(1, 1, device=model.device)
+    vector: Vectors = model.item_vectors(batch, model.photo_features(batch["photos"]), without).cpu().numpy()
+    return vector
 
 
 def user_vectors(

@@ -114,6 +114,17 @@ def ranking(work: Work) -> Stats:
     return {"users": 1}
 
 
+def promoted(work: Work) -> Stats:
+    files.write_json(work.variant_paths.promoted.manifest, {"number": 1})
+    return {"promoted": True, "verdict": "promoted: the first one", "ndcg@10": 0.25}
+
+
+def refused(work: Work) -> Stats:
+    """Another checkpoint serves already, and a better one."""
+    files.write_json(work.variant_paths.promoted.manifest, {"number": 1})
+    return {"promoted": False, "verdict": "refused, as it is worse: NDCG@10 [0.1]", "ndcg@10": 0.1, "high": -0.02}
+
+
 def baselines(work: Work) -> Stats:
     work.paths.baselines.mkdir(exist_ok=True)
     pl.DataFrame({"user": ["u"]}).write_parquet(work.paths.baselines / "popularity.parquet")

@@ -15,7 +15,7 @@ from pixrec_core.stages import Stage, Work
 from tests.assets import fake_stages
 
 DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]
-MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING]
+MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, pipeline.PROMOTED]
 EVALUATION = [pipeline.BASELINES, pipeline.EVALUATION, pipeline.REPORT]
 
 
@@ -104,6 +104,22 @@ def test_a_broken_contract_fails_the_check_and_nothing_reads_the_artefact(
     made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
     assert not made & {artefact, "sequences", "baselines"}
     assert stage.stamp(Work(settings, "sample")) is None
+
+
+@pytest.mark.parametrize(("gate", "passed"), [("promoted", True), ("refused", False)])
+def test_the_gate_before_serving_is_a_check_that_blocks_nothing(
+    materialise, settings: Settings, monkeypatch, gate, passed
+):
+    monkeypatch.setattr(pipeline, "PROMOTED", replace(pipeline.PROMOTED, run=getattr(fake_stages, gate)))
+    make(settings, DATA)
+    result = materialise(MODEL, "sample|text_only")
+    assert result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity, check.blocking) == (
+        "not_worse_than_promoted", passed, dg.AssetCheckSeverity.WARN, False,
+    )  # fmt: skip
+    assert check.description == fake_stages.__dict__[gate](Work(settings, "sample", "text_only"))["verdict"]
+    assert metadata(result, "promoted")["ndcg@10"].value == check.metadata["ndcg@10"].value
 
 
 def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, settings: Settings):

@@ -19,10 +19,11 @@ from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
+from tests.assets import fake_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["raw", "items", "interactions", "images", "sequences"]
-TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking"]
+TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking", "promoted"]
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, setting
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
     assert (code, made(out)) == (0, [])
-    assert out.count("up to date (made 20") == 20
+    assert out.count("up to date (made 20") == 23
 
 
 def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
@@ -89,6 +90,17 @@ def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
     states = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if "│" in line}
     assert code == 0
     assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not made")
+
+
+def test_a_refused_promotion_is_told_in_every_run_and_fails_none(pixrec, monkeypatch):
+    replace_stage(monkeypatch, "promoted", run=fake_stages.refused)
+    for _ in range(2):
+        code, out, _ = pixrec("run", "--dataset", "sample", "--variant", "text_only")
+        assert code == 0
+        assert "refused, as it is worse: NDCG@10 [0.1]" in out
+    assert made(out) == []
+    rows = [line for line in pixrec("status")[1].splitlines() if "sample|text_only" in line]
+    assert [row.split("│")[4].strip() for row in rows] == [*["current"] * 4, "refused"]
 
 
 class TestPhotos:

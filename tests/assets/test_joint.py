@@ -28,7 +28,7 @@ source = { kind = "sample", seed = 2 }
 source = { kind = "sample", seed = 3 }
 """
 DATA = ("raw", "items", "interactions", "images", "sequences")
-TRAINED = ("checkpoint", "item_vectors", "item_index", "ranking")
+TRAINED = ("checkpoint", "item_vectors", "item_index", "ranking", "promoted")
 
 
 @pytest.fixture

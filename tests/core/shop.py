@@ -1,12 +1,18 @@
 """A small sample shop, run through the data stages, for tests of what comes after them."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from pixrec_core import pipeline
+import torch
+from transformers import set_seed
+
+from pixrec_core import files, pipeline, training
+from pixrec_core.models import checkpoint
 from pixrec_core.settings import Settings
-from pixrec_core.stages import Work
+from pixrec_core.stages import Stats, Work
 
 DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
+AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, pipeline.PROMOTED)
 
 
 def settings(data_dir: Path, **sections: dict) -> Settings:
@@ -25,3 +31,29 @@ def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> 
         if not stage.is_current(work):
             stage.materialise(work)
     return work
+
+
+def served_shop(data_dir: Path, variant: str = "multimodal") -> Work:
+    """The shop with a promoted checkpoint of random weights: all that serving reads is there, and no time is spent."""
+    work = open_shop(data_dir, variant)
+    for stage in (replace(pipeline.CHECKPOINT, run=untrained), *AFTER_TRAINING):
+        stage.materialise(work)
+    return work
+
+
+def untrained(work: Work, seed: int = 0) -> Stats:
+    """A checkpoint without training and model card; learned vectors of items are drawn too."""
+    set_seed(seed)
+    own, paths = work.own, work.variant_paths
+    model, inputs = training.build(own.model, own.training, [paths])
+    if model.residual:
+        for table in (model.residual.history, model.residual.candidate):
+            torch.nn.init.normal_(table.weight)
+    used = {"model": own.model.model_dump(mode="json"), "training": own.training.model_dump(mode="json")}
+    with files.replacing(paths.checkpoint) as folder:
+        model.save_pretrained(folder)
+        inputs[0].processor.save_pretrained(folder)
+        files.write_json(folder / checkpoint.SETTINGS, used)
+        weights = files.sha256_file(folder / checkpoint.WEIGHTS)
+        files.write_json(folder / checkpoint.CURVES, {"weights_sha256": weights})
+    return {}

@@ -142,3 +142,20 @@ def test_remove_takes_files_folders_and_links_but_not_what_a_link_leads_to(tmp_p
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"\x00pixels" * 100_000)
     assert files.sha256_file(tmp_path / "file") == hashlib.sha256(b"\x00pixels" * 100_000).hexdigest()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_keeps_what_the_first_one_had(tmp_path, monkeypatch, links):
+    if not links:  # as on a file system that has none, or on another one
+
+        def refuse(*_):
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(type(tmp_path), "hardlink_to", refuse)
+    first, second = tmp_path / "first", tmp_path / "deep" / "second"
+    first.write_text("old")
+    files.link(first, second)
+    assert (second.stat().st_nlink == 2) is links
+    with files.replacing(first) as temporary:
+        temporary.write_text("new")
+    assert (first.read_text(), second.read_text()) == ("new", "old")

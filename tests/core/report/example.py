@@ -1,6 +1,8 @@
 """Writes the small inputs of a report: everything that the stages before it leave."""
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -8,8 +10,13 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from pixrec_core import files
+from pixrec_core.data.sequences import read_items
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.report.answer import Answer, Query
+from pixrec_core.report.inputs import titles_of
 from pixrec_core.schemas import CATALOGUE_SCHEMA, INTERACTION_SCHEMA, RANKING_SCHEMA
+from pixrec_core.serving import Recommendation
+from pixrec_core.serving.promoted import Promotion
 from tests.core import sequences_file
 
 ITEMS = [f"i{n:02}" for n in range(30)]
@@ -119,6 +126,17 @@ RANKED = {
         "u5": OTHERS,
     },
 }
+
+
+def answer(paths: DatasetPaths, kind: Literal["items", "text"] = "items", told: str = "") -> Answer:
+    """Nine hostile items found, after a history of nine other ones where that is what was asked by."""
+    fields = {"number": 1, "dataset": "shop", "variant": "multimodal", "promoted_at": "2026-01-02T03:04:05Z",
+              "checkpoint_sha256": "ab", "score": 0.1, "comparison": None, "photo_size": 256, "max_pixels": 10**6,
+              "files": {}}  # fmt: skip
+    recommender = SimpleNamespace(promotion=Promotion.model_validate(fields))
+    found = [Recommendation(item, 1 - n / 10) for n, item in enumerate([*HOSTILE, "i19"][1:])]
+    history = ["i00", *ITEMS[12:20]] if kind == "items" else []
+    return Answer(recommender, Query(kind, told), history, found, titles_of(read_items(paths)))
 
 
 def write_all(paths: DatasetPaths, source: str = "amazon_2023") -> DatasetPaths:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pixrec_core.report.answer import as_html
 from pixrec_core.report.build import build
+from tests.core.report import example
 
 OUTPUT = Path(__file__).parents[3] / "test-output" / "report"
 FLAGS = (
@@ -53,18 +55,32 @@ def screenshot(browser, name: str, width: int) -> Image.Image:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_reads_well(browser, paths, width, scheme):
     build("shop", paths, ("multimodal", "text_only"))
+    image = show(browser, paths.report / "index.html", f"{width}-{scheme}", width, scheme)
+    assert image.height > 2000
+    assert browser.execute_script("return document.images.length") > 50
+    assert browser.execute_script(SMALL_TARGETS) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_an_answer_reads_well(browser, paths, width, scheme):
+    page = paths.root / "answer.html"
+    page.write_text(as_html(example.answer(paths), paths), encoding="utf-8")
+    show(browser, page, f"answer-{width}-{scheme}", width, scheme)
+    assert browser.execute_script("return document.images.length") == 17  # 8 of the history, 9 found
+
+
+def show(browser, page: Path, name: str, width: int, scheme: str) -> Image.Image:
+    """Open a page in a window and colour scheme, and see that nothing is broken or wider than the window."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    browser.get((paths.report / "index.html").as_uri())
-
-    image = screenshot(browser, f"{width}-{scheme}", width).convert("L")
+    browser.get(page.as_uri())
+    image = screenshot(browser, name, width).convert("L")
     assert image.width == width
-    assert image.height > 2000
     assert (image.getpixel((2, 2)) < 64) is (scheme == "dark")
     assert browser.execute_script(OVERFLOW) == 0
-    assert browser.execute_script("return document.images.length") > 50
     assert browser.execute_script(BROKEN) == 0
-    assert browser.execute_script(SMALL_TARGETS) == 0
     assert browser.get_log("browser") == []
+    return image

@@ -1,7 +1,6 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import polars as pl
@@ -13,35 +12,9 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.report.build import build
 from tests.core.report import example
+from tests.core.report.html_page import Page
 
 BOTH = ("multimodal", "text_only")
-
-
-class Page(HTMLParser):
-    """Elements, attributes and text of a page, read by an independent parser."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.titles: set[str] = set()
-        self.images: list[dict[str, str | None]] = []
-        self.texts: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.attributes += attrs
-        self.titles |= {value for name, value in attrs if name == "title" and value}
-        if tag == "img":
-            self.images.append(dict(attrs))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 def page(paths: DatasetPaths, variants: tuple[str, ...] = BOTH) -> Page:

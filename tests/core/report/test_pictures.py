@@ -4,12 +4,16 @@ import polars as pl
 import pytest
 
 from pixrec_core.errors import ArtefactError
-from pixrec_core.report.inputs import read
+from pixrec_core.report.inputs import Inputs, read
 from pixrec_core.report.neighbours import neighbourhoods
 from pixrec_core.report.pictures import Album, galleries
 from tests.core.report import example
 
 BOTH = ("multimodal", "text_only")
+
+
+def album(inputs: Inputs) -> Album:
+    return Album(inputs.paths, inputs.titles)
 
 
 def labels(*users: str) -> list[str]:
@@ -22,7 +26,7 @@ def inputs(paths):
 
 
 def test_every_user_is_shown_once_and_under_what_it_is(inputs):
-    shown = {g.title: g for g in galleries(inputs, Album(inputs))}
+    shown = {g.title: g for g in galleries(inputs, album(inputs))}
     chance = [s.label for s in shown["Chosen by chance"].shoppers]
     assert chance == labels(*example.BOUGHT)[:4]
     assert shown["Chosen by chance"].total == 6
@@ -43,7 +47,7 @@ def test_every_user_is_shown_once_and_under_what_it_is(inputs):
 
 
 def test_lists_say_rank_hit_and_seen(inputs):
-    shoppers = {s.label: s for g in galleries(inputs, Album(inputs)) for s in g.shoppers}
+    shoppers = {s.label: s for g in galleries(inputs, album(inputs)) for s in g.shoppers}
     (label,) = labels("u1")
     full, text = shoppers[label].lists
     assert (full.variant, full.rank, text.variant, text.rank) == ("multimodal", 2, "text_only", None)
@@ -65,7 +69,7 @@ def test_misses_past_the_ranking_come_before_low_ranks(paths):
     for variant in BOTH:
         example.write_ranking(paths, variant, {u: [*example.OTHERS, "i02"] for u in list(users)[:3]})
     inputs = read("shop", paths, BOTH)
-    worst = galleries(inputs, Album(inputs))[-1]
+    worst = galleries(inputs, album(inputs))[-1]
     ranks = [shopper.lists[0].rank for shopper in worst.shoppers]
     assert worst.total == 9
     assert ranks == sorted(ranks, key=lambda rank: rank is not None)
@@ -77,7 +81,7 @@ def test_neighbours_by_hand(paths):
     for variant in BOTH:
         example.write_vectors(paths, variant, angles)
     inputs = read("shop", paths, BOTH)
-    around = {n.item.title: n.nearest for n in neighbourhoods(inputs, Album(inputs))}
+    around = {n.item.title: n.nearest for n in neighbourhoods(inputs, album(inputs))}
     first = [tile.title for tile in around[example.HOSTILE["i00"]]["multimodal"]]
     # cosines with i00: i02 0.8, i01 0, i29 -1
     assert first == [example.HOSTILE["i02"], example.HOSTILE["i01"], "title of i29"]
@@ -90,11 +94,11 @@ def test_vectors_of_other_items_are_refused(paths):
     pl.DataFrame({"item": ["i00", "i01"]}).write_parquet(inputs_file)
     inputs = read("shop", paths, BOTH)
     with pytest.raises(ArtefactError, match="2 items but 1 vectors"):
-        neighbourhoods(inputs, Album(inputs))
+        neighbourhoods(inputs, album(inputs))
 
 
 def test_damaged_vectors_are_named(paths):
     (paths.variant("text_only").item_vectors / "vectors.safetensors").write_bytes(b"not that")
     inputs = read("shop", paths, BOTH)
     with pytest.raises(ArtefactError, match=r"item_vectors is damaged.*run stage item_vectors again"):
-        neighbourhoods(inputs, Album(inputs))
+        neighbourhoods(inputs, album(inputs))

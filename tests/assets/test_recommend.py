@@ -1,0 +1,175 @@
+"""`pixrec recommend` as a user runs it, over a promoted checkpoint of random weights."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from pixrec_assets import cli
+from pixrec_core import files
+from pixrec_core.data.sequences import read_sequences
+from pixrec_core.schemas import TEST, USER
+from pixrec_core.serving import Recommender
+from pixrec_core.stages import Work
+from tests.core.report.html_page import Page
+from tests.core.shop import served_shop
+
+TOML = """
+variants = ["multimodal", "text_only"]
+[datasets.shop]
+source = { kind = "sample", users = 60, items = 40 }
+images = { max_bytes = 100_000 }
+[datasets.empty]
+source = { kind = "sample" }
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "pixrec.toml").write_text(TOML)
+    served_shop(folder, "text_only")
+    return served_shop(folder)
+
+
+@pytest.fixture(scope="module")
+def recommender(served: Work) -> Recommender:
+    return Recommender.load(served.variant_paths.promoted.root)
+
+
+Pixrec = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
+    """Run `pixrec recommend` with arguments: exit code, standard output, standard error."""
+    monkeypatch.chdir(served.settings.root)
+    for name in [name for name in os.environ if name.startswith("PIXREC_")]:
+        monkeypatch.delenv(name)
+    for name in ("out", "err"):  # as wide as any terminal, so that no message is broken
+        monkeypatch.setattr(cli, name, Console(soft_wrap=True, stderr=name == "err", width=200))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pixrec", "recommend", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        told = capsys.readouterr()
+        return int(end.value.code or 0), told.out, told.err
+
+    return call
+
+
+@pytest.fixture
+def asked(served: Work, recommender: Recommender) -> dict[str, tuple[str, list[str]]]:
+    """Option -> its value, and the items that answer it."""
+    items = recommender.index.items[:3]
+    user = read_sequences(served.paths, TEST)[USER][0]
+    photo = served.paths.image(recommender.catalogue.filter("has_image")["item"][0])
+    answers = {
+        "--user": (user, recommender.for_user(user)),
+        "--items": (",".join(items), recommender.for_items(items)),
+        "--text": ("red <b>shirt</b>", recommender.for_text("red <b>shirt</b>")),
+        "--photo": (str(photo), recommender.for_photo(photo.read_bytes())),
+    }
+    return {option: (value, [each.item for each in found]) for option, (value, found) in answers.items()}
+
+
+KINDS = ["--user", "--items", "--text", "--photo"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_in_each_format(pixrec, asked, kind):
+    value, expected = asked[kind]
+    arguments = ["--dataset", "shop", "--variant", "multimodal", kind, value]
+    code, table, err = pixrec(*arguments)
+    assert (code, err) == (0, "")
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in table.splitlines() if line.startswith("│")]
+    assert rows == [[str(rank), item] for rank, item in enumerate(expected, 1)]
+    told = json.loads(pixrec(*arguments, "--format", "json")[1])
+    assert [each["item"] for each in told["recommendations"]] == expected
+    assert told["query"][kind[2:]] == (Path(value).name if kind == "--photo" else value)
+    page = Page(pixrec(*arguments, "--format", "html")[1])
+    assert [page.text.count(item) >= 1 for item in expected] == [True] * 10
+    assert page.images
+    assert ("red <b>shirt</b>" in page.text) is (kind == "--text")
+    assert "b" not in page.elements
+
+
+@pytest.mark.parametrize("shape", ["table", "json", "html"])
+def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
+    arguments = ["--dataset", "shop", "--text", "cup", "--top", "2", "--format", shape]
+    path = tmp_path / "new folder" / "answer"
+    code, out, _ = pixrec(*arguments, "--output", str(path))
+    assert (code, out) == (0, f"{shape}: {path}\n")
+    shown = [line.rstrip() for line in pixrec(*arguments)[1].splitlines()]
+    assert path.read_text(encoding="utf-8").splitlines() == shown
+
+
+def test_seen_items_are_left_out_if_asked(pixrec, recommender):
+    items = recommender.index.items[:5]
+    arguments = ["--dataset", "shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
+    listed = {}
+    for option in ("--allow-seen", "--filter-seen"):
+        told = json.loads(pixrec(*arguments, "--format", "json", option)[1])
+        listed[option] = [each["item"] for each in told["recommendations"]]
+    assert set(items) < set(listed["--allow-seen"])
+    assert listed["--filter-seen"] == [item for item in listed["--allow-seen"] if item not in items]
+
+
+@pytest.mark.parametrize(("best", "other"), [("multimodal", "text_only"), ("text_only", "multimodal")])
+def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, other):
+    manifests = [served.paths.variant(variant).promoted.manifest for variant in (best, other)]
+    before = [path.read_bytes() for path in manifests]
+    try:
+        for path, score in zip(manifests, (0.2, 0.1), strict=True):
+            files.write_json(path, files.read_json(path) | {"score": score})
+        told = json.loads(pixrec("--dataset", "shop", "--text", "cup", "--format", "json")[1])
+        assert told["variant"] == best
+    finally:
+        for path, body in zip(manifests, before, strict=True):
+            path.write_bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["shop"], 2, "give one of --user, --items, --text and --photo, and no more"),
+        (["shop", "--text", "cup", "--user", "u"], 2, "give one of --user, --items, --text and --photo, and no more"),
+        (["shop", "--text", "cup", "--top", "0"], 2, "0 is not in the range x>=1"),
+        (["shop", "--photo", "no.jpg"], 2, "File 'no.jpg' does not exist"),
+        (["nope", "--text", "cup"], 1, "unknown dataset 'nope'"),
+        (["empty", "--text", "cup"], 1, "no variant of empty has been promoted yet; run `pixrec run --dataset empty`"),
+        (["shop", "--text", "cup", "--variant", "nope"], 1, "unknown variant 'nope'; known: multimodal, text_only"),
+        (["empty", "--text", "cup", "--variant", "text_only"], 1, "variant text_only of empty has not been promoted"),
+        (["shop", "--user", "nobody"], 1, "unknown user 'nobody'"),
+        (["shop", "--items", "x,y"], 1, "unknown item 'x', 'y'"),
+        (["shop", "--items", " , "], 1, "a history holds no item"),
+        (["shop", "--text", ""], 1, "the text is empty"),
+        (["shop", "--photo", "pixrec.toml", "--variant", "multimodal"], 1, "the photo cannot be used: not an image"),
+        (["shop", "--photo", "large", "--variant", "multimodal"], 1, "100,001 bytes; photos may have 100,000"),
+        (["shop", "--photo", "pixrec.toml", "--variant", "text_only"], 1, "variant text_only of shop reads no photos"),
+    ],
+)
+def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, code, told):
+    (served.settings.root / "large").write_bytes(b"\0" * 100_001)
+    got, out, err = pixrec("--dataset", *arguments)
+    assert (got, out) == (code, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_a_damaged_index_is_named(pixrec, served, tmp_path, monkeypatch):
+    shutil.copytree(served.settings.root, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/shop/variants/multimodal/promoted/1/item_index/index.faiss").write_bytes(b"no index")
+    code, _, err = pixrec("--dataset", "shop", "--text", "cup", "--variant", "multimodal")
+    assert code == 1
+    assert "promoted/1/item_index/index.faiss is damaged" in err
+    assert "promote again (`pixrec run --dataset NAME --stage promoted`)" in err

@@ -1,0 +1,76 @@
+"""The comparison of two rankings, over lists written by hand."""
+
+from math import log2
+
+import polars as pl
+import pytest
+
+from pixrec_core.evaluation.comparison import Answers, Comparison, compare
+from pixrec_core.paths import DatasetPaths, VariantPaths
+from pixrec_core.schemas import RANKING_SCHEMA
+from tests.core import sequences_file
+
+ITEMS = "abcdefgh"
+BOUGHT = {"u": "abcd", "v": "acba", "w": "abe"}  # targets d, a, e
+
+
+def answers(paths: VariantPaths, bought, lists, items=ITEMS) -> Answers:
+    """What is left of a split and a ranking: `lists` has one word a user, best item first."""
+    catalogue = sequences_file.catalogue([], items)
+    sequences_file.write(paths.dataset, catalogue, sequences_file.sequences(bought))
+    rows = [(user, rank, item, -float(rank)) for user in bought for rank, item in enumerate(lists[user], 1)]
+    paths.root.mkdir(parents=True)
+    pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(paths.ranking)
+    return Answers.read(paths)
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Two places to write to."""
+    return [DatasetPaths(tmp_path / name).variant("multimodal") for name in ("old", "new")]
+
+
+def gains(*ranks: int) -> float:
+    return sum(1 / log2(1 + rank) for rank in ranks) / len(ranks)
+
+
+def test_means_and_their_difference_by_hand(sides):
+    old = answers(sides[0], BOUGHT, {"u": "dabcefgh", "v": "bcdefgha", "w": "abcdefgh"})  # ranks 1, 8, 5
+    new = answers(sides[1], BOUGHT, {"u": "adbcefgh", "v": "abcdefgh", "w": "abcdefgh"})  # ranks 2, 1, 5
+    found = compare(old, new)
+    assert (found.pairs, found.old, found.new) == (3, pytest.approx(gains(1, 8, 5)), pytest.approx(gains(2, 1, 5)))
+    assert found.low == pytest.approx(gains(2) - gains(1))  # all three draws of u
+    assert found.high == pytest.approx(gains(1) - gains(8))  # all three draws of v
+
+
+def test_the_same_lists_leave_no_doubt(sides):
+    lists = {"u": "dabcefgh", "v": "bcdefgha", "w": "abcdefgh"}
+    mean = pytest.approx(gains(1, 8, 5))
+    assert compare(*[answers(side, BOUGHT, lists) for side in sides]) == Comparison(3, mean, mean, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("bought", "pairs"),
+    [
+        ({"u": "abcd", "v": "acbad", "x": "abe"}, 1),  # v bought on, w is gone, x is new
+        ({"u": "abce", "v": "acba", "w": "abe"}, 2),  # another target of u
+        ({"u": "bacd", "v": "acba", "w": "abe"}, 2),  # the same target of u, after another history
+    ],
+)
+def test_only_who_was_asked_the_same_counts(sides, bought, pairs):
+    old = answers(sides[0], BOUGHT, dict.fromkeys(BOUGHT, ITEMS))
+    new = answers(sides[1], bought, dict.fromkeys(bought, ITEMS))
+    assert compare(old, new).pairs == pairs
+
+
+def test_nobody_who_was_asked_the_same(sides):
+    old = answers(sides[0], BOUGHT, dict.fromkeys(BOUGHT, ITEMS))
+    new = answers(sides[1], {"x": "abcd"}, {"x": ITEMS})
+    assert compare(old, new) is None
+
+
+def test_items_of_one_catalogue_alone_stand_in_nobodys_way(sides):
+    old = answers(sides[0], BOUGHT, dict.fromkeys(BOUGHT, "zabcdey"), "abcdeyz")  # without z: ranks 4, 1, 5
+    new = answers(sides[1], BOUGHT, dict.fromkeys(BOUGHT, "fgxedcba"), "abcdefgx")  # without f, g and x: 2, 5, 1
+    found = compare(old, new)
+    assert (found.old, found.new) == (pytest.approx(gains(4, 1, 5)), pytest.approx(gains(2, 5, 1)))

@@ -1,0 +1,120 @@
+"""Recommendations of a promoted checkpoint, against the ranking stage and the towers read by hand."""
+
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from pixrec_core.data.sequences import read_sequences
+from pixrec_core.errors import QueryError
+from pixrec_core.retrieval import encode
+from pixrec_core.schemas import ITEM, ITEMS, RANK, TEST, USER
+from pixrec_core.serving import Recommendation, Recommender
+from pixrec_core.stages import Work
+
+
+@pytest.fixture
+def recommender(recommenders: dict[str, Recommender]) -> Recommender:
+    """Of the variant that has texts, photos and learned vectors."""
+    return recommenders["collaborative"]
+
+
+@pytest.fixture
+def bought(served: dict[str, Work]) -> dict[str, list[str]]:
+    """All that each user had."""
+    return dict(read_sequences(served["collaborative"].paths, TEST).select(USER, ITEMS).rows())
+
+
+def test_a_history_is_answered_as_the_ranking_stage_does(recommender, served, bought):
+    ranking = pl.read_parquet(served["collaborative"].variant_paths.ranking).sort(USER, RANK)
+    users = list(bought)[:5]
+    lists = recommender.for_histories([bought[user][:-1] for user in users])
+    for user, answer in zip(users, lists, strict=True):
+        own = ranking.filter(pl.col(USER) == user).head(10)
+        assert [each.item for each in answer] == own[ITEM].to_list()
+        np.testing.assert_allclose([each.score for each in answer], own["score"], atol=1e-5)
+
+
+def test_a_user_is_answered_by_all_that_they_had(recommender, bought):
+    user, items = next(iter(bought.items()))
+    assert recommender.history(user) == items
+    assert recommender.for_user(user) == recommender.for_items(items)
+
+
+def test_only_the_newest_items_are_read(recommender, bought):
+    items = max(bought.values(), key=len)
+    assert len(items) > recommender.window == 4
+    assert recommender.for_items(items) == recommender.for_items(items[-4:])
+
+
+def test_many_at_once_are_answered_as_one_by_one(recommender, bought):
+    histories = [bought[user] for user in list(bought)[:3]]
+    for filter_seen in (False, True):
+        together = recommender.for_histories(histories, 5, filter_seen=filter_seen)
+        for history, answer in zip(histories, together, strict=True):
+            alone = recommender.for_items(history, 5, filter_seen=filter_seen)
+            assert [each.item for each in answer] == [each.item for each in alone]
+
+
+def test_what_is_seen_can_be_left_out(recommender, bought):
+    items = next(iter(bought.values()))
+    whole = recommender.for_items(items, 1000)
+    assert recommender.for_items(items, 5, filter_seen=True) == [each for each in whole if each.item not in items][:5]
+
+
+def test_every_item_is_a_candidate_and_none_comes_twice(recommender, bought):
+    answer = recommender.for_items(next(iter(bought.values())), 1000)
+    assert sorted(each.item for each in answer) == recommender.catalogue[ITEM].to_list()
+    assert [each.score for each in answer] == sorted((each.score for each in answer), reverse=True)
+
+
+@pytest.mark.parametrize("variant", ["collaborative", "text_only"])
+@torch.inference_mode()
+def test_a_text_is_read_as_the_title_of_an_item(recommenders, variant):
+    recommender = recommenders[variant]
+    model, processor = recommender.model, recommender.inputs.processor
+    ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
+    hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
+    mean = hidden[0, len(processor.start_ids) :].mean(dim=0)
+    vector = torch.nn.functional.normalize(model.item_head(mean), dim=0).numpy()
+    items, vectors = encode.read_item_vectors(recommender.paths.item_vectors)
+    best = np.argsort(-(vectors @ vector))[:3]
+    answer = recommender.for_text("red shirt", 3)
+    assert [each.item for each in answer] == [items[n] for n in best]
+    np.testing.assert_allclose([each.score for each in answer], (vectors @ vector)[best], atol=1e-5)
+
+
+def test_a_photo_finds_the_item_that_it_shows(recommenders, served):
+    recommender = recommenders["image_only"]  # whose items are their photos and nothing else
+    item = recommender.catalogue.filter("has_image")[ITEM][3]
+    first = recommender.for_photo(served["image_only"].paths.image(item).read_bytes(), 1)[0]
+    assert first == Recommendation(item, pytest.approx(1, abs=1e-4))
+
+
+def png(mode: str, size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("variant", "ask", "told"),
+    [
+        ("collaborative", lambda r: r.for_user("nobody"), "unknown user 'nobody': shop had none of theirs at 20"),
+        ("collaborative", lambda r: r.for_items(["no", "B0"]), r"unknown item 'no', 'B0': not among the \d+ of shop"),
+        ("collaborative", lambda r: r.for_items([str(n) for n in range(7)]), "'4' and 2 more: not among"),
+        ("collaborative", lambda r: r.for_items([]), "a history holds no item"),
+        ("collaborative", lambda r: r.for_text(" \n"), "the text is empty"),
+        ("collaborative", lambda r: r.for_text("cup", 0), "top is 0; it must be 1 or more"),
+        ("collaborative", lambda r: r.for_photo(b"<html>404</html>"), "cannot be used: not an image"),
+        ("collaborative", lambda r: r.for_photo(png("1", (10_000, 6_000))), "cannot be used: too many pixels"),
+        ("text_only", lambda r: r.for_photo(png("RGB", (8, 8))), "variant text_only of shop reads no photos; ask by"),
+        ("image_only", lambda r: r.for_text("cup"), "variant image_only reads no texts; ask by a photo"),
+    ],
+)
+def test_what_cannot_be_answered_is_named_with_its_mend(recommenders, variant, ask, told):
+    with pytest.raises(QueryError, match=told):
+        ask(recommenders[variant])
