@@ -5,15 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 import pytest
 
-from pixrec_assets import cli, execution, running
+from pixrec_assets import running
 from pixrec_assets.home import dagster_home
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
@@ -23,23 +21,6 @@ from pixrec_core.stages import Work
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["raw", "items", "interactions", "images", "sequences"]
 TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking"]
-
-
-@pytest.fixture
-def pixrec(
-    settings: Settings, instance: dg.DagsterInstance, monkeypatch, capsys
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `pixrec` with arguments: exit code, standard output, standard error."""
-    monkeypatch.setattr(execution, "open_instance", lambda _: instance)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        told = capsys.readouterr()
-        return int(end.value.code or 0), told.out, told.err
-
-    return call
 
 
 def made(out: str) -> list[str]:
@@ -220,7 +201,8 @@ main()
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_cleanly_and_keeps_what_was_made(settings, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, number, code):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", INTERRUPTED, "run", "--dataset", "sample"]
     with subprocess.Popen(
@@ -229,9 +211,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_made(settings, tmp_path):
         assert process.stdout
         while "TRAINING" not in process.stdout.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "interrupted; what was made before is kept" in err
     assert "Traceback" not in err
     work = Work(load_settings(), "sample", "multimodal")
