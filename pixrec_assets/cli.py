@@ -8,6 +8,7 @@ from typing import Final
 import click
 from rich.markup import escape
 
+from pixrec_assets.commands.doctor import doctor
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.run import backfill, demo, run
 from pixrec_assets.commands.status import status
@@ -17,6 +18,7 @@ from pixrec_core.settings import CONFIG_VARIABLE
 
 EXAMPLES: Final = """\b
 Examples:
+  pixrec doctor                        # is this machine fit to run?
   pixrec demo                          # the whole pipeline on generated data
   pixrec run --dataset books           # one dataset of pixrec.toml, from raw files to the report
   pixrec backfill --workers 2          # all of them
@@ -36,7 +38,7 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, demo, photos, run, status):
+for command in (backfill, demo, doctor, photos, run, status):
     cli.add_command(command)
 
 

@@ -31,6 +31,16 @@ def describe(source: SourceSettings, root: Path) -> Any:
     return files.signs(watched)
 
 
+def urls(source: SourceSettings) -> tuple[str, ...]:
+    """Where a source downloads from; none where it reads local files or makes its own.
+
+    Raises:
+        SettingsError: unknown kind of source, or wrong options for it.
+    """
+    _, options = _options(source)
+    return getattr(options, "urls", None) or ()
+
+
 def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, Any]:
     """Bring the raw files and write their manifest.
 
