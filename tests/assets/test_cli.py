@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from pixrec_assets import running
 from pixrec_assets.home import dagster_home
@@ -130,6 +131,16 @@ def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypat
     assert "pixrec run --dataset sample" in err
     assert "Traceback" not in err
     assert "Stack Trace" not in err
+
+
+def test_a_partition_that_another_process_is_making_is_refused_with_the_reason(pixrec, settings):
+    pixrec("run", "--dataset", "sample", "--stage", "raw")
+    with FileLock(pipeline.ITEMS.stamp_path(Work(settings, "sample")).with_suffix(".lock")):
+        code, _, err = pixrec("run", "--dataset", "sample")
+    assert code == 1
+    assert "BusyError: another process is making items" in err
+    assert "wait for it or end it" in err
+    assert pixrec("run", "--dataset", "sample")[0] == 0
 
 
 def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, settings, monkeypatch):
