@@ -11,6 +11,7 @@ from rich.markup import escape
 from pixrec_assets.commands.doctor import doctor
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.run import backfill, demo, run
+from pixrec_assets.commands.settings import settings
 from pixrec_assets.commands.status import status
 from pixrec_assets.terminal import err, stopped_by_signals
 from pixrec_core.errors import PixRecError
@@ -38,7 +39,7 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, demo, doctor, photos, run, status):
+for command in (backfill, demo, doctor, photos, run, settings, status):
     cli.add_command(command)
 
 

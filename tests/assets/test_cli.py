@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 from filelock import FileLock
 
-from pixrec_assets import running
+from pixrec_assets import cli, running
+from pixrec_assets.commands.status import age
 from pixrec_assets.home import dagster_home
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
@@ -71,6 +73,27 @@ def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
     states = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if "│" in line}
     assert code == 0
     assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not made")
+
+
+@pytest.mark.parametrize(
+    ("passed", "told"),
+    [({"seconds": 59}, "0 min"), ({"minutes": 119}, "1 h"), ({"hours": 23}, "23 h"), ({"days": 8, "hours": 9}, "8 d")],
+)
+def test_how_fresh_it_is_is_told_in_the_largest_unit(passed, told):
+    assert age(timedelta(**passed)) == f"{told} ago"
+
+
+def test_status_of_one_dataset_and_of_an_unknown_one(pixrec):
+    assert "report" in pixrec("status", "--dataset", "sample")[1]
+    assert "unknown dataset 'nope'" in pixrec("status", "--dataset", "nope")[2]
+
+
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_every_command_explains_itself(pixrec, command):
+    code, out, _ = pixrec(command, "--help")
+    assert code == 0
+    assert len(cli.cli.commands[command].help or "") > 60
+    assert f"pixrec {command}" in out or command in ("demo", "settings")
 
 
 class TestPhotos:
