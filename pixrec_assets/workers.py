@@ -76,6 +76,7 @@ class Workers:
         return self.count - len(self._busy)
 
     def start(self, task: Task) -> None:
+        self._idle = [worker for worker in self._idle if worker.process.is_alive()]  # memory may run out over idle ones
         worker = self._idle.pop() if self._idle else _Worker(self.count, task[1])
         worker.connection.send((task[0].name, task[1]))
         self._busy[worker.connection] = worker, task
@@ -97,9 +98,14 @@ class Workers:
         workers = [*self._idle, *(worker for worker, _ in self._busy.values())]
         for worker in workers:
             worker.interrupt()
-        for worker in workers:
-            worker.end()
         self._idle, self._busy = [], {}
+        try:
+            for worker in workers:
+                worker.process.join(GRACE_S)
+        finally:  # another Ctrl-C while they are waited for ends the waiting
+            for worker in workers:
+                worker.process.kill()
+                worker.process.join()
 
 
 class _Worker:
@@ -121,13 +127,6 @@ class _Worker:
         self.connection.close()
         if self.process.is_alive() and self.process.pid:
             os.kill(self.process.pid, signal.SIGINT)
-
-    def end(self) -> None:
-        try:
-            self.process.join(GRACE_S)
-        finally:  # another Ctrl-C while it is waited for ends the waiting
-            self.process.kill()
-            self.process.join()
 
     def bury(self, work: Work) -> Fault:
         """What to say of a worker that died over its task; its run is marked as failed."""
