@@ -157,7 +157,10 @@ class Stage:
 
     def is_whole(self, work: Work, stamp: Stamp) -> bool:
         """Whether the artefact is the one that its stamp tells of, as far as the stage has a checksum of it."""
-        return self.digest is None or self.digest(work) == stamp["data_version"]
+        try:
+            return self.digest is None or bool(self.digest(work) == stamp["data_version"])
+        except (ValueError, KeyError):  # the JSON that holds the checksum is none any more
+            return False
 
     def is_current(self, work: Work) -> bool:
         """Whether the artefact is there and nothing that it was made from has changed.

@@ -187,6 +187,15 @@ def test_a_flipped_bit_in_the_manifest_of_photos_is_found_and_named(shop: Work, 
         pipeline.SEQUENCES.materialise(shop)
 
 
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_manifest_of_raw_files_that_is_none_is_named(shop: Work, text: str) -> None:
+    shop.paths.raw_manifest.write_text(text)
+    assert not pipeline.RAW.is_current(shop)
+    assert not pipeline.ITEMS.is_current(shop)
+    with pytest.raises(ArtefactError, match=r"raw\.json is damaged: .*--stage raw --force`"):
+        pipeline.ITEMS.materialise(shop)
+
+
 @pytest.mark.parametrize("place", [0.0001, 0.3, 0.5])
 def test_a_flipped_bit_in_the_sequences_is_found_and_named(shop: Work, place: float) -> None:
     flip(shop.paths.sequences, place)
