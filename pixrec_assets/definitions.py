@@ -1,4 +1,4 @@
-"""All that Dagster loads: assets, their checks, jobs, the schedule and the sensor."""
+"""All that Dagster loads: assets, their checks, jobs, the schedule and the sensors."""
 
 from typing import Final
 
@@ -8,6 +8,7 @@ from pixrec_assets.assets import data, evaluation, model
 from pixrec_assets.jobs import JOBS
 from pixrec_assets.partitions import SETTINGS
 from pixrec_assets.schedules import follow_data, weekly_data
+from pixrec_assets.sensors import new_raw_files
 
 ASSETS: Final = (
     *(data.raw, data.items, data.interactions, data.images, data.sequences),
@@ -20,6 +21,6 @@ defs = dg.Definitions(
     assets=ASSETS,
     jobs=JOBS,
     schedules=[weekly_data],
-    sensors=[follow_data],
+    sensors=[follow_data, new_raw_files],
     resources={"settings": SETTINGS},
 )

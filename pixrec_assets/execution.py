@@ -10,7 +10,7 @@ import psutil
 
 from pixrec_assets.definitions import ASSETS
 from pixrec_assets.home import dagster_home
-from pixrec_assets.running import Failed
+from pixrec_assets.running import Fault
 from pixrec_assets.stage_asset import INTERRUPTED, asset_keys
 from pixrec_core.stages import Stage, Work
 
@@ -21,8 +21,8 @@ PROCESS: Final = "pixrec/process"
 QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def materialise(stage: Stage, work: Work, partition: str) -> Failed | None:
-    """Materialise a stage's asset.
+def materialise(stage: Stage, work: Work) -> Fault | None:
+    """Materialise a stage's asset in the partition of its place of work.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -30,21 +30,21 @@ def materialise(stage: Stage, work: Work, partition: str) -> Failed | None:
     result = dg.materialize(
         ASSETS,
         selection=asset_keys(stage),
-        partition_key=partition,
+        partition_key=stage.place(work),
         resources={"settings": work.settings},
         instance=open_instance(dagster_home(work.settings)),
         run_config=QUIET,
         tags=_owner(psutil.Process()),
         raise_on_error=False,
     )
-    return None if result.success else _failure(stage, work, result)
+    return None if result.success else _fault(result)
 
 
 @cache
 def open_instance(home: Path) -> dg.DagsterInstance:
     """Opened once a process: it costs more than a small stage."""
     instance = dg.DagsterInstance.from_config(str(home))
-    _bury_the_dead(instance)
+    bury_the_dead(instance)
     return instance
 
 
@@ -53,7 +53,7 @@ def _owner(process: psutil.Process) -> dict[str, str]:
     return {HOST: socket.gethostname(), PROCESS: f"{process.pid} {process.create_time()}"}
 
 
-def _bury_the_dead(instance: dg.DagsterInstance) -> None:
+def bury_the_dead(instance: dg.DagsterInstance) -> None:
     """Mark runs of killed `pixrec` processes as failed and free their pool slots.
 
     Dagster leaves this to its daemon, and there need not be one: the next run would wait for a slot for ever.
@@ -66,13 +66,13 @@ def _bury_the_dead(instance: dg.DagsterInstance) -> None:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _failure(stage: Stage, work: Work, result: dg.ExecuteInProcessResult) -> Failed:
+def _fault(result: dg.ExecuteInProcessResult) -> Fault:
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     told = failures[0].user_failure_data if failures else None
     description = told.description if told else None
     if not failures or description == INTERRUPTED:  # between two steps, or within one
         raise KeyboardInterrupt
     if description:
-        return Failed(stage, work, description, True, result.run_id)
+        return Fault(description, True, result.run_id)
     error = failures[0].error and (failures[0].error.cause or failures[0].error)
-    return Failed(stage, work, error.to_string() if error else "no reason was recorded", False, result.run_id)
+    return Fault(error.to_string() if error else "no reason was recorded", False, result.run_id)

@@ -1,37 +1,48 @@
-"""Run what is stale, through Dagster, one asset at a time in this process.
-
-An asset's own run decides whether the next one is stale, so each is asked when its turn comes:
-a download that brought the same bytes again makes nothing else run. Dagster takes seconds to
-import and is left out where all is current.
-"""
+"""What a run of the pipeline has to make, inputs first, and how one of its tasks may fail."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from rich.console import Console
-from rich.markup import escape
-
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings
-from pixrec_core.stages import Stage, Stamp, Work
+from pixrec_core.stages import Stage, Work
+
+#: A stage and its place of work: one artefact to make.
+Task = tuple[Stage, Work]
+
+#: What tells tasks apart: the stage's name and its partition.
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A stage that did not finish: `known` says whether `text` is a message for the user or a traceback."""
+class Fault:
+    """Why a task did not finish: `known` says whether `text` is a message for the user or a traceback."""
 
-    stage: Stage
-    work: Work
     text: str
     known: bool
-    run_id: str
+    run_id: str | None = None
 
 
-def planned(
-    settings: Settings, dataset: str, variants: Sequence[str], stages: Collection[str]
-) -> Iterator[tuple[Stage, Work]]:
+def key_of(task: Task) -> Key:
+    """Name of the stage and partition, as Dagster writes it."""
+    stage, work = task
+    return stage.name, stage.place(work)
+
+
+def tasks_of(
+    settings: Settings, datasets: Sequence[str], variants: Sequence[str], stages: Collection[str]
+) -> list[Task]:
+    """What `planned` names for several datasets, each once: joint trainings share what they are made from."""
+    tasks: dict[Key, Task] = {}
+    for dataset in datasets:
+        for task in planned(settings, dataset, variants, stages):
+            tasks.setdefault(key_of(task), task)
+    return list(tasks.values())
+
+
+def planned(settings: Settings, dataset: str, variants: Sequence[str], stages: Collection[str]) -> Iterator[Task]:
     """Stages and their places of work, inputs first.
 
     Args:
@@ -64,7 +75,7 @@ def _places(settings: Settings, dataset: str, variants: Sequence[str], per: str)
     return [Work(settings, name, variant) for variant in own] if name else []
 
 
-def _joint_data(trainings: Sequence[tuple[Stage, Work]], dataset: str) -> Iterator[tuple[Stage, Work]]:
+def _joint_data(trainings: Sequence[Task], dataset: str) -> Iterator[Task]:
     """What joint trainings read of the datasets other than the one that is planned already."""
     read = {at.dataset: at.of(None) for stage, work in trainings for _, at in stage.reads(work)}
     stages = [stage for stage in pipeline.STAGES if any(_feeds(stage, training) for training, _ in trainings)]
@@ -83,35 +94,3 @@ def _wanted(stage: Stage, variants: Sequence[str], stages: Collection[str]) -> b
 def _compares_variants(stage: Stage) -> bool:
     """Whether a stage of the dataset reads, directly or not, what there is one of a variant."""
     return stage.per == "dataset" and any(s.per == "variant" or _compares_variants(s) for s in stage.inputs)
-
-
-def run(work: Sequence[tuple[Stage, Work]], console: Console, *, force: bool) -> Failed | None:
-    """Materialise what is stale, or all of it by `force`; stop at the first failure."""
-    for stage, at in work:
-        label = f"[bold]{stage.name}[/] {escape(stage.place(at))}"
-        stamp = stage.stamp(at)
-        if stamp and not force and stage.is_current(at):
-            console.print(f"{label}: up to date (made {stamp['finished_at']})")
-            _show_verdict(stamp, console)
-            continue
-        console.print(f"{label}: materialising ...")
-        if failed := _materialise(stage, at):
-            return failed
-        made = stage.stamp(at)
-        assert made is not None, "a stage that finished leaves its stamp"
-        console.print(f"{label}: done in {made['seconds']:.1f} s")
-        _show_verdict(made, console)
-    return None
-
-
-def _show_verdict(stamp: Stamp, console: Console) -> None:
-    """What the gate before serving decided; a refusal is repeated in each run until another checkpoint passes."""
-    if "verdict" in stamp["stats"]:
-        colour = "dim" if stamp["stats"]["promoted"] else "yellow"
-        console.print(f"  [{colour}]{escape(stamp['stats']['verdict'])}[/]")
-
-
-def _materialise(stage: Stage, work: Work) -> Failed | None:
-    from pixrec_assets import execution  # brings Dagster, which takes seconds
-
-    return execution.materialise(stage, work, stage.place(work))

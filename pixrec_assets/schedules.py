@@ -1,4 +1,4 @@
-"""What starts runs by itself. Both are shipped stopped; turn them on in the UI, with `dagster dev` running."""
+"""What starts runs by itself. All are shipped stopped; turn them on in the UI, with `dagster dev` running."""
 
 from typing import Final
 
@@ -16,8 +16,8 @@ from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
     description="Every dataset anew on Monday at 03:00 UTC, one run each.",
 )
 def weekly_data() -> list[dg.RunRequest]:
-    """One run a dataset."""
-    return [dg.RunRequest(partition_key=dataset) for dataset in DATASETS.get_partition_keys()]
+    """One run a dataset; its name as key keeps a daemon that died in a tick from asking twice."""
+    return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]
 
 
 follow_data: Final = dg.AutomationConditionSensorDefinition(

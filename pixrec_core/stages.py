@@ -5,24 +5,30 @@ the artefact was made from (`fingerprint`) and what it is (`data_version`), so t
 redoes exactly what a change of input, setting or code made stale.
 """
 
+import errno
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
 
 from pixrec_core import files
-from pixrec_core.errors import BusyError, MissingArtefactError, PixRecError
+from pixrec_core.errors import ArtefactError, BusyError, MissingArtefactError, PixRecError
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.settings import DatasetSettings, JointSettings, Settings
 
 #: What a stage reports: counts, shares, seconds, names. JSON values only.
 Stats = dict[str, Any]
 Stamp = dict[str, Any]
+
+#: How a system call says that nothing more can be written: no room, no quota, or a file past its limit.
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Stage:
 
         Raises:
             MissingArtefactError: an input has not been made.
+            ArtefactError: an input is not the one that its stamp tells of.
         """
         parts = {
             "stage": self.name,
@@ -141,7 +148,19 @@ class Stage:
                 raise MissingArtefactError(
                     f"{self.name} of {work.dataset} needs {stage.name} of {stage.place(at)}, not made yet"
                 )
+            if not stage.is_whole(at, stamp):
+                raise ArtefactError(
+                    f"{stage.artefact(at)} is damaged: its checksum is not the one in its stamp; make it again: "
+                    f"`pixrec run --dataset {at.dataset} --stage {stage.name} --force`"
+                )
             yield stage.name if at == work else f"{stage.name}|{stage.place(at)}", stamp["data_version"]
+
+    def is_whole(self, work: Work, stamp: Stamp) -> bool:
+        """Whether the artefact is the one that its stamp tells of, as far as the stage has a checksum of it."""
+        try:
+            return self.digest is None or bool(self.digest(work) == stamp["data_version"])
+        except (ValueError, KeyError):  # the JSON that holds the checksum is none any more
+            return False
 
     def is_current(self, work: Work) -> bool:
         """Whether the artefact is there and nothing that it was made from has changed.
@@ -150,7 +169,12 @@ class Stage:
         """
         stamp = self.stamp(work)
         try:
-            return stamp is not None and self.artefact(work).exists() and stamp["fingerprint"] == self.fingerprint(work)
+            return (
+                stamp is not None
+                and self.artefact(work).exists()
+                and stamp["fingerprint"] == self.fingerprint(work)
+                and self.is_whole(work, stamp)
+            )
         except PixRecError:
             return False
 
@@ -159,13 +183,14 @@ class Stage:
 
         Raises:
             BusyError: another process is at it. The system frees the lock of one that dies, however it dies.
+            ArtefactError: the disk is full, or an input is damaged.
             MissingArtefactError: an input has not been made.
             PixRecError: whatever the stage found wrong.
         """
         lock = self.stamp_path(work).with_suffix(".lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(lock, timeout=0):
+            with FileLock(lock, timeout=0), self._full_disk_named(work):
                 return self._materialise(work, callbacks)
         except Timeout:
             message = f"another process is making {self.name} in {lock.parent.parent}; wait for it or end it"
@@ -186,3 +211,19 @@ class Stage:
         }
         files.write_json(self.stamp_path(work), stamp)
         return stamp
+
+    @contextmanager
+    def _full_disk_named(self, work: Work) -> Iterator[None]:
+        """Every library words a full disk in its own way, and with its own exception; people need one."""
+        try:
+            yield
+        except PixRecError:
+            raise
+        except Exception as error:
+            if not any(os.strerror(code) in str(error) for code in FULL):
+                raise
+            message = (
+                f"no room to make {self.name} of {self.place(work)} in {work.settings.data_dir} ({error}); make room, "
+                "or name another `data_dir`, and run again: what was there before is kept"
+            )
+            raise ArtefactError(message) from error

@@ -75,6 +75,11 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     assert "materialising" not in second.stdout
     assert second.stdout.count("up to date") == 23
 
+    status = pixrec(folder, "status", "--dataset", "small").stdout
+    for figure in ("60 users", " bytes", " photos", "validation NDCG@10 0.", "flat, recall@10 1.000", "vectors of 16"):
+        assert figure in status
+    assert status.count(" min ago)") == 20
+
     trained_again = pixrec(
         folder, "run", "--dataset", "small", "--variant", "text_only", "--stage", "ranking", "--force"
     )

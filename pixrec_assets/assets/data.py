@@ -84,6 +84,7 @@ def interactions(context: dg.AssetExecutionContext, settings: dg.ResourceParam[S
     pipeline.IMAGES,
     group=GROUP,
     kinds={"pillow", "jpeg", "greatexpectations"},
+    pool="downloads",  # `per_host` bounds one download; two at a time would ask a host twice as much
     retry_policy=dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL),
     check_specs=[contract_check("images")],
 )

@@ -26,9 +26,29 @@ def _options(source: SourceSettings) -> tuple[Any, Any]:
 
 def describe(source: SourceSettings, root: Path) -> Any:
     """Size and time of the local files that a source reads in place: a cheap sign of change."""
+    return files.signs(watched(source, root))
+
+
+def watched(source: SourceSettings, root: Path) -> list[Path]:
+    """The local files that a source reads in place, reviews before metadata; none where it brings its own.
+
+    Raises:
+        SettingsError: unknown kind of source, or wrong options for it.
+        SourceError: there is no telling which files are meant.
+    """
     module, options = _options(source)
-    watched: list[Path] = module.watched(options, root)
-    return files.signs(watched)
+    found: list[Path] = module.watched(options, root)
+    return found
+
+
+def urls(source: SourceSettings) -> tuple[str, ...]:
+    """Where a source downloads from; none where it reads local files or makes its own.
+
+    Raises:
+        SettingsError: unknown kind of source, or wrong options for it.
+    """
+    _, options = _options(source)
+    return getattr(options, "urls", None) or ()
 
 
 def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | Non
 @torch.inference_mode()
 def content_vector(model: DualTower, collator: Collator) -> Vectors:
     """v_T of a collator's only item by its content alone, (1, D): one from outside the catalogue has no residual."""
-    batch = _to(model, collator.items([0]))
+    batch = to_device(collator.items([0]), model.device)
     without = torch.zeros(1, 1, device=model.device)
     vector: Vectors = model.item_vectors(batch, model.photo_features(batch["photos"]), without).cpu().numpy()
     return vector

@@ -89,7 +89,8 @@ def build(settings: IndexSettings, paths: VariantPaths) -> Stats:
     index = kinds.make(kind, vectors)
     with files.replacing(paths.item_index) as folder:
         folder.mkdir()
-        faiss.write_index(index, str(folder / INDEX))
+        with (folder / INDEX).open("wb") as file:  # by its name, FAISS would cut it short on a full disk, unheard
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         shutil.copyfile(paths.item_vectors / encode.ITEMS, folder / encode.ITEMS)
         manifest = Manifest(
             kind=kind,

@@ -1,13 +1,15 @@
 """Assets and command line over fake stages, in a project folder of their own with real files."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 import pixrec_assets.definitions  # noqa: F401  # partitions are read at import, before any test moves elsewhere
+from pixrec_assets import cli, execution
 from pixrec_core.settings import Settings, load_settings
 from tests.assets import fake_stages
 
@@ -34,3 +36,20 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance that keeps its history in memory: as real as the one in files, and quicker."""
     with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
         yield instance
+
+
+@pytest.fixture
+def pixrec(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch, capsys
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `pixrec` with arguments: exit code, standard output, standard error."""
+    monkeypatch.setattr(execution, "open_instance", lambda _: instance)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        told = capsys.readouterr()
+        return int(end.value.code or 0), told.out, told.err
+
+    return call

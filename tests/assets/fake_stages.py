@@ -150,10 +150,13 @@ def report(work: Work) -> Stats:
 
 
 def fakes() -> Iterator[Stage]:
-    """Every stage of the pipeline with the fake of its name."""
+    """Every stage of the pipeline with the fake of its name, reading fakes."""
+    made: dict[str, Stage] = {}
     for stage in pipeline.STAGES:
         digest = raw_digest if stage.name == "raw" else None
-        yield replace(stage, run=globals()[stage.name], outside=None, digest=digest)
+        inputs = tuple(made[source.name] for source in stage.inputs)
+        made[stage.name] = replace(stage, run=globals()[stage.name], outside=None, digest=digest, inputs=inputs)
+        yield made[stage.name]
 
 
 def install(setattr_: Callable[[Any, str, Any], None] = setattr) -> None:

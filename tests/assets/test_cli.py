@@ -5,15 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 import pytest
+from filelock import FileLock
 
-from pixrec_assets import cli, execution, running
+from pixrec_assets import cli, running
+from pixrec_assets.commands.status import age
 from pixrec_assets.home import dagster_home
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
@@ -24,23 +25,6 @@ from tests.assets import fake_stages
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["raw", "items", "interactions", "images", "sequences"]
 TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking", "promoted"]
-
-
-@pytest.fixture
-def pixrec(
-    settings: Settings, instance: dg.DagsterInstance, monkeypatch, capsys
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `pixrec` with arguments: exit code, standard output, standard error."""
-    monkeypatch.setattr(execution, "open_instance", lambda _: instance)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        told = capsys.readouterr()
-        return int(end.value.code or 0), told.out, told.err
-
-    return call
 
 
 def made(out: str) -> list[str]:
@@ -103,6 +87,27 @@ def test_a_refused_promotion_is_told_in_every_run_and_fails_none(pixrec, monkeyp
     assert [row.split("│")[4].strip() for row in rows] == [*["current"] * 4, "refused"]
 
 
+@pytest.mark.parametrize(
+    ("passed", "told"),
+    [({"seconds": 59}, "0 min"), ({"minutes": 119}, "1 h"), ({"hours": 23}, "23 h"), ({"days": 8, "hours": 9}, "8 d")],
+)
+def test_how_fresh_it_is_is_told_in_the_largest_unit(passed, told):
+    assert age(timedelta(**passed)) == f"{told} ago"
+
+
+def test_status_of_one_dataset_and_of_an_unknown_one(pixrec):
+    assert "report" in pixrec("status", "--dataset", "sample")[1]
+    assert "unknown dataset 'nope'" in pixrec("status", "--dataset", "nope")[2]
+
+
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_every_command_explains_itself(pixrec, command):
+    code, out, _ = pixrec(command, "--help")
+    assert code == 0
+    assert len(cli.cli.commands[command].help or "") > 60
+    assert f"pixrec {command}" in out or command in ("demo", "settings")
+
+
 class TestPhotos:
     @pytest.fixture(autouse=True)
     def photos(self, settings):
@@ -161,6 +166,16 @@ def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypat
     assert "pixrec run --dataset sample" in err
     assert "Traceback" not in err
     assert "Stack Trace" not in err
+
+
+def test_a_partition_that_another_process_is_making_is_refused_with_the_reason(pixrec, settings):
+    pixrec("run", "--dataset", "sample", "--stage", "raw")
+    with FileLock(pipeline.ITEMS.stamp_path(Work(settings, "sample")).with_suffix(".lock")):
+        code, _, err = pixrec("run", "--dataset", "sample")
+    assert code == 1
+    assert "BusyError: another process is making items" in err
+    assert "wait for it or end it" in err
+    assert pixrec("run", "--dataset", "sample")[0] == 0
 
 
 def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, settings, monkeypatch):
@@ -232,7 +247,8 @@ main()
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_cleanly_and_keeps_what_was_made(settings, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, number, code):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", INTERRUPTED, "run", "--dataset", "sample"]
     with subprocess.Popen(
@@ -241,9 +257,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_made(settings, tmp_path):
         assert process.stdout
         while "TRAINING" not in process.stdout.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "interrupted; what was made before is kept" in err
     assert "Traceback" not in err
     work = Work(load_settings(), "sample", "multimodal")

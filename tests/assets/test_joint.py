@@ -12,6 +12,7 @@ import pytest
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
+from tests.assets.ticks import evaluate
 
 TOML = """
 [joint.both]
@@ -117,6 +118,23 @@ def test_each_epoch_is_an_observation_of_the_joint_partition(materialise, settin
         ("joint_checkpoint", "both|text_only")
     }
     assert materialise(("checkpoint",), "books|text_only").success
+
+
+def test_new_data_ask_for_the_joint_training_before_what_starts_from_it(materialise, instance, settings):
+    defs = fresh("definitions").defs
+    _, cursor = evaluate(defs, instance)
+    for dataset in ("books", "toys"):
+        assert materialise(DATA, dataset).success
+    asked, cursor = evaluate(defs, instance, cursor)
+    assert asked == {
+        "joint_checkpoint": {"both|multimodal", "both|collaborative", "both|text_only"},
+        "baselines": {"books", "toys"},
+    }
+    for variant in ("multimodal", "collaborative", "text_only"):
+        assert materialise(("joint_checkpoint",), f"both|{variant}").success
+    asked, _ = evaluate(defs, instance, cursor)
+    names = [f"{dataset}|{variant}" for dataset in ("books", "toys") for variant in settings.variants]
+    assert asked["checkpoint"] == set(names)
 
 
 def test_a_run_of_a_dataset_makes_its_joint_training_first_and_nothing_twice(pixrec):

@@ -10,7 +10,8 @@ A source module has three names:
     where they are local already. `root` is the folder that relative paths start from. Fetching
     again with the same options gives the same bytes;
 `watched(options, root) -> list[Path]`
-    the local files that it reads in place, so that a change of one makes later stages stale.
+    the local files that it reads in place, reviews before metadata, so that a change of one makes
+    later stages stale.
 """
 
 from dataclasses import dataclass

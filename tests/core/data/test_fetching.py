@@ -313,6 +313,18 @@ class TestPrivacy:
         error = failure(fetch, url)
         assert "sesame" not in caplog.text + str(error)
 
+    def test_passwords_of_netrc_are_not_sent(self, server, fetch, monkeypatch, tmp_path):
+        (tmp_path / "netrc").write_text("default login user password sesame\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        seen = []
+
+        def answer(handler):
+            seen.append(handler.headers["Authorization"])
+            sends(b"photo")(handler)
+
+        fetch(server.url("/a", answer))
+        assert seen == [None]
+
     def test_cookies_are_not_kept(self, server):
         seen = []
 

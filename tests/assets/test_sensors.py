@@ -1,0 +1,196 @@
+"""What starts runs by itself asks for what is new and what depends on it, and for nothing else."""
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pixrec_assets.definitions import defs
+from pixrec_assets.sensors import new_raw_files
+from pixrec_core import pipeline
+from pixrec_core.data import raw_files
+from pixrec_core.settings import Settings, load_settings
+from pixrec_core.stages import Work
+from tests.assets import fake_stages
+from tests.assets.ticks import evaluate
+
+TOML = """
+[datasets.books.source]
+kind = "amazon_2023"
+folder = "books"
+
+[datasets.films.source]
+kind = "amazon_2023"
+folder = "films"
+
+[datasets.drawn.source]
+kind = "sample"
+"""
+ALL = {"raw_reviews", "raw_metadata", "items", "interactions", "images", "sequences"}
+
+
+class Folders:
+    """Two datasets in local folders, and the sensor that watches them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.cursor, self.time = settings, None, 1_000_000_000
+        for dataset in ("books", "films"):
+            for name in ("reviews", "meta"):
+                self.write(dataset, name, "{}\n")
+
+    def write(self, dataset: str, name: str, text: str, *, age: float | None = None) -> None:
+        path = self.settings.root / dataset / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        self.time += 10
+        if age is None:
+            os.utime(path, (self.time, self.time))
+
+    def tick(self) -> dict[str, set[str]]:
+        """Dataset -> assets that were asked for."""
+        context = dg.build_sensor_context(cursor=self.cursor, resources={"settings": self.settings})
+        result: Any = new_raw_files(context)
+        self.cursor, self.told = result.cursor, result.skip_reason
+        keys = [request.run_key for request in result.run_requests]
+        assert len(keys) == len(set(keys))
+        self.keys = keys
+        return {
+            request.partition_key: {key.to_user_string() for key in request.asset_selection}
+            for request in result.run_requests
+        }
+
+
+@pytest.fixture
+def folders(project: Path) -> Folders:
+    (project / "pixrec.toml").write_text(TOML)
+    return Folders(load_settings())
+
+
+def test_new_datasets_are_prepared_whole_and_once(folders):
+    assert folders.tick() == {"books": ALL, "films": ALL}
+    assert folders.tick() == {}
+    assert folders.told.skip_message == "no file in a local folder has another content"
+
+
+def test_other_reviews_lead_to_what_reads_reviews_and_other_metadata_to_all(folders):
+    folders.tick()
+    folders.write("books", "reviews", '{"more": 1}\n')
+    assert folders.tick() == {"books": {"raw_reviews", "raw_metadata", "interactions", "sequences"}}
+    folders.write("books", "meta", '{"more": 1}\n')
+    assert folders.tick() == {"books": ALL}
+    assert folders.tick() == {}
+
+
+def test_the_same_content_under_another_time_is_no_news(folders):
+    folders.tick()
+    folders.write("books", "reviews", "{}\n")
+    assert folders.tick() == {}
+
+
+def test_a_content_that_comes_back_is_asked_for_under_another_key(folders):
+    folders.tick()
+    before = folders.keys
+    for text in ('{"other": 1}\n', "{}\n"):
+        folders.write("books", "reviews", text)
+        assert set(folders.tick()) == {"books"}
+        assert not set(folders.keys) & set(before)
+        before += folders.keys
+
+
+def test_a_file_that_is_being_copied_waits(folders):
+    folders.tick()
+    folders.write("books", "reviews", '{"half": ', age=0)
+    assert folders.tick() == {}
+    folders.write("books", "reviews", '{"half": 1}\n')
+    assert set(folders.tick()) == {"books"}
+
+
+def test_a_folder_that_is_gone_is_told_and_keeps_no_other_waiting(folders):
+    folders.tick()
+    (folders.settings.root / "books").rename(folders.settings.root / "moved")
+    folders.write("films", "reviews", '{"more": 1}\n')
+    assert set(folders.tick()) == {"films"}
+    assert folders.tick() == {}
+    assert "books: " in folders.told.skip_message
+    assert "is no folder; mend `folder`" in folders.told.skip_message
+
+
+def test_what_was_prepared_before_the_sensor_was_started_is_not_prepared_again(folders, monkeypatch):
+    def outside(work: Work) -> Any:
+        return raw_files.describe(work.own.source, work.settings.root)
+
+    raw = replace(pipeline.RAW, outside=outside)
+    monkeypatch.setattr(pipeline, "RAW", raw)
+    raw.materialise(Work(folders.settings, "books"))
+    assert set(folders.tick()) == {"films"}
+
+
+def test_runs_of_the_sensor_are_of_the_job_and_are_let_through_by_dagster(folders, monkeypatch, instance):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
+        monkeypatch.delitem(sys.modules, name)  # partitions are read at import
+    fresh = importlib.import_module("pixrec_assets.definitions").defs
+    context = dg.build_sensor_context(
+        instance=instance, repository_def=fresh.get_repository_def(), resources={"settings": folders.settings}
+    )
+    with context:
+        tick = fresh.resolve_sensor_def("new_raw_files").evaluate_tick(context)
+    assert {request.partition_key for request in tick.run_requests} == {"books", "films"}
+    assert set(json.loads(tick.cursor)) >= {"books", "films"}
+
+
+def materialise(instance: dg.DagsterInstance, job: str, partition: str = "sample") -> None:
+    assert defs.resolve_job_def(job).execute_in_process(partition_key=partition, instance=instance).success
+
+
+VARIANTS = {f"sample|{variant}" for variant in ("multimodal", "collaborative", "text_only")}
+MODEL = ("checkpoint", "item_vectors", "item_index", "ranking")
+
+
+def test_new_sequences_ask_for_every_variant_and_the_baselines(instance, settings):
+    """The contract of the sequences has a warning here, which stops nothing."""
+    _, cursor = evaluate(defs, instance)
+    materialise(instance, "prepare_data")
+    assert evaluate(defs, instance, cursor)[0] == {"baselines": {"sample"}, **dict.fromkeys(MODEL, VARIANTS)}
+
+
+@pytest.fixture
+def evaluated(instance: dg.DagsterInstance, settings: Settings) -> dg.DagsterInstance:
+    """An instance in which everything was made."""
+    materialise(instance, "prepare_data")
+    for partition in VARIANTS:
+        materialise(instance, "train", partition)
+    materialise(instance, "evaluate")
+    return instance
+
+
+def test_the_same_data_again_ask_for_nothing(evaluated):
+    _, cursor = evaluate(defs, evaluated)
+    materialise(evaluated, "prepare_data")
+    assert evaluate(defs, evaluated, cursor)[0] == {}
+
+
+def test_other_data_ask_for_training_and_only_then_for_the_evaluation(evaluated, monkeypatch):
+    _, cursor = evaluate(defs, evaluated)
+    monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, version=99))
+    materialise(evaluated, "prepare_data")
+    asked, cursor = evaluate(defs, evaluated, cursor)
+    assert asked == {"baselines": {"sample"}, **dict.fromkeys(MODEL, VARIANTS)}
+    for partition in VARIANTS:
+        materialise(evaluated, "train", partition)
+    asked, cursor = evaluate(defs, evaluated, cursor)
+    assert asked == {}, "the rankings have changed in this very tick"
+    assert evaluate(defs, evaluated, cursor)[0] == {"evaluation": {"sample"}, "report": {"sample"}}
+
+
+def test_data_that_broke_their_contract_ask_for_nothing(instance, settings, monkeypatch):
+    _, cursor = evaluate(defs, instance)
+    monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, run=fake_stages.broken("sequences")))
+    job = defs.resolve_job_def("prepare_data")
+    assert not job.execute_in_process(partition_key="sample", instance=instance, raise_on_error=False).success
+    assert evaluate(defs, instance, cursor)[0] == {}

@@ -1,0 +1,30 @@
+"""docs/settings.md tells every setting, as it is."""
+
+from pathlib import Path
+
+from pixrec_assets.settings_page import settings_page
+from pixrec_core.settings import Sections
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+
+def test_the_page_is_current():
+    assert PAGE.read_text() == settings_page(), "pixrec settings > docs/settings.md"
+
+
+def test_every_setting_has_a_row_and_a_meaning():
+    page = settings_page()
+    for name, section in Sections.model_fields.items():
+        assert f"\n## `[{name}]`\n" in page
+        for field in section.annotation.model_fields:
+            assert f"| `{field}` |" in page or f"## `[{name}.{field}]`" in page
+    rows = [row for row in page.splitlines() if row.startswith("| `")]
+    assert all(len(row.removesuffix(" |").rpartition(" | ")[2]) > 3 for row in rows)
+
+
+def test_rows_by_hand():
+    page = settings_page()
+    assert "| `epochs` | integer, 1 or more | `3` | passes over the training sequences |" in page
+    assert '| `vision` | `trainable`, `frozen` | `"trainable"` | whether the vision tower learns |' in page
+    assert "| `test_from` | date | - | time: first day of test (UTC), instead of its share |" in page
+    assert "| `warmup_share` | number, 0 or more, under 1 | `0.1` |" in page

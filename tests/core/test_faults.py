@@ -1,0 +1,220 @@
+"""A full disk, a kill, damage: each stage says what is wrong, and what was there before stays as it was.
+
+Elsewhere: downloads that are killed (`data/sources/test_download.py`, `data/test_images.py`), trainings that are
+(`training/test_resume.py`), damaged checkpoints (`training/test_training.py`) and indexes (`retrieval/test_index.py`).
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pixrec_core import files, pipeline
+from pixrec_core.data import database
+from pixrec_core.errors import ArtefactError, PixRecError
+from pixrec_core.retrieval import index
+from pixrec_core.settings import IndexSettings, Settings
+from pixrec_core.stages import Stage, Work
+from tests.core.retrieval.test_index import built
+from tests.core.shop import DATA_STAGES, open_shop, settings
+
+WITHOUT_TRAINING = (*DATA_STAGES, pipeline.BASELINES)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shop's data stages made."""
+    folder = tmp_path_factory.mktemp("faults")
+    open_shop(folder)
+    return folder
+
+
+@pytest.fixture
+def shop(made: Path, tmp_path: Path) -> Work:
+    shutil.copytree(made, tmp_path / "shop")
+    return Work(settings(tmp_path / "shop"), "shop")
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        file.write(bytes(shutil.disk_usage(disk).free))
+    yield
+    filler.unlink()
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """Every file of an artefact, by its path."""
+    paths = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return {str(each.relative_to(path)): each.read_bytes() for each in paths}
+
+
+@pytest.fixture
+def on_small_disk(made: Path, small_disk: Path) -> Work:
+    shutil.copytree(made, small_disk, dirs_exist_ok=True)
+    return Work(settings(small_disk), "shop", "text_only")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a thread of TensorBoard's
+@pytest.mark.parametrize("stage", [*WITHOUT_TRAINING, pipeline.CHECKPOINT], ids=lambda stage: stage.name)
+def test_a_full_disk_is_named_and_damages_nothing(stage: Stage, on_small_disk: Work, small_disk: Path) -> None:
+    work = on_small_disk
+    before = content(stage.artefact(work)) if stage.artefact(work).exists() else None
+    with full(small_disk), pytest.raises(PixRecError, match=r"No space left on device") as told:
+        stage.materialise(work)
+    assert "make room" in str(told.value) or "could not be written" in str(told.value)
+    assert stage.stamp(work) is None
+    assert (content(stage.artefact(work)) if stage.artefact(work).exists() else None) == before
+    if stage in DATA_STAGES:  # the others take longer
+        stage.materialise(work)
+        assert stage.is_current(work)
+
+
+def test_a_full_disk_never_cuts_an_index_short(small_disk: Path) -> None:
+    paths = built(small_disk)
+    before = content(paths.item_index)
+    with full(small_disk), pytest.raises(OSError, match="No space left on device"):
+        index.build(IndexSettings(kind="flat"), paths)
+    assert content(paths.item_index) == before
+
+
+def test_a_file_size_limit_is_named_too(shop: Work) -> None:
+    """The limit of a shell (`ulimit -f`) or of a quota, in a process of its own."""
+    code = f"""if True:
+        import resource
+        from pathlib import Path
+        from pixrec_core import pipeline
+        from pixrec_core.stages import Work
+        from tests.core.shop import settings
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        pipeline.SEQUENCES.materialise(Work(settings(Path({str(shop.settings.root)!r})), "shop"))"""
+    before = shop.paths.sequences.read_bytes()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"ArtefactError: .*sequences\.duckdb.*File too large", done.stderr)
+    assert shop.paths.sequences.read_bytes() == before
+
+
+#: Kills itself in the middle of inserting sequences, or between an index and its manifest.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[1] == "sequences":
+    from pixrec_core import pipeline
+    from pixrec_core.data import sequences
+    from pixrec_core.stages import Work
+    from tests.core.shop import settings
+    ranges = sequences.user_ranges
+
+    def first_range(*arguments):
+        yield next(iter(ranges(*arguments)))
+        die()
+
+    sequences.user_ranges = first_range
+    pipeline.SEQUENCES.materialise(Work(settings(Path(sys.argv[2])), "shop"))
+else:
+    from pixrec_core.paths import DatasetPaths
+    from pixrec_core.retrieval import index
+    from pixrec_core.settings import IndexSettings
+    index.files.write_json = die
+    index.build(IndexSettings(kind="flat"), DatasetPaths(Path(sys.argv[2])).variant("multimodal"))
+"""
+
+
+def kill(what: str, folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, what, str(folder)], env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+TABLES = ("items", "interactions", "sequences", "cuts")
+
+
+def tables(path: Path) -> dict[str, list[tuple]]:
+    with database.reading(path) as connection:
+        return {name: connection.execute(f"FROM {name}").fetchall() for name in TABLES}
+
+
+@pytest.mark.slow
+def test_a_kill_while_sequences_are_written_leaves_none_and_the_next_run_makes_them_as_ever(shop: Work) -> None:
+    undisturbed = tables(shop.paths.sequences)
+    shop.paths.sequences.unlink()
+    kill("sequences", shop.settings.root)
+    assert (shop.paths.root / ".sequences.duckdb.partial").exists(), "it was killed in the middle"
+    assert not shop.paths.sequences.exists()
+    assert not pipeline.SEQUENCES.is_current(shop)
+    pipeline.SEQUENCES.materialise(shop)
+    assert tables(shop.paths.sequences) == undisturbed
+    assert not list(shop.paths.root.glob(".*.partial*"))
+
+
+@pytest.mark.slow
+def test_a_kill_while_an_index_is_built_leaves_the_old_one(tmp_path: Path) -> None:
+    paths = built(tmp_path)
+    before = content(paths.item_index)
+    kill("index", tmp_path)
+    assert (tmp_path / "variants" / "multimodal" / ".item_index.partial" / index.INDEX).exists()
+    assert content(paths.item_index) == before
+    index.build(IndexSettings(kind="flat"), paths)
+    assert content(paths.item_index) == before
+    assert not list(tmp_path.rglob(".*.partial"))
+
+
+def flip(path: Path, place: float) -> None:
+    """Turn over one bit at a share of the file's length."""
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_a_flipped_bit_in_the_manifest_of_photos_is_found_and_named(shop: Work, place: float) -> None:
+    flip(shop.paths.images_manifest, place)
+    assert not pipeline.IMAGES.is_current(shop)
+    assert not pipeline.SEQUENCES.is_current(shop)
+    with pytest.raises(ArtefactError, match=r"images\.parquet is damaged: its checksum .*--stage images --force`"):
+        pipeline.SEQUENCES.materialise(shop)
+
+
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_manifest_of_raw_files_that_is_none_is_named(shop: Work, text: str) -> None:
+    shop.paths.raw_manifest.write_text(text)
+    assert not pipeline.RAW.is_current(shop)
+    assert not pipeline.ITEMS.is_current(shop)
+    with pytest.raises(ArtefactError, match=r"raw\.json is damaged: .*--stage raw --force`"):
+        pipeline.ITEMS.materialise(shop)
+
+
+@pytest.mark.parametrize("place", [0.0001, 0.3, 0.5])
+def test_a_flipped_bit_in_the_sequences_is_found_and_named(shop: Work, place: float) -> None:
+    flip(shop.paths.sequences, place)
+    with pytest.raises(ArtefactError, match=r"sequences\.duckdb cannot be read: .*remake it with `pixrec run`"):
+        tables(shop.paths.sequences)
+
+
+def test_an_input_that_is_gone_makes_what_reads_it_stale_and_is_named(shop: Work) -> None:
+    files.remove(pipeline.ITEMS.stamp_path(shop))
+    assert not pipeline.SEQUENCES.is_current(shop)
+    with pytest.raises(PixRecError, match="sequences of shop needs items of shop, not made yet"):
+        pipeline.SEQUENCES.materialise(shop)
+
+
+def test_a_changed_version_or_setting_of_a_stage_makes_what_comes_after_it_stale(shop: Work) -> None:
+    assert all(stage.is_current(shop) for stage in DATA_STAGES)
+    own = shop.settings.datasets["shop"].model_dump() | {"ingest": {"max_bad_share": 0.5}}
+    other = Work(Settings(root=shop.settings.root, data_dir=shop.settings.data_dir, datasets={"shop": own}), "shop")
+    assert [stage.name for stage in DATA_STAGES if not stage.is_current(other)] == ["items", "interactions"]
+    pipeline.ITEMS.materialise(other)
+    assert not pipeline.IMAGES.is_current(other)
+    assert not pipeline.SEQUENCES.is_current(other)
