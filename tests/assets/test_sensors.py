@@ -149,7 +149,7 @@ def materialise(instance: dg.DagsterInstance, job: str, partition: str = "sample
 
 
 VARIANTS = {f"sample|{variant}" for variant in ("multimodal", "collaborative", "text_only")}
-MODEL = ("checkpoint", "item_vectors", "item_index", "ranking")
+MODEL = ("checkpoint", "item_vectors", "item_index", "ranking", "promoted")
 
 
 def test_new_sequences_ask_for_every_variant_and_the_baselines(instance, settings):
