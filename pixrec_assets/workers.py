@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from pixrec_assets.running import Fault, Task
 from pixrec_assets.terminal import STOPPING, show_progress
@@ -95,9 +95,12 @@ class Workers:
 
     def stop(self) -> None:
         """Interrupt every worker's step; one that does not heed that is killed."""
-        workers = [*self._idle, *(worker for worker, _ in self._busy.values())]
-        for worker in workers:
+        busy = [worker for worker, _ in self._busy.values()]
+        workers = [*self._idle, *busy]
+        for worker in busy:
             worker.interrupt()
+        for worker in workers:
+            worker.connection.close()
         self._idle, self._busy = [], {}
         try:
             for worker in workers:
@@ -124,7 +127,6 @@ class _Worker:
         far.close()
 
     def interrupt(self) -> None:
-        self.connection.close()
         if self.process.is_alive() and self.process.pid:
             os.kill(self.process.pid, signal.SIGINT)
 
@@ -164,9 +166,16 @@ def _serve(connection: Connection, count: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         _answer(connection)
     except (EOFError, BrokenPipeError):
-        sys.exit(0)
+        _leave(0)
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        _leave(128 + signal.SIGINT)
+
+
+def _leave(code: int) -> NoReturn:
+    """End without a traceback, should a signal come while the interpreter clears up."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _answer(connection: Connection) -> None:
