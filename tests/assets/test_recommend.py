@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from pixrec_assets import cli
+from pixrec_assets.commands import recommend
 from pixrec_core import files
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.schemas import TEST, USER
@@ -53,8 +54,8 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
     monkeypatch.chdir(served.settings.root)
     for name in [name for name in os.environ if name.startswith("PIXREC_")]:
         monkeypatch.delenv(name)
-    for name in ("out", "err"):  # as wide as any terminal, so that no message is broken
-        monkeypatch.setattr(cli, name, Console(soft_wrap=True, stderr=name == "err", width=200))
+    for module, name in ((recommend, "out"), (cli, "err")):  # wider than any table, so that no cell is broken
+        monkeypatch.setattr(module, name, Console(soft_wrap=True, stderr=name == "err", width=200))
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pixrec", "recommend", *arguments])
