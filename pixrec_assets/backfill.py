@@ -129,7 +129,7 @@ class Backfill:
         """What the gate before serving decided; a refusal is repeated in each run until another checkpoint passes."""
         stage, work = task
         stats = (stage.stamp(work) or {}).get("stats", {})
-        if "verdict" in stats:
+        if "promoted" in stats:
             colour = "dim" if stats["promoted"] else "yellow"
             self._console.print(f"  [{colour}]{escape(stats['verdict'])}[/]")
 
