@@ -59,7 +59,7 @@ def test_all_prefixes_in_one_pass_equal_one_window_at_a_time(tower: Small) -> No
     torch.testing.assert_close(outputs.user_item, contrast("user"), **TOLERANCE)
     torch.testing.assert_close(outputs.item_item, contrast("target"), **TOLERANCE)
     torch.testing.assert_close(outputs.generation, generation, **TOLERANCE)
-    expected = losses.mix(generation, contrast("target"), contrast("user"), 0.125, 0.3)
+    expected = losses.mix(generation, contrast("target"), contrast("user"), 0.125, 0.8)
     torch.testing.assert_close(outputs.loss, expected, **TOLERANCE)
 
 
