@@ -21,16 +21,18 @@ def word_vectors(tokenizer: Any, texts: Sequence[str], size: int) -> tuple[Tenso
         size: H, numbers in a vector; where fewer directions are found, the rest are zero.
 
     Returns:
-        (T,) token ids and (T, H) vectors, of root mean square `TYPICAL`.
+        (T,) token ids and (T, H) vectors, of root mean square `TYPICAL`; none where no text has a word.
     """
-    from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
 
+    if not any(texts):
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, size)
     weighing = TfidfVectorizer(analyzer=tokenizer.encode, binary=True)
     weights = weighing.fit_transform(texts)
     directions = min(size, *weights.shape)
-    found = TruncatedSVD(directions, algorithm="randomized", random_state=0).fit(weights).components_.T
-    vectors = torch.zeros(len(found), size)
-    vectors[:, :directions] = torch.from_numpy(found * weighing.idf_[:, None])
+    _, _, found = randomized_svd(weights, directions, n_iter=5, random_state=0)
+    vectors = torch.zeros(weights.shape[1], size)
+    vectors[:, :directions] = torch.from_numpy(found.T * weighing.idf_[:, None])
     vectors *= TYPICAL / vectors.square().mean().sqrt()
     return torch.from_numpy(weighing.get_feature_names_out().astype("int64")), vectors

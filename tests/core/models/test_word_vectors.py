@@ -49,3 +49,11 @@ def test_a_backbone_starts_with_them_and_words_that_no_text_has_stay_as_drawn() 
     assert (weights[tokens] == vectors).all()
     others = np.setdiff1d(np.arange(len(weights)), tokens.numpy())
     assert 0 < weights[others].abs().max() < 0.2
+
+
+@pytest.mark.parametrize(("texts", "words"), [(["Title: Steel lid"], True), (["", ""], False), ([], False)])
+def test_a_catalogue_of_one_text_or_none(texts: list[str], words: bool) -> None:
+    tokens, vectors = word_vectors(tiny._tokenizer(TEXTS), texts, 8)
+    assert len(tokens) == len(vectors)
+    assert bool(len(tokens)) is words
+    assert np.isfinite(vectors.numpy()).all()
