@@ -35,6 +35,7 @@ class Shop:
         inputs: what it reads of each item.
         photos: features of all photos; None for a variant without photos.
         window: items of a history that are read, the newest ones.
+        text_tokens: of an item's text that are read.
         item_index: over the catalogue.
     """
 
@@ -42,6 +43,7 @@ class Shop:
     inputs: TowerInputs
     photos: PhotoStore | None
     window: int
+    text_tokens: int
     item_index: index.ItemIndex
 
     @classmethod
@@ -57,7 +59,7 @@ class Shop:
         settings, training = checkpoint.load_settings(paths.checkpoint)
         inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
         photos = encode.history_features(settings, paths, model, inputs)
-        return cls(model, inputs, photos, training.window, item_index)
+        return cls(model, inputs, photos, training.window, settings.item_tokens, item_index)
 
     def newest(self, histories: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """What is read of each history."""

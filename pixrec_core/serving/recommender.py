@@ -13,13 +13,10 @@ from PIL import Image
 from pixrec_core.data.photos import PhotoError, normalise
 from pixrec_core.data.sequences import read_history, read_items
 from pixrec_core.errors import QueryError
-from pixrec_core.models import checkpoint
-from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.photo_store import PhotoStore
-from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import PromotedPaths, VariantPaths
-from pixrec_core.retrieval import encode, index
+from pixrec_core.retrieval import encode
 from pixrec_core.retrieval.query import lone_item
+from pixrec_core.retrieval.rank import Shop
 from pixrec_core.schemas import TITLE
 from pixrec_core.serving import promoted
 from pixrec_core.serving.promoted import Promotion
@@ -44,22 +41,12 @@ class Recommender:
     Attributes:
         promotion: what serves.
         paths: of the copies.
-        model: the towers.
-        inputs: what they read of each item.
-        photos: features of all photos; None for a variant without any.
-        index: over the item vectors.
-        window: newest items of a history that are read.
-        text_tokens: of an item's text that are read.
+        shop: the towers, what they read, and the index over the item vectors.
     """
 
     promotion: Promotion
     paths: VariantPaths
-    model: DualTower
-    inputs: TowerInputs
-    photos: PhotoStore | None
-    index: index.ItemIndex
-    window: int
-    text_tokens: int
+    shop: Shop
 
     @classmethod
     def load(cls, folder: Path) -> "Recommender":
@@ -72,12 +59,7 @@ class Recommender:
         paths = PromotedPaths(folder)
         promotion = promoted.read(paths)
         copies = promoted.verify(paths, promotion)
-        model, processor = checkpoint.load(copies.checkpoint)
-        settings, training = checkpoint.load_settings(copies.checkpoint)
-        inputs = TowerInputs.load(copies, model.backbone, processor, settings.item_tokens)
-        photos = encode.history_features(settings, copies, model, inputs)
-        item_index = index.load(copies)
-        return cls(promotion, copies, model, inputs, photos, item_index, training.window, settings.item_tokens)
+        return cls(promotion, copies, Shop.read(copies))
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
@@ -128,9 +110,9 @@ class Recommender:
             QueryError: a history is empty, or an item is unknown.
         """
         numbers = [self._numbers(history) for history in histories]
-        newest = [history[-self.window :] for history in numbers]
-        vectors = encode.user_vectors(self.model, self.inputs, self.photos, newest)
-        return self._nearest(vectors, top, [set(history) if filter_seen else set() for history in histories])
+        return self._nearest(
+            self.shop.vectors(numbers), top, [set(history) if filter_seen else set() for history in histories]
+        )
 
     def for_text(self, text: str, top: int = 10) -> list[Recommendation]:
         """The items nearest to one of which only the title is known.
@@ -154,7 +136,7 @@ class Recommender:
         Raises:
             QueryError: the bytes are no photo that can be used, or the variant reads none.
         """
-        if self.photos is None:
+        if self.shop.photos is None:
             raise QueryError(
                 f"variant {self.promotion.variant} of {self.promotion.dataset} reads no photos; "
                 "ask by a text, or another variant"
@@ -166,8 +148,8 @@ class Recommender:
         return self._for_item({}, picture, top)
 
     def _for_item(self, known: Mapping[str, Any], photo: Image.Image | None, top: int) -> list[Recommendation]:
-        item = lone_item(self.inputs, known, photo, self.promotion.variant, self.text_tokens)
-        return self._nearest(encode.content_vector(self.model, item), top, [set()])[0]
+        item = lone_item(self.shop.inputs, known, photo, self.promotion.variant, self.shop.text_tokens)
+        return self._nearest(encode.content_vector(self.shop.model, item), top, [set()])[0]
 
     def _nearest(
         self, vectors: encode.Vectors, top: int, left_out: Sequence[Collection[str]]
@@ -176,16 +158,17 @@ class Recommender:
         if top < 1:
             raise QueryError(f"top is {top}; it must be 1 or more")
         most = max(len(items) for items in left_out)
-        rows, cosines = self.index.nearest(vectors, min(top + most, len(self.index.items)))
+        items = self.shop.item_index.items
+        rows, cosines = self.shop.item_index.nearest(vectors, min(top + most, len(items)))
         lists = []
         for own, scores, without in zip(rows.tolist(), cosines.tolist(), left_out, strict=True):
-            ranked = (Recommendation(self.index.items[n], score) for n, score in zip(own, scores, strict=True))
+            ranked = (Recommendation(items[n], score) for n, score in zip(own, scores, strict=True))
             lists.append(list(islice((each for each in ranked if each.item not in without), top)))
         return lists
 
     @cached_property
     def _number(self) -> dict[str, int]:
-        return {item: n for n, item in enumerate(self.inputs.items)}
+        return {item: n for n, item in enumerate(self.shop.inputs.items)}
 
     def _numbers(self, history: Sequence[str]) -> list[int]:
         """Item numbers of a history."""
@@ -194,7 +177,7 @@ class Recommender:
         if unknown := [item for item in history if item not in self._number]:
             rest = f" and {len(unknown) - TOLD:,} more" if len(unknown) > TOLD else ""
             raise QueryError(
-                f"unknown item {', '.join(map(repr, unknown[:TOLD]))}{rest}: not among the {len(self.index.items):,} "
+                f"unknown item {', '.join(map(repr, unknown[:TOLD]))}{rest}: not among the {len(self._number):,} "
                 f"of {self.promotion.dataset} at {self.promotion.promoted_at}; ids are those of column `item` of its "
                 "items.parquet, and an item that came later needs `pixrec run`"
             )

@@ -70,7 +70,7 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
 @pytest.fixture
 def asked(served: Work, recommender: Recommender) -> dict[str, tuple[str, list[str]]]:
     """Option -> its value, and the items that answer it."""
-    items = recommender.index.items[:3]
+    items = recommender.shop.item_index.items[:3]
     user = read_sequences(served.paths, TEST)[USER][0]
     photo = served.paths.image(recommender.catalogue.filter("has_image")["item"][0])
     answers = {
@@ -114,7 +114,7 @@ def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
 
 
 def test_seen_items_are_left_out_if_asked(pixrec, recommender):
-    items = recommender.index.items[:5]
+    items = recommender.shop.item_index.items[:5]
     arguments = ["--dataset", "shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
     listed = {}
     for option in ("--allow-seen", "--filter-seen"):

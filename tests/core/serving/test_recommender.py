@@ -46,7 +46,7 @@ def test_a_user_is_answered_by_all_that_they_had(recommender, bought):
 
 def test_only_the_newest_items_are_read(recommender, bought):
     items = max(bought.values(), key=len)
-    assert len(items) > recommender.window == 4
+    assert len(items) > recommender.shop.window == 4
     assert recommender.for_items(items) == recommender.for_items(items[-4:])
 
 
@@ -75,7 +75,7 @@ def test_every_item_is_a_candidate_and_none_comes_twice(recommender, bought):
 @torch.inference_mode()
 def test_a_text_is_read_as_the_title_of_an_item(recommenders, variant):
     recommender = recommenders[variant]
-    model, processor = recommender.model, recommender.inputs.processor
+    model, processor = recommender.shop.model, recommender.shop.inputs.processor
     ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
     hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
     mean = hidden[0, len(processor.start_ids) :].mean(dim=0)
