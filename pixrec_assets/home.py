@@ -10,12 +10,8 @@ from pixrec_core.settings import Settings
 
 VARIABLE: Final = "DAGSTER_HOME"
 INSTANCE_FILE: Final = "dagster.yaml"
-PRIVATE_INSTANCE: Final = """\
-# Made by `pixrec`, as DAGSTER_HOME was not set.
-telemetry: {enabled: false}
-concurrency: {pools: {granularity: op, default_limit: 1}}
-python_logs: {managed_python_loggers: [pixrec_core], python_log_level: INFO}
-"""
+#: The project's own, for people who have PixRec as a package alone.
+SHIPPED_INSTANCE: Final = Path(__file__).with_name(INSTANCE_FILE)
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -39,5 +35,5 @@ def _default(settings: Settings) -> Path:
     home = settings.data_dir / ".dagster"
     if not (home / INSTANCE_FILE).exists():
         with files.replacing(home / INSTANCE_FILE) as temporary:
-            temporary.write_text(PRIVATE_INSTANCE, encoding="utf-8")
+            temporary.write_bytes(SHIPPED_INSTANCE.read_bytes())
     return home

@@ -11,7 +11,7 @@ import psutil
 from pixrec_assets.doctor.finding import Finding, Level
 
 PYTHON: Final = (3, 11)
-SETUP: Final = "run `make setup`"
+SETUP: Final = "install it anew: `make setup` in a checkout, else `pip install` of the package"
 
 
 def findings() -> Iterator[Finding]:
