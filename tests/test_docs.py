@@ -226,7 +226,6 @@ def check(command: Command, folder: Path, environment: dict[str, str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == (command.text in REFUSED), f"{command.text}\n{done.stdout}"
@@ -240,6 +239,7 @@ def own_environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_sample_and_own_tables_are_followed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = {"kind": "sample"} | SHOP.model_dump()
@@ -276,6 +276,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_category_of_amazon_is_followed(tmp_path, mirror, monkeypatch):
     """By name from a mirror on loopback, which stands for McAuley Lab's server, then from a folder."""
     monkeypatch.chdir(tmp_path)
