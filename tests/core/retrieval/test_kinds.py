@@ -1,9 +1,14 @@
 """Kinds of index over made-up vectors, against brute force."""
 
+import sys
+from pathlib import Path
+
 import faiss
 import numpy as np
+import psutil
 import pytest
 
+from pixrec_core.errors import SettingsError
 from pixrec_core.retrieval import kinds
 from pixrec_core.settings import IndexSettings
 
@@ -17,15 +22,36 @@ def clustered(items: int, dimension: int = 16, seed: int = 0) -> kinds.Vectors:
 
 @pytest.fixture(scope="module")
 def vectors() -> kinds.Vectors:
-    return clustered(4_000)
+    return clustered(kinds.IVFPQ_LEAST)
 
 
 @pytest.mark.parametrize(
     ("kind", "items", "chosen"),
-    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat")],
-)
+    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat"),
+     ("auto", 10**8, "hnsw"), ("ivfpq", 9984, "ivfpq")],
+)  # fmt: skip
 def test_the_kind_goes_by_the_catalogue_unless_it_is_named(kind: str, items: int, chosen: str) -> None:
     assert kinds.choose(IndexSettings(kind=kind, exact_items=500), items) == chosen
+
+
+def test_too_few_items_to_learn_codes_from_are_told_with_the_mend() -> None:
+    told = r'index\.kind is "ivfpq", which learns its codes from 9,984 items or more; the catalogue has 40: set it to "a'
+    with pytest.raises(SettingsError, match=told):
+        kinds.choose(IndexSettings(kind="ivfpq"), 40)
+
+
+@pytest.mark.parametrize(
+    ("items", "lists"),
+    [(9_984, 256), (19_967, 256), (19_968, 512), (1_000_000, 4_096), (10_000_000, 16_384), (100_000_000, 32_768)],
+)
+def test_lists_by_the_size_of_the_catalogue(items: int, lists: int) -> None:
+    assert kinds.ivfpq_lists(items) == lists
+
+
+@pytest.mark.parametrize(("dimension", "code"), [(16, 8), (9, 9)])
+def test_a_byte_of_code_for_two_numbers(dimension: int, code: int) -> None:
+    index = kinds.make("ivfpq", clustered(kinds.IVFPQ_LEAST, dimension))
+    assert faiss.downcast_index(index.base_index).code_size == code
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
@@ -34,9 +60,33 @@ def test_made_again_it_is_the_same_to_the_byte(kind: str, vectors: kinds.Vectors
     assert first == second
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99)])
+@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99), ("ivfpq", 0.97)])
 def test_most_neighbours_are_found(kind: str, expected: float, vectors: kinds.Vectors) -> None:
     assert expected <= kinds.recall(kinds.make(kind, vectors), vectors) <= 1
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_written_and_read_it_answers_the_same_and_by_cosine(
+    kind: str, vectors: kinds.Vectors, tmp_path: Path
+) -> None:
+    made, path = kinds.make(kind, vectors), tmp_path / "index"
+    faiss.write_index(made, str(path))
+    read = kinds.read(kind, path)
+    path.unlink()  # as when another takes its name
+    cosines, rows = read.search(vectors[:20], 50)
+    expected = made.search(vectors[:20], 50)
+    assert (cosines.tolist(), rows.tolist()) == tuple(each.tolist() for each in expected)
+    np.testing.assert_allclose(cosines, np.einsum("qd,qkd->qk", vectors[:20], vectors[rows]), rtol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells what is mapped")
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_only_ivfpq_stays_on_disk(kind: str, vectors: kinds.Vectors, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    faiss.write_index(kinds.make(kind, vectors), str(path))
+    index = kinds.read(kind, path)
+    assert index.ntotal == len(vectors)
+    assert any(each.path == str(path) for each in psutil.Process().memory_maps()) is (kind == "ivfpq")
 
 
 class Planned:
