@@ -120,9 +120,7 @@ def ivfpq_lists(items: int) -> int:
     return int(2 ** min(wanted, most))
 
 
-KINDS: Final[Mapping[str, Callable[[Vectors], Any]]] = MappingProxyType(
-    {"flat": _flat, "hnsw": _hnsw, IVFPQ: _ivfpq}
-)
+KINDS: Final[Mapping[str, Callable[[Vectors], Any]]] = MappingProxyType({"flat": _flat, "hnsw": _hnsw, IVFPQ: _ivfpq})
 
 
 @contextmanager

@@ -41,8 +41,7 @@ def test_the_kind_goes_by_the_catalogue_unless_it_is_named(kind: str, items: int
 
 
 def test_too_few_items_to_learn_codes_from_are_told_with_the_mend() -> None:
-    told = r'index\.kind is "ivfpq", which learns its codes from 9,984 items or more; the catalogue has 40: set it to "a'
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=r"from 9,984 items or more; the catalogue has 40: set it to \"auto\""):
         kinds.choose(IndexSettings(kind="ivfpq"), 40)
 
 
