@@ -1,4 +1,3 @@
-import itertools
 import json
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pixrec_core.schemas import (
     SPLITS,
 )
 from pixrec_core.settings import SequenceSettings
+from tests.core.data.plain_filters import Walks, core, usable
 from tests.core.data.sequence_inputs import Row, small, write_inputs
 
 DEFAULTS = SequenceSettings()
@@ -41,28 +41,7 @@ def table(paths: DatasetPaths, query: str) -> pl.DataFrame:
         return connection.sql(query).pl()
 
 
-# An independent computation: other rule order, plain Python.
-
-
-def kept_walks(rows: list[Row], known: str, wanted: SequenceSettings) -> dict[str, list[tuple[int, int, str]]]:
-    """Each remaining user's (timestamp, position, item), in order."""
-    walks: dict[str, list[tuple[int, int, str]]] = {}
-    for position, (user, item, timestamp, rating) in enumerate(rows, start=1):
-        if item in known and not (rating is not None and rating < wanted.min_rating):
-            walks.setdefault(user, []).append((timestamp, position, item))
-    walks = {user: sorted(walk) for user, walk in walks.items()}
-    before = None
-    while walks != before:
-        before = walks
-        walks = {user: walk for user, walk in walks.items() if len(walk) >= wanted.min_user_interactions}
-        counts = Counter(item for walk in walks.values() for *_, item in walk)
-        walks = {u: [p for p in walk if counts[p[2]] >= wanted.min_item_interactions] for u, walk in walks.items()}
-        if wanted.collapse_repeats:
-            walks = {u: [next(run) for _, run in itertools.groupby(w, key=lambda p: p[2])] for u, w in walks.items()}
-    return walks
-
-
-def split_walks(walks: dict[str, list[tuple[int, int, str]]]) -> set[tuple[str, str, tuple[str, ...], bool]]:
+def split_walks(walks: Walks) -> set[tuple[str, str, tuple[str, ...], bool]]:
     found = set()
     for user, walk in walks.items():
         for split, part in (("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)):
@@ -93,7 +72,7 @@ def shops(draw):
 @given(shops())
 def test_build_agrees_with_plain_python(shop):
     rows, wanted = shop
-    walks = kept_walks(rows, "abcde", wanted)
+    walks = core(usable(rows, "abcde", wanted), wanted)
     bought = {item for walk in walks.values() for *_, item in walk}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
