@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.data import contract
-from pixrec_core.data.sequences import build, read_items, read_sequences
+from pixrec_core.data.sequences import Histories, build, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
@@ -303,6 +304,24 @@ def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
     assert len(read_sequences(paths, "test")) == 2
 
 
+def test_histories_are_those_of_the_file_that_was_opened_and_later_readers_see_the_new_one(paths):
+    build(DEFAULTS, small(paths))
+    opened = Histories(paths)
+    assert (opened.of("u2"), opened.of("nobody")) == (list("bcea"), [])
+    rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd")]
+    build(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
+    assert read_items(paths)["item"].to_list() == list("acde")
+    assert [Histories(paths).of(user) for user in ("u2", "u9", "u1")] == [list("aecd"), list("aecd"), []]
+    assert [opened.of(user) for user in ("u2", "u9", "u1")] == [list("bcea"), [], list("abcd")]
+
+
+def test_threads_may_ask_for_histories_at_once(paths):
+    build(DEFAULTS, small(paths))
+    opened = Histories(paths)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(opened.of, ["u1", "u2", "u3"] * 20)) == [list("abcd"), list("bcea"), list("cab")] * 20
+
+
 def test_readers_name_a_missing_or_damaged_file(paths):
     with pytest.raises(MissingArtefactError, match=r"sequences\.duckdb"):
         read_items(paths)
@@ -310,6 +329,8 @@ def test_readers_name_a_missing_or_damaged_file(paths):
     paths.sequences.write_bytes(b"no database" * 1000)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
         read_sequences(paths, "test")
+    with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
+        Histories(paths)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
         contract.check(paths)
 
