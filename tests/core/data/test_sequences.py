@@ -308,7 +308,7 @@ def test_histories_are_those_of_the_file_that_was_opened_and_later_readers_see_t
     build(DEFAULTS, small(paths))
     opened = Histories(paths)
     assert (opened.of("u2"), opened.of("nobody")) == (list("bcea"), [])
-    rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd")]
+    rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd", 1)]
     build(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
     assert read_items(paths)["item"].to_list() == list("acde")
     assert [Histories(paths).of(user) for user in ("u2", "u9", "u1")] == [list("aecd"), list("aecd"), []]

@@ -28,8 +28,8 @@ def examples() -> list[str]:
 
 
 @pytest.fixture
-def names(examples: list[str], served: dict[str, Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What the first example leaves."""
+def names(examples: list[str], served: dict[str, Work], tmp_path: Path, monkeypatch, capsys) -> dict:
+    """What the first example leaves; what it prints is captured."""
     work = served["collaborative"]
     shutil.copytree(work.variant_paths.promoted.root, tmp_path / "data/shop/variants/multimodal/promoted")
     shutil.copyfile(next(work.paths.images.rglob("*.jpg")), tmp_path / "mug.jpg")
