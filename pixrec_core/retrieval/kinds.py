@@ -103,8 +103,8 @@ def _ivfpq(vectors: Vectors) -> Any:
     """Lists of codes that find candidates, and all vectors to put these in order: on disk, once it is written."""
     items, dimension = vectors.shape
     code = dimension // gcd(dimension, IVFPQ_NUMBERS)
-    index = faiss.index_factory(dimension, f"IVF{ivfpq_lists(items)},PQ{code}np,RFlat", faiss.METRIC_INNER_PRODUCT)
-    codes = faiss.downcast_index(index.base_index)
+    index: Any = faiss.index_factory(dimension, f"IVF{ivfpq_lists(items)},PQ{code}np,RFlat", faiss.METRIC_INNER_PRODUCT)
+    codes: Any = faiss.downcast_index(index.base_index)
     codes.nprobe, index.k_factor = IVFPQ_PROBES, IVFPQ_CANDIDATES
     for clustering in (codes.cp, codes.pq.cp):
         clustering.niter, clustering.max_points_per_centroid = IVFPQ_ROUNDS, IVFPQ_SAMPLE
