@@ -1,4 +1,4 @@
-"""Queries a second, recall and memory of each kind of index over a large catalogue, and of two kinds not taken.
+"""Queries a second, recall, size and memory of each kind of index over a large catalogue, and of two kinds not taken.
 
     python -m benchmarks.index [--items 1000000] [--queries 2048] [--rounds 3]
 
@@ -6,17 +6,23 @@ The vectors are made up, but not uniform: items belong to 2,000 kinds of product
 items, and kinds to 50 categories; each level adds a normal offset to the one above (1, 0.7 and 0.5), and
 the offset's j-th of 128 numbers shrinks with j ** -0.5, as trained vectors do not fill their space evenly.
 Queries are drawn in the same way and are no items. Times are of batches of 1,024 queries for the 100
-nearest items, as the ranking stage asks; kinds take turns. Recall is against the flat index.
+nearest items, as the ranking stage asks; kinds take turns. Recall is against the flat index. Each index is written
+and read again as serving does; memory is what reading takes that the system cannot drop and read again (Linux only).
 """
 
 import argparse
+import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+import psutil
 
 from pixrec_core.retrieval import kinds
 
@@ -66,6 +72,28 @@ CONTENDERS: dict[str, Callable[[kinds.Vectors], Any]] = {
 }
 
 
+def held() -> int:
+    """Bytes of this process's memory that are no file's."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def held_by(name: str, path: Path) -> int:
+    """Bytes that an index holds in memory; to be asked of a new process, where no freed memory is used again."""
+    before = held()
+    index = kinds.read(name, path)
+    assert index.ntotal
+    return held() - before
+
+
+def written_and_read(index: Any, name: str, path: Path) -> tuple[Any, int, int]:
+    """The index as serving has it, its bytes on disk, and those that it holds in memory."""
+    faiss.write_index(index, str(path))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        memory = pool.submit(held_by, name, path).result()
+    return kinds.read(name, path), path.stat().st_size, memory
+
+
 def search(index: Any, queries: kinds.Vectors) -> tuple[float, Any]:
     """Queries a second, and the rows found."""
     start = time.perf_counter()
@@ -78,16 +106,20 @@ def recall(found: Any, exact: Any, k: int) -> float:
     return statistics.mean(len({*a[:k]} & {*b[:k]}) / k for a, b in zip(found.tolist(), exact.tolist(), strict=True))
 
 
-def compare(items: int, count: int, rounds: int) -> None:
+def compare(items: int, count: int, rounds: int, folder: Path) -> None:
     """Build each kind once, then search in turns."""
     vectors, queries = clustered(items, seed=0), clustered(count, seed=1)
     indices = {}
     for name, make in CONTENDERS.items():
         start, busy = time.perf_counter(), time.process_time()
-        indices[name] = make(vectors)
+        index = make(vectors)
         wall, cpu = time.perf_counter() - start, time.process_time() - busy
-        size = faiss.serialize_index(indices[name]).nbytes / 2**20
-        print(f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of processors), {size:6.0f} MiB", flush=True)
+        indices[name], size, memory = written_and_read(index, name, folder / f"{len(indices)}.faiss")
+        print(
+            f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of processors); of a vector {size / items:5.0f} bytes on "
+            f"disk, {memory / items:5.0f} in memory",
+            flush=True,
+        )
     rates: dict[str, list[float]] = {name: [] for name in indices}
     found = {}
     for _ in range(rounds):
@@ -110,7 +142,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     print(f"{given.items:,} items of {DIMENSION} numbers, {faiss.omp_get_max_threads()} threads, {given.rounds} rounds")
-    compare(given.items, given.queries, given.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(given.items, given.queries, given.rounds, Path(folder))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.retrieval import STAGES
+from benchmarks.generated_shop import INDEX_STAGES, open_shop
 from pixrec_core import pipeline
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.schemas import HAS_IMAGE, ITEM, ITEMS, TEST, TITLE, USER
 from pixrec_core.serving import Recommender
-from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 
 LOADS = 3  # calls of a round that load first
@@ -100,11 +99,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample = {"source": {"kind": "sample", "users": given.shoppers}, "model": {"item_tokens": 16}}
-        own = sample | {"training": {"epochs": 1}}
-        work = Work(Settings(root=folder, data_dir=folder, datasets={"sample": own}), "sample", "multimodal")
-        for stage in (*STAGES, pipeline.RANKING, pipeline.PROMOTED):
-            stage.materialise(work)
+        work = open_shop(folder, given.shoppers, (*INDEX_STAGES, pipeline.RANKING, pipeline.PROMOTED))
         compare(work, given.rounds, given.calls)
         command(folder, given.rounds)
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training import DATA_STAGES
-from pixrec_core import pipeline, schemas
+from benchmarks.generated_shop import INDEX_STAGES, open_shop
+from pixrec_core import schemas
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.data.text_search import TextSearch
 from pixrec_core.plugins import load_plugin, plugin_names
@@ -31,12 +31,11 @@ from pixrec_core.ranking_table import DENSE
 from pixrec_core.retrieval import generative, kinds, rankers
 from pixrec_core.retrieval.rank import Shop
 from pixrec_core.retrieval.rankers.generate_bm25 import hits, take_turns
-from pixrec_core.settings import GenerativeSettings, Settings
+from pixrec_core.settings import GenerativeSettings
 from pixrec_core.stages import Work
 
 DEPTH = 100  # items of a list
 CATALOGUES = (400, 4_000, 100_000)
-STAGES = (*DATA_STAGES, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX)
 
 
 def compare(work: Work, users: int, rounds: int) -> None:
@@ -132,13 +131,7 @@ def main() -> None:
     parser.add_argument("--shoppers", type=int, default=300, help="users of the generated shop")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sample = {"source": {"kind": "sample", "users": given.shoppers}, "model": {"item_tokens": 16}}
-        own = sample | {"training": {"epochs": 1}}
-        work = Work(
-            Settings(root=Path(folder), data_dir=Path(folder), datasets={"sample": own}), "sample", "multimodal"
-        )
-        for stage in STAGES:
-            stage.materialise(work)
+        work = open_shop(Path(folder), given.shoppers, INDEX_STAGES)
         compare(work, given.users, given.rounds)
     for items in CATALOGUES:
         search_alone(items, given.rounds)

@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional
 from transformers import set_seed
 
-from pixrec_core import losses, pipeline, prompts, schemas
+from benchmarks.generated_shop import DATA_STAGES, open_shop
+from pixrec_core import losses, prompts, schemas
 from pixrec_core.data.images import open_photo
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.models.dual_tower import DualTower
@@ -27,12 +28,9 @@ from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.photo_store import pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
-from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 from pixrec_core.training import build
 from pixrec_core.training.sampler import LengthGroupedSampler
-
-DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
 
 
 class Straightforward:
@@ -89,16 +87,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=300)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        compare(open_shop(Path(folder), options.users), options.rounds, options.steps)
-
-
-def open_shop(folder: Path, users: int) -> Work:
-    """A generated shop, run through the data stages."""
-    sample = {"source": {"kind": "sample", "users": users}, "model": {"item_tokens": 16}}
-    work = Work(Settings(root=folder, data_dir=folder, datasets={"sample": sample}), "sample", "multimodal")
-    for stage in DATA_STAGES:
-        stage.materialise(work)
-    return work
+        compare(open_shop(Path(folder), options.users, DATA_STAGES), options.rounds, options.steps)
 
 
 def compare(work: Work, rounds: int, steps: int) -> None:

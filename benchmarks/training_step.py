@@ -22,12 +22,10 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from transformers import Trainer
 
-from benchmarks.training import DATA_STAGES
+from benchmarks.generated_shop import DATA_STAGES, open_shop
 from pixrec_core import pipeline
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.settings import Settings
-from pixrec_core.stages import Work
 
 ITEM_TOWER, HISTORY_TOWER, REST = "item tower", "history tower", "the Trainer's own"
 
@@ -112,15 +110,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps before those that count")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sample = {
-            "source": {"kind": "sample", "users": given.users},
-            "model": {"item_tokens": given.item_tokens},
-            "training": {"epochs": 1},
-        }
-        settings = Settings(root=Path(folder), data_dir=Path(folder), datasets={"sample": sample})
-        work = Work(settings, "sample", "multimodal")
-        for stage in DATA_STAGES:
-            stage.materialise(work)
+        work = open_shop(Path(folder), given.users, DATA_STAGES, given.item_tokens)
         clock = Clock()
         clock.install()
         pipeline.CHECKPOINT.materialise(work)

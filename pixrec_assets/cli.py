@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from pixrec_assets.commands.doctor import doctor
+from pixrec_assets.commands.export import export
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.recommend import recommend
 from pixrec_assets.commands.run import backfill, demo, run
@@ -41,7 +42,7 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, demo, doctor, photos, recommend, run, settings, status):
+for command in (backfill, demo, doctor, export, photos, recommend, run, settings, status):
     cli.add_command(command)
 
 

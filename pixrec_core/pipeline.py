@@ -224,7 +224,7 @@ PROMOTED: Final = Stage(
 )
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=2)
 EVALUATION: Final = Stage(
-    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=2
+    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=3
 )
 REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION,))
 

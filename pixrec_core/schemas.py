@@ -107,5 +107,6 @@ CUT_SCHEMA: Final = _schema({SPLIT: pl.String, START: pl.Int64})
 #: seen ones is still `depth` long.
 RANKING_SCHEMA: Final = _schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.String, SCORE: pl.Float32})
 
-#: What became of each test target under each method; `rank` is null past the ranking's depth.
+#: What became of each test target under each method; `rank` is null past the ranking's depth. A ranking of a variant's
+#: language model is the method `<variant>/<ranker>`, of the users who were drawn for it.
 OUTCOME_SCHEMA: Final = _schema({METHOD: pl.String, USER: pl.String, ITEM: pl.String, RANK: pl.Int32})

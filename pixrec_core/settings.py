@@ -189,7 +189,9 @@ class TrainingSettings(Section):
 class IndexSettings(Section):
     """The index over item vectors. Apart from `RetrievalSettings`: another depth needs no other index."""
 
-    kind: Literal["auto", "flat", "hnsw"] = Field("auto", description="`flat` is exact, `hnsw` approximate and faster")
+    kind: Literal["auto", "flat", "hnsw", "ivfpq"] = Field(
+        "auto", description="`flat` is exact; `hnsw` approximate and faster; `ivfpq` approximate, and stays on disk"
+    )
     exact_items: Positive = Field(1_000_000, description="items of a catalogue past which `auto` takes `hnsw`")
 
 

@@ -6,7 +6,7 @@ makes a new one that takes the old one's place, and a reader never locks anybody
 
 import glob
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,8 @@ from pixrec_core.errors import ArtefactError
 
 #: Of one connection; what does not fit spills to disk. A few backfill workers fit side by side.
 MEMORY_LIMIT: Final = "2GB"
+#: Of a file that is held open: blocks that small queries touch.
+HELD_LIMIT: Final = "256MB"
 
 
 @contextmanager
@@ -49,11 +51,48 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         ArtefactError: it is no DuckDB file, or lacks a table or column.
     """
     files.require(path)
+    with _damage_named(path), duckdb.connect(path, read_only=True) as connection:
+        # not at connecting: connections of one process to one file must be configured alike
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        yield connection
+
+
+class Held:
+    """A file that is read only and stays open, for many small queries, by several threads at once.
+
+    It goes on with the file that was there when it was opened. A plain connection that stays open would be shared with
+    all later ones to its path, so that these missed a new file in its place; this one is attached to a database of its
+    own.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        MissingArtefactError: no such file.
+        ArtefactError: it is no DuckDB file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = files.require(path)
+        with _damage_named(path):
+            self._connection = duckdb.connect(config={"memory_limit": HELD_LIMIT})
+            self._connection.execute(f"ATTACH {literal(path)} AS held (READ_ONLY)")
+
+    def rows(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """What a query finds.
+
+        Raises:
+            ArtefactError: the file is damaged, or lacks a table or column.
+        """
+        with _damage_named(self._path), self._connection.cursor() as cursor:
+            cursor.execute("USE held")
+            return cursor.execute(query, dict(parameters)).fetchall()
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        with duckdb.connect(path, read_only=True) as connection:
-            # not at connecting: connections of one process to one file must be configured alike
-            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            yield connection
+        yield
     except duckdb.Error as error:
         raise ArtefactError(f"{path} cannot be read: {error}; remake it with `pixrec run`") from error
 

@@ -166,16 +166,28 @@ def read_items(paths: DatasetPaths) -> pl.DataFrame:
     return catalogue.select(CATALOGUE_SCHEMA.names())
 
 
-def read_history(paths: DatasetPaths, user: str) -> list[str]:
-    """All items of a user's kept interactions, whatever their split, oldest first; none for an unknown user.
+class Histories:
+    """All items of users' kept interactions, whatever their split, asked for one user at a time.
+
+    Args:
+        paths: of the dataset; its file stays open.
 
     Raises:
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
-    query = 'SELECT item FROM interactions WHERE "user" = $user ORDER BY place'
-    with database.reading(paths.sequences) as connection:
-        return [item for (item,) in connection.execute(query, {"user": user}).fetchall()]
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        self._file = database.Held(paths.sequences)
+
+    def of(self, user: str) -> list[str]:
+        """Oldest first; none of an unknown user.
+
+        Raises:
+            ArtefactError: the file is damaged.
+        """
+        query = 'SELECT item FROM interactions WHERE "user" = $user ORDER BY place'
+        return [item for (item,) in self._file.rows(query, {"user": user})]
 
 
 def read_cuts(paths: DatasetPaths) -> dict[str, int]:

@@ -19,7 +19,7 @@ from pixrec_core.evaluation.lists import ItemFacts, describe
 from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
 from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
 from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
-from pixrec_core.paths import DatasetPaths
+from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.ranking_table import DENSE, SPEEDS
 from pixrec_core.schemas import ITEM, METHOD, OUTCOME_SCHEMA, RANK, USER
 from pixrec_core.settings import RetrievalSettings
@@ -42,27 +42,37 @@ def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequenc
     targets = Targets.read(paths)
     item_facts = ItemFacts.read(paths, read_items(paths))
     outcomes = _outcomes(_rankings(paths, variants), targets, item_facts, settings.depth)
-    _write_outcomes(paths.outcomes, outcomes[SEEN_ALLOWED], targets)
+    tables = [_table(outcomes[SEEN_ALLOWED], targets)]
+    generative = {}
+    for variant in variants:
+        if paths.variant(variant).generative.exists():
+            generative[variant], table = _generative(paths.variant(variant), targets, item_facts, settings.depth)
+            tables.append(table)
+    with files.replacing(paths.outcomes) as temporary:
+        pl.concat(tables).write_parquet(temporary)
     facts = {"users": len(targets.users), "items": len(targets.items), **targets.shares()}
     protocols = _protocols(outcomes, targets, variants)
-    generative = {
-        variant: _generative(paths.variant(variant).generative, targets, item_facts, settings.depth)
-        for variant in variants
-        if paths.variant(variant).generative.exists()
-    }
     metrics = {**facts, "depth": settings.depth, "protocols": protocols, "generative": generative}
     files.write_json(paths.metrics, metrics)
     headline = {method: figures["NDCG@10"]["value"] for method, figures in protocols[SEEN_ALLOWED]["methods"].items()}
     return {**facts, "ndcg@10": headline}
 
 
-def _generative(folder: Path, targets: Targets, item_facts: ItemFacts, depth: int) -> dict[str, Any]:
-    """Rankings by the language model against the dense one, of the users that have them."""
+def _generative(
+    paths: VariantPaths, targets: Targets, item_facts: ItemFacts, depth: int
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Rankings by the language model against the dense one, of the users that have them; and what became of these.
+
+    The table leaves the dense one out, as the variant's own rows are the same.
+    """
+    folder = paths.generative
     speeds = files.read_json(folder / SPEEDS)
     rankings = {method: folder / f"{method}.parquet" for method in speeds}
     some = targets.of_users(pl.read_parquet(rankings[DENSE], columns=[USER])[USER].unique())
-    protocols = _protocols(_outcomes(rankings, some, item_facts, depth), some, [m for m in speeds if m != DENSE])
-    return {"users": len(some.users), "users_per_second": speeds, "protocols": protocols}
+    outcomes = _outcomes(rankings, some, item_facts, depth)
+    protocols = _protocols(outcomes, some, [m for m in speeds if m != DENSE])
+    named = {f"{paths.variant}/{m}": outcome for m, outcome in outcomes[SEEN_ALLOWED].items() if m != DENSE}
+    return {"users": len(some.users), "users_per_second": speeds, "protocols": protocols}, _table(named, some)
 
 
 def _outcomes(
@@ -103,8 +113,8 @@ def _outcome(ranking: pl.DataFrame, targets: Targets, item_facts: ItemFacts, dep
     )
 
 
-def _write_outcomes(path: Path, outcomes: dict[str, Outcome], targets: Targets) -> None:
-    """One row a method and user, seen items allowed: the target and its rank."""
+def _table(outcomes: Mapping[str, Outcome], targets: Targets) -> pl.DataFrame:
+    """`OUTCOME_SCHEMA`: one row a method and user, seen items allowed: the target and its rank."""
     target = targets.items.gather(targets.table[ITEM_INDEX])
     frames = [
         pl.DataFrame(
@@ -114,5 +124,4 @@ def _write_outcomes(path: Path, outcomes: dict[str, Outcome], targets: Targets) 
         )
         for method, outcome in outcomes.items()
     ]  # fmt: skip
-    with files.replacing(path) as temporary:
-        pl.concat(frames).write_parquet(temporary)
+    return pl.concat([OUTCOME_SCHEMA.to_frame(), *frames])

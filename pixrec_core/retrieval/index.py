@@ -73,7 +73,7 @@ class ItemIndex:
 
     @cached_property
     def vectors(self) -> encode.Vectors:
-        """Of all items, (N, D)."""
+        """Of all items, (N, D), on disk and mapped."""
         return encode.read_item_vectors(self.vectors_folder)[1]
 
 
@@ -83,6 +83,7 @@ def build(settings: IndexSettings, paths: VariantPaths) -> Stats:
     Raises:
         MissingArtefactError: no item vectors.
         ArtefactError: they are damaged.
+        SettingsError: they are too few for the kind of index that the settings name.
     """
     items, vectors = encode.read_item_vectors(paths.item_vectors)
     kind = kinds.choose(settings, len(items))
@@ -123,7 +124,7 @@ def load(paths: VariantPaths) -> ItemIndex:
             "materialise item_vectors and item_index again"
         )
     items = encode.read_item_ids(paths.item_index)
-    return ItemIndex(items, faiss.read_index(str(paths.item_index / INDEX)), paths.item_vectors)
+    return ItemIndex(items, kinds.read(manifest.kind, paths.item_index / INDEX), paths.item_vectors)
 
 
 def _manifest(path: Path) -> Manifest:

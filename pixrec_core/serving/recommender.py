@@ -11,7 +11,7 @@ import polars as pl
 from PIL import Image
 
 from pixrec_core.data.photos import PhotoError, normalise
-from pixrec_core.data.sequences import read_history, read_items
+from pixrec_core.data.sequences import Histories, read_items
 from pixrec_core.errors import QueryError
 from pixrec_core.paths import PromotedPaths, VariantPaths
 from pixrec_core.retrieval import encode
@@ -66,13 +66,18 @@ class Recommender:
         """All items that may be recommended: `CATALOGUE_SCHEMA`, sorted by item."""
         return read_items(self.paths.dataset)
 
+    @cached_property
+    def _histories(self) -> Histories:
+        """Opened once: opening takes several times as long as an answer."""
+        return Histories(self.paths.dataset)
+
     def history(self, user: str) -> list[str]:
         """All that a user had when this checkpoint was promoted, oldest first.
 
         Raises:
             QueryError: the user is unknown.
         """
-        items = read_history(self.paths.dataset, user)
+        items = self._histories.of(user)
         if not items:
             raise QueryError(
                 f"unknown user {user!r}: {self.promotion.dataset} had none of theirs at {self.promotion.promoted_at}; "
@@ -109,10 +114,19 @@ class Recommender:
         Raises:
             QueryError: a history is empty, or an item is unknown.
         """
-        numbers = [self._numbers(history) for history in histories]
-        return self._nearest(
-            self.shop.vectors(numbers), top, [set(history) if filter_seen else set() for history in histories]
-        )
+        left_out = [set(history) if filter_seen else set() for history in histories]
+        return self._nearest(self.user_vectors(histories), top, left_out)
+
+    def user_vectors(self, histories: Sequence[Sequence[str]]) -> encode.Vectors:
+        """v_U of each history, oldest item first: what to ask a vector database that has the exported items.
+
+        Returns:
+            (B, D), of length 1. The inner product with an item's vector is the item's score.
+
+        Raises:
+            QueryError: a history is empty, or an item is unknown.
+        """
+        return self.shop.vectors([self._numbers(history) for history in histories])
 
     def for_text(self, text: str, top: int = 10) -> list[Recommendation]:
         """The items nearest to one of which only the title is known.

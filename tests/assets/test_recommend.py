@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from rich.console import Console
 
 from pixrec_assets import cli
-from pixrec_assets.commands import recommend
+from pixrec_assets.commands import export, recommend
 from pixrec_core import files
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.schemas import TEST, USER
@@ -50,15 +51,19 @@ Pixrec = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
-    """Run `pixrec recommend` with arguments: exit code, standard output, standard error."""
+    """Run `pixrec recommend`, or another command, with arguments: exit code, standard output, standard error."""
     monkeypatch.chdir(served.settings.root)
     for name in [name for name in os.environ if name.startswith("PIXREC_")]:
         monkeypatch.delenv(name)
-    for module, name in ((recommend, "out"), (cli, "err")):  # wider than any table, so that no cell is broken
+    for module, name in (
+        (recommend, "out"),
+        (export, "out"),
+        (cli, "err"),
+    ):  # wider than any table, so that no cell is broken
         monkeypatch.setattr(module, name, Console(soft_wrap=True, stderr=name == "err", width=200))
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pixrec", "recommend", *arguments])
+    def call(*arguments: str, command: str = "recommend") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pixrec", command, *arguments])
         with pytest.raises(SystemExit) as end:
             cli.main()
         told = capsys.readouterr()
@@ -164,6 +169,16 @@ def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, c
     assert (got, out) == (code, "")
     assert told in err
     assert "Traceback" not in err
+
+
+def test_what_answers_can_be_exported(pixrec, recommender, tmp_path):
+    arguments = ["--dataset", "shop", "--variant", "multimodal", "--output", str(tmp_path / "vectors")]
+    code, out, err = pixrec(*arguments, command="export")
+    path, count = tmp_path / "vectors" / "items.parquet", len(recommender.shop.item_index.items)
+    assert (code, out, err) == (0, f"{count} vectors of 16 numbers, multimodal of shop: {path}\n", "")
+    assert pl.read_parquet(path, columns=["item"])["item"].to_list() == recommender.shop.item_index.items
+    code, _, err = pixrec("--dataset", "shop", "--output", str(tmp_path), command="export")
+    assert (code, "is no earlier export" in err) == (1, True)
 
 
 def test_a_damaged_index_is_named(pixrec, served, tmp_path, monkeypatch):

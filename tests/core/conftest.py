@@ -18,3 +18,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system needs root and the right to mount")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shop's data stages made; to be copied, not to be changed."""
+    from tests.core.shop import open_shop  # brings torch, which tests of the data do without
+
+    folder = tmp_path_factory.mktemp("shop")
+    open_shop(folder)
+    return folder

@@ -23,22 +23,14 @@ from pixrec_core.retrieval import index
 from pixrec_core.settings import IndexSettings, Settings
 from pixrec_core.stages import Stage, Work
 from tests.core.retrieval.test_index import built
-from tests.core.shop import DATA_STAGES, open_shop, settings
+from tests.core.shop import DATA_STAGES, settings
 
 WITHOUT_TRAINING = (*DATA_STAGES, pipeline.BASELINES)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shop's data stages made."""
-    folder = tmp_path_factory.mktemp("faults")
-    open_shop(folder)
-    return folder
-
-
 @pytest.fixture
-def shop(made: Path, tmp_path: Path) -> Work:
-    shutil.copytree(made, tmp_path / "shop")
+def shop(opened: Path, tmp_path: Path) -> Work:
+    shutil.copytree(opened, tmp_path / "shop")
     return Work(settings(tmp_path / "shop"), "shop")
 
 
@@ -58,8 +50,8 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def on_small_disk(made: Path, small_disk: Path) -> Work:
-    shutil.copytree(made, small_disk, dirs_exist_ok=True)
+def on_small_disk(opened: Path, small_disk: Path) -> Work:
+    shutil.copytree(opened, small_disk, dirs_exist_ok=True)
     return Work(settings(small_disk), "shop", "text_only")
 
 

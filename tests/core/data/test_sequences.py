@@ -1,9 +1,9 @@
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.data import contract
-from pixrec_core.data.sequences import build, read_items, read_sequences
+from pixrec_core.data.sequences import Histories, build, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
@@ -26,6 +26,7 @@ from pixrec_core.schemas import (
     SPLITS,
 )
 from pixrec_core.settings import SequenceSettings
+from tests.core.data.plain_filters import Walks, core, usable
 from tests.core.data.sequence_inputs import Row, small, write_inputs
 
 DEFAULTS = SequenceSettings()
@@ -41,28 +42,7 @@ def table(paths: DatasetPaths, query: str) -> pl.DataFrame:
         return connection.sql(query).pl()
 
 
-# An independent computation: other rule order, plain Python.
-
-
-def kept_walks(rows: list[Row], known: str, wanted: SequenceSettings) -> dict[str, list[tuple[int, int, str]]]:
-    """Each remaining user's (timestamp, position, item), in order."""
-    walks: dict[str, list[tuple[int, int, str]]] = {}
-    for position, (user, item, timestamp, rating) in enumerate(rows, start=1):
-        if item in known and not (rating is not None and rating < wanted.min_rating):
-            walks.setdefault(user, []).append((timestamp, position, item))
-    walks = {user: sorted(walk) for user, walk in walks.items()}
-    before = None
-    while walks != before:
-        before = walks
-        walks = {user: walk for user, walk in walks.items() if len(walk) >= wanted.min_user_interactions}
-        counts = Counter(item for walk in walks.values() for *_, item in walk)
-        walks = {u: [p for p in walk if counts[p[2]] >= wanted.min_item_interactions] for u, walk in walks.items()}
-        if wanted.collapse_repeats:
-            walks = {u: [next(run) for _, run in itertools.groupby(w, key=lambda p: p[2])] for u, w in walks.items()}
-    return walks
-
-
-def split_walks(walks: dict[str, list[tuple[int, int, str]]]) -> set[tuple[str, str, tuple[str, ...], bool]]:
+def split_walks(walks: Walks) -> set[tuple[str, str, tuple[str, ...], bool]]:
     found = set()
     for user, walk in walks.items():
         for split, part in (("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)):
@@ -93,7 +73,7 @@ def shops(draw):
 @given(shops())
 def test_build_agrees_with_plain_python(shop):
     rows, wanted = shop
-    walks = kept_walks(rows, "abcde", wanted)
+    walks = core(usable(rows, "abcde", wanted), wanted)
     bought = {item for walk in walks.values() for *_, item in walk}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
@@ -324,6 +304,24 @@ def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
     assert len(read_sequences(paths, "test")) == 2
 
 
+def test_histories_are_those_of_the_file_that_was_opened_and_later_readers_see_the_new_one(paths):
+    build(DEFAULTS, small(paths))
+    opened = Histories(paths)
+    assert (opened.of("u2"), opened.of("nobody")) == (list("bcea"), [])
+    rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd", 1)]
+    build(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
+    assert read_items(paths)["item"].to_list() == list("acde")
+    assert [Histories(paths).of(user) for user in ("u2", "u9", "u1")] == [list("aecd"), list("aecd"), []]
+    assert [opened.of(user) for user in ("u2", "u9", "u1")] == [list("bcea"), [], list("abcd")]
+
+
+def test_threads_may_ask_for_histories_at_once(paths):
+    build(DEFAULTS, small(paths))
+    opened = Histories(paths)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(opened.of, ["u1", "u2", "u3"] * 20)) == [list("abcd"), list("bcea"), list("cab")] * 20
+
+
 def test_readers_name_a_missing_or_damaged_file(paths):
     with pytest.raises(MissingArtefactError, match=r"sequences\.duckdb"):
         read_items(paths)
@@ -331,6 +329,8 @@ def test_readers_name_a_missing_or_damaged_file(paths):
     paths.sequences.write_bytes(b"no database" * 1000)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
         read_sequences(paths, "test")
+    with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
+        Histories(paths)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
         contract.check(paths)
 

@@ -1,6 +1,5 @@
 """The time split beside a computation of its own in plain Python; that nothing later reaches training, under both."""
 
-import itertools
 import math
 import tempfile
 from collections import Counter
@@ -17,14 +16,12 @@ from pixrec_core.errors import ContractError, SettingsError
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
+from tests.core.data.plain_filters import Walks, core, usable
 from tests.core.data.sequence_inputs import Row, write_inputs
 from tests.core.sequences_file import DAY
 
 KNOWN = "abcde"
 USERS = ["u1", "u2", "u3", "u4", "ü5"]
-
-Event = tuple[int, int, str]  # timestamp, position, item
-Walks = dict[str, list[Event]]
 
 
 @pytest.fixture
@@ -35,31 +32,6 @@ def paths(tmp_path):
 def day(number: int) -> date:
     """The day that starts `number` days after 1970."""
     return datetime.fromtimestamp(number * DAY / 1000, UTC).date()
-
-
-def usable(rows: list[Row], wanted: SequenceSettings) -> Walks:
-    """What each row alone, and the row just before it, decide."""
-    walks: Walks = {}
-    for position, (user, item, timestamp, rating) in enumerate(rows, start=1):
-        if item in KNOWN and not (rating is not None and rating < wanted.min_rating):
-            walks.setdefault(user, []).append((timestamp, position, item))
-    walks = {user: sorted(walk) for user, walk in walks.items()}
-    return collapsed(walks) if wanted.collapse_repeats else walks
-
-
-def collapsed(walks: Walks) -> Walks:
-    return {u: [next(run) for _, run in itertools.groupby(w, key=lambda event: event[2])] for u, w in walks.items()}
-
-
-def core(walks: Walks, wanted: SequenceSettings) -> Walks:
-    before = None
-    while walks != before:
-        before = walks
-        walks = {user: walk for user, walk in walks.items() if len(walk) >= wanted.min_user_interactions}
-        counts = Counter(item for walk in walks.values() for *_, item in walk)
-        walks = {u: [e for e in w if counts[e[2]] >= wanted.min_item_interactions] for u, w in walks.items()}
-        walks = collapsed(walks) if wanted.collapse_repeats else walks
-    return walks
 
 
 def expected_cuts(walks: Walks, wanted: SequenceSettings) -> tuple[int, int] | None:
@@ -217,7 +189,7 @@ def test_an_instant_is_never_divided(paths):
 @settings(max_examples=20, deadline=None)
 @given(rows(), time_settings())
 def test_the_time_split_agrees_with_plain_python(shop, wanted):
-    walks = usable(shop, wanted)
+    walks = usable(shop, KNOWN, wanted)
     cuts = expected_cuts(walks, wanted)
     early = {u: [e for e in w if cuts and e[0] < cuts[0]] for u, w in walks.items()}
     trained = core(early, wanted)

@@ -156,6 +156,11 @@ def test_rankings_by_the_language_model_are_compared_with_the_dense_one_over_the
     assert filtered["methods"]["dense"]["MRR"]["value"] == (1 + 1 / 3) / 2
     assert {(row["a"], row["b"]) for row in allowed["paired"]} == {("beams", "dense")}
     assert allowed["groups"]["history 3-5"]["users"] == 1
+    outcomes = pl.read_parquet(paths.outcomes)
+    assert outcomes.filter(pl.col("method").str.contains("/")).rows() == [
+        ("multimodal/beams", "u", "d", 2), ("multimodal/beams", "w", "e", None),
+    ]  # fmt: skip
+    assert outcomes.filter(method="multimodal")["rank"].to_list() == [1, 2, 4]
 
 
 def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):

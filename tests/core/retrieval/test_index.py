@@ -13,22 +13,22 @@ from pixrec_core import files
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import DatasetPaths, VariantPaths
-from pixrec_core.retrieval import encode, index
+from pixrec_core.retrieval import encode, index, kinds
 from pixrec_core.settings import IndexSettings
 
 ITEMS = 60
 
 
-def built(root: Path, seed: int = 0, kind: str = "flat") -> VariantPaths:
+def built(root: Path, seed: int = 0, kind: str = "flat", items: int = ITEMS) -> VariantPaths:
     """Item vectors of a checkpoint of which only the checksum is there, and the index over them."""
     paths = DatasetPaths(root).variant("multimodal")
-    vectors = np.random.default_rng(seed).normal(size=(ITEMS, 8))
+    vectors = np.random.default_rng(seed).normal(size=(items, 8))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     files.write_json(paths.checkpoint / checkpoint.CURVES, {"weights_sha256": f"weights {seed}"})
     paths.item_vectors.mkdir()
     made_by = {encode.CHECKPOINT: f"weights {seed}"}
     save_file({"vectors": vectors}, paths.item_vectors / encode.VECTORS, metadata=made_by)
-    ids = [f"seed {seed} item {n}" for n in range(ITEMS)]
+    ids = [f"seed {seed} item {n}" for n in range(items)]
     pl.DataFrame({"item": ids}).write_parquet(paths.item_vectors / encode.ITEMS)
     index.build(IndexSettings(kind=kind), paths)
     return paths
@@ -71,6 +71,24 @@ def test_nearest_items(tmp_path: Path, kind: str) -> None:
     assert [loaded.items[n] for n in rows[:, 0]] == [f"seed 0 item {n}" for n in range(5)]
     assert rows.tolist() == np.argsort(-expected, axis=1)[:, :7].tolist()
     np.testing.assert_allclose(cosines, -np.sort(-expected, axis=1)[:, :7], rtol=1e-5)
+
+
+def test_an_index_on_disk_is_checked_like_any_other_and_tells_cosines(tmp_path: Path) -> None:
+    paths = built(tmp_path, kind="ivfpq", items=kinds.IVFPQ_LEAST)
+    _, vectors = encode.read_item_vectors(paths.item_vectors)
+    loaded = index.load(paths)
+    rows, cosines = loaded.nearest(vectors[:5], 7)
+    assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(cosines, np.einsum("qd,qkd->qk", vectors[:5], vectors[rows]), rtol=1e-5)
+    everything, _ = loaded.nearest(vectors[:1], len(vectors))  # more than the lists hold that are looked into
+    assert sorted(everything[0]) == list(range(len(vectors)))
+    body = bytearray((paths.item_index / index.INDEX).read_bytes())
+    body[-1] ^= 1
+    files.remove(paths.item_index / index.INDEX)
+    (paths.item_index / index.INDEX).write_bytes(body)
+    with pytest.raises(ArtefactError, match=r"index\.faiss is damaged"):
+        index.load(paths)
+    assert loaded.nearest(vectors[:5], 7)[0].tolist() == rows.tolist()
 
 
 class Shortsighted:

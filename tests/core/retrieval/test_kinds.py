@@ -1,9 +1,15 @@
 """Kinds of index over made-up vectors, against brute force."""
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import faiss
 import numpy as np
+import psutil
 import pytest
 
+from pixrec_core.errors import SettingsError
 from pixrec_core.retrieval import kinds
 from pixrec_core.settings import IndexSettings
 
@@ -17,26 +23,74 @@ def clustered(items: int, dimension: int = 16, seed: int = 0) -> kinds.Vectors:
 
 @pytest.fixture(scope="module")
 def vectors() -> kinds.Vectors:
-    return clustered(4_000)
+    return clustered(kinds.IVFPQ_LEAST)
+
+
+@pytest.fixture(scope="module")
+def made(vectors: kinds.Vectors) -> dict[str, Any]:
+    return {kind: kinds.make(kind, vectors) for kind in kinds.KINDS}
 
 
 @pytest.mark.parametrize(
     ("kind", "items", "chosen"),
-    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat")],
-)
+    [("auto", 500, "flat"), ("auto", 501, "hnsw"), ("hnsw", 10, "hnsw"), ("flat", 9999, "flat"),
+     ("auto", 10**8, "hnsw"), ("ivfpq", 9984, "ivfpq")],
+)  # fmt: skip
 def test_the_kind_goes_by_the_catalogue_unless_it_is_named(kind: str, items: int, chosen: str) -> None:
     assert kinds.choose(IndexSettings(kind=kind, exact_items=500), items) == chosen
 
 
+def test_too_few_items_to_learn_codes_from_are_told_with_the_mend() -> None:
+    with pytest.raises(SettingsError, match=r"from 9,984 items or more; the catalogue has 40: set it to \"auto\""):
+        kinds.choose(IndexSettings(kind="ivfpq"), 40)
+
+
+@pytest.mark.parametrize(
+    ("items", "lists"),
+    [(9_984, 256), (19_967, 256), (19_968, 512), (1_000_000, 4_096), (10_000_000, 16_384), (100_000_000, 32_768)],
+)
+def test_lists_by_the_size_of_the_catalogue(items: int, lists: int) -> None:
+    assert kinds.ivfpq_lists(items) == lists
+
+
+def test_a_byte_of_code_stands_for_two_numbers_or_for_one_of_an_odd_dimension(made: dict[str, Any]) -> None:
+    odd = kinds.make("ivfpq", clustered(kinds.IVFPQ_LEAST, dimension=3))
+    assert [faiss.downcast_index(index.base_index).code_size for index in (made["ivfpq"], odd)] == [8, 3]
+
+
 @pytest.mark.parametrize("kind", kinds.KINDS)
-def test_made_again_it_is_the_same_to_the_byte(kind: str, vectors: kinds.Vectors) -> None:
-    first, second = (faiss.serialize_index(kinds.make(kind, vectors)).tobytes() for _ in range(2))
-    assert first == second
+def test_made_again_it_is_the_same_to_the_byte(kind: str, vectors: kinds.Vectors, made: dict[str, Any]) -> None:
+    again = kinds.make(kind, vectors)
+    assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(made[kind]).tobytes()
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99)])
-def test_most_neighbours_are_found(kind: str, expected: float, vectors: kinds.Vectors) -> None:
-    assert expected <= kinds.recall(kinds.make(kind, vectors), vectors) <= 1
+@pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99), ("ivfpq", 0.97)])
+def test_most_neighbours_are_found(kind: str, expected: float, vectors: kinds.Vectors, made: dict[str, Any]) -> None:
+    assert expected <= kinds.recall(made[kind], vectors) <= 1
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_written_and_read_it_answers_the_same_and_by_cosine(
+    kind: str, vectors: kinds.Vectors, made: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "index"
+    faiss.write_index(made[kind], str(path))
+    read = kinds.read(kind, path)
+    path.unlink()  # as when another takes its name
+    cosines, rows = read.search(vectors[:20], 50)
+    expected = made[kind].search(vectors[:20], 50)
+    assert (cosines.tolist(), rows.tolist()) == tuple(each.tolist() for each in expected)
+    np.testing.assert_allclose(cosines, np.einsum("qd,qkd->qk", vectors[:20], vectors[rows]), rtol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells what is mapped")
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_only_ivfpq_stays_on_disk(kind: str, made: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    faiss.write_index(made[kind], str(path))
+    index = kinds.read(kind, path)
+    assert index.ntotal == made[kind].ntotal
+    assert any(each.path == str(path) for each in psutil.Process().memory_maps()) is (kind == "ivfpq")
 
 
 class Planned:
@@ -74,6 +128,7 @@ def test_a_lone_item_has_no_neighbour_to_miss() -> None:
 
 
 def test_threads_are_given_back(vectors: kinds.Vectors) -> None:
-    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
     kinds.make("hnsw", vectors[:10])
-    assert faiss.omp_get_max_threads() == threads
+    assert faiss.omp_get_max_threads() == 2
+    faiss.omp_set_num_threads(1)

@@ -12,6 +12,7 @@ from pixrec_core.evaluation.targets import Targets
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.retrieval import encode, generative
+from pixrec_core.retrieval.rank import Shop
 from pixrec_core.retrieval.rankers import Ranked
 from pixrec_core.settings import GenerativeSettings
 from pixrec_core.stages import Work
@@ -55,6 +56,19 @@ def test_the_ranking_is_brute_forces(ranked: Work) -> None:
         assert len(own) == min(100 + len(set(history)), len(items))
         np.testing.assert_allclose(own[schemas.SCORE], np.sort(scores)[::-1][: len(own)], atol=2e-3)
         assert len(set(best[:10]) & set(own[schemas.ITEM][:10])) >= 9  # features are kept in half precision
+
+
+def test_vectors_do_not_depend_on_what_they_are_batched_with(ranked: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop.read(ranked.variant_paths)
+    test = read_sequences(ranked.paths, schemas.TEST)[schemas.ITEMS].to_list()
+    histories = shop.inputs.numbers([sequence[:n] for n, sequence in enumerate(test, 1)])
+    found = []
+    for tokens in (encode.CPU_TOKENS, encode.GPU_TOKENS, 1):
+        monkeypatch.setattr(encode, "CPU_TOKENS", tokens)
+        found.append((shop.vectors(histories), encode.item_vectors(shop.model, shop.inputs, shop.photos)))
+    for users, items in found[1:]:
+        np.testing.assert_allclose(users, found[0][0], atol=1e-5)
+        np.testing.assert_allclose(items, found[0][1], atol=1e-5)
 
 
 @pytest.mark.parametrize("ranker", ["dense", "beams", "generate_bm25", "hybrid"])
@@ -128,6 +142,6 @@ def test_batches_hold_everything_once_and_in_order() -> None:
         return torch.tensor([[float(n)] for n in numbers])
 
     lengths = [5000, 3, 9000, 20000, 7]
-    vectors = encode._in_batches(lengths, encoded, "things", 1)
+    vectors = encode._in_batches(lengths, encoded, "things", 1, 16_384)
     assert vectors[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert seen == [[1, 4, 0], [2], [3]]

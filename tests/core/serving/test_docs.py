@@ -1,4 +1,4 @@
-"""The Python example of docs/serving.md, run as it stands."""
+"""The Python examples of docs/serving.md, run as they stand."""
 
 import re
 import shutil
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pixrec_core.serving import Recommendation
+from pixrec_core.paths import PromotedPaths
+from pixrec_core.serving import Recommendation, export
 from pixrec_core.serving.promotion import FEWEST_PAIRS
 from pixrec_core.settings import PromotionSettings
 from pixrec_core.stages import Work
@@ -20,15 +21,35 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"tolerance = {PromotionSettings().tolerance} " in text
 
 
-def test_the_example_runs(served: dict[str, Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+@pytest.fixture
+def examples() -> list[str]:
+    """`pixrec_core.serving` alone, and then with a vector database."""
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def names(examples: list[str], served: dict[str, Work], tmp_path: Path, monkeypatch, capsys) -> dict:
+    """What the first example leaves; what it prints is captured."""
     work = served["collaborative"]
     shutil.copytree(work.variant_paths.promoted.root, tmp_path / "data/shop/variants/multimodal/promoted")
     shutil.copyfile(next(work.paths.images.rglob("*.jpg")), tmp_path / "mug.jpg")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict = {}
-    exec(compile(code, str(PAGE), "exec"), names)
+    exec(compile(examples[0], str(PAGE), "exec"), names)
+    return names
+
+
+def test_the_example_runs(names: dict, capsys) -> None:
     assert re.fullmatch(r"(\S+ -?\d\.\d{3}\n){3}", capsys.readouterr().out)
     assert not {item for item, _ in names["next_items"]} & set(names["history"])
     assert [len(each) for each in names["many"]] == [5, 5]
     assert isinstance(names["alike"][0], Recommendation)
+
+
+def test_a_vector_database_finds_what_the_index_finds(names: dict, examples: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client", reason="the client of the vector database is not installed")
+    export.export(PromotedPaths(tmp_path / "data/shop/variants/multimodal/promoted"), tmp_path / "shop-vectors")
+    exec(compile(examples[1], str(PAGE), "exec"), names)
+    own = names["recommender"].for_items(names["history"], 5)
+    assert [point.payload["item"] for point in names["found"]] == [each.item for each in own]
+    assert [point.score for point in names["found"]] == pytest.approx([each.score for each in own], abs=1e-5)

@@ -44,6 +44,17 @@ def test_a_user_is_answered_by_all_that_they_had(recommender, bought):
     assert recommender.for_user(user) == recommender.for_items(items)
 
 
+def test_a_user_vectors_inner_products_are_the_scores(recommender, bought):
+    histories = list(bought.values())[:3]
+    vectors = recommender.user_vectors(histories)
+    items, known = encode.read_item_vectors(recommender.paths.item_vectors)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    for vector, answer in zip(vectors, recommender.for_histories(histories, 5), strict=True):
+        scores = known @ vector
+        assert [each.item for each in answer] == [items[n] for n in np.argsort(-scores)[:5]]
+        np.testing.assert_allclose([each.score for each in answer], np.sort(scores)[::-1][:5], atol=1e-5)
+
+
 def test_only_the_newest_items_are_read(recommender, bought):
     items = max(bought.values(), key=len)
     assert len(items) > recommender.shop.window == 4

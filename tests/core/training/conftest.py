@@ -1,4 +1,4 @@
-"""The shop that training tests share: made once, copied for each test."""
+"""A shop for each training test, copied from the one that is made once."""
 
 import shutil
 from pathlib import Path
@@ -13,13 +13,6 @@ from tests.core.shop import open_shop
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    open_shop(folder)
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""Exported vectors: as Parquet readers and a vector database find them."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from pixrec_core import files
+from pixrec_core.errors import ArtefactError, SettingsError
+from pixrec_core.models import checkpoint
+from pixrec_core.paths import PromotedPaths
+from pixrec_core.serving import Recommender, export
+from pixrec_core.stages import Work
+
+
+@pytest.fixture
+def folder(served: dict[str, Work]) -> PromotedPaths:
+    return served["collaborative"].variant_paths.promoted
+
+
+def test_every_item_with_its_vector_and_what_it_shows(
+    folder: PromotedPaths, served: dict[str, Work], recommenders: dict[str, Recommender], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(export, "ROWS_AT_A_TIME", 7)
+    export.export(folder, tmp_path / "new" / "export")
+    path, shop = tmp_path / "new" / "export" / "items.parquet", recommenders["collaborative"].shop
+    schema = parquet.read_schema(path)
+    assert schema.names == ["item", "title", "image_url", "photo", "vector"]
+    assert schema.field("vector").type == pa.list_(pa.float32(), shop.item_index.vectors.shape[1])
+    rows = pl.read_parquet(path)
+    catalogue = recommenders["collaborative"].catalogue
+    assert rows["item"].to_list() == shop.item_index.items
+    assert rows.select("item", "title", "image_url").equals(catalogue.select("item", "title", "image_url"))
+    np.testing.assert_array_equal(rows["vector"].to_numpy(), shop.item_index.vectors)
+    assert rows["photo"].is_not_null().equals(catalogue["has_image"], check_names=False)
+    assert all((served["collaborative"].paths.root / photo).is_file() for photo in rows["photo"].drop_nulls())
+    assert {each.name for each in (tmp_path / "new").iterdir()} == {"export"}
+
+
+def test_the_manifest_says_whose_vectors_and_how_they_are_compared(
+    folder: PromotedPaths, served: dict[str, Work], tmp_path: Path
+) -> None:
+    told = export.export(folder, tmp_path / "export")
+    assert files.read_json(tmp_path / "export" / "export.json") == told
+    expected = {
+        "dataset": "shop", "variant": "collaborative", "dimension": 16, "metric": "inner_product", "unit_vectors": True,
+        "checkpoint_sha256": checkpoint.digest(served["collaborative"].variant_paths.checkpoint),
+        "items_sha256": files.sha256_file(tmp_path / "export" / "items.parquet"),
+    }  # fmt: skip
+    assert expected.items() <= told.items()
+    assert told["items"] == len(pl.read_parquet(tmp_path / "export" / "items.parquet"))
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(folder: PromotedPaths, tmp_path: Path) -> None:
+    output = tmp_path / "export"
+    output.mkdir()
+    first, second = (export.export(folder, output) for _ in range(2))
+    assert first["items_sha256"] == second["items_sha256"]
+    (output / "holiday.jpg").touch()
+    (tmp_path / "file").touch()
+    for other in (output, tmp_path / "file"):
+        with pytest.raises(SettingsError, match="is there and is no earlier export; name a folder that is not there"):
+            export.export(folder, other)
+    assert {each.name for each in output.iterdir()} == {"holiday.jpg", "items.parquet", "export.json"}
+
+
+def test_damaged_vectors_are_not_exported(shop: Work, tmp_path: Path) -> None:
+    path = shop.variant_paths.promoted.root / "1" / "item_vectors" / "vectors.safetensors"
+    body = bytearray(path.read_bytes())
+    body[-1] ^= 1
+    path.write_bytes(body)
+    with pytest.raises(ArtefactError, match=r"vectors\.safetensors is damaged"):
+        export.export(shop.variant_paths.promoted, tmp_path / "export")
+    assert not (tmp_path / "export").exists()

@@ -1,0 +1,131 @@
+"""Manifests of deploy/: they parse, name each other rightly, and say what the rest of the project says."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.run_coordinator import QueuedRunCoordinator
+
+from pixrec_core.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy"
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, Any]:
+    return manifests("dagster-values.yaml")[0]
+
+
+@pytest.fixture(scope="module")
+def code_location(values: dict[str, Any]) -> dict[str, Any]:
+    (location,) = values["dagster-user-deployments"]["deployments"]
+    return location
+
+
+@pytest.fixture(scope="module")
+def ray() -> dict[str, Any]:
+    (cluster,) = manifests("ray-cluster.yaml")
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def workers(ray: dict[str, Any]) -> dict[str, Any]:
+    (group,) = ray["spec"]["workerGroupSpecs"]
+    return group["template"]["spec"]
+
+
+def snake(value: Any) -> Any:
+    """The chart's camelCase keys as Dagster has them."""
+    if isinstance(value, dict):
+        return {re.sub(r"(?<=[a-z])[A-Z]", lambda c: f"_{c[0].lower()}", key): snake(v) for key, v in value.items()}
+    return [snake(each) for each in value] if isinstance(value, list) else value
+
+
+def test_the_chart_says_what_dagster_yaml_says(values: dict[str, Any]) -> None:
+    daemon, more = values["dagsterDaemon"], values["additionalInstanceConfig"]
+    assert yaml.safe_load((ROOT / "dagster.yaml").read_text()) == {
+        "telemetry": values["telemetry"],
+        "nux": more["nux"],
+        "concurrency": more["concurrency"],
+        "run_retries": snake(daemon["runRetries"]),
+        "run_monitoring": snake(daemon["runMonitoring"]),
+        "python_logs": snake(values["pythonLogs"]),
+        "retention": {name: kept for name, kept in snake(values["retention"]).items() if name != "enabled"},
+    }
+
+
+def test_runs_queue_without_the_charts_own_words_for_it(values: dict[str, Any], tmp_path: Path) -> None:
+    assert not values["dagsterDaemon"]["runCoordinator"]["enabled"]
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(values["additionalInstanceConfig"]))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        limits = instance.get_concurrency_config()
+        assert (limits.pool_config.default_pool_limit, limits.run_queue_config.max_concurrent_runs) == (1, 4)
+
+
+def test_the_code_location_is_the_projects(code_location: dict[str, Any]) -> None:
+    (option, module), (location,) = (
+        code_location["dagsterApiGrpcArgs"],
+        yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"],
+    )
+    assert (option, module) == ("--python-module", location["python_module"]["module_name"])
+    assert code_location["name"] == location["python_module"]["location_name"]
+    assert importlib.util.find_spec(module)
+
+
+def test_pods_share_the_image_the_volume_and_the_settings(
+    code_location: dict[str, Any], ray: dict[str, Any], workers: dict[str, Any]
+) -> None:
+    claim, settings = manifests("storage.yaml")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod, container in ((code_location, code_location), (workers, workers["containers"][0])):
+        data, file = pod["volumes"]
+        assert data["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert file["configMap"]["name"] == settings["metadata"]["name"]
+        assert [each["name"] for each in container["volumeMounts"]] == [data["name"], file["name"]]
+    image = "{repository}:{tag}".format(**code_location["image"])
+    pods = [ray["spec"]["headGroupSpec"]["template"]["spec"], workers]
+    assert {pod["containers"][0]["image"] for pod in pods} == {image}
+    assert image in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_settings_can_be_read_where_they_are_mounted(
+    code_location: dict[str, Any], workers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings = manifests("storage.yaml")
+    (name, text), = settings["data"].items()  # fmt: skip
+    for container in (code_location, workers["containers"][0]):
+        data, file = (each["mountPath"] for each in container["volumeMounts"])
+        assert {"name": "PIXREC_CONFIG", "value": f"{file}/{name}"} in container["env"]
+        assert "/data/artefacts".startswith(f"{data}/")
+    (tmp_path / name).write_text(text)
+    monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / name))
+    loaded = load_settings()
+    assert (str(loaded.data_dir), list(loaded.datasets)) == ("/data/artefacts", ["shop"])
+
+
+def test_ray_asks_for_its_token_and_has_the_images_version(ray: dict[str, Any]) -> None:
+    assert ray["spec"]["authOptions"] == {"mode": "token"}
+    assert f"ray[client,default]=={ray['spec']['rayVersion']}" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_image_is_made_of_files_that_are_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = [path for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for path in line.split()]
+    assert {"requirements.lock", "pixrec_core", "pixrec_assets"} <= set(copied)
+    assert all((ROOT / path).exists() for path in copied)
+    assert re.search(r"^USER 1000$", text, re.MULTILINE), "pods run as this user"
+
+
+def test_the_chart_is_that_of_the_locked_dagster() -> None:
+    (locked,) = re.findall(r"^dagster==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert f"--version {locked} " in (DEPLOY / "dagster-values.yaml").read_text()
