@@ -180,7 +180,9 @@ class TrainingSettings(Section):
     seed: int = Field(0, description="of weights, shuffling and dropout")
     # Never dumped, so in no fingerprint: what is learnt depends on it in the order of sums alone.
     processes: Positive = Field(
-        1, exclude=True, description="processes on this machine that share each batch, one GPU each or a part of the CPU"
+        1,
+        exclude=True,
+        description="processes of this machine that share each batch; each has a GPU, or its part of the CPU",
     )
 
     @model_validator(mode="after")

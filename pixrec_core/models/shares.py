@@ -85,8 +85,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = summed(gradients[0].clone())
-        return total.split(list(context.counts))[distributed.get_rank()], None
+        parts: tuple[Tensor, ...] = torch.split(summed(gradients[0].clone()), list(context.counts))
+        return parts[distributed.get_rank()], None
 
 
 def summed(values: Tensor) -> Tensor:

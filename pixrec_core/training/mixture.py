@@ -30,8 +30,10 @@ class Mixture(Dataset[Example]):
 
     def set_epoch(self, epoch: int) -> None:
         """Called before each epoch: the windows are cut anew, and other negatives drawn."""
-        for part in (*self.windows, *self._collators):
-            part.set_epoch(epoch)
+        for windows in self.windows:
+            windows.set_epoch(epoch)
+        for collator in self._collators:
+            collator.set_epoch(epoch)
 
     def __len__(self) -> int:
         return sum(map(len, self.windows))

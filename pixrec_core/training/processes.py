@@ -24,6 +24,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, ProcessExitedException, start_processes
 
+from pixrec_core import files
 from pixrec_core.errors import LostProcessError, PixRecError, SettingsError
 from pixrec_core.training.trainer import Epoch
 
@@ -36,7 +37,9 @@ PATIENCE: Final = timedelta(days=7)
 Reports = SimpleQueue[logging.LogRecord | PixRecError | Epoch]
 
 
-def run(function: Callable[..., None], arguments: tuple[Any, ...], count: int, on_epoch: Callable[[Epoch], None]) -> None:
+def run(
+    function: Callable[..., None], arguments: tuple[Any, ...], count: int, on_epoch: Callable[[Epoch], None]
+) -> None:
     """Call a function in `count` processes that form a process group, and wait for all of them.
 
     Args:
@@ -61,7 +64,7 @@ def run(function: Callable[..., None], arguments: tuple[Any, ...], count: int, o
         meeting = (Path(folder) / "meeting").as_uri()
         given = (count, meeting, reports, CORE.getEffectiveLevel(), function, arguments)
         # Daemons: should this process end by a way that comes by nothing below, it does not wait for them.
-        group = start_processes(_take_part, given, count, join=False, daemon=True)
+        group = start_processes(_take_part, given, count, join=False, daemon=True)  # type: ignore[no-untyped-call]
         try:
             while not group.join(POLL_S):
                 _relay(reports, on_epoch)
@@ -73,6 +76,8 @@ def run(function: Callable[..., None], arguments: tuple[Any, ...], count: int, o
             for process in group.processes:  # at once: whatever is written is whole or not there
                 process.kill()
                 process.join()
+            for traceback in group.error_files:  # read by now; torch leaves them
+                files.remove(Path(traceback))
 
 
 def _relay(reports: Reports, on_epoch: Callable[[Epoch], None]) -> None:
@@ -119,7 +124,7 @@ def _take_part(
     Thread(target=_end_with_parent, daemon=True).start()
     if rank == 0:
         CORE.setLevel(level)
-        CORE.addHandler(_Forward(reports))
+        CORE.addHandler(_Forward(reports))  # type: ignore[arg-type]  # all that it wants is `enqueue`
     _join(rank, count, meeting)
     try:
         function(*arguments, on_epoch=reports.put if rank == 0 else lambda _: None)
@@ -133,7 +138,7 @@ def _take_part(
 def _join(rank: int, count: int, meeting: str) -> None:
     """Enter the process group, with a GPU or an even part of the CPU's threads.
 
-    accelerate reads the environment; of the addresses that torch would take by itself, some can be reached from outside.
+    accelerate reads the environment; the addresses that torch would take by itself can be reached from outside.
     """
     threads = max(1, torch.get_num_threads() // count)
     torch.set_num_threads(threads)
@@ -161,4 +166,4 @@ class _Forward(QueueHandler):
     """Log records to the parent, through a queue that has no threads."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue.put(record)
+        self.queue.put(record)  # type: ignore[attr-defined]

@@ -54,8 +54,7 @@ def test_every_pair_and_item_of_a_batch_is_read_by_one_process(tower: Small, win
         keys = batch["key_numbers"]
         left_out = [{int(n) for p, n in batch["excluded"] if p == pair} for pair in range(len(batch["pair_rows"]))]
         return Counter(
-            (int(keys[target]), frozenset(left))
-            for target, left in zip(batch["pair_targets"], left_out, strict=True)
+            (int(keys[target]), frozenset(left)) for target, left in zip(batch["pair_targets"], left_out, strict=True)
         )
 
     assert sum((pairs(share) for share in shares), Counter()) == pairs(whole)
