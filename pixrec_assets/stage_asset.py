@@ -19,7 +19,7 @@ from pixrec_assets.partitions import (
     STARTING,
     VARIANT,
 )
-from pixrec_core.errors import PixRecError
+from pixrec_core.errors import LostProcessError, PixRecError
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Stamp, Work
 
@@ -135,7 +135,8 @@ def materialise(stage: Stage, work: Work, **callbacks: Any) -> Stamp:
     try:
         return stage.materialise(work, **callbacks)
     except PixRecError as error:
-        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+        again = isinstance(error, LostProcessError)
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=again) from error
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
         raise dg.Failure(INTERRUPTED, allow_retries=False) from interrupt
 

@@ -8,6 +8,7 @@ PixRecError
 ├── BackboneError        a vision-language model could not be loaded or does not fit
 ├── BusyError            another process is making the same artefact
 ├── CheckpointError      a checkpoint is damaged
+├── LostProcessError     one of several processes that train together died
 ├── QueryError           recommendations were asked for by what is unknown, or cannot be read
 └── ArtefactError        any other artefact is damaged or does not match the one that it was made from
 
@@ -20,6 +21,7 @@ __all__ = [
     "BusyError",
     "CheckpointError",
     "ContractError",
+    "LostProcessError",
     "MissingArtefactError",
     "PixRecError",
     "QueryError",
@@ -58,6 +60,10 @@ class BusyError(PixRecError):
 
 class CheckpointError(PixRecError):
     """A checkpoint cannot be read."""
+
+
+class LostProcessError(PixRecError):
+    """One of several processes died. Unlike other faults it may not come again: another try resumes."""
 
 
 class QueryError(PixRecError):

@@ -19,6 +19,7 @@ def info_nce(
     negatives: Tensor,
     temperature: float,
     offsets: Tensor | None = None,
+    count: int | None = None,
 ) -> Tensor:
     """Contrastive cross-entropy of each query's own key against the keys that may be its negatives.
 
@@ -31,17 +32,20 @@ def info_nce(
         targets: (M,) row of `keys` that answers each query.
         negatives: (M, I) bool, which keys may count against a query; the target's entry is ignored.
         temperature: tau; cosines are divided by it.
-        offsets: (I,) added to the logits of each key: see `popularity_offsets` and `Candidates`.
+        offsets: (I,) added to the logits of each key: see `popularity_offsets` and `Negatives`.
+        count: queries of the whole batch, where these are one process's share of them; by default M.
 
     Returns:
-        Mean over queries, a scalar. On zero vectors it is the mean of log(1 + negatives of a query).
+        Sum over queries divided by `count`, a scalar: their mean, or what a share adds to it. On zero vectors the
+        mean is that of log(1 + negatives of a query).
     """
     with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would blur cosines, and tau sharpens the blur
         logits = queries.float() @ keys.float().T / temperature
     if offsets is not None:
         logits = logits + offsets
     kept = negatives.scatter(1, targets[:, None], value=True)
-    return functional.cross_entropy(logits.masked_fill(~kept, -torch.inf), targets)
+    losses = functional.cross_entropy(logits.masked_fill(~kept, -torch.inf), targets, reduction="sum")
+    return losses / (len(queries) if count is None else count)
 
 
 def popularity_offsets(counts: Tensor) -> Tensor:
@@ -56,19 +60,20 @@ def popularity_offsets(counts: Tensor) -> Tensor:
     return -(counts / counts.sum()).log()
 
 
-def next_item_generation(logits: Tensor, tokens: Tensor) -> Tensor:
+def next_item_generation(logits: Tensor, tokens: Tensor, count: int | None = None) -> Tensor:
     """Mean cross-entropy of target tokens.
 
     Args:
         logits: (T, V), of the position before each token: the shift is done by whoever gathers them.
         tokens: (T,) the tokens to be predicted.
+        count: tokens of the whole batch, where these are one process's share of them; by default T.
 
     Returns:
-        A scalar; zero where there is nothing to predict (items without text).
+        Sum over tokens divided by `count`, a scalar; zero where there is nothing to predict (items without text).
     """
     if tokens.numel() == 0:
         return logits.sum()  # zero, still part of the graph
-    return functional.cross_entropy(logits.float(), tokens)
+    return functional.cross_entropy(logits.float(), tokens, reduction="sum") / (len(tokens) if count is None else count)
 
 
 def mix(generation: Tensor, item_item: Tensor, user_item: Tensor, a: float, b: float) -> Tensor:

@@ -178,11 +178,23 @@ class TrainingSettings(Section):
     best_by: Literal["ndcg@10", "recall@10"] = Field("ndcg@10", description="validation metric of the epoch to keep")
     patience: Positive = Field(3, description="epochs without a better `best_by` before training stops")
     seed: int = Field(0, description="of weights, shuffling and dropout")
+    # Never dumped, so in no fingerprint: what is learnt depends on it in the order of sums alone.
+    processes: Positive = Field(
+        1,
+        exclude=True,
+        description="processes of this machine that share each batch; each has a GPU, or its part of the CPU",
+    )
 
     @model_validator(mode="after")
     def _weights_leave_room(self) -> Self:
         if self.weight_item_item + self.weight_user_item > 1:
             raise ValueError("weight_item_item + weight_user_item is over 1; the generation loss weighs the rest")
+        return self
+
+    @model_validator(mode="after")
+    def _every_process_has_a_window(self) -> Self:
+        if self.processes > self.batch_users:
+            raise ValueError(f"processes is {self.processes}, but a batch has {self.batch_users} windows to share")
         return self
 
 

@@ -1,22 +1,24 @@
 """From item numbers to padded tensors: each distinct item of a batch once, every prefix of a window at once.
 
 Shapes: B rows, L tokens, I distinct items, J photos among them, M (history, target) pairs, T items of all
-histories laid end to end.
+histories laid end to end, C items whose vectors a training batch compares.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pixrec_core import prompts
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemBlock, ItemInputs
 from pixrec_core.models.negatives import Negatives
+from pixrec_core.models.shares import WHOLE, Share
 from pixrec_core.models.windows import Window
 
 Batch = dict[str, Any]
@@ -34,16 +36,23 @@ class Collator:
         processor: of the backbone.
         load_photos: brings what the vision tower needs of some photos.
         negatives: what targets are told apart from; None leaves them the items of the batch.
+        share: what this process reads of a training batch.
     """
 
     inputs: ItemInputs
     processor: Processor
     load_photos: PhotoLoader
     negatives: Negatives | None = None
+    share: Share = WHOLE
     _next: Ids = field(init=False)
 
     def __post_init__(self) -> None:
         self._next = np.array(self.processor.text_ids(prompts.NEXT), dtype=np.int64)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        if self.negatives:
+            self.negatives.set_epoch(epoch)
 
     @cached_property
     def _first(self) -> Ids:
@@ -121,19 +130,26 @@ class Collator:
     def __call__(self, windows: Sequence[Window]) -> Batch:
         """A training batch: histories, the distinct items and others, and every pair of a prefix and its next item.
 
+        Of the batch that `windows` are, this process's share is read: histories and their pairs, and items. The
+        items of all shares, one share after the other, are the C keys that every pair is compared with.
+
         Returns:
             `history_ids`, `history_slots` (B, L), `history_numbers` (T,), `item_ids`, `item_slots` (I, L'),
-            `item_starts`, `item_ends`, `item_numbers`, `item_offsets` (I,), `photos`; for the M pairs `pair_rows` (M,),
+            `item_starts`, `item_ends`, `item_numbers` (I,), `photos`; `key_numbers`, `key_offsets` (C,) and
+            `key_counts`, how many keys each process reads; for the M pairs `pair_rows` (M,),
             `pair_spans` (M, 3) token positions (end of history, start and end of target), `pair_places`
-            (M, 2) as in `histories`, `pair_targets` (M,) rows of the distinct items; `excluded` (E, 2) pairs
-            and items that are no negatives of them; `label_rows`, `label_positions` of text to generate.
+            (M, 2) as in `histories`, `pair_targets` (M,) among the keys; `excluded` (E, 2) pairs
+            and items that are no negatives of them; `label_rows`, `label_positions` of text to generate;
+            `pair_count`, `label_count` of all shares.
         """
-        items_read = [window.items for window in windows]
-        own, occurrences = np.unique(np.concatenate(items_read).astype(np.int64), return_inverse=True)
-        numbers, offsets = self.negatives.beside(own) if self.negatives else (own, np.zeros(len(own)))
-        places = self._places(numbers)
-        items, histories = self._items(numbers, places), self._histories(items_read, places)
-        pairs = _pairs(windows, histories, torch.from_numpy(occurrences))
+        numbers, offsets, counts = self._keys(windows)
+        own = self.share.windows(windows)
+        read = np.split(numbers, np.cumsum(counts)[:-1])[self.share.rank]
+        if not len(read):
+            read = numbers[:1]  # read for nothing, but nobody can read no item
+        places = self._places(np.array(list(dict.fromkeys([*read, *(n for window in own for n in window.items)]))))
+        items, histories = self._items(read, places), self._histories([window.items for window in own], places)
+        pairs = _pairs(own, histories, {int(number): place for place, number in enumerate(numbers)})
         text_lengths = np.array([self.inputs.blocks[n].text_length for n in numbers])
         return {
             "history_ids": histories["ids"],
@@ -144,11 +160,26 @@ class Collator:
             "item_starts": items["starts"],
             "item_ends": items["ends"],
             "item_numbers": items["numbers"],
-            "item_offsets": torch.from_numpy(offsets).float(),
+            "key_numbers": torch.from_numpy(numbers),
+            "key_offsets": torch.from_numpy(offsets).float(),
+            "key_counts": counts,
             "photos": self._load(places),
             **pairs,
             **_labels(pairs, text_lengths),
+            "pair_count": sum(len(window.items) - 1 for window in windows),
+            "label_count": sum(self.inputs.blocks[n].text_length for window in windows for n in window.items[1:]),
         }
+
+    def _keys(self, windows: Sequence[Window]) -> tuple[Ids, NDArray[np.float64], list[int]]:
+        """Numbers and offsets of all items of a training batch, in the order of who reads them, and how many each."""
+        lengths = [len(window.items) for window in windows]
+        own, firsts = np.unique(np.concatenate([window.items for window in windows]), return_index=True)
+        numbers, offsets = self.negatives.beside(own) if self.negatives else (own, np.zeros(len(own)))
+        rows = np.repeat(np.arange(len(windows)), lengths)[firsts]
+        holders = self.share.holders(rows, len(numbers) - len(own))
+        order = np.argsort(holders, kind="stable")
+        counts = np.bincount(holders, minlength=self.share.ranks).tolist()
+        return numbers[order], offsets[order], counts
 
     def _history(self, window: Sequence[int], places: dict[int, int]) -> tuple[Ids, Ids, Ids]:
         """Token ids, slots and item spans of one window."""
@@ -190,15 +221,20 @@ def _pad(rows: Sequence[Ids | Tensor], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 
-def _pairs(windows: Sequence[Window], histories: Batch, occurrences: Tensor) -> Batch:
+def _pairs(windows: Sequence[Window], histories: Batch, keys: Mapping[int, int]) -> Batch:
     """All (prefix, next item) pairs of a batch.
 
     Negatives of a pair are all items but those that the user takes later, in this window or in training
     after it: these are right answers too. Items that the user has had already are negatives like any other.
+
+    Args:
+        windows: of the batch.
+        histories: from `histories`.
+        keys: place of each item among those that are compared.
     """
     rows: list[int] = []
     targets: list[int] = []
-    spans, places, excluded = [], [], []
+    spans, places, excluded = [], [], [np.empty((0, 2), dtype=np.int64)]
     for row, (window, span) in enumerate(zip(windows, histories["spans"], strict=True)):
         start = int(histories["places"][row, 0])
         for n in range(1, len(window.items)):
@@ -207,12 +243,12 @@ def _pairs(windows: Sequence[Window], histories: Batch, occurrences: Tensor) -> 
             rows.append(row)
             spans.append((span[n - 1, 1], span[n, 0], span[n, 1]))
             places.append((start, start + n))
-            targets.append(start + n)
+            targets.append(keys[window.items[n]])
     return {
-        "pair_rows": torch.tensor(rows),
-        "pair_spans": torch.tensor(np.array(spans)),
-        "pair_places": torch.tensor(places),
-        "pair_targets": occurrences[targets],
+        "pair_rows": torch.tensor(rows, dtype=torch.long),
+        "pair_spans": torch.from_numpy(np.array(spans, dtype=np.int64).reshape(-1, 3)),
+        "pair_places": torch.tensor(places, dtype=torch.long).reshape(-1, 2),
+        "pair_targets": torch.tensor(targets, dtype=torch.long),
         "excluded": torch.from_numpy(np.concatenate(excluded)),
     }
 

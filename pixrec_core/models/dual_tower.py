@@ -19,6 +19,7 @@ from pixrec_core import losses
 from pixrec_core.models.backbones import reader_of
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.residual import Residual
+from pixrec_core.models.shares import gathered, of_the_first
 
 disable_progress_bar()  # a checkpoint is one shard; bars of one step would only break up progress lines
 
@@ -58,7 +59,7 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
 
 @dataclass
 class DualTowerOutput(ModelOutput):  # type: ignore[misc]
-    """Losses of a batch, each a scalar: the mixed one and its three terms."""
+    """Losses of a batch, or what one process's share of it adds to them, each a scalar: the mixed one and its terms."""
 
     loss: Tensor | None = None
     generation: Tensor | None = None
@@ -164,9 +165,9 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
     def forward(self, **batch: Any) -> DualTowerOutput:
         """Losses of a training batch of `Collator.__call__`; all prefixes of a window in one pass."""
         features = self.photo_features(batch["photos"])
-        kept = self.residual.kept() if self.residual else None
+        kept = of_the_first(self.residual.kept()) if self.residual else None
         items = {name: batch[f"item_{name}"] for name in ("ids", "slots", "starts", "ends", "numbers")}
-        keys = self.item_vectors(items, features, kept)
+        keys = gathered(self.item_vectors(items, features, kept), batch["key_counts"])
         hidden = self.hidden_states(batch["history_ids"], batch["history_slots"], features)
 
         rows, (history_ends, starts, ends) = batch["pair_rows"], batch["pair_spans"].unbind(1)
@@ -177,10 +178,10 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         )
         target = self._project(self.item_head, target_means)
 
-        config, answers, offsets = self.config, batch["pair_targets"], batch["item_offsets"]
-        negatives = allowed_negatives(batch["excluded"], batch["item_numbers"], len(answers))
-        item_item = losses.info_nce(target, keys, answers, negatives, config.tau, offsets)
-        user_item = losses.info_nce(user, keys, answers, negatives, config.tau, offsets)
+        config, answers, offsets, count = self.config, batch["pair_targets"], batch["key_offsets"], batch["pair_count"]
+        negatives = allowed_negatives(batch["excluded"], batch["key_numbers"], len(answers))
+        item_item = losses.info_nce(target, keys, answers, negatives, config.tau, offsets, count)
+        user_item = losses.info_nce(user, keys, answers, negatives, config.tau, offsets, count)
         generation = self._generation(hidden, batch)
         loss = losses.mix(generation, item_item, user_item, config.weight_item_item, config.weight_user_item)
         return DualTowerOutput(loss, generation.detach(), item_item.detach(), user_item.detach())
@@ -204,7 +205,7 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         """L_NIG; the language-model head only where there is a token to predict, from the position before it."""
         rows, positions = batch["label_rows"], batch["label_positions"]
         logits = self.reader.logits(hidden[rows, positions - 1])
-        return losses.next_item_generation(logits, batch["history_ids"][rows, positions])
+        return losses.next_item_generation(logits, batch["history_ids"][rows, positions], batch["label_count"])
 
     @staticmethod
     def _project(head: nn.Linear, pooled: Tensor) -> Tensor:
@@ -236,7 +237,7 @@ def allowed_negatives(excluded: Tensor, numbers: Tensor, pairs: int) -> Tensor:
         pairs: M.
     """
     allowed = torch.ones(pairs, len(numbers), dtype=torch.bool, device=numbers.device)
-    places = torch.full((int(max(numbers.max(), excluded[:, 1].max())) + 1,), -1, device=numbers.device)
+    places = torch.full((int(torch.cat([numbers, excluded[:, 1]]).max()) + 1,), -1, device=numbers.device)
     places[numbers] = torch.arange(len(numbers), device=numbers.device)
     rows, columns = excluded[:, 0], places[excluded[:, 1]]
     allowed[rows[columns >= 0], columns[columns >= 0]] = False

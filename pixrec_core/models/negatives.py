@@ -21,13 +21,20 @@ class Negatives:
         counts: (N,) occurrences of each item of the catalogue in training. One without any is never
             drawn: what comes after the split is not to be known.
         sampled: items drawn for a step; all there are, where there are fewer.
+        seed: of the draws; with the epoch it fixes them, in every process of a training alike.
         correct_popularity: whether logits of the batch's own items are corrected by `popularity_offsets`.
     """
 
-    def __init__(self, counts: Ids, sampled: int, *, correct_popularity: bool = False) -> None:
+    def __init__(self, counts: Ids, sampled: int, seed: int, *, correct_popularity: bool = False) -> None:
         self._counts = counts
         self._sampled = sampled
+        self._seed = seed
         self._correct_popularity = correct_popularity
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        self._generator = np.random.default_rng((self._seed, epoch, 1))  # without the 1: the stream of `Windows`
 
     def beside(self, own: Ids) -> tuple[Ids, NDArray[np.float64]]:
         """The items of a batch and the sample after them, and the offsets of their logits.
@@ -47,6 +54,6 @@ class Negatives:
         possible = self._counts > 0
         possible[own] = False
         others = np.flatnonzero(possible)
-        drawn = others[torch.randperm(len(others))[: self._sampled].numpy()]
+        drawn = self._generator.choice(others, min(self._sampled, len(others)), replace=False)
         standing_for = np.full(len(drawn), np.log(len(others) / len(drawn)) if len(drawn) else 0.0)
         return np.concatenate([own, drawn]), np.concatenate([offsets, standing_for])

@@ -14,6 +14,7 @@ from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import ItemInputs, item_inputs
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, photo_files, photo_rows
+from pixrec_core.models.shares import WHOLE, Share
 from pixrec_core.paths import VariantPaths
 
 
@@ -49,10 +50,12 @@ class TowerInputs:
         number = {item: n for n, item in enumerate(self.items)}
         return [[number[item] for item in sequence] for sequence in sequences]
 
-    def collator(self, photos: PhotoStore | None = None, negatives: Negatives | None = None) -> Collator:
-        """Batches whose photos come from a store, or are decoded for each; training brings its negatives."""
+    def collator(
+        self, photos: PhotoStore | None = None, negatives: Negatives | None = None, share: Share = WHOLE
+    ) -> Collator:
+        """Batches whose photos come from a store, or are decoded for each; training brings its negatives and share."""
         store = photos or self.pixels
-        return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives)
+        return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives, share)
 
 
 @torch.inference_mode()

@@ -23,13 +23,15 @@ from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import feature_store, pixel_store
+from pixrec_core.models.shares import Share
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
+from pixrec_core.training import processes
 from pixrec_core.training.mixture import Mixture
-from pixrec_core.training.trainer import DualTowerTrainer, Epoch
+from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
 from pixrec_core.training.validation import MeanValidation, Validation
 
 __all__ = ["build", "train"]
@@ -49,8 +51,8 @@ def train(
 ) -> Stats:
     """Train one variant and write its checkpoint: the epoch with the best validation metric `settings.best_by`.
 
-    A run that was killed goes on from its last whole epoch, if it is still the same run. Items and users are
-    those of their dataset alone: the same id in two datasets is two items.
+    A run that was killed goes on from its last whole epoch, if it is still the same run, in however many processes.
+    Items and users are those of their dataset alone: the same id in two datasets is two items.
 
     Args:
         model_settings: backbone and size of the vectors.
@@ -65,11 +67,33 @@ def train(
         ContractError: the sequences broke their data contract, or hold nothing to train on.
         BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
         CheckpointError: the checkpoint to start from is damaged.
+        SettingsError: there are fewer GPUs than processes.
+        LostProcessError: one of several processes died.
     """
     for each in datasets.values():
         require_valid(each.dataset)
+    given = hub.pinned(model_settings), settings, paths, datasets, _state_folder(paths, run), start
+    if settings.processes > 1:
+        processes.run(_fit, given, settings.processes, on_epoch)
+    else:
+        _fit(*given, on_epoch=on_epoch)
+    files.remove(paths.training)
+    record = files.read_json(paths.checkpoint / checkpoint.CURVES)
+    return {name: value for name, value in record.items() if name != "epochs"}
+
+
+def _fit(
+    model_settings: ModelSettings,
+    settings: TrainingSettings,
+    paths: VariantPaths,
+    datasets: Mapping[str, VariantPaths],
+    state: Path,
+    start: Path | None,
+    *,
+    on_epoch: Callable[[Epoch], None],
+) -> None:
+    """`train` in one process: all of it, or what one of a group has to do. The first of them writes the checkpoint."""
     set_seed(settings.seed)
-    model_settings = hub.pinned(model_settings)
     model, inputs = build(model_settings, settings, list(datasets.values()), start)
     frozen = model if model_settings.vision == "frozen" else None
     parts = {
@@ -81,7 +105,7 @@ def train(
         model,
         Mixture([(part.windows, part.collator) for part in parts.values()]),
         settings,
-        _state_folder(paths, run),
+        state,
         paths.curves,
         validate=MeanValidation(judges) if len(judges) > 1 else next(iter(judges.values())),
         on_epoch=on_epoch,
@@ -89,9 +113,12 @@ def train(
     )
     begin = time.monotonic()
     trainer.fit()
+    if not trainer.is_world_process_zero():
+        return
     record = {
         **trainer.curves(),
         "seconds": round(time.monotonic() - begin, 3),
+        "processes": settings.processes,
         "examples": sum(part.windows.targets for part in parts.values()),
         "data": {name: part.counts() for name, part in parts.items()},
         **checkpoint.origin(model_settings, model, start),
@@ -99,8 +126,6 @@ def train(
     tuning.merge(model)
     settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}
     checkpoint.save(paths.checkpoint, model, inputs[0].processor, settings_used, record)
-    files.remove(paths.training)
-    return {name: value for name, value in record.items() if name != "epochs"}
 
 
 def build(
@@ -195,16 +220,19 @@ def _part(
             "(to 2 or more under the time split), or let its cuts come later"
         )
     counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
-    negatives = Negatives(counts, settings.catalogue_negatives, correct_popularity=settings.popularity_correction)
+    negatives = Negatives(
+        counts, settings.catalogue_negatives, settings.seed, correct_popularity=settings.popularity_correction
+    )
     judge = Validation(paths.dataset, inputs, photos, settings.window)
-    return _Part(windows, inputs.collator(photos, negatives), judge)
+    return _Part(windows, inputs.collator(photos, negatives, Share.of_this_process()), judge)
 
 
 def _state_folder(paths: VariantPaths, run: str) -> Path:
-    """Where this very run keeps its state; state and curves of another one are removed."""
+    """Where this very run keeps its state; state and curves of another one, and half a state, are removed."""
     state = paths.training / run[:16]
     if not state.exists():
         files.remove(paths.training)
         files.remove(paths.curves)
     state.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(state)
     return state

@@ -29,9 +29,11 @@ class Mixture(Dataset[Example]):
         self._collators = [collator for _, collator in parts]
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch: the windows are cut anew."""
+        """Called before each epoch: the windows are cut anew, and other negatives drawn."""
         for windows in self.windows:
             windows.set_epoch(epoch)
+        for collator in self._collators:
+            collator.set_epoch(epoch)
 
     def __len__(self) -> int:
         return sum(map(len, self.windows))
@@ -44,7 +46,7 @@ class Mixture(Dataset[Example]):
         raise IndexError(index)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """A training batch of examples that are all of one dataset."""
+        """This process's share of a training batch of examples that are all of one dataset."""
         numbers = {number for number, _ in examples}
         assert len(numbers) == 1, f"a batch of datasets {sorted(numbers)}; it holds one alone"
         return self._collators[numbers.pop()]([window for _, window in examples])

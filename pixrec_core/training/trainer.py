@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -24,6 +25,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
+from pixrec_core.models import shares
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
@@ -40,6 +42,8 @@ TERMS = ("loss", "generation", "item_item", "user_item")
 
 class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trains a dual tower, judges it after each epoch by retrieval, and keeps the best epoch's weights.
+
+    In a process group each process trains its share of every batch; the first alone judges, tells and writes.
 
     Args:
         model: to be trained in place.
@@ -71,11 +75,13 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             data_collator=mixture.collate,
             train_dataset=mixture,
             eval_dataset=mixture,  # the Trainer wants one; `evaluate` reads its own
-            callbacks=[EarlyStoppingCallback(settings.patience), _Progress(name), _MarkFinished()],
+            callbacks=[EarlyStoppingCallback(settings.patience), _MarkFinished()],
         )
         self.remove_callback(PrinterCallback)
         self.terms: dict[str, Tensor] = {}
-        self.add_callback(_Curves(curves, self.terms))
+        if self.is_world_process_zero():
+            self.add_callback(_Progress(name))
+            self.add_callback(_Curves(curves, self.terms))
         self._best_by = settings.best_by
         self._validate = validate
         self._on_epoch = on_epoch
@@ -91,32 +97,38 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         self.train(resume_from_checkpoint=resumed)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of one dataset each; transformers itself would cut them from one long row of examples."""
+        """Batches of one dataset each; transformers itself would cut them from one long row of examples.
+
+        Every process goes through all of them, since the collator takes its share of each: accelerate itself would
+        hand whole batches out, whose items would not meet.
+        """
         mixture: Mixture = self.train_dataset
         batches = OneDatasetBatches(mixture.windows, self.args.train_batch_size, self.args.seed)
         loader = DataLoader(
             mixture, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
         return prepared
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """The mixed loss of a batch; its terms are summed up for the epoch's record."""
+        """The mixed loss of a batch; its terms are summed up for the epoch's record.
+
+        Gradients are averaged over processes, and each one's loss is only its part of the batch's: hence the factor.
+        """
         outputs = model(**inputs)
-        for term in TERMS:
-            self.terms[term] = outputs[term].detach()
-            self._sums[term] = self._sums[term] + self.terms[term]
+        whole = shares.summed(torch.stack([outputs[term].detach() for term in TERMS]))
+        for term, value in zip(TERMS, whole, strict=True):
+            self.terms[term] = value
+            self._sums[term] = self._sums[term] + value
         self._steps += 1
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss = outputs.loss * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate, record the epoch, and tell whoever listens."""
-        self.model.eval()
-        metrics = self._validate(self.model)
-        self.model.train()
-        losses = {term: float(self._sums[term]) / self._steps for term in TERMS} if self._steps else {}
-        seconds = time.monotonic() - self._epoch_start
-        epoch = {"epoch": round(self.state.epoch), **losses, **metrics, "seconds": round(seconds, 3)}
+        epoch = shares.told_by_the_first(self._record() if self.is_world_process_zero() else {})
         self._sums.clear()
         self._steps, self._epoch_start = 0, time.monotonic()
         prefixed = {f"eval_{key}": value for key, value in epoch.items()}
@@ -124,6 +136,15 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         self._on_epoch(epoch)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, prefixed)
         return prefixed
+
+    def _record(self) -> Epoch:
+        """Losses and validation metrics of the epoch that ends."""
+        self.model.eval()
+        metrics = self._validate(self.model)
+        self.model.train()
+        losses = {term: float(self._sums[term]) / self._steps for term in TERMS} if self._steps else {}
+        seconds = time.monotonic() - self._epoch_start
+        return {"epoch": round(self.state.epoch), **losses, **metrics, "seconds": round(seconds, 3)}
 
     def curves(self) -> dict[str, Any]:
         """Every epoch's record, those before a resume included, and which was best."""
@@ -145,12 +166,17 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         }
 
 
+def remove_unfinished(state: Path) -> None:
+    """Remove what a killed writer left half."""
+    for folder in state.glob("checkpoint-*"):
+        if not (folder / FINISHED).exists():
+            files.remove(folder)
+
+
 def last_finished(state: Path) -> str | None:
-    """Folder of the newest whole epoch, to resume from; what a killed writer left half is removed."""
-    folders = sorted(state.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    for folder in [f for f in folders if not (f / FINISHED).exists()]:
-        files.remove(folder)
-        folders.remove(folder)
+    """Folder of the newest whole epoch, to resume from."""
+    marks = state.glob(f"checkpoint-*/{FINISHED}")
+    folders = sorted((mark.parent for mark in marks), key=lambda folder: int(folder.name.rpartition("-")[2]))
     return str(folders[-1]) if folders else None
 
 
@@ -166,7 +192,7 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(state),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_users,
+        per_device_train_batch_size=settings.batch_users,  # of all processes together: each takes its share
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share,
@@ -175,6 +201,7 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
         bf16=settings.precision == "bfloat16" or (settings.precision == "auto" and is_torch_bf16_gpu_available()),
         use_cpu=not gpu,
         activation_checkpointing=settings.gradient_checkpointing,
+        ddp_find_unused_parameters=True,  # a share may hold no photo, and none may be left waiting for its gradient
         dataloader_pin_memory=gpu,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -224,6 +251,10 @@ class _MarkFinished(TrainerCallback):  # type: ignore[misc]
     """
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if args.world_size > 1:
+            distributed.barrier()  # each process writes the state of its own random numbers
+        if not state.is_world_process_zero:
+            return
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (newest / FINISHED).touch()
         for folder in Path(args.output_dir).glob("checkpoint-*"):

@@ -6,12 +6,13 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
+from pixrec_assets import stage_asset
 from pixrec_assets.definitions import ASSETS
 from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import pipeline
-from pixrec_core.errors import CheckpointError, PixRecError
+from pixrec_core.errors import CheckpointError, LostProcessError, PixRecError
 from pixrec_core.settings import Settings
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import Stage, Stats, Work
 from tests.assets import fake_stages
 
 DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]
@@ -146,6 +147,16 @@ def test_what_another_try_would_not_mend_is_not_tried_again(materialise, setting
     (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert failure.user_failure_data.description == told
     assert runs == ["sample"]
+
+
+@pytest.mark.parametrize(("error", "again"), [(LostProcessError("killed"), True), (CheckpointError("bad"), False)])
+def test_a_training_that_lost_a_process_may_be_tried_again(settings: Settings, error: PixRecError, again: bool):
+    def lost(_: Work) -> Stats:
+        raise error
+
+    with pytest.raises(dg.Failure) as failed:
+        stage_asset.materialise(replace(pipeline.RAW, run=lost), Work(settings, "sample"))
+    assert failed.value.allow_retries is again
 
 
 def test_a_stage_before_its_inputs_says_what_is_missing(materialise, settings: Settings):

@@ -182,7 +182,7 @@ def test_a_few_users_are_learnt_by_heart() -> None:
 def test_with_a_sample_of_all_items_the_loss_is_over_the_whole_training_catalogue(tower: Small) -> None:
     counts = np.ones(20, dtype=np.int64)
     counts[[11, 12]] = 0  # never in training: nobody's negative
-    model, collator = tower.model, dataclasses.replace(tower.collator, negatives=Negatives(counts, 100))
+    model, collator = tower.model, dataclasses.replace(tower.collator, negatives=Negatives(counts, 100, seed=0))
     outputs = model(**collator(WINDOWS))
 
     items = vectors(model, tower.collator, list(range(20)))
@@ -244,7 +244,7 @@ def test_items_that_are_not_in_training_learn_no_residual(tower: Small) -> None:
     taught = with_residual(tower, seed=1)
     counts = np.ones(20, dtype=np.int64)
     counts[[11, 12]] = 0
-    collator = dataclasses.replace(taught.collator, negatives=Negatives(counts, 100))
+    collator = dataclasses.replace(taught.collator, negatives=Negatives(counts, 100, seed=0))
     taught.model.residual.dropout = 0.0
     taught.model.train()(**collator(WINDOWS)).loss.backward()
     ranked = taught.model.residual.candidate.weight.grad.abs().sum(1) > 0

@@ -16,7 +16,7 @@ from pixrec_core import files, pipeline
 from pixrec_core.models import checkpoint
 from pixrec_core.stages import Work
 from pixrec_core.training import trainer
-from pixrec_core.training.trainer import FINISHED, last_finished
+from pixrec_core.training.trainer import FINISHED, last_finished, remove_unfinished
 from pixrec_core.training.validation import Validation
 from tests.core.shop import open_shop
 
@@ -173,5 +173,7 @@ def test_half_an_epochs_state_is_never_resumed(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
         if finished:
             (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
+    assert last_finished(tmp_path) == str(tmp_path / "checkpoint-10")
+    remove_unfinished(tmp_path)
     assert last_finished(tmp_path) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-15").exists()

@@ -1,0 +1,124 @@
+"""Shares of a batch: together they are the batch, and what two processes learn of it is what one learns."""
+
+import dataclasses
+from collections import Counter
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from pixrec_core.models.negatives import Negatives
+from pixrec_core.models.residual import Residual
+from pixrec_core.models.shares import WHOLE, Share, summed
+from pixrec_core.models.windows import Window
+from pixrec_core.training import processes
+from tests.core.models.small import Small, small
+
+#: Item 0 has no text, item 1 a very long one, every fourth no photo; what a user takes later others take too.
+WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7], later=[2, 8]), Window([3, 8]), Window([9, 2, 5], later=[0])]
+BATCHES = {"even": WINDOWS, "uneven": WINDOWS[:3], "one window": WINDOWS[1:2], "no photo": [Window([4, 8, 12])] * 2}
+TERMS = ("loss", "generation", "item_item", "user_item")
+
+
+def collated(tower: Small, windows: list[Window], share: Share, sampled: int = 6) -> dict:
+    negatives = Negatives(np.ones(20, dtype=np.int64), sampled, seed=0)
+    return dataclasses.replace(tower.collator, negatives=negatives, share=share)(windows)
+
+
+@pytest.fixture(scope="module")
+def tower() -> Small:
+    return small()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("windows", BATCHES.values(), ids=BATCHES)
+def test_every_pair_and_item_of_a_batch_is_read_by_one_process(tower: Small, windows, ranks: int) -> None:
+    whole = collated(tower, windows, WHOLE)
+    shares = [collated(tower, windows, Share(rank, ranks)) for rank in range(ranks)]
+
+    keys = {tuple(share["key_numbers"].tolist()) for share in shares}
+    assert len(keys) == 1, "all compare the same items in one order"
+    (numbers,) = keys
+    assert sorted(numbers) == sorted(whole["key_numbers"].tolist())
+    offsets = dict(zip(whole["key_numbers"].tolist(), whole["key_offsets"].tolist(), strict=True))
+    read = []
+    for rank, share in enumerate(shares):
+        assert share["key_offsets"].tolist() == [offsets[number] for number in numbers]
+        read += share["item_numbers"][: share["key_counts"][rank]].tolist()
+        assert (share["pair_count"], share["label_count"]) == (len(whole["pair_rows"]), len(whole["label_rows"]))
+    assert tuple(read) == numbers
+
+    def pairs(batch: dict) -> Counter:
+        keys = batch["key_numbers"]
+        left_out = [{int(n) for p, n in batch["excluded"] if p == pair} for pair in range(len(batch["pair_rows"]))]
+        return Counter(
+            (int(keys[target]), frozenset(left)) for target, left in zip(batch["pair_targets"], left_out, strict=True)
+        )
+
+    assert sum((pairs(share) for share in shares), Counter()) == pairs(whole)
+    assert sum(len(share["label_rows"]) for share in shares) == len(whole["label_rows"])
+
+
+def test_an_item_is_read_where_its_photo_is_read_anyway(tower: Small) -> None:
+    for rank, own in enumerate(([1, 2, 3, 0], [5, 6, 7])):
+        share = collated(tower, WINDOWS[:2], Share(rank, 2), sampled=0)
+        assert sorted(share["item_numbers"].tolist()) == sorted(own), "item 1 of both histories goes to the first"
+
+
+def taught(variant: str) -> Small:
+    """A tower of which every part has something to learn."""
+    tower = small("multimodal" if variant == "collaborative" else variant)
+    if variant == "collaborative":
+        tower.model.residual = Residual(20, 16, dropout=0.5)
+        for table in (tower.model.residual.history, tower.model.residual.candidate):
+            torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(1))
+    tower.model.train()
+    return tower
+
+
+def compare(*, on_epoch) -> None:
+    """In each of two processes: how far losses and gradients are from those of the whole batch in one."""
+    share = Share.of_this_process()
+    for variant in ("multimodal", "collaborative", "text_only"):
+        tower = taught(variant)
+        alone, together = deepcopy(tower.model), DistributedDataParallel(tower.model, find_unused_parameters=True)
+        for name, windows in BATCHES.items():
+            sampled = 0 if name == "one window" else 6  # then the second process has nothing at all to read
+            torch.manual_seed(0)  # of the residuals that drop out
+            whole = alone(**collated(tower, windows, WHOLE, sampled))
+            whole.loss.backward()
+            torch.manual_seed(share.rank)
+            part = together(**collated(tower, windows, share, sampled))
+            (part.loss * share.ranks).backward()
+            terms = summed(torch.stack([part[term].detach() for term in TERMS]))
+            expected = torch.stack([whole[term].detach() for term in TERMS])
+            pairs = list(zip(alone.parameters(), tower.model.parameters(), strict=True))
+            on_epoch(
+                {
+                    "batch": f"{variant}, {name}",
+                    "terms": float((terms / expected - 1).abs().max()),
+                    "gradients": max(distance(one.grad, two.grad) for one, two in pairs),
+                    "learning": sum(one.grad is not None for one, _ in pairs),
+                }
+            )
+            for model in (alone, together):
+                model.zero_grad()
+
+
+def distance(one: torch.Tensor | None, two: torch.Tensor | None) -> float:
+    """Largest difference as a share of the largest number."""
+    if one is None or two is None:
+        return 0.0 if one is two else float("inf")
+    return float((one - two).abs().max() / one.abs().max().clamp(min=1e-6))
+
+
+@pytest.mark.slow
+def test_losses_and_gradients_of_two_processes_are_those_of_one_with_the_whole_batch() -> None:
+    told = []
+    processes.run(compare, (), 2, told.append)
+    assert len(told) == 3 * len(BATCHES)
+    assert all(each["terms"] < 1e-5 for each in told), told
+    assert all(each["gradients"] < 1e-4 for each in told), told
+    assert all(each["learning"] > 20 for each in told)
