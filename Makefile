@@ -72,7 +72,7 @@ $(STAMP): requirements.lock pyproject.toml
 lock: ## Rewrite requirements.lock after a change in pyproject.toml; UPGRADE=1 takes the newest versions
 	$(call make_venv,build/lock)
 	@build/lock/bin/python -m pip install -qq --disable-pip-version-check $(UV)
-	build/lock/bin/uv pip compile --quiet --no-header --universal --python-version 3.11 --extra dev \
+	build/lock/bin/uv pip compile --quiet --no-header --universal --python-version 3.11 --all-extras \
 		$(if $(UPGRADE),--upgrade) --output-file requirements.lock pyproject.toml
 	@{ echo "# Written by \`make lock\`: every version that \`make setup\` installs, for users and developers alike."; \
 	echo "# Without hashes: torch has a build for each kind of machine, all under the version that stands here."; \
