@@ -5,8 +5,6 @@ import json
 import logging
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
 from pixrec_core.settings import ImageSettings
 from tests.core.data.hostile_server import hostile_server, in_turn, jpeg, raw, sends
+from tests.core.forks import CONTEXT
 
 
 @pytest.fixture
@@ -354,16 +353,6 @@ class TestJournal:
         assert manifest(paths)["a"]["attempts"] == 4
 
 
-RUN = """
-import sys
-from pathlib import Path
-from pixrec_core.data import images
-from pixrec_core.paths import DatasetPaths
-from pixrec_core.settings import ImageSettings
-images.download(ImageSettings.model_validate_json(sys.argv[1]), DatasetPaths(Path(sys.argv[2])))
-"""
-
-
 class Killing:
     """Runs of one download that are killed when the server has answered so often."""
 
@@ -373,14 +362,16 @@ class Killing:
     def run(self, until):
         """Returns whether the kill came before the end."""
         settled, hits = self.settled(), dict(self.server.hits)
-        process = subprocess.Popen([sys.executable, "-c", RUN, self.chosen.model_dump_json(), str(self.paths.root)])
-        while not until() and process.poll() is None:
+        process = CONTEXT.Process(target=images.download, args=(self.chosen, self.paths))
+        process.start()
+        while not until() and process.is_alive():
             time.sleep(0.001)
         time.sleep(random.Random(len(hits)).uniform(0, 0.03))
         process.kill()
-        assert process.wait() in {0, -signal.SIGKILL}
+        process.join()
+        assert process.exitcode in {0, -signal.SIGKILL}
         self.asks_for_none_of(settled, hits)
-        return process.returncode != 0
+        return process.exitcode != 0
 
     def finish(self):
         settled, hits = self.settled(), dict(self.server.hits)
