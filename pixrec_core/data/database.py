@@ -5,6 +5,7 @@ makes a new one that takes the old one's place, and a reader never locks anybody
 """
 
 import glob
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,15 @@ import duckdb
 from pixrec_core import files
 from pixrec_core.errors import ArtefactError
 
-#: Of one connection; what does not fit spills to disk. A few backfill workers fit side by side.
-MEMORY_LIMIT: Final = "2GB"
+_THREADS: Final = min(os.cpu_count() or 1, 8)
+
+Config = dict[str, str | bool | int | float | list[str]]  # as DuckDB's own stubs have it
+
+#: Of one connection; what does not fit spills to disk. With less than 256 MB a thread, sorts and joins of many millions
+#: of rows can fail for want of memory; with more, DuckDB holds more of a large input and is no faster for it.
+CONFIG: Final[Config] = {"threads": _THREADS, "memory_limit": f"{max(512, 256 * _THREADS)}MB"}
+#: For queries that something slower waits between, and that leave memory to it.
+SMALL: Final[Config] = CONFIG | {"threads": 1, "memory_limit": "128MB"}
 
 
 @contextmanager
@@ -32,7 +40,7 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     for leftover in leftovers:  # a killed run's log would be replayed into the new file
         files.remove(leftover)
     try:
-        with duckdb.connect(path, config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)}) as connection:
+        with duckdb.connect(path, config=CONFIG | {"temp_directory": str(spill)}) as connection:
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"{path} could not be written: {error}") from error
@@ -52,14 +60,15 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with duckdb.connect(path, read_only=True) as connection:
             # not at connecting: connections of one process to one file must be configured alike
-            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            for name, value in CONFIG.items():
+                connection.execute(f"SET {name} = {literal(value)}")
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"{path} cannot be read: {error}; remake it with `pixrec run`") from error
 
 
 @contextmanager
-def querying() -> Iterator[duckdb.DuckDBPyConnection]:
+def querying(config: Config = CONFIG) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection without a file of its own, for queries over Parquet files.
 
     Raises:
@@ -68,8 +77,9 @@ def querying() -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="pixrec-") as spill,
-            duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill}) as connection,
+            duckdb.connect(config=config | {"temp_directory": spill}) as connection,
         ):
+            connection.execute("SET enable_progress_bar = false")  # drawn while a result waits to be read on
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"a query failed: {error}") from error

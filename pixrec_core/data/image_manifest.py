@@ -5,10 +5,12 @@ them there; rows come out as a stream.
 """
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import polars as pl
 
 from pixrec_core import files
@@ -23,24 +25,25 @@ SIZE_KEY: Final = "pixrec.size"  # in the file's metadata: the setting that its 
 
 _BATCH: Final = 512
 _SQL_TYPES: Final = {pl.String: "VARCHAR", pl.Int32: "INTEGER", pl.Int64: "BIGINT"}
-_COLUMNS: Final = ", ".join(f"{name}: '{_SQL_TYPES[type(kind)]}'" for name, kind in IMAGE_SCHEMA.items())
+_COLUMNS: Final = {name: _SQL_TYPES[type(kind)] for name, kind in IMAGE_SCHEMA.items()}
 
-#: The newest outcome of each item and URL: the manifest's rows have line 0. A window over nothing follows the file,
-#: and the line with the journal's settings is a row of nulls.
-_WANTED: Final = """
-WITH wanted AS (SELECT item, image_url AS url FROM read_parquet({items}) WHERE image_url IS NOT NULL),
-told AS (
-    {kept}
-    SELECT {names}, row_number() OVER () AS line
-    FROM read_json({journal}, format = 'newline_delimited', columns = {{{columns}}})
-),
-known AS (FROM told WHERE item IS NOT NULL QUALIFY row_number() OVER (PARTITION BY item, url ORDER BY line DESC) = 1)
-SELECT {names} FROM wanted LEFT JOIN known USING (item, url)
-"""
-_KEPT: Final = "SELECT {names}, 0 AS line FROM read_parquet({manifest}) WHERE status = 'ok' UNION ALL"
+#: Rows in the order in which they were told; the line with the journal's settings is a row of nulls.
+_TOLD: Final = f"CREATE TEMP TABLE told ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})"
+_KEPT: Final = "INSERT INTO told BY NAME SELECT * FROM read_parquet($file) WHERE status = 'ok'"
+_NOTED: Final = f"""
+INSERT INTO told BY NAME SELECT * FROM read_json($file, format = 'newline_delimited', columns = {_COLUMNS})
+WHERE item IS NOT NULL
+"""  # noqa: S608
+#: Of each item and URL the newest stays. In steps, since each of them spills to disk and a window over all does not.
+_NEWEST: Final = "DELETE FROM told WHERE rowid NOT IN (SELECT max(rowid) FROM told GROUP BY item, url)"
+_WANTED: Final = f"""
+SELECT {", ".join(_COLUMNS)}
+FROM (SELECT item, image_url AS url FROM read_parquet({{items}}) WHERE image_url IS NOT NULL)
+LEFT JOIN told USING (item, url)
+"""  # noqa: S608
 
 
-def known(paths: DatasetPaths, size: int) -> Iterator[tuple[str, str, Outcome | None]]:
+def known(paths: DatasetPaths, size: int) -> Generator[tuple[str, str, Outcome | None]]:
     """Item and URL of every photo that is wanted, with what an earlier run made of it.
 
     That is, from the journal, whatever a killed run noted, else from the manifest a photo of the same
@@ -50,37 +53,42 @@ def known(paths: DatasetPaths, size: int) -> Iterator[tuple[str, str, Outcome | 
         MissingArtefactError: the catalogue has not been made.
         ArtefactError: it or the manifest is damaged.
     """
-    query = _query(paths, with_manifest=_size(paths) == str(size))
-    for row in _rows(query):
-        outcome = Outcome(**dict(zip(IMAGE_SCHEMA, row, strict=True)))
-        yield outcome.item, outcome.url, outcome if outcome.status else None
+    with _told(paths, with_manifest=_size(paths) == str(size)) as connection:
+        for row in _rows(connection, _wanted(paths)):
+            outcome = Outcome(**dict(zip(_COLUMNS, row, strict=True)))
+            yield outcome.item, outcome.url, outcome if outcome.status else None
 
 
 def write(paths: DatasetPaths, size: int, target: Path) -> None:
     """Write to `target` what the journal says of every photo that is wanted, sorted by item. Schema: `IMAGE_SCHEMA`."""
-    options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{literal(SIZE_KEY)}: {literal(size)}}}"
-    with database.querying() as connection:
-        query = _query(paths, with_manifest=False)
-        connection.execute(f"COPY ({query} ORDER BY item) TO {literal(target)} ({options})")
+    metadata = f"KV_METADATA {{{literal(SIZE_KEY)}: {literal(size)}}}"
+    with _told(paths, with_manifest=False) as connection:
+        connection.execute(
+            f"COPY ({_wanted(paths)} ORDER BY item) TO {literal(target)} "
+            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20_480, {metadata})"
+        )
 
 
-def _query(paths: DatasetPaths, with_manifest: bool) -> str:
-    names = ", ".join(IMAGE_SCHEMA)
-    manifest = literal(glob.escape(str(paths.images_manifest)))
-    return _WANTED.format(
-        items=literal(database.parquet(paths.items)),
-        kept=_KEPT.format(names=names, manifest=manifest) if with_manifest else "",
-        journal=literal(glob.escape(str(paths.images_journal))),
-        names=names,
-        columns=_COLUMNS,
-    )
+@contextmanager
+def _told(paths: DatasetPaths, with_manifest: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with a table `told`: the newest outcome of each item and URL."""
+    with database.querying(database.SMALL) as connection:
+        connection.execute(_TOLD)
+        if with_manifest:
+            connection.execute(_KEPT, {"file": glob.escape(str(paths.images_manifest))})
+        connection.execute(_NOTED, {"file": glob.escape(str(paths.images_journal))})
+        connection.execute(_NEWEST)
+        yield connection
 
 
-def _rows(query: str) -> Iterator[tuple[Any, ...]]:
-    with database.querying() as connection:
-        result = connection.execute(query)
-        while batch := result.fetchmany(_BATCH):
-            yield from batch
+def _wanted(paths: DatasetPaths) -> str:
+    return _WANTED.format(items=literal(database.parquet(paths.items)))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
+    result = connection.execute(query)
+    while batch := result.fetchmany(_BATCH):
+        yield from batch
 
 
 def _size(paths: DatasetPaths) -> str | None:
@@ -113,7 +121,8 @@ def _damaged(path: Path, error: Exception) -> ArtefactError:
 def stored(manifest: Path) -> Iterator[str]:
     """Items of a manifest that have a photo."""
     query = f"SELECT item FROM read_parquet({literal(glob.escape(str(manifest)))}) WHERE status = '{OK}'"  # noqa: S608
-    return (item for (item,) in _rows(query))
+    with database.querying(database.SMALL) as connection:
+        yield from (item for (item,) in _rows(connection, query))
 
 
 def counts(manifest: pl.LazyFrame) -> pl.DataFrame:
