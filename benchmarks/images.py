@@ -47,11 +47,17 @@ CORES = 2
 
 
 class Job(NamedTuple):
-    """What a contestant is to do: bring the URLs, at most `size` pixels, `threads` at a time."""
+    """What a contestant is to do: bring `count` URLs under `base`, at most `size` pixels, `threads` at a time."""
 
-    urls: list[str]
+    base: str
+    count: int
     size: int
     threads: int
+
+    @property
+    def urls(self) -> list[str]:
+        """All of them; ours makes its catalogue without the list, whose memory is not the stage's."""
+        return [f"{self.base}{number}" for number in range(self.count)]
 
 
 class Cost(NamedTuple):
@@ -65,14 +71,15 @@ class Cost(NamedTuple):
 def ours(job: Job, folder: Path) -> float:
     """Seconds that the stage takes."""
     paths = DatasetPaths(folder)
-    pl.DataFrame({ITEM: job.urls, IMAGE_URL: job.urls}).write_parquet(paths.items)
+    url = pl.format("{}{}", pl.lit(job.base), pl.int_range(job.count))
+    pl.select(url.alias(ITEM), url.alias(IMAGE_URL)).lazy().sink_parquet(paths.items)
     entry = {"path": "unused", "bytes": 1, "sha256": ""}
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": None})
     settings = ImageSettings(size=job.size, threads=job.threads, per_host=job.threads, allow_private_hosts=True)
     start = time.perf_counter()
     stats = images.download(settings, paths)
     seconds = time.perf_counter() - start
-    assert stats["ok"] == len(job.urls), stats["failed_by_reason"]
+    assert stats["ok"] == job.count, stats["failed_by_reason"]
     return seconds
 
 
@@ -112,13 +119,13 @@ def img2dataset(python: str, job: Job, folder: Path) -> float:
         "encode_quality": QUALITY,
         "processes_count": CORES,
         "thread_count": job.threads // CORES,
-        "number_sample_per_shard": -(-len(job.urls) // (2 * CORES)),
+        "number_sample_per_shard": -(-job.count // (2 * CORES)),
         "timeout": 20,
     }
     command = [python, str(folder / "run.py"), json.dumps(options)]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     stored = len(list((folder / "photos").rglob("*.jpg")))
-    assert (told.returncode, stored) == (0, len(job.urls)), told.stderr[-2000:]
+    assert (told.returncode, stored) == (0, job.count), told.stderr[-2000:]
     return float(told.stdout.rpartition("SECONDS")[2])
 
 
@@ -170,8 +177,8 @@ def race(contestants: dict[str, tuple[Contestant, Job]], rounds: int) -> None:
     for number in range(rounds):
         for name, (contestant, job) in contestants.items():
             cost = measure(contestant, job)
-            rates[name].append(len(job.urls) / cost.seconds)
-            cpu_ms = 1000 * cost.cpu_s / len(job.urls)
+            rates[name].append(job.count / cost.seconds)
+            cpu_ms = 1000 * cost.cpu_s / job.count
             print(f"round {number + 1}, {name}: {rates[name][-1]:.0f}/s, {cpu_ms:.2f} ms CPU a photo", flush=True)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     for name, found in rates.items():
@@ -182,7 +189,7 @@ def race(contestants: dict[str, tuple[Contestant, Job]], rounds: int) -> None:
 def memory(base: str, size: int, threads: int) -> None:
     """Print the stage's peak memory at both counts."""
     for count in (10_000, 100_000):
-        cost = measure(ours, Job([f"{base}{number}" for number in range(count)], size, threads))
+        cost = measure(ours, Job(base, count, size, threads))
         print(f"{count:,} URLs: peak {cost.peak_mib:.0f} MiB, {count / cost.seconds:.0f}/s", flush=True)
 
 
@@ -202,10 +209,10 @@ def main() -> None:
         if chosen.memory:
             memory(base, chosen.size, chosen.threads)
             return
-        job = Job([f"{base}{number}" for number in range(chosen.photos)], chosen.size, chosen.threads)
+        job = Job(base, chosen.photos, chosen.size, chosen.threads)
         contestants: dict[str, tuple[Contestant, Job]] = {
             "ours": (ours, job),
-            "serial": (serial, job._replace(urls=job.urls[: max(1, chosen.photos // 10)])),
+            "serial": (serial, job._replace(count=max(1, chosen.photos // 10))),
         }
         if python := python_with_img2dataset(stack.enter_context(tempfile.TemporaryDirectory())):
             contestants["img2dataset"] = (partial(img2dataset, python), job)

@@ -13,6 +13,8 @@ import pytest
 PIXREC = Path(sys.executable).with_name("pixrec")
 
 TOML = """
+variants = ["multimodal", "text_only"]
+
 [datasets.small]
 source = { kind = "sample", users = 60, items = 40 }
 model = { dimension = 16, item_tokens = 8 }
@@ -73,12 +75,12 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     second = pixrec(folder, "run", "--dataset", "small")
     assert second.returncode == 0
     assert "materialising" not in second.stdout
-    assert second.stdout.count("up to date") == 23
+    assert second.stdout.count("up to date") == 18
 
     status = pixrec(folder, "status", "--dataset", "small").stdout
     for figure in ("60 users", " bytes", " photos", "validation NDCG@10 0.", "flat, recall@10 1.000", "vectors of 16"):
         assert figure in status
-    assert status.count(" min ago)") == 23
+    assert status.count(" min ago)") == 18
 
     trained_again = pixrec(
         folder, "run", "--dataset", "small", "--variant", "text_only", "--stage", "ranking", "--force"
@@ -108,7 +110,9 @@ def test_a_mistake_is_told_with_its_mend_and_without_a_traceback(folder: Path, d
 
 @pytest.mark.slow
 def test_a_backbone_that_is_not_there_is_told(folder: Path) -> None:
-    done = pixrec(folder, "run", "--dataset", "blind")
+    data = ("raw", "items", "interactions", "images", "sequences")
+    stages = [word for stage in (*data, "checkpoint") for word in ("--stage", stage)]
+    done = pixrec(folder, "run", "--dataset", "blind", "--variant", "text_only", *stages)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "backbone 'no/such-model'" in done.stderr

@@ -29,13 +29,13 @@ def photos(dataset: str, failed: bool, as_json: bool) -> None:
     `pixrec run --dataset NAME --stage images --force` tries what failed again and keeps every photo
     that is there.
     """
-    from pixrec_core.data import image_journal, images  # bring what downloads and decodes
+    from pixrec_core.data import image_journal, image_manifest  # bring what downloads and decodes
 
     settings = load_settings()
     settings.dataset(dataset)
-    manifest = images.read_manifest(DatasetPaths.of(settings.data_dir, dataset))
+    manifest = image_manifest.read(DatasetPaths.of(settings.data_dir, dataset))
     failures = manifest.filter(status=image_journal.FAILED).select(ITEM, "url", "reason", "attempts")
-    shown = failures if failed else images.counts(manifest)
+    shown = failures if failed else image_manifest.counts(manifest.lazy())
     if as_json:
         click.echo(json.dumps(shown.to_dicts(), indent=2, ensure_ascii=False))
         return

@@ -5,6 +5,7 @@ makes a new one that takes the old one's place, and a reader never locks anybody
 """
 
 import glob
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +17,15 @@ import duckdb
 from pixrec_core import files
 from pixrec_core.errors import ArtefactError
 
-#: Of one connection; what does not fit spills to disk. A few backfill workers fit side by side.
-MEMORY_LIMIT: Final = "2GB"
-#: Of a file that is held open: blocks that small queries touch.
-HELD_LIMIT: Final = "256MB"
+_THREADS: Final = min(os.cpu_count() or 1, 8)
+
+Config = dict[str, str | bool | int | float | list[str]]  # as DuckDB's own stubs have it
+
+#: Of one connection; what does not fit spills to disk. With less than 256 MB a thread, sorts and joins of many millions
+#: of rows can fail for want of memory; with more, DuckDB holds more of a large input and is no faster for it.
+CONFIG: Final[Config] = {"threads": _THREADS, "memory_limit": f"{max(512, 256 * _THREADS)}MB"}
+#: For queries that something slower waits between, and that leave memory to it.
+SMALL: Final[Config] = CONFIG | {"threads": 1, "memory_limit": "128MB"}
 
 
 @contextmanager
@@ -34,7 +40,7 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     for leftover in leftovers:  # a killed run's log would be replayed into the new file
         files.remove(leftover)
     try:
-        with duckdb.connect(path, config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)}) as connection:
+        with duckdb.connect(path, config=CONFIG | {"temp_directory": str(spill)}) as connection:
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"{path} could not be written: {error}") from error
@@ -53,7 +59,8 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     files.require(path)
     with _damage_named(path), duckdb.connect(path, read_only=True) as connection:
         # not at connecting: connections of one process to one file must be configured alike
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        for name, value in CONFIG.items():
+            connection.execute(f"SET {name} = {literal(value)}")
         yield connection
 
 
@@ -75,7 +82,7 @@ class Held:
     def __init__(self, path: Path) -> None:
         self._path = files.require(path)
         with _damage_named(path):
-            self._connection = duckdb.connect(config={"memory_limit": HELD_LIMIT})
+            self._connection = duckdb.connect(config=SMALL)
             self._connection.execute(f"ATTACH {literal(path)} AS held (READ_ONLY)")
 
     def rows(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -98,7 +105,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def querying() -> Iterator[duckdb.DuckDBPyConnection]:
+def querying(config: Config = CONFIG) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection without a file of its own, for queries over Parquet files.
 
     Raises:
@@ -107,8 +114,9 @@ def querying() -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="pixrec-") as spill,
-            duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill}) as connection,
+            duckdb.connect(config=config | {"temp_directory": spill}) as connection,
         ):
+            connection.execute("SET enable_progress_bar = false")  # drawn while a result waits to be read on
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"a query failed: {error}") from error

@@ -5,18 +5,18 @@ try that failed and will be repeated is written too, as status "trying": a resum
 from it, so that it ends with the manifest of an undisturbed one.
 """
 
-import dataclasses
 import json
 import logging
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import polars as pl
+from pydantic import TypeAdapter
 
 from pixrec_core import files
-from pixrec_core.schemas import IMAGE_SCHEMA, ITEM
 from pixrec_core.settings import ImageSettings
 
 OK: Final = "ok"
@@ -26,7 +26,7 @@ TRYING: Final = "trying"
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One row of the manifest; see `IMAGE_SCHEMA` for the units."""
 
@@ -41,6 +41,9 @@ class Outcome:
     bytes: int | None = None
 
 
+_LINE: Final = TypeAdapter(Outcome)
+
+
 class Journal:
     """An append-only file of outcomes; several threads may write to it."""
 
@@ -52,16 +55,11 @@ class Journal:
         """
         self._path = path
         self._lock = threading.Lock()
-        header = settings.model_dump(mode="json")
         path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(settings.model_dump_json().encode() + b"\n")
+            file.writelines(_believed(path, settings))
         self._file = path.open("ab")
-        self._file.truncate(_whole_lines(path))
-        before, self.earlier = _read(path)
-        if before != header:
-            same_size = before is not None and before.get("size") == settings.size
-            self.earlier = self.earlier.filter(pl.col("status") == OK, pl.lit(same_size))
-            self._file.truncate(0)
-            self._write(header)
 
     def __enter__(self) -> Self:
         return self
@@ -71,40 +69,28 @@ class Journal:
 
     def append(self, outcome: Outcome) -> None:
         """Note an outcome; it has left this process when the call returns."""
-        self._write(dataclasses.asdict(outcome))
-
-    def _write(self, value: dict[str, object]) -> None:
-        line = json.dumps(value).encode() + b"\n"
+        line = _LINE.dump_json(outcome) + b"\n"
         with self._lock:
             self._file.write(line)
             self._file.flush()
-
-    def outcomes(self) -> pl.DataFrame:
-        """All outcomes so far, the newest of each item and URL. Schema: `IMAGE_SCHEMA`."""
-        return _read(self._path)[1]
 
     def remove(self) -> None:
         """The manifest holds it all: the journal has served."""
         files.remove(self._path)
 
 
-def _whole_lines(path: Path) -> int:
-    """Length in bytes of the lines that are whole; a kill can tear the last one."""
-    with path.open("rb") as file:
-        return sum(len(line) for line in file if line.endswith(b"\n"))
-
-
-def _read(path: Path) -> tuple[dict[str, object] | None, pl.DataFrame]:
-    """Settings and outcomes; neither where the file is damaged. Read as a stream: there may be millions of lines."""
-    with path.open("rb") as file:
-        header = file.readline()
-    if not header:
-        return None, IMAGE_SCHEMA.to_frame()
+def _believed(path: Path, settings: ImageSettings) -> Iterator[bytes]:
+    """Lines to go on with: whole ones, up to the first that is damaged. One at a time: there may be millions."""
+    if not path.exists():
+        return
     try:
-        before = json.loads(header)
-        lines = pl.scan_ndjson(path, schema=IMAGE_SCHEMA)
-        rows = lines.drop_nulls(ITEM).collect(engine="streaming")  # the settings' line is a row of nulls
-    except (ValueError, pl.exceptions.PolarsError) as error:
-        log.warning("%s is damaged (%s); its photos are fetched again", path, error)
-        return None, IMAGE_SCHEMA.to_frame()
-    return before, rows.unique([ITEM, "url"], keep="last", maintain_order=True)
+        with path.open("rb") as file:
+            before = json.loads(file.readline())
+            same, same_size = before == settings.model_dump(mode="json"), before["size"] == settings.size
+            for line in file:
+                if line.endswith(b"\n"):  # a kill can tear the last one
+                    outcome = _LINE.validate_json(line)
+                    if same or (same_size and outcome.status == OK):
+                        yield line
+    except (ValueError, TypeError, KeyError) as error:
+        log.warning("%s is damaged (%s); what it told from there on is fetched again", path, error)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pixrec_core import files
 from pixrec_core.data import raw_lines
-from pixrec_core.data.database import MEMORY_LIMIT, literal
+from pixrec_core.data.database import CONFIG, literal
 from pixrec_core.data.raw_lines import LineIndex, PlainFile
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
@@ -98,7 +98,7 @@ def parse(
     folder.mkdir(parents=True)
     named = stands_for or path
     try:
-        with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "spill")}) as db:
+        with duckdb.connect(config=CONFIG | {"temp_directory": str(folder / "spill")}) as db:
             plain = raw_lines.unpack(path, folder, settings.max_expansion)
             index = _load(db, plain.path, shape, folder)
             bad, first = _write_quarantine(_bad_lines(db, named, plain, index), quarantine)

@@ -30,9 +30,8 @@ def signs(paths: DatasetPaths) -> pl.DataFrame:
         MissingArtefactError: the catalogue or the raw files have not been made.
     """
     folder = raw_files.locate(paths).photos
-    catalogue = pl.read_parquet(files.require(paths.items), columns=[ITEM, IMAGE_URL])
-    is_own = pl.col("url").str.starts_with(_PREFIX) & (folder is not None)
-    own = catalogue.rename({IMAGE_URL: "url"}).filter(is_own).sort(ITEM)
+    catalogue = pl.scan_parquet(files.require(paths.items)).select(ITEM, url=IMAGE_URL)
+    own = catalogue.filter(pl.col("url").str.starts_with(_PREFIX) & (folder is not None)).sort(ITEM).collect()
     found = np.full((own.height, len(_SIGN)), -1)
     for row, url in enumerate(own["url"] if folder else ()):
         found[row] = _sign(f"{folder}/{unquote(url.removeprefix(_PREFIX).partition('?')[0])}")

@@ -3,7 +3,6 @@
 import random
 from typing import Final
 
-import requests
 import urllib3
 
 FIRST_WAIT_S: Final = 0.5  # before the second try; doubled before each one more, and shortened by chance
@@ -16,10 +15,10 @@ def is_transient(code: int) -> bool:
     return code >= 500 or code in WORTH_ANOTHER_TRY
 
 
-def retry_after(response: requests.Response) -> float | None:
+def retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
     """Seconds that a server asked to be left alone, at most `MAX_WAIT_S`; None where it did not say it readably."""
     try:
-        return urllib3.Retry(retry_after_max=int(MAX_WAIT_S)).get_retry_after(response.raw)
+        return urllib3.Retry(retry_after_max=int(MAX_WAIT_S)).get_retry_after(response)
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return None
 

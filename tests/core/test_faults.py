@@ -6,22 +6,24 @@ Elsewhere: downloads that are killed (`data/sources/test_download.py`, `data/tes
 
 import os
 import re
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from pixrec_core import files, pipeline
-from pixrec_core.data import database
+from pixrec_core.data import database, sequences
 from pixrec_core.errors import ArtefactError, PixRecError
+from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import index
 from pixrec_core.settings import IndexSettings, Settings
 from pixrec_core.stages import Stage, Work
+from tests.core.forks import CONTEXT, exit_code
 from tests.core.retrieval.test_index import built
 from tests.core.shop import DATA_STAGES, settings
 
@@ -78,56 +80,45 @@ def test_a_full_disk_never_cuts_an_index_short(small_disk: Path) -> None:
     assert content(paths.item_index) == before
 
 
+def limited(folder: Path, told: Connection) -> None:
+    """Make sequences where no file may be larger than 20,000 bytes; runs in a process of its own."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        pipeline.SEQUENCES.materialise(Work(settings(folder), "shop"))
+    except ArtefactError as error:
+        told.send(str(error))
+
+
 def test_a_file_size_limit_is_named_too(shop: Work) -> None:
-    """The limit of a shell (`ulimit -f`) or of a quota, in a process of its own."""
-    code = f"""if True:
-        import resource
-        from pathlib import Path
-        from pixrec_core import pipeline
-        from pixrec_core.stages import Work
-        from tests.core.shop import settings
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        pipeline.SEQUENCES.materialise(Work(settings(Path({str(shop.settings.root)!r})), "shop"))"""
+    """The limit of a shell (`ulimit -f`) or of a quota."""
     before = shop.paths.sequences.read_bytes()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert re.search(r"ArtefactError: .*sequences\.duckdb.*File too large", done.stderr)
+    here, there = CONTEXT.Pipe()
+    assert exit_code(limited, shop.settings.root, there) == 0
+    assert here.poll()
+    assert re.search(r"sequences\.duckdb.*File too large", here.recv())
     assert shop.paths.sequences.read_bytes() == before
 
 
-#: Kills itself in the middle of inserting sequences, or between an index and its manifest.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-
-def die(*_, **__):
+def die(*_, **__) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
-if sys.argv[1] == "sequences":
-    from pixrec_core import pipeline
-    from pixrec_core.data import sequences
-    from pixrec_core.stages import Work
-    from tests.core.shop import settings
+
+def killed_in_sequences(folder: Path) -> None:
+    """End oneself in the middle of inserting sequences; runs in a process of its own, as does the next."""
     ranges = sequences.user_ranges
 
-    def first_range(*arguments):
+    def first_range(*arguments) -> Iterator[str]:
         yield next(iter(ranges(*arguments)))
         die()
 
     sequences.user_ranges = first_range
-    pipeline.SEQUENCES.materialise(Work(settings(Path(sys.argv[2])), "shop"))
-else:
-    from pixrec_core.paths import DatasetPaths
-    from pixrec_core.retrieval import index
-    from pixrec_core.settings import IndexSettings
-    index.files.write_json = die
-    index.build(IndexSettings(kind="flat"), DatasetPaths(Path(sys.argv[2])).variant("multimodal"))
-"""
+    pipeline.SEQUENCES.materialise(Work(settings(folder), "shop"))
 
 
-def kill(what: str, folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, what, str(folder)], env=os.environ, check=False)
-    assert done.returncode == -signal.SIGKILL
+def killed_in_index(folder: Path) -> None:
+    """End oneself between an index and its manifest."""
+    files.write_json = die
+    index.build(IndexSettings(kind="flat"), DatasetPaths(folder).variant("multimodal"))
 
 
 TABLES = ("items", "interactions", "sequences", "cuts")
@@ -138,11 +129,10 @@ def tables(path: Path) -> dict[str, list[tuple]]:
         return {name: connection.execute(f"FROM {name}").fetchall() for name in TABLES}
 
 
-@pytest.mark.slow
 def test_a_kill_while_sequences_are_written_leaves_none_and_the_next_run_makes_them_as_ever(shop: Work) -> None:
     undisturbed = tables(shop.paths.sequences)
     shop.paths.sequences.unlink()
-    kill("sequences", shop.settings.root)
+    assert exit_code(killed_in_sequences, shop.settings.root) == -signal.SIGKILL
     assert (shop.paths.root / ".sequences.duckdb.partial").exists(), "it was killed in the middle"
     assert not shop.paths.sequences.exists()
     assert not pipeline.SEQUENCES.is_current(shop)
@@ -151,11 +141,10 @@ def test_a_kill_while_sequences_are_written_leaves_none_and_the_next_run_makes_t
     assert not list(shop.paths.root.glob(".*.partial*"))
 
 
-@pytest.mark.slow
 def test_a_kill_while_an_index_is_built_leaves_the_old_one(tmp_path: Path) -> None:
     paths = built(tmp_path)
     before = content(paths.item_index)
-    kill("index", tmp_path)
+    assert exit_code(killed_in_index, tmp_path) == -signal.SIGKILL
     assert (tmp_path / "variants" / "multimodal" / ".item_index.partial" / index.INDEX).exists()
     assert content(paths.item_index) == before
     index.build(IndexSettings(kind="flat"), paths)

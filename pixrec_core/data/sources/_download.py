@@ -165,7 +165,7 @@ class _Download:
         if code == requests.codes.requested_range_not_satisfiable:
             self._give_up("the file on the server is shorter than before")
         if is_transient(code):
-            raise _InterruptedError(f"http {code}", retry_after(response))
+            raise _InterruptedError(f"http {code}", retry_after(response.raw))
         raise SourceError(
             f"{self.shown} cannot be fetched: http {code}; mend the URL or the category in [datasets.<name>.source] "
             "of pixrec.toml, or fetch the file yourself and name its `folder` there"

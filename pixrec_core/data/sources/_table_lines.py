@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from pixrec_core import progress
-from pixrec_core.data.database import MEMORY_LIMIT, literal
+from pixrec_core.data.database import CONFIG, literal
 from pixrec_core.data.json_lines import FAULT
 from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.data.sources._table_rows import BATCH, Table
@@ -24,7 +24,7 @@ _URL: Final = "regexp_full_match(trim(image::VARCHAR), '(?i)https?://.*')"
 
 def connect() -> duckdb.DuckDBPyConnection:
     """DuckDB as the queries here need it: times without an offset are UTC."""
-    db = duckdb.connect(config={"memory_limit": MEMORY_LIMIT})
+    db = duckdb.connect(config=CONFIG)
     db.execute("SET TimeZone = 'UTC'")  # not at connecting: the extension that knows it is loaded at its first use
     return db
 

@@ -102,10 +102,10 @@ class TestHosts:
 class TestTls:
     @pytest.fixture
     def authority(self, tmp_path, monkeypatch):
-        """A certificate authority that requests trusts for the length of a test."""
+        """A certificate authority that is trusted for the length of a test."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(tmp_path / "ca.pem"))
+        monkeypatch.setattr("certifi.where", lambda: str(tmp_path / "ca.pem"))
         return authority
 
     @contextmanager

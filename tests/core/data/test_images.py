@@ -5,8 +5,6 @@ import json
 import logging
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core import files
-from pixrec_core.data import images, retrying
+from pixrec_core.data import image_manifest, images, retrying
 from pixrec_core.data.image_journal import Journal, Outcome
 from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.errors import ArtefactError, MissingArtefactError
@@ -23,6 +21,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
 from pixrec_core.settings import ImageSettings
 from tests.core.data.hostile_server import hostile_server, in_turn, jpeg, raw, sends
+from tests.core.forks import CONTEXT
 
 
 @pytest.fixture
@@ -192,8 +191,12 @@ class TestHostileAnswers:
 
 
 def test_a_full_disk_ends_the_run_and_no_wait_holds_it_up(server, paths, monkeypatch):
+    replacing = files.replacing
+
     def full(path):
-        raise OSError(28, "No space left on device")
+        if path.suffix == ".jpg":
+            raise OSError(28, "No space left on device")
+        return replacing(path)
 
     server.delay_s = 0.1
     waits = server.url("/a", sends(b"", 503, Retry_After="60"))
@@ -253,11 +256,11 @@ class TestAgain:
 
     def test_counts_by_status_and_reason(self, server, paths):
         with pytest.raises(MissingArtefactError):
-            images.read_manifest(paths)
+            image_manifest.read(paths)
         urls = {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"} | {n: server.url(f"/{n}") for n in "cd"}
         write_items(paths, urls | {"e": "ftp://e"})
         images.download(settings(), paths)
-        assert images.counts(images.read_manifest(paths)).rows() == [
+        assert image_manifest.counts(image_manifest.read(paths).lazy()).rows() == [
             ("ok", None, 2),
             ("failed", "http 404", 2),
             ("failed", "bad url", 1),
@@ -301,12 +304,30 @@ class TestJournal:
         assert dict(server.hits) == {"/b": 1}
         assert manifest(paths)["a"]["attempts"] == 2
 
-    @pytest.mark.parametrize("content", [b"", b"garbage", b"garbage\n", b'{"size": 256}\n{"item": 7}\nnonsense\n'])
+    @pytest.mark.parametrize(
+        "content", [b"", b"garbage", b"garbage\n", b"[]\n", b"{}\n", b'{"size": 256}\n{"item": 7}\nnonsense\n']
+    )
     def test_a_journal_of_nonsense_is_begun_anew(self, server, paths, content):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_journal.write_bytes(content)
         assert images.download(settings(), paths)["ok"] == 1
         assert not paths.images_journal.exists()
+
+    def test_what_stands_before_a_damaged_line_is_believed(self, server, paths):
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
+        later = json.dumps(dataclasses.asdict(self.line("c", server.url("/c"), "failed", reason="http 404")))
+        self.leave(paths, [self.failed(server)], tail=b'{"item": "b"}\n' + later.encode() + b"\n")
+        images.download(settings(), paths)
+        assert dict(server.hits) == {"/b": 1, "/c": 1}
+
+    def test_the_last_line_of_a_photo_counts_and_its_own_url_alone(self, server, paths):
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"})
+        trying = self.line("a", server.url("/a"), "trying", attempts=1, reason="http 503")
+        elsewhere = self.line("b", server.url("/old"), "failed", reason="http 404")
+        self.leave(paths, [trying, self.failed(server), elsewhere])
+        images.download(settings(), paths)
+        assert dict(server.hits) == {"/b": 1}
+        assert [(row["status"], row["attempts"]) for row in manifest(paths).values()] == [("failed", 2), ("ok", 1)]
 
     def test_failures_under_other_settings_are_tried_again(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
@@ -332,16 +353,6 @@ class TestJournal:
         assert manifest(paths)["a"]["attempts"] == 4
 
 
-RUN = """
-import sys
-from pathlib import Path
-from pixrec_core.data import images
-from pixrec_core.paths import DatasetPaths
-from pixrec_core.settings import ImageSettings
-images.download(ImageSettings.model_validate_json(sys.argv[1]), DatasetPaths(Path(sys.argv[2])))
-"""
-
-
 class Killing:
     """Runs of one download that are killed when the server has answered so often."""
 
@@ -351,14 +362,16 @@ class Killing:
     def run(self, until):
         """Returns whether the kill came before the end."""
         settled, hits = self.settled(), dict(self.server.hits)
-        process = subprocess.Popen([sys.executable, "-c", RUN, self.chosen.model_dump_json(), str(self.paths.root)])
-        while not until() and process.poll() is None:
+        process = CONTEXT.Process(target=images.download, args=(self.chosen, self.paths))
+        process.start()
+        while not until() and process.is_alive():
             time.sleep(0.001)
         time.sleep(random.Random(len(hits)).uniform(0, 0.03))
         process.kill()
-        assert process.wait() in {0, -signal.SIGKILL}
+        process.join()
+        assert process.exitcode in {0, -signal.SIGKILL}
         self.asks_for_none_of(settled, hits)
-        return process.returncode != 0
+        return process.exitcode != 0
 
     def finish(self):
         settled, hits = self.settled(), dict(self.server.hits)

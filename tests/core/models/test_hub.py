@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
+from typing import Self
 
 import pytest
 from transformers import set_seed
@@ -16,32 +18,46 @@ pytestmark = pytest.mark.slow  # each load is a process of its own
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
 
-#: Prints the commit that the settings are pinned to and the sum of the weights that are loaded by them.
+#: For each name and revision that it is asked for, prints the commit that the settings are pinned to and the sum of
+#: the weights that are loaded by them.
 LOAD = """
 import sys
 from pixrec_core.errors import BackboneError
 from pixrec_core.models import hub
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.settings import ModelSettings
-name, revision = sys.argv[1], sys.argv[2] or None
-print(hub.commit(ModelSettings(backbone=name, revision=revision)))
-try:
-    settings = hub.pinned(ModelSettings(backbone=name, revision=revision))
-    backbone, _ = create_backbone(settings.backbone, settings.revision, list)
-except BackboneError as error:
-    print(error)
-else:
-    print(settings.revision, f"{sum(p.double().sum().item() for p in backbone.parameters()):.9f}")
+for line in sys.stdin:
+    name, _, revision = line.rstrip().partition("@")
+    print(hub.commit(ModelSettings(backbone=name, revision=revision or None)))
+    try:
+        settings = hub.pinned(ModelSettings(backbone=name, revision=revision or None))
+        backbone, _ = create_backbone(settings.backbone, settings.revision, list)
+    except BackboneError as error:
+        print(error, flush=True)
+    else:
+        print(settings.revision, f"{sum(p.double().sum().item() for p in backbone.parameters()):.9f}", flush=True)
 """
 
 
-def load(home: Path, endpoint: str, revision: str = "", offline: bool = False, name: str = NAME) -> list[str]:
-    """Load a backbone in a process of its own: the hub's client reads its settings once."""
-    environment = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
-    command = [sys.executable, "-W", "error", "-c", LOAD, name, revision]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+class Loader:
+    """Loads backbones in a process of its own: the hub's client reads its settings once, and takes seconds to come."""
+
+    def __init__(self, home: Path, endpoint: str, offline: bool = False) -> None:
+        environment = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
+        command = [sys.executable, "-W", "error", "-c", LOAD]
+        self._process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.communicate(timeout=20)
+        assert self._process.returncode == 0
+
+    def load(self, name: str = NAME, revision: str = "") -> list[str]:
+        self._process.stdin.write(f"{name}@{revision}\n")
+        self._process.stdin.flush()
+        return [self._process.stdout.readline().rstrip() for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -65,29 +81,30 @@ def hub(commits):
     hub.close()
 
 
-def test_a_moved_branch_is_another_backbone_and_a_commit_stays(hub, commits, tmp_path) -> None:
+def test_a_moved_branch_is_another_backbone_and_without_a_network_the_cache_serves_what_it_has(
+    hub, commits, tmp_path
+) -> None:
     printed = commits[1]
-    assert load(tmp_path, hub.url) == [OLD, printed[OLD]]
-    hub.main = NEW
-    assert load(tmp_path, hub.url) == [NEW, printed[NEW]]
-    assert load(tmp_path, hub.url, OLD) == [OLD, printed[OLD]]
+    with Loader(tmp_path, hub.url) as loader:
+        assert loader.load() == [OLD, printed[OLD]]
+        hub.main = NEW
+        assert loader.load() == [NEW, printed[NEW]]
+        assert loader.load(revision=OLD) == [OLD, printed[OLD]]
     assert not [path for path in hub.asked if path.endswith(".bin")]
-
-
-def test_without_a_network_the_cache_serves_what_it_has(hub, commits, tmp_path) -> None:
-    expected = [OLD, commits[1][OLD]]
-    assert load(tmp_path, hub.url) == expected
-    assert load(tmp_path, DEAD) == expected
-    assert load(tmp_path, hub.url, offline=True) == expected
+    with Loader(tmp_path, DEAD) as loader:
+        assert loader.load() == [NEW, printed[NEW]]
+        assert loader.load(revision=OLD) == [OLD, printed[OLD]]
+    asked = len(hub.asked)
+    with Loader(tmp_path, hub.url, offline=True) as loader:
+        assert loader.load() == [NEW, printed[NEW]]
+    assert len(hub.asked) == asked
 
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_a_network_and_a_cache_the_mend_is_told(tmp_path, offline: bool) -> None:
-    commit, message = load(tmp_path, DEAD, offline=offline)
-    assert commit == "None"
-    assert message.startswith(f"backbone '{NAME}', revision of the default branch, is no local folder")
-    assert "hf download NAME --local-dir FOLDER" in message
-
-
-def test_a_name_that_cannot_be_is_told(tmp_path) -> None:
-    assert "is no local folder and was not found" in load(tmp_path, DEAD, name="no/such/folder here")[1]
+    with Loader(tmp_path, DEAD, offline=offline) as loader:
+        commit, message = loader.load()
+        assert commit == "None"
+        assert message.startswith(f"backbone '{NAME}', revision of the default branch, is no local folder")
+        assert "hf download NAME --local-dir FOLDER" in message
+        assert "is no local folder and was not found" in loader.load(name="no/such/folder here")[1]

@@ -51,6 +51,23 @@ def shops(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
+    """The shops with their joint training of the multimodal variant, its stamp, and what it told of its epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    told = []
+    stamp = pipeline.JOINT_CHECKPOINT.materialise(joint_work(folder, "multimodal"), on_epoch=told.append)
+    (epoch,) = told
+    return folder, stamp, epoch
+
+
+@pytest.fixture
+def trained_shops(trained: tuple[Path, dict, dict], tmp_path: Path) -> Path:
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
 def joint_work(folder: Path, variant: str = "text_only", **joint: dict) -> Work:
     return Work(settings(folder, **joint), "both", variant)
 
@@ -59,11 +76,9 @@ def record(work: Work) -> dict:
     return files.read_json(work.variant_paths.checkpoint / checkpoint.CURVES)
 
 
-def test_the_joint_checkpoint_is_judged_by_the_mean_of_its_datasets(shops: Path) -> None:
-    work = joint_work(shops, "multimodal")
-    told = []
-    stats = pipeline.JOINT_CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
-    (epoch,) = told
+def test_the_joint_checkpoint_is_judged_by_the_mean_of_its_datasets(trained: tuple[Path, dict, dict]) -> None:
+    folder, stamp, epoch = trained
+    work, stats = joint_work(folder, "multimodal"), stamp["stats"]
     for metric in ("recall@10", "ndcg@10"):
         assert epoch[metric] == pytest.approx((epoch[f"lamps/{metric}"] + epoch[f"hats/{metric}"]) / 2)
     data = stats["data"]
@@ -113,9 +128,8 @@ def test_the_tokenizer_learns_from_the_training_texts_of_all_and_from_no_other(s
     assert seen == [prompts.item_text(row) for row in warm]
 
 
-def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_first(shops: Path) -> None:
-    pipeline.JOINT_CHECKPOINT.materialise(joint_work(shops, "multimodal"))
-    work = Work(settings(shops, {"learning_rate": 1e-12, "temperature": 0.5}), "hats", "multimodal")
+def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_first(trained_shops: Path) -> None:
+    work = Work(settings(trained_shops, {"learning_rate": 1e-12, "temperature": 0.5}), "hats", "multimodal")
     pipeline.CHECKPOINT.materialise(work)
     before, after = work.at("both").variant_paths.checkpoint, work.variant_paths.checkpoint
     started = load_file(before / checkpoint.WEIGHTS)
@@ -133,21 +147,19 @@ def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_fir
     assert work.variant_paths.ranking.exists()
 
 
-def test_a_damaged_joint_checkpoint_is_not_started_from(shops: Path) -> None:
-    work = joint_work(shops)
-    pipeline.JOINT_CHECKPOINT.materialise(work)
+def test_a_damaged_joint_checkpoint_is_not_started_from(trained_shops: Path) -> None:
+    work = joint_work(trained_shops, "multimodal")
     path = work.variant_paths.checkpoint / checkpoint.WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         pipeline.CHECKPOINT.materialise(work.at("hats"))
 
 
-def test_a_joint_training_made_again_makes_what_started_from_it_stale(shops: Path) -> None:
-    pipeline.JOINT_CHECKPOINT.materialise(joint_work(shops))
-    hats = joint_work(shops).at("hats")
+def test_a_joint_training_made_again_makes_what_started_from_it_stale(trained_shops: Path) -> None:
+    hats = joint_work(trained_shops, "multimodal").at("hats")
     pipeline.CHECKPOINT.materialise(hats)
     assert pipeline.CHECKPOINT.is_current(hats)
-    again = joint_work(shops, seed=7)
+    again = joint_work(trained_shops, "multimodal", seed=7)
     assert not pipeline.JOINT_CHECKPOINT.is_current(again)
     pipeline.JOINT_CHECKPOINT.materialise(again)
     assert not pipeline.CHECKPOINT.is_current(again.at("hats"))

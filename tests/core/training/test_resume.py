@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,50 +12,43 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pixrec_core import files, pipeline
 from pixrec_core.models import checkpoint
+from pixrec_core.models.backbones import Processor
 from pixrec_core.stages import Work
 from pixrec_core.training import trainer
 from pixrec_core.training.trainer import FINISHED, last_finished, remove_unfinished
 from pixrec_core.training.validation import Validation
+from tests.core.forks import exit_code
 from tests.core.shop import open_shop
 
 EPOCHS = 3
 
-#: Trains in a process of its own, which kills itself at a step or in the middle of writing something.
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from pixrec_core import pipeline
-from pixrec_core.models.backbones import Processor
-from pixrec_core.training import trainer
-from tests.core.shop import open_shop
 
-folder, where, how, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-trainer.CURVE_EVERY = 1
+def killed(folder: Path, where: str | int, how: signal.Signals) -> None:
+    """Train, and end oneself at a step or in the middle of writing something; runs in a process of its own."""
+    torch.set_num_threads(1)
+    trainer.CURVE_EVERY = 1
 
-def die(*_, **__):
-    os.kill(os.getpid(), how)
-    signal.pause()
+    def die(*_, **__) -> None:
+        os.kill(os.getpid(), how)
+        signal.pause()
 
-def die_at_step(_self, _args, state, _control, **_):
-    if state.global_step == int(where):
-        die()
+    def die_at_step(_self, _args, state, _control, **_) -> None:
+        if state.global_step == where:
+            die()
 
-if where == "state":
-    trainer.DualTowerTrainer._save_rng_state = die   # weights and optimiser are written, the rest is not
-elif where == "mark":
-    trainer._MarkFinished.on_save = die
-elif where == "checkpoint":
-    Processor.save_pretrained = die
-else:
-    trainer._Progress.on_step_end = die_at_step
-pipeline.CHECKPOINT.materialise(open_shop(Path(folder), training={"epochs": epochs}))
-"""
+    if where == "state":
+        trainer.DualTowerTrainer._save_rng_state = die  # weights and optimiser are written, the rest is not
+    elif where == "mark":
+        trainer._MarkFinished.on_save = die
+    elif where == "checkpoint":
+        Processor.save_pretrained = die
+    else:
+        trainer._Progress.on_step_end = die_at_step
+    pipeline.CHECKPOINT.materialise(open_shop(folder, training={"epochs": EPOCHS}))
 
 
 def kill(folder: Path, where: str | int, how: signal.Signals) -> None:
-    command = [sys.executable, "-c", KILLED, str(folder), str(where), str(int(how)), str(EPOCHS)]
-    assert subprocess.run(command, cwd=Path.cwd(), env=os.environ, check=False).returncode == -how
+    assert exit_code(killed, folder, where, how) == -how
 
 
 def points(work: Work) -> dict[tuple[str, int], float]:
@@ -75,18 +66,17 @@ def epochs(work: Work) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # six processes, each of which brings torch
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(opened: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(trainer, "CURVE_EVERY", 1)
     for name in ("whole", "killed"):
         shutil.copytree(opened, tmp_path / name)
-    whole, killed = (open_shop(tmp_path / name, training={"epochs": EPOCHS}) for name in ("whole", "killed"))
+    whole, hurt = (open_shop(tmp_path / name, training={"epochs": EPOCHS}) for name in ("whole", "killed"))
     steps = pipeline.CHECKPOINT.materialise(whole)["stats"]["steps"]
     one = steps // EPOCHS
     assert one > 3
 
     folder = tmp_path / "killed"
-    state = killed.variant_paths.training
+    state = hurt.variant_paths.training
     kill(folder, 2, signal.SIGTERM)
     assert not list(state.glob(f"*/*/{FINISHED}"))
     kill(folder, one + 3, signal.SIGKILL)
@@ -94,13 +84,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(opened
     kill(folder, "mark", signal.SIGTERM)
     assert [path.parent.name for path in state.glob(f"*/*/{FINISHED}")] == [f"checkpoint-{one}"]
     kill(folder, "checkpoint", signal.SIGKILL)
-    assert not killed.variant_paths.checkpoint.exists()
-    pipeline.CHECKPOINT.materialise(killed)
+    assert not hurt.variant_paths.checkpoint.exists()
+    pipeline.CHECKPOINT.materialise(hurt)
 
-    assert epochs(killed) == epochs(whole)
-    assert points(killed) == points(whole)
+    assert epochs(hurt) == epochs(whole)
+    assert points(hurt) == points(whole)
     assert {step for tag, step in points(whole) if tag == "step/loss"} == set(range(1, steps + 1))
-    weights = [load_file(each.variant_paths.checkpoint / checkpoint.WEIGHTS) for each in (whole, killed)]
+    weights = [load_file(each.variant_paths.checkpoint / checkpoint.WEIGHTS) for each in (whole, hurt)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
