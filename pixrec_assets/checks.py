@@ -1,14 +1,17 @@
 """Asset checks: the data contract, and the gate before serving.
 
-Each is evaluated where its artefact is made, so both share one reading.
+Each is evaluated where its artefact is made, so both share one reading. Each has the partitions of its asset: of two
+datasets the UI shows both outcomes, not just the later one.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import dagster as dg
 
 from pixrec_assets.metadata import Metadata, markdown_table, of_stats
+from pixrec_assets.partitions import DATASET_VARIANTS, DATASETS
 from pixrec_assets.stage_asset import materialise, result
 from pixrec_core import files
 from pixrec_core.errors import ContractError
@@ -17,8 +20,16 @@ from pixrec_core.stages import Stage, Stats, Work
 
 NAME: Final = "contract"
 
+
+def _partitioned(partitions: dg.PartitionsDefinition[Any], **spec: Any) -> dg.AssetCheckSpec:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # without it a check has one outcome for all partitions
+        return dg.AssetCheckSpec(partitions_def=partitions, **spec)
+
+
 #: It blocks nothing: what served before goes on serving, and the evaluation tells of the new checkpoint anyway.
-NOT_WORSE: Final = dg.AssetCheckSpec(
+NOT_WORSE: Final = _partitioned(
+    DATASET_VARIANTS,
     name="not_worse_than_promoted",
     asset="promoted",
     description="The new checkpoint is not surely worse than what served before; if it is, it was not promoted.",
@@ -27,7 +38,8 @@ NOT_WORSE: Final = dg.AssetCheckSpec(
 
 def contract_check(artefact: str) -> dg.AssetCheckSpec:
     """The check that the contract of an artefact holds."""
-    return dg.AssetCheckSpec(
+    return _partitioned(
+        DATASETS,
         name=NAME,
         asset=artefact,
         blocking=True,
@@ -54,7 +66,7 @@ def checked(
         if isinstance(failure.__cause__, ContractError):
             yield contract_result(stage.name, work.paths, kept=False)
         raise
-    yield result(stamp, *shown(), check_results=[contract_result(stage.name, work.paths, kept=True)])
+    yield result(stage, work, stamp, *shown(), check_results=[contract_result(stage.name, work.paths, kept=True)])
 
 
 def contract_result(artefact: str, paths: DatasetPaths, *, kept: bool) -> dg.AssetCheckResult:

@@ -18,19 +18,20 @@ Metadata = Mapping[str, Any]
 
 SAMPLE_ROWS: Final = 5
 CELL_CHARACTERS: Final = 80
+SIGNIFICANT_DIGITS: Final = 6  # of a number with a fraction: the other ten are noise to a reader
 MONTAGE_PHOTOS: Final = 18
 MONTAGE_COLUMNS: Final = 6
 THUMBNAIL: Final = 96  # pixels
 
 
 def of_stats(stats: Metadata, prefix: str = "") -> dict[str, Any]:
-    """Every value of a stage's stats; nested ones are named `outer/inner`."""
+    """Every value of a stage's stats, in digits that can be read; nested ones are named `outer/inner`."""
     flat: dict[str, Any] = {}
     for name, value in stats.items():
         if isinstance(value, dict):
             flat |= of_stats(value, f"{prefix}{name}/")
         elif value is not None:
-            flat[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value
     return flat
 
 

@@ -18,11 +18,11 @@ They stand in `pixrec.toml`, in the folder where `pixrec` is called, or in the f
 `PIXREC_CONFIG` names. A name that is not here is an error. Environment variables win: `PIXREC_TRAINING__EPOCHS=5`.
 
 A section such as `[training]` holds for all datasets, `[datasets.NAME.training]` for one alone,
-`[joint.NAME.training]` for a training over several. Options of sources: [data.md](data.md).
+`[joint.NAME.training]` for a training over several; `[tracking]` holds for all. Options of sources: [data.md](data.md).
 """
 
 #: Top-level fields that are no settings of the file, or have tables of their own.
-TOLD_ELSEWHERE: Final = ("root", "datasets", "joint")
+TOLD_ELSEWHERE: Final = ("root", "datasets", "joint", "tracking")
 
 #: What JSON schema says of a bound, in words.
 BOUNDS: Final = {"minimum": "{} or more", "exclusiveMinimum": "over {}", "maximum": "{} or less"} | {
@@ -33,17 +33,17 @@ BOUNDS: Final = {"minimum": "{} or more", "exclusiveMinimum": "over {}", "maximu
 
 def settings_page() -> str:
     """The page in Markdown, a table a section."""
-    own = [name for name in Settings.model_fields if name not in Sections.model_fields]
-    parts = [HEAD, *_table("Top level", Settings, [name for name in own if name not in TOLD_ELSEWHERE])]
+    own = [name for name in Settings.model_fields if name not in (*Sections.model_fields, *TOLD_ELSEWHERE)]
+    parts = [HEAD, *_table("Top level", Settings, own)]
     parts += _table("`[datasets.NAME]`", DatasetSettings, ["start_from"])
     parts += [
         *("\n## `[datasets.NAME.source]`\n\n`kind` names where raw files come from, ",),
         "the rest belongs to that source: [data.md](data.md).\n",
     ]
     parts += _table("`[joint.NAME]`", JointSettings, ["datasets"])
-    for name, field in Sections.model_fields.items():
-        assert isinstance(field.annotation, type), "every section is a model"
-        parts += _section(name, field.annotation)
+    for name, section in (Sections.model_fields | {"tracking": Settings.model_fields["tracking"]}).items():
+        assert isinstance(section.annotation, type), "every section is a model"
+        parts += _section(name, section.annotation)
     return "".join(parts)
 
 

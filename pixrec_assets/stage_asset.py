@@ -43,16 +43,23 @@ MAPPINGS: Final[Mapping[tuple[str, str], dg.PartitionMapping]] = {
 #: Follow what the inputs became: one that was made again and came out the same (a weekly download without news)
 #: sets off no training. Data that broke their contract were not made, so they set off nothing either; the
 #: condition on blocking checks is left out, since it takes a warning for a failure and would wait for ever.
-FOLLOW_INPUTS: Final = dg.AutomationCondition.eager().replace(
-    "newly_updated_without_root",
-    dg.AutomationCondition.data_version_changed() & ~dg.AutomationCondition.executed_with_root_target(),
+FOLLOW_INPUTS: Final = (
+    dg.AutomationCondition.eager()
+    .replace(
+        "newly_updated_without_root",
+        dg.AutomationCondition.data_version_changed() & ~dg.AutomationCondition.executed_with_root_target(),
+    )
+    .with_label("an input came out different")
 )
 
 #: The same, a tick later where an input is about to follow too. Inputs of another partitioning are made in runs of
 #: their own: an evaluation must not start beside the trainings that it compares.
-FOLLOW_SETTLED_INPUTS: Final = FOLLOW_INPUTS & ~dg.AutomationCondition.any_deps_match(
-    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-)
+FOLLOW_SETTLED_INPUTS: Final = (
+    FOLLOW_INPUTS
+    & ~dg.AutomationCondition.any_deps_match(
+        dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    )
+).with_label("an input came out different and none is about to")
 
 
 def stage_asset(
@@ -141,9 +148,13 @@ def materialise(stage: Stage, work: Work, **callbacks: Any) -> Stamp:
         raise dg.Failure(INTERRUPTED, allow_retries=False) from interrupt
 
 
-def result(stamp: Stamp, *shown: Metadata, **more: Any) -> dg.MaterializeResult[Any]:
-    """What Dagster records of a finished stage: its data version, its numbers and what else is `shown`."""
-    metadata: dict[str, Any] = {"seconds": stamp["seconds"], **of_stats(stamp["stats"])}
-    for each in shown:
-        metadata |= each
+def result(stage: Stage, work: Work, stamp: Stamp, *shown: Metadata, **more: Any) -> dg.MaterializeResult[Any]:
+    """What Dagster records of a finished stage: its data version and metadata.
+
+    The UI lists metadata in this order: what is `shown`, where the artefact lies, then the stage's numbers, of which
+    there may be dozens.
+    """
+    first = {name: value for each in shown for name, value in each.items()}
+    rest = {"path": dg.MetadataValue.path(stage.artefact(work)), "seconds": stamp["seconds"]} | of_stats(stamp["stats"])
+    metadata = first | {name: value for name, value in rest.items() if name not in first}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(stamp["data_version"]), **more)

@@ -66,7 +66,8 @@ def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
     joint = work.settings.joint[work.dataset]
     datasets = {name: work.at(name).variant_paths for name in joint.datasets}
     run = JOINT_CHECKPOINT.fingerprint(work)
-    return training.train(joint.model, joint.training, work.variant_paths, datasets, run=run, **callbacks)
+    with training.tracked(work, run, JOINT_CHECKPOINT.versions(work), **callbacks) as on_epoch:
+        return training.train(joint.model, joint.training, work.variant_paths, datasets, run=run, on_epoch=on_epoch)
 
 
 def checkpoint(work: Work, **callbacks: Any) -> Stats:
@@ -76,7 +77,10 @@ def checkpoint(work: Work, **callbacks: Any) -> Stats:
     own, paths = work.own, work.variant_paths
     start = work.at(own.start_from).variant_paths.checkpoint if own.start_from else None
     run = CHECKPOINT.fingerprint(work)
-    return training.train(own.model, own.training, paths, {work.dataset: paths}, run=run, start=start, **callbacks)
+    with training.tracked(work, run, CHECKPOINT.versions(work), **callbacks) as on_epoch:
+        return training.train(
+            own.model, own.training, paths, {work.dataset: paths}, run=run, start=start, on_epoch=on_epoch
+        )
 
 
 def item_vectors(work: Work) -> Stats:

@@ -237,6 +237,13 @@ class PromotionSettings(Section):
     )
 
 
+class TrackingSettings(Section):
+    """Where trainings are told to MLflow, which `pip install 'pixrec[tracking]'` brings."""
+
+    uri: str | None = Field(None, min_length=1, description="of a tracking server or its database; none: off")
+    experiment: str = Field("pixrec", min_length=1, description="that the runs belong to; made where there is none")
+
+
 class Sections(BaseModel):
     """The sections that stand at the top level for all datasets and within one dataset for it alone."""
 
@@ -286,6 +293,7 @@ class Settings(BaseSettings, Sections):
     )
     datasets: dict[Name, DatasetSettings]
     joint: dict[Name, JointSettings] = Field({}, description="trainings over several datasets, by name")
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -122,7 +122,7 @@ class Stage:
             "version": self.version,
             "settings": {name: getattr(work.trained, name).model_dump(mode="json") for name in self.sections},
             "variant": None if self.per == "dataset" else work.variant,
-            "inputs": dict(self._versions(work)),
+            "inputs": self.versions(work),
             "outside": self.outside(work) if self.outside else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -140,8 +140,16 @@ class Stage:
                 places = [work]
             yield from ((stage, place) for place in places)
 
+    def versions(self, work: Work) -> dict[str, str]:
+        """Data version of every artefact that this one is made from, by name.
+
+        Raises:
+            MissingArtefactError: one of them has not been made.
+            ArtefactError: one of them is not what its stamp tells of.
+        """
+        return dict(self._versions(work))
+
     def _versions(self, work: Work) -> Iterable[tuple[str, str]]:
-        """Name and data version of every artefact that this one is made from."""
         for stage, at in self.reads(work):
             stamp = stage.stamp(at)
             if stamp is None:

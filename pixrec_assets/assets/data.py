@@ -44,7 +44,8 @@ def raw(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings])
         yield dg.MaterializeResult(
             asset_key=name,
             data_version=dg.DataVersion(entry["sha256"]),
-            metadata={"seconds": stamp["seconds"], **entry, "path": dg.MetadataValue.path(entry["path"])},
+            metadata=entry
+            | {"path": dg.MetadataValue.path(work.paths.root / entry["path"]), "seconds": stamp["seconds"]},
         )
 
 

@@ -17,9 +17,7 @@ GROUP = "evaluation"
 def baselines(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
     """What a model must beat before it is worth its price: among others repeating the last item, and popularity."""
     work = work_of(context, settings)
-    stamp = materialise(pipeline.BASELINES, work)
-    names = sorted(path.stem for path in work.paths.baselines.glob("*.parquet"))
-    return result(stamp, {"rankings": names, "dagster/row_count": len(names)})
+    return result(pipeline.BASELINES, work, materialise(pipeline.BASELINES, work))
 
 
 @stage_asset(pipeline.EVALUATION, group=GROUP, kinds={"polars", "json"})
@@ -28,7 +26,8 @@ def evaluation(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Set
     work = work_of(context, settings)
     stamp = materialise(pipeline.EVALUATION, work)
     measured = headline(work.paths)
-    return result(stamp, {"headline": markdown_table(COLUMNS, rows_of(measured))}, of_stats(measured))
+    headlines = {"headline": markdown_table(COLUMNS, rows_of(measured))}
+    return result(pipeline.EVALUATION, work, stamp, headlines, of_stats(measured))
 
 
 @stage_asset(pipeline.REPORT, group=GROUP, kinds={"html", "markdown"})
@@ -37,11 +36,8 @@ def report(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setting
     work = work_of(context, settings)
     stamp = materialise(pipeline.REPORT, work)
     page, text = work.paths.report / "index.html", work.paths.report / "report.md"
-    return result(
-        stamp,
-        {
-            "html": dg.MetadataValue.path(page),
-            "open": dg.MetadataValue.url(page.as_uri()),
-            "report": dg.MetadataValue.md(text.read_text(encoding="utf-8")),
-        },
-    )
+    shown = {
+        "report": dg.MetadataValue.md(text.read_text(encoding="utf-8")),
+        "html": dg.MetadataValue.path(page),  # no link: browsers follow none from a web page to a file
+    }
+    return result(pipeline.REPORT, work, stamp, shown)

@@ -30,7 +30,7 @@ def joint_checkpoint(
     """The first of two stages of training; the validation metrics are means over its datasets."""
     work = work_of(context, settings)
     stamp = materialise(pipeline.JOINT_CHECKPOINT, work, on_epoch=_observer(context))
-    return result(stamp, {"path": dg.MetadataValue.path(work.variant_paths.checkpoint)})
+    return result(pipeline.JOINT_CHECKPOINT, work, stamp)
 
 
 @stage_asset(pipeline.CHECKPOINT, group=GROUP, **TRAINING)
@@ -38,7 +38,7 @@ def checkpoint(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Set
     """Loss and validation metrics appear after each epoch; a run that was killed resumes where it stood."""
     work = work_of(context, settings)
     stamp = materialise(pipeline.CHECKPOINT, work, on_epoch=_observer(context))
-    return result(stamp, {"path": dg.MetadataValue.path(work.variant_paths.checkpoint)})
+    return result(pipeline.CHECKPOINT, work, stamp)
 
 
 def _observer(context: dg.AssetExecutionContext) -> Callable[[Mapping[str, Any]], None]:
@@ -56,13 +56,15 @@ def _observer(context: dg.AssetExecutionContext) -> Callable[[Mapping[str, Any]]
 @stage_asset(pipeline.ITEM_VECTORS, group=GROUP, kinds={"pytorch", "numpy"})
 def item_vectors(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
     """Cold items have one too: title and photo suffice."""
-    return result(materialise(pipeline.ITEM_VECTORS, work_of(context, settings)))
+    work = work_of(context, settings)
+    return result(pipeline.ITEM_VECTORS, work, materialise(pipeline.ITEM_VECTORS, work))
 
 
 @stage_asset(pipeline.ITEM_INDEX, group=GROUP, kinds={"faiss"})
 def item_index(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
     """What answers a user vector with its nearest items in milliseconds."""
-    return result(materialise(pipeline.ITEM_INDEX, work_of(context, settings)))
+    work = work_of(context, settings)
+    return result(pipeline.ITEM_INDEX, work, materialise(pipeline.ITEM_INDEX, work))
 
 
 @stage_asset(pipeline.RANKING, group=GROUP, kinds={"pytorch", "parquet"})
@@ -70,7 +72,7 @@ def ranking(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settin
     """One row a user and rank, in the same table that every baseline fills."""
     work = work_of(context, settings)
     stamp = materialise(pipeline.RANKING, work)
-    return result(stamp, of_table(work.variant_paths.ranking))
+    return result(pipeline.RANKING, work, stamp, of_table(work.variant_paths.ranking))
 
 
 @stage_asset(pipeline.PROMOTED, group=GROUP, kinds={"pytorch", "faiss"}, check_specs=[NOT_WORSE])
@@ -80,5 +82,4 @@ def promoted(
     """What `pixrec recommend` reads. Where the check failed, it is still what was promoted before."""
     work = work_of(context, settings)
     stamp = materialise(pipeline.PROMOTED, work)
-    path = {"path": dg.MetadataValue.path(work.variant_paths.promoted.root)}
-    yield result(stamp, path, check_results=[gate_result(stamp["stats"])])
+    yield result(pipeline.PROMOTED, work, stamp, check_results=[gate_result(stamp["stats"])])

@@ -31,10 +31,11 @@ from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
 from pixrec_core.training import processes
 from pixrec_core.training.mixture import Mixture
+from pixrec_core.training.tracking import tracked
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
 from pixrec_core.training.validation import MeanValidation, Validation
 
-__all__ = ["build", "train"]
+__all__ = ["build", "tracked", "train"]
 
 COLLABORATIVE = "collaborative"  # the variant with a learned vector an item
 

@@ -155,7 +155,9 @@ def fakes() -> Iterator[Stage]:
     for stage in pipeline.STAGES:
         digest = raw_digest if stage.name == "raw" else None
         inputs = tuple(made[source.name] for source in stage.inputs)
-        made[stage.name] = replace(stage, run=globals()[stage.name], outside=None, digest=digest, inputs=inputs)
+        run = globals()[stage.name]
+        run.__doc__ = stage.run.__doc__  # which describes the asset
+        made[stage.name] = replace(stage, run=run, outside=None, digest=digest, inputs=inputs)
         yield made[stage.name]
 
 

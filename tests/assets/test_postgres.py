@@ -17,7 +17,7 @@ import pytest
 from pixrec_assets.definitions import defs
 from pixrec_assets.doctor import places
 from pixrec_assets.doctor.finding import Level
-from tests.assets.test_daemon import free_port
+from tests.assets.dev_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```yaml\n(storage:\n.*?)^```", re.MULTILINE | re.DOTALL)

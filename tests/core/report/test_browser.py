@@ -1,8 +1,5 @@
 """The page in a real browser, by day and night, on a desk and on a phone. Pictures stay in test-output/report."""
 
-import base64
-import io
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,13 +7,9 @@ from PIL import Image
 
 from pixrec_core.report.answer import as_html
 from pixrec_core.report.build import build
+from tests.browser import chromium, screenshot
 from tests.core.report import example
 
-OUTPUT = Path(__file__).parents[3] / "test-output" / "report"
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 BROKEN = "return [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
 SMALL_TARGETS = """
@@ -25,29 +18,8 @@ return [...document.querySelectorAll('nav a, summary')].filter(e => e.getBoundin
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on this machine")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def screenshot(browser, name: str, width: int) -> Image.Image:
-    height = browser.execute_script("return document.documentElement.scrollHeight")
-    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    content = base64.b64decode(shot["data"])
-    (OUTPUT / f"{name}.png").write_bytes(content)
-    return Image.open(io.BytesIO(content))
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.mark.slow
@@ -77,7 +49,9 @@ def show(browser, page: Path, name: str, width: int, scheme: str) -> Image.Image
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     browser.get(page.as_uri())
-    image = screenshot(browser, name, width).convert("L")
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    image = screenshot(browser, Path("report", f"{name}.png"), clip).convert("L")
     assert image.width == width
     assert (image.getpixel((2, 2)) < 64) is (scheme == "dark")
     assert browser.execute_script(OVERFLOW) == 0
