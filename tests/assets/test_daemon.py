@@ -107,7 +107,6 @@ def test_a_run_whose_process_is_killed_is_marked_as_failed_and_run_again(server:
     assert list(paths.root.glob(".*.partial")), "it is killed in the middle of writing"
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
-
     def both() -> list[dict[str, Any]]:
         runs = server.runs("prepare_data", "films")
         return runs if len(runs) == 2 and all(run["status"] in {"SUCCESS", "FAILURE"} for run in runs) else []

@@ -3,7 +3,6 @@
 Pictures stay in test-output/ui; docs/asset-graph.png is a copy of the one of the same name.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
