@@ -43,6 +43,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IN_ONE_FOLDER = ("tutorial-sample.md", "retrieval.md", "tutorial-your-data.md")  # each goes on from the one before
 AMAZON = "tutorial-amazon.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
+UNTRIED = "kubernetes.md"  # its commands want a cluster, and it says that they were not tried on one
 
 #: Commands that no tutorial runs -> what does.
 ELSEWHERE = {
@@ -58,6 +59,7 @@ ELSEWHERE = {
     "dg launch --job train --partition 'sample|text_only'": "tests/assets/test_launch.py",
     "dg launch --job evaluate --partition sample": "tests/assets/test_launch.py",
     "dg launch --assets 'group:data' --partition sample": "tests/assets/test_launch.py",
+    "pixrec export --dataset shop --variant multimodal --output shop-vectors": "tests/assets/test_recommend.py",
     "pixrec backfill": "tests/assets/test_backfill.py",
     "pixrec backfill --datasets books,films --workers 2": "tests/assets/test_backfill.py",
     "pixrec backfill --datasets books --variants text_only --assets checkpoint,item_vectors": (
@@ -127,6 +129,9 @@ def pools() -> list[Command]:
 
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+by_tried_page = pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != UNTRIED], ids=lambda page: page.name
+)
 
 
 @by_page
@@ -136,7 +141,7 @@ def test_a_block_says_what_it_is(page):
     assert len(fences(page, *known, "")) == sum(token.type == "fence" for token in tokens(page))
 
 
-@by_page
+@by_tried_page
 def test_every_command_is_run(page):
     followed = [*pools(), *(each for name in (*IN_ONE_FOLDER, AMAZON) for each in commands(ROOT / "docs" / name))]
     followed = {command.text for command in followed}
@@ -148,7 +153,7 @@ def test_what_runs_them_is_there_and_nothing_is_listed_in_vain():
     assert not [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()]
 
 
-@by_page
+@by_tried_page
 def test_every_option_is_there(page):
     lines = [*(command.text for command in commands(page)), *code_spans(page)]
     for line in lines:
