@@ -7,6 +7,7 @@ PixRecError
 ├── ContractError        a dataset broke its data contract; training on it would be wrong
 ├── BackboneError        a vision-language model could not be loaded or does not fit
 ├── BusyError            another process is making the same artefact
+├── EngineError          workers of other processes cannot be had, or die of their work
 ├── CheckpointError      a checkpoint is damaged
 ├── QueryError           recommendations were asked for by what is unknown, or cannot be read
 └── ArtefactError        any other artefact is damaged or does not match the one that it was made from
@@ -20,6 +21,7 @@ __all__ = [
     "BusyError",
     "CheckpointError",
     "ContractError",
+    "EngineError",
     "MissingArtefactError",
     "PixRecError",
     "QueryError",
@@ -54,6 +56,10 @@ class BackboneError(PixRecError):
 
 class BusyError(PixRecError):
     """Another process is making the same artefact."""
+
+
+class EngineError(PixRecError):
+    """Workers of an engine cannot be had, or die of their work."""
 
 
 class CheckpointError(PixRecError):

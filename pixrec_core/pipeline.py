@@ -48,7 +48,7 @@ def images(work: Work) -> Stats:
     from pixrec_core.data import contract
     from pixrec_core.data import images as module
 
-    stats = module.download(work.own.images, work.paths)
+    stats = module.download(work.own.images, work.paths, work.engine)
     return stats | {"profile": contract.enforce("images", work.paths)}
 
 
@@ -65,8 +65,10 @@ def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
 
     joint = work.settings.joint[work.dataset]
     datasets = {name: work.at(name).variant_paths for name in joint.datasets}
-    run = JOINT_CHECKPOINT.fingerprint(work)
-    return training.train(joint.model, joint.training, work.variant_paths, datasets, run=run, **callbacks)
+    run, engine = JOINT_CHECKPOINT.fingerprint(work), work.engine
+    return training.train(
+        joint.model, joint.training, work.variant_paths, datasets, run=run, engine=engine, **callbacks
+    )
 
 
 def checkpoint(work: Work, **callbacks: Any) -> Stats:
@@ -75,15 +77,17 @@ def checkpoint(work: Work, **callbacks: Any) -> Stats:
 
     own, paths = work.own, work.variant_paths
     start = work.at(own.start_from).variant_paths.checkpoint if own.start_from else None
-    run = CHECKPOINT.fingerprint(work)
-    return training.train(own.model, own.training, paths, {work.dataset: paths}, run=run, start=start, **callbacks)
+    run, engine = CHECKPOINT.fingerprint(work), work.engine
+    return training.train(
+        own.model, own.training, paths, {work.dataset: paths}, run=run, start=start, engine=engine, **callbacks
+    )
 
 
 def item_vectors(work: Work) -> Stats:
     """Every item of the catalogue through the item tower."""
     from pixrec_core.retrieval import encode
 
-    return encode.encode_items(work.variant_paths)
+    return encode.encode_items(work.variant_paths, work.engine)
 
 
 def item_index(work: Work) -> Stats:
@@ -97,7 +101,7 @@ def ranking(work: Work) -> Stats:
     """Test histories through the user tower, each to its nearest items; some through other rankers where asked for."""
     from pixrec_core.retrieval import rank
 
-    return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths)
+    return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths, work.engine)
 
 
 def promoted(work: Work) -> Stats:

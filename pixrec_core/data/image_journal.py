@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -79,13 +80,23 @@ class Journal:
             self._file.write(line)
             self._file.flush()
 
-    def outcomes(self) -> pl.DataFrame:
-        """All outcomes so far, the newest of each item and URL. Schema: `IMAGE_SCHEMA`."""
-        return _read(self._path)[1]
+    def take_over(self, path: Path, settings: ImageSettings) -> None:
+        """Note as its own what another journal of a killed run holds, and remove that one."""
+        with Journal(path, settings) as other:
+            for row in other.earlier.iter_rows(named=True):
+                self.append(Outcome(**row))
+        files.remove(path)
+        self.earlier = newest([self.earlier, other.earlier])
 
-    def remove(self) -> None:
-        """The manifest holds it all: the journal has served."""
-        files.remove(self._path)
+
+def outcomes(paths: Iterable[Path]) -> pl.DataFrame:
+    """What all journals of a run hold, the newest of each item and URL. Schema: `IMAGE_SCHEMA`."""
+    return newest([_read(path)[1] for path in paths])
+
+
+def newest(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Outcomes of all parts, of each item and URL the last. Schema: `IMAGE_SCHEMA`."""
+    return pl.concat(parts).unique([ITEM, "url"], keep="last", maintain_order=True)
 
 
 def _whole_lines(path: Path) -> int:
@@ -107,4 +118,4 @@ def _read(path: Path) -> tuple[dict[str, object] | None, pl.DataFrame]:
     except (ValueError, pl.exceptions.PolarsError) as error:
         log.warning("%s is damaged (%s); its photos are fetched again", path, error)
         return None, IMAGE_SCHEMA.to_frame()
-    return before, rows.unique([ITEM, "url"], keep="last", maintain_order=True)
+    return before, newest([rows])

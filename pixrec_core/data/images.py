@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +21,9 @@ from pixrec_core import files, progress
 from pixrec_core.data import local_photos, raw_files
 from pixrec_core.data.by_host import map_by_host
 from pixrec_core.data.downloading import Downloader, Task
-from pixrec_core.data.image_journal import FAILED, OK, TRYING, Journal, Outcome
+from pixrec_core.data.image_journal import FAILED, OK, TRYING, Journal, Outcome, newest, outcomes
 from pixrec_core.data.photo_server import serving
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, IMAGE_URL, ITEM
@@ -33,7 +35,26 @@ SIZE_KEY: Final = "pixrec.size"  # in the manifest's file metadata: the setting 
 log = logging.getLogger(__name__)
 
 
-def download(settings: ImageSettings, paths: DatasetPaths) -> Stats:
+@dataclass(frozen=True)
+class Share:
+    """What one worker brings, and its part of what may be asked for at a time.
+
+    Attributes:
+        worker: its number.
+        wanted: item and url.
+        known: what earlier runs made of them, `IMAGE_SCHEMA`.
+        threads: downloads at a time.
+        per_host: from one host.
+    """
+
+    worker: int
+    wanted: pl.DataFrame
+    known: pl.DataFrame
+    threads: int
+    per_host: int
+
+
+def download(settings: ImageSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
     """Bring the photo of every item that has a URL, and write the manifest.
 
     A photo that is there already, of the same URL and size and unchanged, is kept, unless it came
@@ -47,27 +68,63 @@ def download(settings: ImageSettings, paths: DatasetPaths) -> Stats:
     start = time.monotonic()
     catalogue = pl.read_parquet(files.require(paths.items), columns=[ITEM, IMAGE_URL])
     wanted = catalogue.drop_nulls(IMAGE_URL).rename({IMAGE_URL: "url"}).sort(ITEM)
-    with Journal(paths.images_journal, settings) as journal:
-        fetched = _fetch_all(settings, paths, wanted, journal)
-        manifest = wanted.join(journal.outcomes(), on=[ITEM, "url"], how="left").select(IMAGE_SCHEMA.names())
-        _remove_orphans(paths, manifest)
-        _write_manifest(paths, manifest, settings.size)
-        journal.remove()
+    shares = _shares(settings, wanted, _known(settings, paths), engine.workers)
+    fetched = sum(engine.map_shards(Fetch(settings, paths), shares))
+    noted = outcomes(paths.images_journals)
+    manifest = wanted.join(noted, on=[ITEM, "url"], how="left").select(IMAGE_SCHEMA.names())
+    _remove_orphans(paths, manifest)
+    _write_manifest(paths, manifest, settings.size)
+    for journal in paths.images_journals:
+        files.remove(journal)
     return _stats(manifest, catalogue.height, fetched, time.monotonic() - start)
 
 
-def _fetch_all(settings: ImageSettings, paths: DatasetPaths, wanted: pl.DataFrame, journal: Journal) -> int:
-    """Settle every URL; returns for how many the network was needed."""
-    known = pl.concat([_photos_of_last_run(paths, settings.size), journal.earlier])
-    known = known.unique([ITEM, "url"], keep="last", maintain_order=True)
-    known = known.join(_forget_replaced(paths, journal), on=[ITEM, "url"], how="anti")
-    stop = threading.Event()
-    with (
-        _served(raw_files.locate(paths).photos) as own_host,
-        Downloader(settings, paths, journal, own_host, stop) as downloader,
-    ):
-        settled = map_by_host(downloader.settle, _tasks(wanted, known), settings.threads, settings.per_host, stop)
-        return sum(progress.track(settled, "photos", wanted.height, log))
+def _known(settings: ImageSettings, paths: DatasetPaths) -> pl.DataFrame:
+    """What earlier runs made of URLs, killed ones too, however many workers they had. Schema: `IMAGE_SCHEMA`."""
+    with Journal(paths.images_journal, settings) as journal:
+        for path in paths.images_journals[1:]:
+            journal.take_over(path, settings)
+        replaced = _forget_replaced(paths, journal)
+    known = newest([_photos_of_last_run(paths, settings.size), journal.earlier])
+    return known.join(replaced, on=[ITEM, "url"], how="anti")
+
+
+def _shares(settings: ImageSettings, wanted: pl.DataFrame, known: pl.DataFrame, workers: int) -> list[Share]:
+    """Parts of the work for so many workers at most: what all of them ask for at a time is what settings allow."""
+    count = min(workers, settings.threads, settings.per_host)
+
+    def part(whole: int, worker: int) -> int:
+        return whole // count + (worker < whole % count)
+
+    def share(worker: int) -> Share:
+        own = wanted.gather_every(count, worker)
+        before = known.join(own, on=[ITEM, "url"], how="semi")
+        return Share(worker, own, before, part(settings.threads, worker), part(settings.per_host, worker))
+
+    return [share(worker) for worker in range(count)]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What a worker does with its share."""
+
+    settings: ImageSettings
+    paths: DatasetPaths
+
+    def __call__(self, share: Share) -> int:
+        """Settle every URL; returns for how many the network was needed.
+
+        A worker that takes over from one that died finds what that one noted in the share's journal.
+        """
+        stop = threading.Event()
+        with (
+            Journal(self.paths.images_journal_of(share.worker), self.settings) as journal,
+            _served(raw_files.locate(self.paths).photos) as own_host,
+            Downloader(self.settings, self.paths, journal, own_host, stop) as downloader,
+        ):
+            tasks = _tasks(share.wanted, newest([share.known, journal.earlier]))
+            settled = map_by_host(downloader.settle, tasks, share.threads, share.per_host, stop)
+            return sum(progress.track(settled, "photos", share.wanted.height, log))
 
 
 def _forget_replaced(paths: DatasetPaths, journal: Journal) -> pl.DataFrame:
