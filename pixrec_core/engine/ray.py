@@ -55,10 +55,10 @@ class RayEngine:
         import ray
         from ray.util import ActorPool
 
-        function_ref = ray.put(function)  # held to the end: a worker that is started again asks for it
-        actors = [self._actor(function_ref) for _ in range(min(self._room(), len(shards)))]
+        function_refs = [ray.put(function)]  # held to the end: a worker that is started again asks for it
+        actors = [self._actor() for _ in range(min(self._room(), len(shards)))]
         try:
-            yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(shard), shards)
+            yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(function_refs, shard), shards)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
@@ -67,13 +67,11 @@ class RayEngine:
             for actor in actors:
                 ray.kill(actor)
 
-    def _actor(self, function_ref: Any) -> Any:
+    def _actor(self) -> Any:
         import ray
 
-        kind = ray.remote(
-            num_cpus=self.settings.cpus, num_gpus=self.settings.gpus, max_restarts=-1, max_task_retries=RETRIES
-        )(_Worker)
-        return kind.remote([function_ref])  # in a list, it is fetched by each start of the worker
+        needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
+        return ray.remote(max_restarts=-1, max_task_retries=RETRIES, **needs)(_Worker).remote()
 
     def _room(self) -> int:
         """Workers that fit the cluster as it stands: one that never finds room would be waited for without end.
@@ -94,16 +92,19 @@ class RayEngine:
 
 
 class _Worker:
-    """One process; it gets the function when it starts."""
+    """One process."""
 
-    def __init__(self, function_refs: list[Any]) -> None:
-        import ray
-
+    def __init__(self) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it logs, Ray brings to its driver
         logging.getLogger("pixrec_core").setLevel(logging.INFO)
-        (self._function,) = ray.get(function_refs)
+        self._function: Callable[[Any], Any] | None = None
 
-    def run(self, shard: Any) -> Any:
+    def run(self, function_refs: list[Any], shard: Any) -> Any:
+        """The function of the shard; it is fetched once: what stands in a list, Ray does not bring with each call."""
+        import ray
+
+        if self._function is None:
+            (self._function,) = ray.get(function_refs)
         return self._function(shard)
 
 

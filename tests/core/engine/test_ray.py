@@ -60,11 +60,18 @@ def test_no_room_for_one_worker_is_an_error(ray_engines, wanted):
         list(greedy.map_shards(work.doubled, [1]))
 
 
+def listening(process):
+    try:
+        sockets = process.net_connections("inet")
+    except psutil.Error:  # a worker of the test before that is going
+        return set()
+    return {ip_address(each.laddr.ip) for each in sockets if each.status == psutil.CONN_LISTEN}
+
+
 def test_a_ray_of_ones_own_listens_on_loopback_alone(ray_engines):
     children = psutil.Process().children(recursive=True)
     assert any("raylet" in child.name() for child in children)
-    sockets = [c for process in [psutil.Process(), *children] for c in process.net_connections("inet")]
-    heard = {ip_address(c.laddr.ip) for c in sockets if c.status == psutil.CONN_LISTEN}
+    heard = {address for process in [psutil.Process(), *children] for address in listening(process)}
     assert heard
     assert all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in heard)
 
@@ -108,14 +115,12 @@ def test_without_ray_the_way_to_it_is_told(monkeypatch):
 UNHEARD = """
 from pixrec_core.engine import choose
 from pixrec_core.settings import EngineSettings
-list(choose(EngineSettings(kind="ray", address={address!r})).map_shards(abs, [1]))
+list(choose(EngineSettings(kind="ray", address="127.0.0.1:1")).map_shards(abs, [1]))
 """
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
-def test_an_address_where_nothing_answers_is_an_error(address):
+def test_an_address_where_nothing_answers_is_an_error():
     require_ray()
-    code = UNHEARD.format(address=address)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", UNHEARD], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "EngineError" in done.stderr.splitlines()[-1]
+    assert "EngineError: no Ray answers at engine.address '127.0.0.1:1'" in done.stderr.splitlines()[-1]
