@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from pixrec_core.settings import DatasetSettings, JointSettings, Section, Sections, Settings
+from pixrec_core.settings import DatasetSettings, EngineSettings, JointSettings, Section, Sections, Settings
 
 HEAD: Final = """\
 # Settings
@@ -22,7 +22,7 @@ A section such as `[training]` holds for all datasets, `[datasets.NAME.training]
 """
 
 #: Top-level fields that are no settings of the file, or have tables of their own.
-TOLD_ELSEWHERE: Final = ("root", "datasets", "joint", "tracking")
+TOLD_ELSEWHERE: Final = ("root", "datasets", "joint", "engine", "tracking")
 
 #: What JSON schema says of a bound, in words.
 BOUNDS: Final = {"minimum": "{} or more", "exclusiveMinimum": "over {}", "maximum": "{} or less"} | {
@@ -35,6 +35,7 @@ def settings_page() -> str:
     """The page in Markdown, a table a section."""
     own = [name for name in Settings.model_fields if name not in (*Sections.model_fields, *TOLD_ELSEWHERE)]
     parts = [HEAD, *_table("Top level", Settings, own)]
+    parts += _section("engine", EngineSettings)
     parts += _table("`[datasets.NAME]`", DatasetSettings, ["start_from"])
     parts += [
         *("\n## `[datasets.NAME.source]`\n\n`kind` names where raw files come from, ",),

@@ -7,6 +7,7 @@ PixRecError
 ├── ContractError        a dataset broke its data contract; training on it would be wrong
 ├── BackboneError        a vision-language model could not be loaded or does not fit
 ├── BusyError            another process is making the same artefact
+├── EngineError          workers of other processes cannot be had, or die of their work
 ├── CheckpointError      a checkpoint is damaged
 ├── LostProcessError     one of several processes that train together died
 ├── QueryError           recommendations were asked for by what is unknown, or cannot be read
@@ -21,6 +22,7 @@ __all__ = [
     "BusyError",
     "CheckpointError",
     "ContractError",
+    "EngineError",
     "LostProcessError",
     "MissingArtefactError",
     "PixRecError",
@@ -56,6 +58,10 @@ class BackboneError(PixRecError):
 
 class BusyError(PixRecError):
     """Another process is making the same artefact."""
+
+
+class EngineError(PixRecError):
+    """Workers of an engine cannot be had, or die of their work."""
 
 
 class CheckpointError(PixRecError):

@@ -79,6 +79,15 @@ class DatasetPaths:
         """Outcomes of a download under way; not an artefact."""
         return self.root / "images.journal.jsonl"
 
+    def images_journal_of(self, share: int) -> Path:
+        """What one of several workers of a download notes beside that."""
+        return self.root / f"images.journal.{share}.jsonl"
+
+    @property
+    def images_journals(self) -> list[Path]:
+        """Journals there are, the one of the whole run first."""
+        return [self.images_journal, *sorted(self.root.glob("images.journal.*.jsonl"))]
+
     def image(self, item: str) -> Path:
         """The photo of an item. Item ids come from outside, so only a hash of one reaches the file system."""
         key = hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()[:24]

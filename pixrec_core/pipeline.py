@@ -48,7 +48,7 @@ def images(work: Work) -> Stats:
     from pixrec_core.data import contract
     from pixrec_core.data import images as module
 
-    stats = module.download(work.own.images, work.paths)
+    stats = module.download(work.own.images, work.paths, work.engine)
     return stats | {"profile": contract.enforce("images", work.paths)}
 
 
@@ -67,7 +67,9 @@ def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
     datasets = {name: work.at(name).variant_paths for name in joint.datasets}
     run = JOINT_CHECKPOINT.fingerprint(work)
     with training.tracked(work, run, JOINT_CHECKPOINT.versions(work), **callbacks) as on_epoch:
-        return training.train(joint.model, joint.training, work.variant_paths, datasets, run=run, on_epoch=on_epoch)
+        return training.train(
+            joint.model, joint.training, work.variant_paths, datasets, run=run, engine=work.engine, on_epoch=on_epoch
+        )
 
 
 def checkpoint(work: Work, **callbacks: Any) -> Stats:
@@ -79,7 +81,14 @@ def checkpoint(work: Work, **callbacks: Any) -> Stats:
     run = CHECKPOINT.fingerprint(work)
     with training.tracked(work, run, CHECKPOINT.versions(work), **callbacks) as on_epoch:
         return training.train(
-            own.model, own.training, paths, {work.dataset: paths}, run=run, start=start, on_epoch=on_epoch
+            own.model,
+            own.training,
+            paths,
+            {work.dataset: paths},
+            run=run,
+            start=start,
+            engine=work.engine,
+            on_epoch=on_epoch,
         )
 
 
@@ -87,7 +96,7 @@ def item_vectors(work: Work) -> Stats:
     """Every item of the catalogue through the item tower."""
     from pixrec_core.retrieval import encode
 
-    return encode.encode_items(work.variant_paths)
+    return encode.encode_items(work.variant_paths, work.engine)
 
 
 def item_index(work: Work) -> Stats:
@@ -101,7 +110,7 @@ def ranking(work: Work) -> Stats:
     """Test histories through the user tower, each to its nearest items; some through other rankers where asked for."""
     from pixrec_core.retrieval import rank
 
-    return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths)
+    return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths, work.engine)
 
 
 def promoted(work: Work) -> Stats:

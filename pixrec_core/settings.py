@@ -244,6 +244,20 @@ class TrackingSettings(Section):
     experiment: str = Field("pixrec", min_length=1, description="that the runs belong to; made where there is none")
 
 
+class EngineSettings(Section):
+    """What the shards of heavy stages are worked on by. No artefact depends on it."""
+
+    kind: Literal["local", "ray"] = Field(
+        "local", description="`local`: this process; `ray`: workers of Ray, from `pip install 'pixrec[ray]'`"
+    )
+    address: str | None = Field(
+        None, description="ray: a running cluster, `host:port` or `auto`; none starts Ray here until the command ends"
+    )
+    workers: Positive = Field(2, description="ray: worker processes at a time, as far as there is room for them")
+    cpus: float = Field(1.0, gt=0, description="ray: cores that it sets aside for a worker")
+    gpus: float = Field(0.0, ge=0, description="ray: GPUs that it sets aside for a worker; 0.5 lets two share one")
+
+
 class Sections(BaseModel):
     """The sections that stand at the top level for all datasets and within one dataset for it alone."""
 
@@ -291,6 +305,7 @@ class Settings(BaseSettings, Sections):
     variants: tuple[Variant, ...] = Field(
         ("multimodal", "collaborative", "text_only"), description="what is trained for each dataset"
     )
+    engine: EngineSettings = EngineSettings()
     datasets: dict[Name, DatasetSettings]
     joint: dict[Name, JointSettings] = Field({}, description="trainings over several datasets, by name")
     tracking: TrackingSettings = TrackingSettings()

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 from filelock import FileLock, Timeout
 
 from pixrec_core import files
+from pixrec_core.engine import Engine, choose
 from pixrec_core.errors import ArtefactError, BusyError, MissingArtefactError, PixRecError
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.settings import DatasetSettings, JointSettings, Settings
@@ -53,6 +54,11 @@ class Work:
     def trained(self) -> DatasetSettings | JointSettings:
         """Settings of the training, of one dataset or a joint one."""
         return self.settings.trained(self.dataset)
+
+    @property
+    def engine(self) -> Engine:
+        """What the shards of heavy stages are worked on by; what they make is the same, so no fingerprint has it."""
+        return choose(self.settings.engine)
 
     @property
     def paths(self) -> DatasetPaths:

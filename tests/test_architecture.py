@@ -17,11 +17,12 @@ LAYERS = (
     ("pixrec_core.models", "pixrec_core.evaluation"),
     ("pixrec_core.data", "pixrec_core.losses", "pixrec_core.prompts"),
     ("pixrec_core.ranking_table", "pixrec_core.stages"),
+    ("pixrec_core.engine",),
     ("pixrec_core.settings",),
     ("pixrec_core.paths", "pixrec_core.schemas", "pixrec_core.files", "pixrec_core.plugins", "pixrec_core.progress"),
     ("pixrec_core.errors",),
 )
-HEAVY = {"torch", "transformers", "great_expectations", "faiss", "matplotlib"}
+HEAVY = {"torch", "transformers", "great_expectations", "faiss", "matplotlib", "ray"}
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ class Journal:
         Under other settings than that run's, only its photos are believed, and only where the size
         is the same: what failed may succeed now.
         """
-        self._path = path
+        self._settings = settings
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as temporary, temporary.open("wb") as file:
@@ -74,9 +74,12 @@ class Journal:
             self._file.write(line)
             self._file.flush()
 
-    def remove(self) -> None:
-        """The manifest holds it all: the journal has served."""
-        files.remove(self._path)
+    def take_over(self, path: Path) -> None:
+        """Note as its own what another journal of a killed run holds, and remove that one."""
+        with self._lock:
+            self._file.writelines(_believed(path, self._settings))
+            self._file.flush()
+        files.remove(path)
 
 
 def _believed(path: Path, settings: ImageSettings) -> Iterator[bytes]:

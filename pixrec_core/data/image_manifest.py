@@ -5,9 +5,10 @@ them there; rows come out as a stream.
 """
 
 import glob
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import duckdb
@@ -40,43 +41,55 @@ _WANTED: Final = f"""
 SELECT {", ".join(_COLUMNS)}
 FROM (SELECT item, image_url AS url FROM read_parquet({{items}}) WHERE image_url IS NOT NULL)
 LEFT JOIN told USING (item, url)
+WHERE hash(item) % $shares = $share
 """  # noqa: S608
 
 
-def known(paths: DatasetPaths, size: int) -> Generator[tuple[str, str, Outcome | None]]:
+def known(
+    paths: DatasetPaths, size: int, journals: Sequence[Path], share: int = 0, shares: int = 1
+) -> Generator[tuple[str, str, Outcome | None]]:
     """Item and URL of every photo that is wanted, with what an earlier run made of it.
 
-    That is, from the journal, whatever a killed run noted, else from the manifest a photo of the same
+    That is, from the journals, whatever a killed run noted, else from the manifest a photo of the same
     size; failures of a whole run are to be tried again.
+
+    Args:
+        paths: of the dataset.
+        size: setting that photos are made with.
+        journals: of the run under way, later ones win.
+        share: which part of the photos, from 0.
+        shares: parts that they fall into, by a hash of their item.
 
     Raises:
         MissingArtefactError: the catalogue has not been made.
         ArtefactError: it or the manifest is damaged.
     """
-    with _told(paths, with_manifest=_size(paths) == str(size)) as connection:
-        for row in _rows(connection, _wanted(paths)):
+    with _told(paths, journals, with_manifest=_size(paths) == str(size)) as connection:
+        for row in _rows(connection, _wanted(paths), {"share": share, "shares": shares}):
             outcome = Outcome(**dict(zip(_COLUMNS, row, strict=True)))
             yield outcome.item, outcome.url, outcome if outcome.status else None
 
 
 def write(paths: DatasetPaths, size: int, target: Path) -> None:
-    """Write to `target` what the journal says of every photo that is wanted, sorted by item. Schema: `IMAGE_SCHEMA`."""
+    """Write to `target` what the journals say of every photo that is wanted, sorted by item. Schema: `IMAGE_SCHEMA`."""
     metadata = f"KV_METADATA {{{literal(SIZE_KEY)}: {literal(size)}}}"
-    with _told(paths, with_manifest=False) as connection:
+    with _told(paths, paths.images_journals, with_manifest=False) as connection:
         connection.execute(
             f"COPY ({_wanted(paths)} ORDER BY item) TO {literal(target)} "
-            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20_480, {metadata})"
+            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20_480, {metadata})",
+            {"share": 0, "shares": 1},
         )
 
 
 @contextmanager
-def _told(paths: DatasetPaths, with_manifest: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+def _told(paths: DatasetPaths, journals: Sequence[Path], with_manifest: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with a table `told`: the newest outcome of each item and URL."""
     with database.querying(database.SMALL) as connection:
         connection.execute(_TOLD)
         if with_manifest:
             connection.execute(_KEPT, {"file": glob.escape(str(paths.images_manifest))})
-        connection.execute(_NOTED, {"file": glob.escape(str(paths.images_journal))})
+        for journal in journals:
+            connection.execute(_NOTED, {"file": glob.escape(str(journal))})
         connection.execute(_NEWEST)
         yield connection
 
@@ -85,8 +98,10 @@ def _wanted(paths: DatasetPaths) -> str:
     return _WANTED.format(items=literal(database.parquet(paths.items)))
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
-    result = connection.execute(query)
+def _rows(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[tuple[Any, ...]]:
+    result = connection.execute(query, dict(parameters))
     while batch := result.fetchmany(_BATCH):
         yield from batch
 

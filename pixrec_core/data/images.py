@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pixrec_core.data.by_host import map_by_host
 from pixrec_core.data.downloading import Downloader, Task
 from pixrec_core.data.image_journal import FAILED, TRYING, Journal, Outcome
 from pixrec_core.data.photo_server import serving
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_URL
@@ -33,12 +35,29 @@ from pixrec_core.stages import Stats
 log = logging.getLogger(__name__)
 
 
-def download(settings: ImageSettings, paths: DatasetPaths) -> Stats:
+@dataclass(frozen=True)
+class Share:
+    """What one worker brings, and its part of what may be asked for at a time.
+
+    Attributes:
+        number: from 0.
+        shares: how many there are.
+        threads: downloads at a time.
+        per_host: from one host.
+    """
+
+    number: int
+    shares: int
+    threads: int
+    per_host: int
+
+
+def download(settings: ImageSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
     """Bring the photo of every item that has a URL, and write the manifest.
 
     A photo that is there already, of the same URL and size and unchanged, is kept, unless it came
     from a local file that was replaced since; a URL that failed in an earlier run is tried again; a
-    killed run goes on where it was.
+    killed run goes on where it was, however many workers it had.
 
     Raises:
         MissingArtefactError: the catalogue or the raw files have not been made.
@@ -47,26 +66,54 @@ def download(settings: ImageSettings, paths: DatasetPaths) -> Stats:
     start = time.monotonic()
     files.require(paths.items)
     with Journal(paths.images_journal, settings) as journal:
-        fetched = _fetch_all(settings, paths, journal)
-        with files.replacing(paths.images_manifest) as temporary:
-            image_manifest.write(paths, settings.size, temporary)
-            _remove_orphans(paths, temporary)
-        journal.remove()
+        for left in paths.images_journals[1:]:
+            journal.take_over(left)
+        _forget_replaced(paths, journal)
+    fetched = sum(engine.map_shards(Fetch(settings, paths), _shares(settings, engine.workers)))
+    with files.replacing(paths.images_manifest) as temporary:
+        image_manifest.write(paths, settings.size, temporary)
+        _remove_orphans(paths, temporary)
+    for served in paths.images_journals:  # the manifest holds it all
+        files.remove(served)
     return _stats(paths, fetched, time.monotonic() - start)
 
 
-def _fetch_all(settings: ImageSettings, paths: DatasetPaths, journal: Journal) -> int:
-    """Settle every URL; returns for how many the network was needed."""
-    _forget_replaced(paths, journal)
-    wanted = pl.scan_parquet(paths.items).select(pl.col(IMAGE_URL).count()).collect().item()
-    stop = threading.Event()
-    with (
-        _served(raw_files.locate(paths).photos) as own_host,
-        Downloader(settings, paths, journal, own_host, stop) as downloader,
-        closing(image_manifest.known(paths, settings.size)) as known,
-    ):
-        settled = map_by_host(downloader.settle, starmap(Task, known), settings.threads, settings.per_host, stop)
-        return sum(progress.track(settled, "photos", wanted, log))
+def _shares(settings: ImageSettings, workers: int) -> list[Share]:
+    """Parts of the work for so many workers at most: what all of them ask for at a time is what settings allow."""
+    count = min(workers, settings.threads, settings.per_host)
+
+    def part(whole: int, number: int) -> int:
+        return whole // count + (number < whole % count)
+
+    return [Share(n, count, part(settings.threads, n), part(settings.per_host, n)) for n in range(count)]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What a worker does with its share."""
+
+    settings: ImageSettings
+    paths: DatasetPaths
+
+    def __call__(self, share: Share) -> int:
+        """Settle every URL; returns for how many the network was needed.
+
+        A worker that takes over from one that died finds what that one noted in the share's journal. Where there are
+        several shares, nobody writes to the run's first journal while all read it.
+        """
+        paths, first = self.paths, self.paths.images_journal
+        own = paths.images_journal_of(share.number) if share.shares > 1 else first
+        journals = list(dict.fromkeys([first, own]))
+        wanted = pl.scan_parquet(paths.items).select(pl.col(IMAGE_URL).count()).collect().item() // share.shares
+        stop = threading.Event()
+        with (
+            Journal(own, self.settings) as journal,
+            _served(raw_files.locate(paths).photos) as own_host,
+            Downloader(self.settings, paths, journal, own_host, stop) as downloader,
+            closing(image_manifest.known(paths, self.settings.size, journals, share.number, share.shares)) as known,
+        ):
+            settled = map_by_host(downloader.settle, starmap(Task, known), share.threads, share.per_host, stop)
+            return sum(progress.track(settled, "photos", wanted, log))
 
 
 def _forget_replaced(paths: DatasetPaths, journal: Journal) -> None:

@@ -26,9 +26,11 @@ from torch import Tensor
 
 from pixrec_core import files, schemas
 from pixrec_core.data.images import open_photo
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids
+from pixrec_core.models.portable import Portable
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.progress import track
 
@@ -109,6 +111,15 @@ class PhotoStore:
     key: str
     scale: PixelScale | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the same file, rather than be sent what may be more than its memory."""
+        file = self.values.filename if isinstance(self.values, np.memmap) else None
+        return {**self.__dict__, "values": Path(file) if file else self.values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        values = state["values"]
+        self.__dict__.update(state, values=np.load(values, mmap_mode="r") if isinstance(values, Path) else values)
+
     @property
     def count(self) -> int:
         return len(self.values)
@@ -155,11 +166,11 @@ def pixel_store(photos: PhotoFiles) -> PhotoStore:
     return PhotoStore(_cached(path, photos.count, rows, np.uint8), photos.processor, photos.key, scale)
 
 
-def feature_store(folder: Path, model: DualTower, photos: PhotoFiles) -> PhotoStore:
+def feature_store(folder: Path, model: DualTower, photos: PhotoFiles, engine: Engine = LOCAL) -> PhotoStore:
     """Features of all photos under the model's present vision tower, kept in `folder`."""
     key = feature_key(model, photos)
     path = folder / feature_file(key)
-    return PhotoStore(_cached(path, photos.count, lambda: _features(model, photos), np.float16), None, key)
+    return PhotoStore(_cached(path, photos.count, lambda: _features(model, photos, engine), np.float16), None, key)
 
 
 def feature_key(model: DualTower, photos: PhotoFiles) -> str:
@@ -176,18 +187,32 @@ def features_now(model: DualTower, photos: PhotoStore) -> PhotoStore:
     """Features under a vision tower that is still learning, in memory; those of a frozen one as they are."""
     if photos.processor is None:
         return photos
-    return PhotoStore(np.stack(list(_features(model, photos))), None, "now")
+    return PhotoStore(np.stack(list(_features(model, photos, LOCAL))), None, "now")
 
 
-@torch.inference_mode()
-def _features(model: DualTower, photos: PhotoFiles | PhotoStore) -> Iterator[Any]:
-    """Features of each photo in turn, (K, H)."""
-    count = photos.count
-    for start in track(range(0, count, BATCH), "photo batches encoded", -(-count // BATCH), log):
-        batch = photos.load(np.arange(start, min(start + BATCH, count)))
-        features = model.photo_features({name: value.to(model.device) for name, value in batch.items()})
+@dataclass(frozen=True)
+class PhotoEncoder(Portable):
+    """A vision tower and the photos that it is to encode."""
+
+    model: DualTower
+    photos: PhotoFiles | PhotoStore
+
+    @torch.inference_mode()
+    def __call__(self, rows: Ids) -> np.ndarray[Any, Any]:
+        """Features of some photos, (J, K, H) in half precision."""
+        batch = {name: value.to(self.model.device) for name, value in self.photos.load(rows).items()}
+        features = self.model.photo_features(batch)
         assert features is not None, "a batch of photos has features"
-        yield from features.half().cpu().numpy()
+        values: np.ndarray[Any, Any] = features.half().cpu().numpy()
+        return values
+
+
+def _features(model: DualTower, photos: PhotoFiles | PhotoStore, engine: Engine) -> Iterator[Any]:
+    """Features of each photo in turn, (K, H)."""
+    batches = [np.arange(start, min(start + BATCH, photos.count)) for start in range(0, photos.count, BATCH)]
+    encoded = engine.map_shards(PhotoEncoder(model, photos), batches)
+    for features in track(encoded, "photo batches encoded", len(batches), log):
+        yield from features
 
 
 def _cached(path: Path, count: int, rows: Callable[[], Iterator[Any]], dtype: type[np.generic]) -> np.ndarray[Any, Any]:

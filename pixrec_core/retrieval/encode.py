@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -13,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pixrec_core import files, schemas
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator, to_device
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_key, feature_store
+from pixrec_core.models.portable import Portable
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.progress import track
@@ -26,6 +29,7 @@ from pixrec_core.stages import Stats
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Vectors = NDArray[np.float32]
 
 #: Tokens of a padded batch. A processor is fastest where what passes between layers stays in its cache: with as many
@@ -37,14 +41,15 @@ ITEMS = "items.parquet"
 CHECKPOINT = "checkpoint_sha256"  # in the vectors' header
 
 
-def encode_items(paths: VariantPaths) -> Stats:
+def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
     """Write the vectors of the whole catalogue, and the photo features that histories will need again."""
     model, processor = checkpoint.load(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
     inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
-        vectors = item_vectors(model, inputs, photo_features(_features_folder(settings, paths, folder), model, inputs))
+        photos = photo_features(_features_folder(settings, paths, folder), model, inputs, engine)
+        vectors = item_vectors(model, inputs, photos, engine)
         made_by = {CHECKPOINT: checkpoint.digest(paths.checkpoint)}
         save_file({"vectors": vectors}, folder / VECTORS, metadata=made_by)
         pl.DataFrame({schemas.ITEM: inputs.items}).write_parquet(folder / ITEMS)
@@ -103,21 +108,45 @@ def _features_folder(settings: ModelSettings, paths: VariantPaths, own: Path) ->
     return paths.dataset.cache if settings.vision == "frozen" else own
 
 
-def photo_features(folder: Path, model: DualTower, inputs: TowerInputs) -> PhotoStore | None:
+def photo_features(folder: Path, model: DualTower, inputs: TowerInputs, engine: Engine = LOCAL) -> PhotoStore | None:
     """Features of all photos under this model, each encoded once; None for a variant without photos."""
-    return feature_store(folder, model, inputs.pixels) if inputs.pixels else None
+    return feature_store(folder, model, inputs.pixels, engine) if inputs.pixels else None
 
 
-def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | None) -> Vectors:
+@dataclass(frozen=True)
+class Encoder(Portable):
+    """A tower, what it reads of each item, and features of all photos; None for a variant without photos."""
+
+    model: DualTower
+    inputs: TowerInputs
+    photos: PhotoStore | None
+
+    @torch.inference_mode()
+    def items(self, numbers: Sequence[int]) -> Vectors:
+        """v_T of some items, (I, D)."""
+        batch = to_device(self.inputs.collator(self.photos).items(numbers), self.model.device)
+        return _numbers(self.model.item_vectors(batch, self.model.photo_features(batch["photos"])))
+
+    @torch.inference_mode()
+    def users(self, histories: Sequence[Sequence[int]]) -> Vectors:
+        """v_U of some histories, (B, D)."""
+        batch = self.inputs.collator(self.photos).histories(histories)
+        del batch["spans"]
+        batch = to_device(batch, self.model.device)
+        return _numbers(self.model.user_vectors(batch, self.model.photo_features(batch["photos"])))
+
+
+def _numbers(vectors: torch.Tensor) -> Vectors:
+    numbers: Vectors = vectors.float().cpu().numpy()
+    return numbers
+
+
+def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | None, engine: Engine = LOCAL) -> Vectors:
     """v_T of every item, (N, D)."""
-    collator = inputs.collator(photos)
     lengths = [len(block.ids) for block in inputs.inputs.blocks]
-
-    def encode(numbers: list[int]) -> torch.Tensor:
-        batch = to_device(collator.items(numbers), model.device)
-        return model.item_vectors(batch, model.photo_features(batch["photos"]))
-
-    return _in_batches(lengths, encode, "items encoded", model.config.dimension, _batch_tokens(model))
+    encode = Encoder(model, inputs, photos).items
+    most = _batch_tokens(model)
+    return _in_batches(range(len(lengths)), lengths, encode, "items encoded", model.config.dimension, most, engine)
 
 
 @torch.inference_mode()
@@ -130,37 +159,42 @@ def content_vector(model: DualTower, collator: Collator) -> Vectors:
 
 
 def user_vectors(
-    model: DualTower, inputs: TowerInputs, photos: PhotoStore | None, histories: Sequence[Sequence[int]]
+    model: DualTower,
+    inputs: TowerInputs,
+    photos: PhotoStore | None,
+    histories: Sequence[Sequence[int]],
+    engine: Engine = LOCAL,
 ) -> Vectors:
     """v_U of every history, (U, D)."""
-    collator: Collator = inputs.collator(photos)
     lengths = [sum(len(inputs.inputs.blocks[n].ids) for n in history) for history in histories]
-
-    def encode(numbers: list[int]) -> torch.Tensor:
-        batch = collator.histories([histories[n] for n in numbers])
-        del batch["spans"]
-        batch = to_device(batch, model.device)
-        return model.user_vectors(batch, model.photo_features(batch["photos"]))
-
-    return _in_batches(lengths, encode, "histories encoded", model.config.dimension, _batch_tokens(model))
+    encode = Encoder(model, inputs, photos).users
+    most = _batch_tokens(model)
+    return _in_batches(histories, lengths, encode, "histories encoded", model.config.dimension, most, engine)
 
 
 def _batch_tokens(model: DualTower) -> int:
     return CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
 
 
-@torch.inference_mode()
 def _in_batches(
-    lengths: Sequence[int], encode: Callable[[list[int]], torch.Tensor], what: str, dimension: int, most: int
+    things: Sequence[T],
+    lengths: Sequence[int],
+    encode: Callable[[Sequence[T]], Vectors],
+    what: str,
+    dimension: int,
+    most: int,
+    engine: Engine,
 ) -> Vectors:
     """Encode everything, batched by length so that little is padding, and put it back in order.
 
     Args:
+        things: to encode.
         lengths: tokens of each.
-        encode: from numbers to vectors.
+        encode: from things to vectors.
         what: is being done.
         dimension: of a vector.
         most: tokens of a padded batch of more than one.
+        engine: what maps over the batches.
     """
     order = np.argsort(lengths, kind="stable").tolist()
     batches, batch = [], list[int]()
@@ -169,7 +203,10 @@ def _in_batches(
             batches.append(batch)
             batch = []
         batch.append(number)
+    if batch:
+        batches.append(batch)
+    encoded = engine.map_shards(encode, [[things[number] for number in numbers] for numbers in batches])
     vectors = np.empty((len(lengths), dimension), dtype=np.float32)
-    for numbers in track([*batches, batch] if batch else batches, what + ", batches", len(batches) + bool(batch), log):
-        vectors[numbers] = encode(numbers).float().cpu().numpy()
+    for numbers, part in zip(batches, track(encoded, what + ", batches", len(batches), log), strict=True):
+        vectors[numbers] = part
     return vectors

@@ -71,6 +71,28 @@ class ItemIndex:
             cosines[short], rows[short] = exact
         return rows, cosines
 
+    def lists(self, wanted: tuple[encode.Vectors, NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`nearest` for lists of different lengths.
+
+        Args:
+            wanted: (B, D) unit vectors, and (B,) items wanted for each of them; where there are fewer, all of them.
+
+        Returns:
+            Both (B, k); places past a list's length hold row -1.
+        """
+        queries, lengths = wanted
+        k = min(int(lengths.max()), len(self.items))
+        rows, cosines = self.nearest(queries, k)
+        return np.where(np.arange(k) < lengths[:, None], rows, -1), cosines
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which is to search with as many threads: the last bits of a product depend on them."""
+        return {**self.__dict__, "threads": faiss.omp_get_max_threads()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        faiss.omp_set_num_threads(state.pop("threads"))
+        self.__dict__.update(state)
+
     @cached_property
     def vectors(self) -> encode.Vectors:
         """Of all items, (N, D), on disk and mapped."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pixrec_core import files, prompts
 from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models import checkpoint
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.photo_store import PhotoStore
@@ -65,16 +66,13 @@ class Shop:
         """What is read of each history."""
         return [history[-self.window :] for history in histories]
 
-    def vectors(self, histories: Sequence[Sequence[int]]) -> encode.Vectors:
+    def vectors(self, histories: Sequence[Sequence[int]], engine: Engine = LOCAL) -> encode.Vectors:
         """v_U of every history, (U, D)."""
-        return encode.user_vectors(self.model, self.inputs, self.photos, self.newest(histories))
+        return encode.user_vectors(self.model, self.inputs, self.photos, self.newest(histories), engine)
 
     def users(self, histories: Sequence[Sequence[int]], vectors: encode.Vectors, lengths: NDArray[np.int64]) -> Users:
         """Some users and their nearest items, as many as `lengths` (B,) says or as there are."""
-        k = min(int(lengths.max()), len(self.item_index.items))
-        rows, cosines = self.item_index.nearest(vectors, k)
-        rows = np.where(np.arange(k) < lengths[:, None], rows, -1)
-        return Users(self.newest(histories), vectors, rows, cosines)
+        return Users(self.newest(histories), vectors, *self.item_index.lists((vectors, lengths)))
 
     def catalogue(self, paths: VariantPaths) -> Catalogue:
         """What rankers by the language model use."""
@@ -83,7 +81,9 @@ class Shop:
         return Catalogue(self.item_index.items, self.model, collator, self.item_index.vectors, texts)
 
 
-def rank_test_users(settings: RetrievalSettings, texts: GenerativeSettings, paths: VariantPaths) -> Stats:
+def rank_test_users(
+    settings: RetrievalSettings, texts: GenerativeSettings, paths: VariantPaths, engine: Engine
+) -> Stats:
     """Write each test user's ranking: `depth` items, and one more for each different item of the history.
 
     Those users whom `texts` draws get one of as many items by each of its rankers.
@@ -96,8 +96,8 @@ def rank_test_users(settings: RetrievalSettings, texts: GenerativeSettings, path
     histories = [sequence[:-1] for sequence in shop.inputs.numbers(test[ITEMS].to_list())]
     lengths = np.array([settings.depth + len(set(history)) for history in histories])
     start = time.monotonic()
-    vectors = shop.vectors(histories)
-    rows = write_ranking(paths.ranking, _frames(shop, test[USER], histories, vectors, lengths))
+    vectors = shop.vectors(histories, engine)
+    rows = write_ranking(paths.ranking, _frames(shop.item_index, test[USER], vectors, lengths, engine))
     speed = len(histories) / (time.monotonic() - start)
 
     speeds = {DENSE: speed}
@@ -113,15 +113,15 @@ def rank_test_users(settings: RetrievalSettings, texts: GenerativeSettings, path
 
 
 def _frames(
-    shop: Shop,
+    item_index: index.ItemIndex,
     ids: pl.Series,
-    histories: Sequence[Sequence[int]],
     vectors: encode.Vectors,
     lengths: NDArray[np.int64],
+    engine: Engine,
 ) -> Iterator[pl.DataFrame]:
     """Rankings of all users, so many of them in memory at a time."""
-    items = pl.Series(shop.item_index.items)
-    for start in range(0, len(histories), USERS_AT_A_TIME):
-        part = slice(start, start + USERS_AT_A_TIME)
-        users = shop.users(histories[part], vectors[part], lengths[part])
-        yield to_ranking(ids[part], items, users.nearest, users.cosines)
+    items = pl.Series(item_index.items)
+    parts = [slice(start, start + USERS_AT_A_TIME) for start in range(0, len(ids), USERS_AT_A_TIME)]
+    found = engine.map_shards(item_index.lists, [(vectors[part], lengths[part]) for part in parts])
+    for part, (rows, cosines) in zip(parts, found, strict=True):
+        yield to_ranking(ids[part], items, rows, cosines)

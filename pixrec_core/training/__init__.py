@@ -15,6 +15,7 @@ from transformers import set_seed
 from pixrec_core import files, prompts, schemas
 from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ContractError
 from pixrec_core.models import checkpoint, hub, tuning
 from pixrec_core.models.collate import Collator
@@ -48,6 +49,7 @@ def train(
     *,
     run: str,
     start: Path | None = None,
+    engine: Engine = LOCAL,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Stats:
     """Train one variant and write its checkpoint: the epoch with the best validation metric `settings.best_by`.
@@ -62,6 +64,7 @@ def train(
         datasets: the variant in each dataset that is trained on, by name.
         run: names all that the outcome depends on: the state of another run is never resumed.
         start: folder of a checkpoint to train on from; none is the backbone itself.
+        engine: what encodes the photos for a frozen vision tower, once.
         on_epoch: told of each epoch's losses and validation metrics as it ends.
 
     Raises:
@@ -73,7 +76,7 @@ def train(
     """
     for each in datasets.values():
         require_valid(each.dataset)
-    given = hub.pinned(model_settings), settings, paths, datasets, _state_folder(paths, run), start
+    given = hub.pinned(model_settings), settings, paths, datasets, _state_folder(paths, run), start, engine
     if settings.processes > 1:
         processes.run(_fit, given, settings.processes, on_epoch)
     else:
@@ -90,6 +93,7 @@ def _fit(
     datasets: Mapping[str, VariantPaths],
     state: Path,
     start: Path | None,
+    engine: Engine,
     *,
     on_epoch: Callable[[Epoch], None],
 ) -> None:
@@ -98,7 +102,7 @@ def _fit(
     model, inputs = build(model_settings, settings, list(datasets.values()), start)
     frozen = model if model_settings.vision == "frozen" else None
     parts = {
-        name: _part(name, each, frozen, own, settings)
+        name: _part(name, each, frozen, own, settings, engine)
         for (name, each), own in zip(datasets.items(), inputs, strict=True)
     }
     judges = {name: part.judge for name, part in parts.items()}
@@ -191,7 +195,12 @@ class _Part(NamedTuple):
 
 
 def _part(
-    name: str, paths: VariantPaths, frozen: DualTower | None, inputs: TowerInputs, settings: TrainingSettings
+    name: str,
+    paths: VariantPaths,
+    frozen: DualTower | None,
+    inputs: TowerInputs,
+    settings: TrainingSettings,
+    engine: Engine,
 ) -> _Part:
     """Training windows, batches and validation of one dataset.
 
@@ -201,13 +210,15 @@ def _part(
         frozen: the model whose vision tower will not change, so that each photo is encoded once; else None.
         inputs: what the towers read.
         settings: of the training.
+        engine: what encodes photos.
 
     Raises:
         ContractError: there is nothing to train on.
     """
     photos = None
     if inputs.pixels is not None:
-        photos = feature_store(paths.dataset.cache, frozen, inputs.pixels) if frozen else pixel_store(inputs.pixels)
+        cache = paths.dataset.cache
+        photos = feature_store(cache, frozen, inputs.pixels, engine) if frozen else pixel_store(inputs.pixels)
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
     windows = Windows(
         inputs.numbers(sequences[schemas.ITEMS].to_list()),

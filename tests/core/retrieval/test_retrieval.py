@@ -7,6 +7,7 @@ import torch
 
 from pixrec_core import files, pipeline, schemas
 from pixrec_core.data.sequences import read_sequences
+from pixrec_core.engine import LOCAL
 from pixrec_core.evaluation.rankings import read_ranking
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.models import checkpoint
@@ -137,11 +138,11 @@ def test_the_same_users_are_drawn_each_time() -> None:
 def test_batches_hold_everything_once_and_in_order() -> None:
     seen = []
 
-    def encoded(numbers: list[int]) -> torch.Tensor:
-        seen.append(numbers)
-        return torch.tensor([[float(n)] for n in numbers])
+    def encoded(things: list[float]) -> np.ndarray:
+        seen.append(things)
+        return np.array(things)[:, None]
 
     lengths = [5000, 3, 9000, 20000, 7]
-    vectors = encode._in_batches(lengths, encoded, "things", 1, 16_384)
-    assert vectors[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert seen == [[1, 4, 0], [2], [3]]
+    vectors = encode._in_batches([0.5, 1, 2, 3, 4], lengths, encoded, "things", 1, 16_384, LOCAL)
+    assert vectors[:, 0].tolist() == [0.5, 1, 2, 3, 4]
+    assert seen == [[1, 4, 0.5], [2], [3]]

@@ -1,0 +1,168 @@
+"""Shards by worker processes of Ray: started here for as long as this process lasts, or of a running cluster.
+
+Ray brings what is hard about it: functions and results between machines, workers where there is room, and shards
+worked on again when a worker dies. Its token authentication is left as it is; Ray's own default is on.
+"""
+
+import atexit
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Final
+
+from pixrec_core.engine._contract import R, S
+from pixrec_core.errors import EngineError, SettingsError
+from pixrec_core.settings import EngineSettings
+
+RETRIES: Final = 3  # of a shard whose worker died; one that kills every worker (memory) ends the stage
+PATIENCE_S: Final = 10.0  # for a cluster to take a connection; Ray itself would try for many minutes
+#: Sockets lie in it, and their names may have 107 bytes: the folder that `TMPDIR` names may be too long.
+TEMPORARY: Final = "/tmp"  # noqa: S108  # a folder of our own is made there, closed to others
+
+
+def make(settings: EngineSettings) -> "RayEngine":
+    """An engine that starts or joins Ray with its first map.
+
+    Raises:
+        SettingsError: Ray is not installed.
+    """
+    if find_spec("ray") is None:
+        raise SettingsError('engine.kind = "ray" needs Ray, which is not installed: pip install "pixrec[ray]"')
+    return RayEngine(settings)
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Maps over actors, each of which holds the function."""
+
+    settings: EngineSettings
+
+    @property
+    def workers(self) -> int:
+        return self.settings.workers
+
+    def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
+        """See `Engine`."""
+        _connect(self.settings)
+        import ray
+        from ray.util import ActorPool
+
+        function_refs = [ray.put(function)]  # held to the end: a worker that is started again asks for it
+        actors = [self._actor() for _ in range(min(self._room(), len(shards)))]
+        try:
+            yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(function_refs, shard), shards)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"a shard lost its worker {1 + RETRIES} times, or Ray itself failed: {error}") from error
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def _actor(self) -> Any:
+        import ray
+
+        needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
+        return ray.remote(max_restarts=-1, max_task_retries=RETRIES, **needs)(_Worker).remote()
+
+    def _room(self) -> int:
+        """Workers that fit the cluster as it stands: one that never finds room would be waited for without end.
+
+        Raises:
+            EngineError: not one does.
+        """
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = min(self.workers, sum(_fitting(self.settings, node) for node in nodes))
+        if room == 0:
+            raise EngineError(
+                f"Ray has no room for a worker with engine.cpus = {self.settings.cpus:g} and engine.gpus = "
+                f"{self.settings.gpus:g}; its largest machine has {max(_size(node) for node in nodes)}"
+            )
+        return room
+
+
+class _Worker:
+    """One process."""
+
+    def __init__(self) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it logs, Ray brings to its driver
+        logging.getLogger("pixrec_core").setLevel(logging.INFO)
+        self._function: Callable[[Any], Any] | None = None
+
+    def run(self, function_refs: list[Any], shard: Any) -> Any:
+        """The function of the shard; it is fetched once: what stands in a list, Ray does not bring with each call."""
+        import ray
+
+        if self._function is None:
+            (self._function,) = ray.get(function_refs)
+        return self._function(shard)
+
+
+def _fitting(settings: EngineSettings, node: dict[str, float]) -> int:
+    by_cpus = node.get("CPU", 0) // settings.cpus
+    return int(min(by_cpus, node.get("GPU", 0) // settings.gpus) if settings.gpus else by_cpus)
+
+
+def _size(node: dict[str, float]) -> str:
+    return f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs"
+
+
+def _connect(settings: EngineSettings) -> None:
+    """Join or start Ray, once a process; a process that Ray itself started is connected already.
+
+    Raises:
+        EngineError: nothing answers at the address, or Ray refuses.
+    """
+    if settings.address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: all of its ports on loopback
+    import ray  # only now: on being imported it looks at the environment
+
+    if ray.is_initialized():
+        return
+    options = _here(settings) if settings.address is None else _there(settings.address)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(logging_level=logging.ERROR, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise EngineError(f"Ray at {settings.address or 'this machine'} cannot be used: {error}") from error
+    finally:
+        if is_main:  # Ray takes the signal for itself, which Dagster and the command line have a use for
+            signal.signal(signal.SIGTERM, before)
+
+
+def _here(settings: EngineSettings) -> dict[str, Any]:
+    """Options of a Ray of this process alone, without dashboard, and gone without trace at the end."""
+    folder = tempfile.mkdtemp(prefix="pixrec-", dir=TEMPORARY)
+    atexit.register(_end, folder)
+    cpus = math.ceil(settings.workers * settings.cpus)
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": folder}
+
+
+def _there(address: str) -> dict[str, Any]:
+    """Options of a running cluster, where something listens."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), PATIENCE_S).close()
+        except OSError as error:
+            raise EngineError(f"no Ray answers at engine.address {address!r}: {error}") from error
+    return {"address": address}
+
+
+def _end(folder: str) -> None:
+    import ray
+
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
