@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pixrec_core import pipeline
-from pixrec_core.data import images
+from pixrec_core.data import image_manifest, images
 from pixrec_core.data.image_journal import Journal, Outcome
 from pixrec_core.engine import LOCAL
 from pixrec_core.models import checkpoint, photo_store
@@ -39,7 +39,7 @@ def shop(tmp_path_factory):
     replace(pipeline.CHECKPOINT, run=untrained).materialise(work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photo_store, "BATCH", 8)
-        patch.setattr(encode, "BATCH_TOKENS", 256)
+        patch.setattr(encode, "CPU_TOKENS", 256)
         patch.setattr(rank, "USERS_AT_A_TIME", 16)
         yield work
 
@@ -141,7 +141,7 @@ class TestPhotos:
         images.download(SETTINGS, here)
         there.images.mkdir()
         shutil.copytree(here.images, there.images, dirs_exist_ok=True)
-        whole = images.read_manifest(here)
+        whole = image_manifest.read(here)
         for worker in range(3):
             with Journal(there.images_journal_of(worker), SETTINGS) as journal:
                 for row in whole.gather_every(3, worker).iter_rows(named=True):
@@ -156,18 +156,16 @@ class TestPhotos:
 def test_shares_part_the_catalogue_and_the_limits(tmp_path):
     """Seven threads and five of one host over three workers."""
     paths = DatasetPaths(tmp_path)
-    write_items(paths, {f"item {n}": f"http://a/{n}" for n in range(8)})
-    wanted = images.pl.read_parquet(paths.items, columns=["item", "image_url"]).rename({"image_url": "url"})
-    known = images.IMAGE_SCHEMA.to_frame()
+    wanted = {f"item {n}": f"http://a/{n}" for n in range(40)}
+    write_items(paths, wanted)
     limits = ImageSettings(threads=7, per_host=5)
-    shares = images._shares(limits, wanted, known, 3)
-    assert [(s.worker, s.threads, s.per_host, s.wanted.height) for s in shares] == [
-        (0, 3, 2, 3),
-        (1, 2, 2, 3),
-        (2, 2, 1, 2),
-    ]
-    assert sorted(url for share in shares for url in share.wanted["url"]) == wanted["url"].sort().to_list()
-    assert len(images._shares(ImageSettings(threads=7, per_host=2), wanted, known, 3)) == 2, "none goes without a host"
+    shares = images._shares(limits, 3)
+    assert [(s.number, s.shares, s.threads, s.per_host) for s in shares] == [(0, 3, 3, 2), (1, 3, 2, 2), (2, 3, 2, 1)]
+    parts = [{item: url for item, url, _ in image_manifest.known(paths, 64, [], n, 3)} for n in range(3)]
+    assert all(parts)
+    assert sum(map(len, parts)) == 40
+    assert parts[0] | parts[1] | parts[2] == wanted
+    assert len(images._shares(ImageSettings(threads=7, per_host=2), 3)) == 2, "none goes without a host"
 
 
 def kill_a_fetching_worker(paths: DatasetPaths) -> bool:
