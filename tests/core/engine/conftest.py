@@ -8,7 +8,7 @@ import torch
 from pixrec_core.engine import LOCAL, choose
 from pixrec_core.settings import EngineSettings
 
-WORKERS = 3
+WORKERS = 2
 
 
 def require_ray() -> None:
