@@ -117,11 +117,10 @@ def _experiment(client: "MlflowClient", name: str, data_dir: Path) -> str:
 
     A server says where artefacts go; a database without one would put them below the working folder of the moment.
     """
-    if (found := client.get_experiment_by_name(name)) is None:
-        served = client.tracking_uri.startswith(("http:", "https:", "databricks"))
-        client.create_experiment(name, artifact_location=None if served else (data_dir / ".mlflow").as_uri())
-        found = client.get_experiment_by_name(name)
-    return str(found.experiment_id)
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    served = client.tracking_uri.startswith(("http:", "https:", "databricks"))
+    return str(client.create_experiment(name, artifact_location=None if served else (data_dir / ".mlflow").as_uri()))
 
 
 def _unfinished(client: "MlflowClient", experiment: str, fingerprint: str) -> "_Run | None":
