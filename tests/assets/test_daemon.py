@@ -81,7 +81,7 @@ def test_the_schedule_and_the_sensor_can_be_turned_on_and_a_new_file_makes_a_run
     assert time.gmtime(schedule["nextTick"]["timestamp"])[3:7] == (3, 0, 0, 0), "Monday at 03:00 UTC"
     stopped = server.ask(STOP_SCHEDULE, id=schedule["id"])["stopRunningSchedule"]
     assert stopped["scheduleState"]["status"] == "STOPPED"
-    assert server.runs("prepare_data", "books") == []
+    assert server.runs("books") == []
 
     (folder / "books").mkdir()
     for name in ("reviews.jsonl", "meta.jsonl"):
@@ -89,7 +89,7 @@ def test_the_schedule_and_the_sensor_can_be_turned_on_and_a_new_file_makes_a_run
         os.utime(folder / "books" / name, (1e9, 1e9))
     sensor = server.ask(START_SENSOR, at=PLACE | {"sensorName": "new_raw_files"})["startSensor"]["sensorState"]
     assert sensor["status"] == "RUNNING"
-    run = until(lambda: next((r for r in server.runs("prepare_data", "books") if r["status"] == "SUCCESS"), None))
+    run = until(lambda: next((r for r in server.runs("books") if r["status"] == "SUCCESS"), None))
     assert run["tags"]["dagster/sensor_name"] == "new_raw_files"
     assert is_made(DatasetPaths.of(folder / "data", "books"), pipeline.SEQUENCES)
     assert server.ask(STOP_SENSOR, id=sensor["id"])["stopSensor"]["instigationState"]["status"] == "STOPPED"
@@ -108,7 +108,7 @@ def test_a_run_whose_process_is_killed_is_marked_as_failed_and_run_again(server:
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
     def both() -> list[dict[str, Any]]:
-        runs = server.runs("prepare_data", "films")
+        runs = server.runs("films")
         return runs if len(runs) == 2 and all(run["status"] in {"SUCCESS", "FAILURE"} for run in runs) else []
 
     again, killed = until(both)

@@ -1,13 +1,16 @@
 """Dagster's own UI in a real browser: what its user sees of the pipeline, and runs from there.
 
-Pictures stay in test-output/ui; docs/asset-graph.png is a copy of the one of the same name.
+Pictures stay in test-output/ui. One is in the README: after a change of the graph, run
+`pytest tests/assets/test_ui.py -k graph` and copy test-output/ui/asset-graph.png to docs/.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pixrec_assets.definitions import defs
 from pixrec_core import files
@@ -41,10 +44,18 @@ broken = { source = { kind = "sample" } }
 shop = { source = { kind = "sample" } }
 """
 WINDOW = {"width": 1400, "height": 1000}
-#: The graph from top to bottom, without what a screenful has no room for.
+#: The graph from top to bottom, of each asset only its name and kinds: so it can be read at the width of a page.
 LAYOUT = """
 localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'));
-localStorage.setItem('asset-node-facets', JSON.stringify(['checks', 'partitions', 'kind-tag']));"""
+localStorage.setItem('asset-node-facets', JSON.stringify(['kind-tag']));"""
+GRAPH_BOX = """
+const boxes = [...document.querySelectorAll('[class*=svgContainer] foreignObject')].map(e => e.getBoundingClientRect());
+const x = Math.min(...boxes.map(b => b.left)) - 12, y = Math.min(...boxes.map(b => b.top)) - 12;
+const right = Math.max(...boxes.map(b => b.right)) + 12, bottom = Math.max(...boxes.map(b => b.bottom)) + 12;
+return {x, y, width: right - x, height: bottom - y};"""
+ARROWS = "return document.querySelectorAll('[class*=svgContainer] path[marker-end]').length"
+REPORT_EVENT = """mutation ($of: ReportRunlessAssetEventsParams!) { reportRunlessAssetEvents(eventParams: $of) {
+    ... on ReportRunlessAssetEventsSuccess { assetKey { path } } } }"""
 GRAPH = defs.resolve_asset_graph()
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ui")]
@@ -62,33 +73,29 @@ class Page:
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.browser.get(f"{self.server.url}{path}")
 
-    def find(self, xpath: str) -> Any:
-        """The first element of these that can be seen."""
+    def find(self, xpath: str, patience_s: float = DEADLINE_S) -> Any:
+        """The first of these elements, once it can be seen."""
         from selenium.webdriver.common.by import By
         from selenium.webdriver.support.expected_conditions import visibility_of_element_located
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.browser, DEADLINE_S).until(visibility_of_element_located((By.XPATH, xpath)))
+        return WebDriverWait(self.browser, patience_s).until(visibility_of_element_located((By.XPATH, xpath)))
 
-    def click(self, xpath: str) -> None:
-        self.find(xpath)
-        until(lambda: self._clicked(xpath))
+    def click(self, xpath: str, then: str) -> None:
+        """Click until what follows is there: the UI draws anew as answers arrive, and swallows early clicks."""
+        from selenium.common.exceptions import WebDriverException
 
-    def _clicked(self, xpath: str) -> bool:
-        """The UI draws anew as answers arrive: what was found may have been replaced since, or be covered still."""
-        from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
-
-        try:
-            self.find(xpath).click()
-        except (ElementClickInterceptedException, StaleElementReferenceException):
+        def clicked() -> bool:
+            with suppress(WebDriverException):  # replaced, covered or gone in this instant
+                self.find(xpath, 1).click()
+            with suppress(WebDriverException):
+                return bool(self.find(then, 5))
             return False
-        return True
 
-    def text(self) -> str:
-        return str(self.browser.execute_script("return document.body.innerText"))
+        until(clicked)
 
-    def shoot(self, name: str, **clip: float) -> None:
-        screenshot(self.browser, Path("ui", f"{name}.png"), {"x": 0, "y": 0, "scale": 1} | WINDOW | clip)
+    def shoot(self, name: str, **clip: float) -> Image.Image:
+        return screenshot(self.browser, Path("ui", f"{name}.png"), {"x": 0, "y": 0, "scale": 1} | WINDOW | clip)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,8 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
         chromium(tmp_path_factory.mktemp("profile")) as browser,
         dagster_dev(folder, DEFINITIONS, TOML) as server,
     ):
+        event = {"eventType": "ASSET_MATERIALIZATION", "assetKey": {"path": ["evaluation"]}, "partitionKeys": ["shop"]}
+        assert server.ask(REPORT_EVENT, of=event)["reportRunlessAssetEvents"]
         yield Page(browser, server)
 
 
@@ -117,18 +126,74 @@ def _no_errors(page: Page) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def launched(page: Page) -> dict[str, str]:
-    """Three runs, started by hand as a person does; dataset -> outcome."""
-    for path, dataset in (
-        ("/locations/pixrec/jobs/prepare_data", "books"),
-        ("/locations/pixrec/jobs/prepare_data", "broken"),
-        ("/assets/report", "shop"),
-    ):
-        page.open(path)
-        page.click("//button[contains(., 'Materialize')]")
-        page.click("//*[contains(text(), 'Select a partition')]")
-        page.click(f"//li[.//*[@title='{dataset}']]")
-        page.click("//*[contains(text(), 'Partition selection')]")  # closes the list
-        page.click("//button[contains(., 'Launch 1 run')]")
-        page.find("//*[contains(text(), 'Launched')]")
-    return {}
+def launched(page: Page) -> dict[str, dict[str, Any]]:
+    """Runs that were started by hand, as a person does, and have ended; by dataset."""
+    launches = {"books": "/locations/pixrec/jobs/prepare_data", "broken": "/locations/pixrec/jobs/prepare_data"}
+    launches |= {"shop": "/assets/report"}
+    for dataset, place in launches.items():
+        page.open(place)
+        page.click("//button[contains(., 'Materialize')]", then="//*[contains(text(), 'Select a partition')]")
+        page.click("//*[contains(text(), 'Select a partition')]", then=f"//li[.//*[@title='{dataset}']]")
+        page.click(f"//li[.//*[@title='{dataset}']]", then="//button[contains(., 'Launch 1 run')]")
+        page.shoot(f"launch-{dataset}")
+        page.click("//button[contains(., 'Launch 1 run')]", then="//*[contains(text(), 'Launched run')]")
+
+    def ended() -> dict[str, dict[str, Any]]:
+        runs = {run["tags"]["dagster/partition"]: run for run in page.server.runs()}
+        return runs if {run["status"] for run in runs.values()} <= {"SUCCESS", "FAILURE"} else {}
+
+    return until(ended)
+
+
+def test_the_graph_names_every_asset_and_draws_every_dependency(page: Page) -> None:
+    page.open("/server_info")
+    page.browser.execute_script(LAYOUT)
+    groups = ",".join(f"global@global:{group}" for group in {node.group_name for node in GRAPH.asset_nodes})
+    page.open(f"/asset-groups?expanded={groups}", height=2400)
+    for key in GRAPH.get_all_asset_keys():
+        page.find(f"//*[contains(@class, 'assetName')]//*[text()='{key.to_user_string()}']")
+    arrows = sum(len(node.parent_keys) for node in GRAPH.asset_nodes)
+    until(lambda: page.browser.execute_script(ARROWS) == arrows)
+    image = page.shoot("asset-graph", scale=2, **page.browser.execute_script(GRAPH_BOX))
+    assert image.width > 1200
+
+
+@pytest.mark.parametrize(
+    ("dataset", "status", "told"), [("books", "SUCCESS", "Success"), ("broken", "FAILURE", "Failure")]
+)
+def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launched, dataset, status, told) -> None:
+    assert launched[dataset]["status"] == status
+    page.open(f"/runs/{launched[dataset]['runId']}")
+    page.find(f"//*[text()='{told}']")
+    page.shoot(f"run-{dataset}")
+
+
+def test_an_asset_says_what_it_is_and_plots_its_numbers(page: Page, launched) -> None:
+    page.open("/assets/items")
+    page.click("//button[contains(., 'Plots')]", then="//canvas")
+    for told in ("Metadata lines -> the catalogue; bad lines to quarantine.", "bad/share", "Great Expectations"):
+        page.find(f"//*[text()='{told}']")
+    page.shoot("asset")
+
+
+@pytest.mark.parametrize(
+    ("asset", "dataset", "outcome", "held"),
+    [("items", "books", "Passed", "1 of 1"), ("sequences", "broken", "Failed", "1 of 2")],
+)
+def test_a_check_has_an_outcome_for_each_partition(page: Page, launched, asset, dataset, outcome, held) -> None:
+    page.open(f"/assets/{asset}?view=checks")
+    page.find("//*[text()='Latest execution']")  # before it is drawn, the tab of that name is the asset's own
+    page.click(
+        "(//*[@role='tab'][contains(., 'Partitions')])[last()]", then="//*[text()='Select a partition to view details']"
+    )
+    page.click(f"(//*[@title='{dataset}'])[last()]", then=f"//*[text()='{held} expectations hold']")
+    page.find(f"//*[text()='{outcome}']")
+    page.shoot(f"check-{dataset}")
+
+
+def test_the_reports_markdown_is_drawn(page: Page, launched) -> None:
+    assert launched["shop"]["status"] == "SUCCESS"
+    page.open("/assets/report?view=partitions&partition=shop")
+    page.click("//*[text()='[Show Markdown]']", then="//table//*[text()='multimodal']")
+    assert page.find("//h2").text == "Every item is a candidate"
+    page.shoot("report")
