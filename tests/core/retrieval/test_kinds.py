@@ -64,6 +64,13 @@ def test_made_again_it_is_the_same_to_the_byte(kind: str, vectors: kinds.Vectors
     assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(made[kind]).tobytes()
 
 
+def test_what_codes_are_learnt_from_is_drawn_alike() -> None:
+    many = clustered(17_000, dimension=2)
+    assert kinds.IVFPQ_SAMPLE * kinds.ivfpq_lists(len(many)) < len(many), "all are taken, none drawn"
+    first, second = (faiss.serialize_index(kinds.make("ivfpq", many)).tobytes() for _ in range(2))
+    assert first == second
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("flat", 1.0), ("hnsw", 0.99), ("ivfpq", 0.97)])
 def test_most_neighbours_are_found(kind: str, expected: float, vectors: kinds.Vectors, made: dict[str, Any]) -> None:
     assert expected <= kinds.recall(made[kind], vectors) <= 1
