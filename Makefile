@@ -33,7 +33,7 @@ demo: $(STAMP) ## Set up, then run the whole pipeline on generated data (some mi
 	$(VENV)/bin/pixrec demo
 
 test: lint ## Set up, then run every check and test; PYTEST_ARGS="-m 'not slow'" leaves out the slow ones
-	$(VENV)/bin/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Set up, then check style and types
 	$(VENV)/bin/python -m ruff check

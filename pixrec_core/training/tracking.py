@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
 
 from pixrec_core import files
 from pixrec_core.errors import SettingsError
 from pixrec_core.models import checkpoint
-from pixrec_core.settings import TrackingSettings, without_secrets
+from pixrec_core.settings import without_secrets
 from pixrec_core.stages import Work
 from pixrec_core.training.trainer import Epoch
 
@@ -57,7 +58,7 @@ def tracked(
     if settings.uri is None:
         yield on_epoch
         return
-    run = _opened(settings, work, fingerprint, data)
+    run = _opened(settings.uri, work, fingerprint, data)
 
     def tell_both(epoch: Epoch) -> None:
         on_epoch(epoch)
@@ -71,11 +72,12 @@ def tracked(
     run.finish(work.variant_paths.checkpoint)
 
 
-def _opened(settings: TrackingSettings, work: Work, fingerprint: str, data: Mapping[str, str]) -> "_Run":
+def _opened(uri: str, work: Work, fingerprint: str, data: Mapping[str, str]) -> "_Run":
     """The run of this very training that has not ended well yet, or a new one."""
-    client = _client(settings)
+    client = _client(uri)
+    name = work.settings.tracking.experiment
     try:
-        experiment = _experiment(client, settings.experiment, work.settings.data_dir)
+        experiment = _experiment(client, name, work.settings.data_dir)
         run = _unfinished(client, experiment, fingerprint)
         if run is None:
             tags = {"dataset": work.dataset, "variant": str(work.variant), FINGERPRINT: fingerprint}
@@ -83,12 +85,12 @@ def _opened(settings: TrackingSettings, work: Work, fingerprint: str, data: Mapp
             run = _Run(client, client.create_run(experiment, tags=tags, run_name=_name(work)).info.run_id)
         run.describe(work)
     except Exception as error:
-        raise _unusable(settings, error) from None
-    log.info("%s: run %s of experiment %s", _name(work), run.number, settings.experiment)
+        raise _unusable(uri, error) from None
+    log.info("%s: run %s of MLflow's experiment %s", _name(work), run.number, name)
     return run
 
 
-def _client(settings: TrackingSettings) -> "MlflowClient":
+def _client(uri: str) -> "MlflowClient":
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -97,15 +99,21 @@ def _client(settings: TrackingSettings) -> "MlflowClient":
         message = "tracking.uri is set, but MLflow is not installed: pip install 'pixrec[tracking]'"
         raise SettingsError(message) from None
     try:
-        return MlflowClient(tracking_uri=settings.uri)
+        return MlflowClient(tracking_uri=uri)
     except Exception as error:
-        raise _unusable(settings, error) from None
+        raise _unusable(uri, error) from None
 
 
-def _unusable(settings: TrackingSettings, error: Exception) -> SettingsError:
-    """Whatever MLflow, a database's driver or the network said; each may quote the URI with its password."""
-    told = without_secrets(f"tracking.uri is {settings.uri!r}, and MLflow cannot use it: {error}")
-    return SettingsError(told)
+def _unusable(uri: str, error: Exception) -> SettingsError:
+    return SettingsError(f"tracking.uri is {without_secrets(uri)!r}, and MLflow cannot use it: {_told(uri, error)}")
+
+
+def _told(uri: str, error: Exception) -> str:
+    """What MLflow, a database's driver or the network said; each may quote the URI, or the end of it alone."""
+    parts, text = urlsplit(uri), str(error)
+    for secret in filter(None, (parts.password, unquote(parts.password or ""), parts.query)):
+        text = text.replace(secret, "***")
+    return without_secrets(text)
 
 
 def _name(work: Work) -> str:
@@ -159,21 +167,23 @@ class _Run:
     def tell(self, epoch: Epoch) -> None:
         """Send an epoch, and those before that could not be sent."""
         self._told.append(epoch)
-        with _spared():
+        with _spared(self._client.tracking_uri):
             self._send(self._told)
 
     def finish(self, folder: Path) -> None:
         """Send what a checkpoint tells of its training, and end well."""
         record = files.read_json(folder / checkpoint.CURVES)
-        with _spared():
+        with _spared(self._client.tracking_uri):
             self._send(record["epochs"])
-            self._log({name: value for name, value in record.items() if isinstance(value, int | float)})
+            of_epochs = record["epochs"][0]
+            whole = {name: n for name, n in record.items() if isinstance(n, int | float) and name not in of_epochs}
+            self._log(whole)
             for name in (checkpoint.CARD, checkpoint.CURVES):
                 self._client.log_artifact(self.number, str(folder / name))
         self.end("FINISHED")
 
     def end(self, status: str) -> None:
-        with _spared():
+        with _spared(self._client.tracking_uri):
             self._client.set_terminated(self.number, status)
 
     def _send(self, epochs: list[Epoch]) -> None:
@@ -201,9 +211,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _spared() -> Iterator[None]:
+def _spared(uri: str) -> Iterator[None]:
     """A training is worth more than what is told of it."""
     try:
         yield
     except Exception as error:
-        log.warning("MLflow could not be told: %s", without_secrets(str(error)))
+        log.warning("MLflow could not be told: %s", _told(uri, error))

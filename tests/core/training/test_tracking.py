@@ -1,0 +1,138 @@
+"""A training told to a real MLflow store: what it holds, how a resumed one goes on, and what an outage costs."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pixrec_core import files, pipeline
+from pixrec_core.errors import SettingsError
+from pixrec_core.models import checkpoint
+from pixrec_core.settings import TrackingSettings
+from pixrec_core.stages import Work
+
+mlflow = pytest.importorskip("mlflow", reason="install pixrec[tracking]")
+pytestmark = [
+    pytest.mark.slow,  # MLflow takes seconds to import, and seconds to make its database
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # of MLflow's own tables
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+    yield client
+    client._tracking_client.store._dispose_engine()
+
+
+@pytest.fixture
+def tracked(shop, store, request):
+    """Opens a shop whose trainings are runs of an experiment of the test's own."""
+    tracking = TrackingSettings(uri=store.tracking_uri, experiment=request.node.name)
+
+    def of(**training: Any) -> Work:
+        work = shop("text_only", training=training)
+        return replace(work, settings=work.settings.model_copy(update={"tracking": tracking}))
+
+    return of
+
+
+def runs(store: Any, work: Work) -> list[Any]:
+    experiment = store.get_experiment_by_name(work.settings.tracking.experiment)
+    return list(store.search_runs([experiment.experiment_id]))
+
+
+def epochs(store: Any, run: Any, metric: str) -> list[tuple[int, float]]:
+    """Every point of a curve: epoch and value."""
+    return [(point.step, point.value) for point in store.get_metric_history(run.info.run_id, metric)]
+
+
+def record(work: Work) -> dict[str, Any]:
+    return dict(files.read_json(work.variant_paths.checkpoint / checkpoint.CURVES))
+
+
+def test_a_run_holds_settings_curves_origin_and_the_model_card(tracked, store) -> None:
+    work = tracked()
+    stats = pipeline.CHECKPOINT.materialise(work)["stats"]
+    (run,) = runs(store, work)
+    assert (run.info.run_name, run.info.status) == ("shop|text_only", "FINISHED")
+    assert run.data.params["training.epochs"] == "2"
+    assert run.data.params["model.lora.rank"] == "16"
+    assert run.data.tags["dataset"] == "shop"
+    assert run.data.tags["variant"] == "text_only"
+    assert run.data.tags["data_version.sequences"] == pipeline.SEQUENCES.stamp(work)["data_version"]
+    for name in ("loss", "generation", "recall@10", "ndcg@10", "seconds"):
+        curve = [(epoch["epoch"], epoch[name]) for epoch in record(work)["epochs"]]
+        assert epochs(store, run, name.replace("@", "_at_")) == curve
+    assert run.data.metrics["best_epoch"] == stats["best_epoch"]
+    assert run.data.metrics["validation_ndcg_at_10"] == stats["validation_ndcg@10"]
+    kept = work.settings.data_dir / ".mlflow" / run.info.run_id / "artifacts"
+    card = work.variant_paths.checkpoint / checkpoint.CARD
+    assert (kept / checkpoint.CARD).read_bytes() == card.read_bytes()
+
+
+class CrashError(Exception):
+    """Ends a training as a crash would."""
+
+
+def test_a_training_that_crashed_goes_on_in_its_run_and_tells_no_epoch_twice(tracked, store, monkeypatch) -> None:
+    work = tracked()
+
+    def crash(*_) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", crash)
+        with pytest.raises(CrashError):
+            pipeline.CHECKPOINT.materialise(work)
+    (crashed,) = runs(store, work)
+    assert crashed.info.status == "FAILED"
+    state = max(work.variant_paths.training.glob("*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    files.remove(state)  # as if it had been killed between telling of its last epoch and keeping it
+    pipeline.CHECKPOINT.materialise(work)
+    (run,) = runs(store, work)
+    assert (run.info.run_id, run.info.status) == (crashed.info.run_id, "FINISHED")
+    assert [epoch for epoch, _ in epochs(store, run, "loss")] == [1, 2]
+    pipeline.CHECKPOINT.materialise(work)
+    assert len(runs(store, work)) == 2, "what ended well is not gone on with"
+
+
+def test_an_outage_stops_no_training_and_what_was_lost_is_sent_later(tracked, store, monkeypatch, caplog) -> None:
+    work = tracked()
+    send, seen = mlflow.MlflowClient.log_batch, []
+
+    def failing(self, run_id: str, metrics=(), **rest) -> None:
+        seen.extend(metrics)
+        if metrics and metrics[0].step == 1 and sum(each.key == "loss" for each in seen) == 1:
+            raise mlflow.exceptions.MlflowException("http://me:secret@host/ is down")
+        send(self, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", failing)
+    pipeline.CHECKPOINT.materialise(work)
+    (run,) = runs(store, work)
+    assert run.info.status == "FINISHED"
+    assert [epoch for epoch, _ in epochs(store, run, "loss")] == [1, 2]
+    assert "MLflow could not be told: http://host/ is down" in caplog.text
+
+
+def test_a_server_that_cannot_be_reached_is_named_without_its_password(tracked, monkeypatch, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    work = tracked()
+    away = TrackingSettings(uri="http://me:secret@127.0.0.1:9/mlflow?token=secret")
+    work = replace(work, settings=work.settings.model_copy(update={"tracking": away}))
+    with pytest.raises(SettingsError, match=r"tracking\.uri is 'http://127\.0\.0\.1:9/mlflow'") as told:
+        pipeline.CHECKPOINT.materialise(work)
+    assert "secret" not in str(told.value) + caplog.text
+    assert told.value.__suppress_context__
+
+
+def test_without_mlflow_the_message_says_how_to_install_it(tracked, monkeypatch) -> None:
+    work = tracked()
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(SettingsError, match=r"pip install 'pixrec\[tracking\]'"):
+        pipeline.CHECKPOINT.materialise(work)
+    assert not work.variant_paths.checkpoint.exists()
