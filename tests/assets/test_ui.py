@@ -165,6 +165,7 @@ def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launc
     assert launched[dataset]["status"] == status
     page.open(f"/runs/{launched[dataset]['runId']}")
     page.find(f"//*[text()='{told}']")
+    page.find(f"//*[text()='RUN_{status}']")
     page.shoot(f"run-{dataset}")
 
 
