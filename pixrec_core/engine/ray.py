@@ -144,7 +144,7 @@ def _connect(settings: EngineSettings) -> None:
 
 def _here(settings: EngineSettings) -> dict[str, Any]:
     """Options of a Ray of this process alone, without dashboard, and gone without trace at the end."""
-    folder = tempfile.mkdtemp(prefix="pixrec-", dir=TEMPORARY)
+    folder = tempfile.mkdtemp(prefix="pixrec-ray-", dir=TEMPORARY)
     atexit.register(_end, folder)
     cpus = math.ceil(settings.workers * settings.cpus)
     return {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": folder}

@@ -102,7 +102,7 @@ def test_a_ray_of_ones_own_leaves_nothing_behind():
     results, folder = done.stdout.splitlines()
     assert results == "[1, 2]"
     assert done.stderr == ""
-    assert folder.startswith("/tmp/pixrec-")
+    assert folder.startswith("/tmp/pixrec-ray-")
     assert not Path(folder).exists()
 
 
