@@ -1,9 +1,8 @@
 """The gate before serving, over lists written by hand; and what a killed or damaged promotion leaves."""
 
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from math import log2
 from pathlib import Path
@@ -15,12 +14,14 @@ import pytest
 from pixrec_core import files, pipeline
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, ITEMS, RANKING_SCHEMA, TEST, USER
 from pixrec_core.serving import Recommender, promoted, promotion
+from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats, Work
 from tests.core import shop as shops
+from tests.core.forks import exit_code
 
-ROOT = Path(__file__).parents[3]
 USERS = 60
 
 
@@ -135,19 +136,12 @@ def test_what_does_not_belong_together_is_not_promoted(third: Work) -> None:
     assert third.variant_paths.promoted.manifest.read_bytes() == before
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pixrec_core.paths import DatasetPaths
-from pixrec_core.serving import promoted, promotion
-from pixrec_core.settings import DatasetSettings
-promoted.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-paths = DatasetPaths(Path(sys.argv[1])).variant("text_only")
-promotion.promote("shop", DatasetSettings(source={"kind": "sample"}), paths)
-"""
+def killed(root: Path) -> None:
+    """Promote, and end oneself before the manifest is written; runs in a process of its own."""
+    promoted.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    promotion.promote("shop", DatasetSettings(source={"kind": "sample"}), DatasetPaths(root).variant("text_only"))
 
 
-@pytest.mark.slow
 def test_a_promotion_killed_before_its_manifest_leaves_what_served(third: Work) -> None:
     folder = third.variant_paths.promoted.root
     asked = read_items(third.paths)[ITEM].to_list()[:3]
@@ -156,8 +150,7 @@ def test_a_promotion_killed_before_its_manifest_leaves_what_served(third: Work) 
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX):
         stage.run(third)
     rank(third, lambda _: 1)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(third.paths.root)], cwd=ROOT, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert exit_code(killed, third.paths.root) == -signal.SIGKILL
     assert (folder / "2" / "checkpoint" / "model.safetensors").exists()  # it had copied already
     assert (folder / "promoted.json").read_bytes() == manifest
     assert Recommender.load(folder).for_items(asked) == before
