@@ -46,7 +46,7 @@ class Server:
 
     def ask(self, query: str, **variables: Any) -> Any:
         question = {"query": query, "variables": variables}
-        answer = requests.post(f"{self.url}/graphql", json=question, timeout=20).json()
+        answer = requests.post(f"{self.url}/graphql", json=question, timeout=DEADLINE_S).json()
         assert "errors" not in answer, answer
         return answer["data"]
 
