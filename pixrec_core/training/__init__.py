@@ -76,11 +76,11 @@ def train(
     """
     for each in datasets.values():
         require_valid(each.dataset)
-    given = hub.pinned(model_settings), settings, paths, datasets, _state_folder(paths, run), start, engine
-    if settings.processes > 1:
-        processes.run(_fit, given, settings.processes, on_epoch)
+    given = hub.pinned(model_settings), settings, paths, datasets, _state_folder(paths, run), start
+    if settings.processes > 1:  # each of which would have to start and end an engine of its own
+        processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch)
     else:
-        _fit(*given, on_epoch=on_epoch)
+        _fit(*given, engine, on_epoch=on_epoch)
     files.remove(paths.training)
     record = files.read_json(paths.checkpoint / checkpoint.CURVES)
     return {name: value for name, value in record.items() if name != "epochs"}

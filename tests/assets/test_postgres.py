@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from pixrec_assets.definitions import defs
+from pixrec_core.settings import load_settings
 from pixrec_assets.doctor import places
 from pixrec_assets.doctor.finding import Level
 from tests.assets.dev_server import free_port
@@ -75,7 +76,9 @@ def test_runs_materialisations_and_pools_live_in_postgres(server, home, monkeypa
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", f"postgresql+psycopg2://{server}")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         job = defs.resolve_job_def("prepare_data")
-        assert job.execute_in_process(partition_key="sample", instance=instance).success
+        assert job.execute_in_process(
+            partition_key="sample", instance=instance, resources={"settings": load_settings()}
+        ).success
     with dg.DagsterInstance.from_config(str(home)) as another:
         assert another.get_materialized_partitions(dg.AssetKey("sequences")) == {"sample"}
         assert [(pool.name, pool.limit) for pool in another.event_log_storage.get_pool_limits()] == [("downloads", 1)]

@@ -145,7 +145,10 @@ def test_runs_of_the_sensor_are_of_the_job_and_are_let_through_by_dagster(folder
 
 
 def materialise(instance: dg.DagsterInstance, job: str, partition: str = "sample") -> None:
-    assert defs.resolve_job_def(job).execute_in_process(partition_key=partition, instance=instance).success
+    """With the settings of the present folder: those of `defs` are of the one that the tests were started in."""
+    resources = {"settings": load_settings()}
+    made = defs.resolve_job_def(job).execute_in_process(partition_key=partition, instance=instance, resources=resources)
+    assert made.success
 
 
 VARIANTS = {f"sample|{variant}" for variant in ("multimodal", "collaborative", "text_only")}
@@ -192,5 +195,7 @@ def test_data_that_broke_their_contract_ask_for_nothing(instance, settings, monk
     _, cursor = evaluate(defs, instance)
     monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, run=fake_stages.broken("sequences")))
     job = defs.resolve_job_def("prepare_data")
-    assert not job.execute_in_process(partition_key="sample", instance=instance, raise_on_error=False).success
+    assert not job.execute_in_process(
+        partition_key="sample", instance=instance, raise_on_error=False, resources={"settings": load_settings()}
+    ).success
     assert evaluate(defs, instance, cursor)[0] == {}
