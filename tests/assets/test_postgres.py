@@ -15,9 +15,9 @@ import dagster as dg
 import pytest
 
 from pixrec_assets.definitions import defs
-from pixrec_core.settings import load_settings
 from pixrec_assets.doctor import places
 from pixrec_assets.doctor.finding import Level
+from pixrec_core.settings import load_settings
 from tests.assets.dev_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
