@@ -86,7 +86,6 @@ def test_sigterm_stays_with_whom_it_was(ray_engines):
 
 
 RUN = """
-import atexit, os
 from pathlib import Path
 from pixrec_core.engine import choose
 from pixrec_core.settings import EngineSettings
