@@ -58,7 +58,7 @@ REPORT_EVENT = """mutation ($of: ReportRunlessAssetEventsParams!) { reportRunles
     ... on ReportRunlessAssetEventsSuccess { assetKey { path } } } }"""
 GRAPH = defs.resolve_asset_graph()
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ui")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Page:
