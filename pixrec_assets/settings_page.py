@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from pixrec_core.settings import DatasetSettings, EngineSettings, JointSettings, Section, Sections, Settings
+from pixrec_core.settings import DatasetSettings, JointSettings, Section, Sections, Settings
 
 HEAD: Final = """\
 # Settings
@@ -18,11 +18,15 @@ They stand in `pixrec.toml`, in the folder where `pixrec` is called, or in the f
 `PIXREC_CONFIG` names. A name that is not here is an error. Environment variables win: `PIXREC_TRAINING__EPOCHS=5`.
 
 A section such as `[training]` holds for all datasets, `[datasets.NAME.training]` for one alone,
-`[joint.NAME.training]` for a training over several; `[tracking]` holds for all. Options of sources: [data.md](data.md).
+`[joint.NAME.training]` for a training over several; `[engine]` and `[tracking]` hold for all.
+Options of sources: [data.md](data.md).
 """
 
+#: Sections that stand at the top level alone.
+OF_ALL: Final = ("engine", "tracking")
+
 #: Top-level fields that are no settings of the file, or have tables of their own.
-TOLD_ELSEWHERE: Final = ("root", "datasets", "joint", "engine", "tracking")
+TOLD_ELSEWHERE: Final = ("root", "datasets", "joint", *OF_ALL)
 
 #: What JSON schema says of a bound, in words.
 BOUNDS: Final = {"minimum": "{} or more", "exclusiveMinimum": "over {}", "maximum": "{} or less"} | {
@@ -35,14 +39,13 @@ def settings_page() -> str:
     """The page in Markdown, a table a section."""
     own = [name for name in Settings.model_fields if name not in (*Sections.model_fields, *TOLD_ELSEWHERE)]
     parts = [HEAD, *_table("Top level", Settings, own)]
-    parts += _section("engine", EngineSettings)
     parts += _table("`[datasets.NAME]`", DatasetSettings, ["start_from"])
     parts += [
         *("\n## `[datasets.NAME.source]`\n\n`kind` names where raw files come from, ",),
         "the rest belongs to that source: [data.md](data.md).\n",
     ]
     parts += _table("`[joint.NAME]`", JointSettings, ["datasets"])
-    for name, section in (Sections.model_fields | {"tracking": Settings.model_fields["tracking"]}).items():
+    for name, section in (Sections.model_fields | {name: Settings.model_fields[name] for name in OF_ALL}).items():
         assert isinstance(section.annotation, type), "every section is a model"
         parts += _section(name, section.annotation)
     return "".join(parts)
