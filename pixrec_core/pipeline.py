@@ -66,7 +66,7 @@ def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
     joint = work.settings.joint[work.dataset]
     datasets = {name: work.at(name).variant_paths for name in joint.datasets}
     run = JOINT_CHECKPOINT.fingerprint(work)
-    with training.tracked(work, run, JOINT_CHECKPOINT.versions(work), **callbacks) as on_epoch:
+    with training.tracked(JOINT_CHECKPOINT, work, run, **callbacks) as on_epoch:
         return training.train(
             joint.model, joint.training, work.variant_paths, datasets, run=run, engine=work.engine, on_epoch=on_epoch
         )
@@ -79,7 +79,7 @@ def checkpoint(work: Work, **callbacks: Any) -> Stats:
     own, paths = work.own, work.variant_paths
     start = work.at(own.start_from).variant_paths.checkpoint if own.start_from else None
     run = CHECKPOINT.fingerprint(work)
-    with training.tracked(work, run, CHECKPOINT.versions(work), **callbacks) as on_epoch:
+    with training.tracked(CHECKPOINT, work, run, **callbacks) as on_epoch:
         return training.train(
             own.model,
             own.training,

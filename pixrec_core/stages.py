@@ -153,9 +153,7 @@ class Stage:
             MissingArtefactError: one of them has not been made.
             ArtefactError: one of them is not what its stamp tells of.
         """
-        return dict(self._versions(work))
-
-    def _versions(self, work: Work) -> Iterable[tuple[str, str]]:
+        found = {}
         for stage, at in self.reads(work):
             stamp = stage.stamp(at)
             if stamp is None:
@@ -167,7 +165,8 @@ class Stage:
                     f"{stage.artefact(at)} is damaged: its checksum is not the one in its stamp; make it again: "
                     f"`pixrec run --dataset {at.dataset} --stage {stage.name} --force`"
                 )
-            yield stage.name if at == work else f"{stage.name}|{stage.place(at)}", stamp["data_version"]
+            found[stage.name if at == work else f"{stage.name}|{stage.place(at)}"] = stamp["data_version"]
+        return found
 
     def is_whole(self, work: Work, stamp: Stamp) -> bool:
         """Whether the artefact is the one that its stamp tells of, as far as the stage has a checksum of it."""
