@@ -76,16 +76,16 @@ class DatasetPaths:
 
     @property
     def images_journal(self) -> Path:
-        """Outcomes of a download under way; not an artefact."""
+        """What earlier runs leave a download that is under way; not an artefact."""
         return self.root / "images.journal.jsonl"
 
     def images_journal_of(self, share: int) -> Path:
-        """What one of several workers of a download notes beside that."""
+        """What a worker of the download notes of its share."""
         return self.root / f"images.journal.{share}.jsonl"
 
     @property
     def images_journals(self) -> list[Path]:
-        """Journals there are, the one of the whole run first."""
+        """Both kinds, that of earlier runs first."""
         return [self.images_journal, *sorted(self.root.glob("images.journal.*.jsonl"))]
 
     def image(self, item: str) -> Path:

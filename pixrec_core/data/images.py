@@ -73,8 +73,8 @@ def download(settings: ImageSettings, paths: DatasetPaths, engine: Engine = LOCA
     with files.replacing(paths.images_manifest) as temporary:
         image_manifest.write(paths, settings.size, temporary)
         _remove_orphans(paths, temporary)
-    for served in paths.images_journals:  # the manifest holds it all
-        files.remove(served)
+    for journal_file in reversed(paths.images_journals):  # the manifest holds it all; the run's own goes last
+        files.remove(journal_file)
     return _stats(paths, fetched, time.monotonic() - start)
 
 
@@ -98,12 +98,11 @@ class Fetch:
     def __call__(self, share: Share) -> int:
         """Settle every URL; returns for how many the network was needed.
 
-        A worker that takes over from one that died finds what that one noted in the share's journal. Where there are
-        several shares, nobody writes to the run's first journal while all read it.
+        A worker that takes over from one that died finds what that one noted in the share's journal. Nobody writes to
+        the run's own while all read it.
         """
-        paths, first = self.paths, self.paths.images_journal
-        own = paths.images_journal_of(share.number) if share.shares > 1 else first
-        journals = list(dict.fromkeys([first, own]))
+        paths, own = self.paths, self.paths.images_journal_of(share.number)
+        journals = [paths.images_journal, own]
         wanted = pl.scan_parquet(paths.items).select(pl.col(IMAGE_URL).count()).collect().item() // share.shares
         stop = threading.Event()
         with (

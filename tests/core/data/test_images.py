@@ -63,7 +63,7 @@ def manifest(paths):
 
 def snapshot(paths):
     """Every file that a download leaves, by name."""
-    left = [p for p in (paths.images_manifest, paths.images_journal, *paths.images.rglob("*")) if p.is_file()]
+    left = [p for p in (paths.images_manifest, *paths.images_journals, *paths.images.rglob("*")) if p.is_file()]
     return {str(p.relative_to(paths.root)): p.read_bytes() for p in left}
 
 
@@ -379,10 +379,9 @@ class Killing:
         self.asks_for_none_of(settled, hits)
 
     def settled(self):
-        """Paths of the URLs whose end the journal tells in whole lines."""
-        if not self.paths.images_journal.exists():
-            return set()
-        whole = self.paths.images_journal.read_bytes().rpartition(b"\n")[0].splitlines()[1:]
+        """Paths of the URLs whose end the journals tell in whole lines."""
+        journals = [path.read_bytes() for path in self.paths.images_journals if path.exists()]
+        whole = [line for content in journals for line in content.rpartition(b"\n")[0].splitlines()[1:]]
         ended = [outcome for line in whole if (outcome := json.loads(line))["status"] != "trying"]
         return {outcome["url"].removeprefix(self.server.url("")) for outcome in ended}
 
