@@ -1,7 +1,7 @@
 """Shards by worker processes of Ray: started here for as long as this process lasts, or of a running cluster.
 
 Ray brings what is hard about it: functions and results between machines, workers where there is room, and shards
-worked on again when a worker dies. Its token authentication is left as it is; Ray's own default is on.
+worked on again when a worker dies. Its token authentication is left as it is: docs/ray.md says when that is on.
 """
 
 import atexit
