@@ -3,7 +3,8 @@
 Dense: a history becomes a vector, the index knows its nearest items. The others read the same history and go on from
 there: beams (texts of the catalogue by beam search), generate_bm25 (the paper's way: texts of the model's own, looked
 up by BM25), hybrid (the nearest items in the order of texts and vectors). All are given the photos' features ready
-made, and their users in batches of like length.
+made, and their users in batches of like length. `generate` is the paper's way as one would first write it, on
+transformers' own beam search, a user and his photos at a time.
 
     python -m benchmarks.retrieval [--rounds 3] [--users 32] [--shoppers 300]
 
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.generated_shop import INDEX_STAGES, open_shop
+from benchmarks.generation_rival import Generation
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.data.text_search import TextSearch
@@ -63,13 +65,15 @@ def compare(work: Work, users: int, rounds: int) -> None:
 
     names = plugin_names(rankers.__name__)
     contenders: dict[str, Callable[[], Any]] = {DENSE: lambda: dense().nearest} | {n: by_texts(n) for n in names}
+    rival = Generation(shop, catalogue, DEPTH)
+    contenders["generate"] = lambda: rival(histories)
     for rank in contenders.values():
         rank()  # what is set up at first use is no part of the rate
     rates = {name: Rates() for name in contenders}
     for _ in range(rounds):
         for name, rank in contenders.items():
             lists = rates[name].time(rank, users)
-            assert all(len(set(row.tolist())) == DEPTH for row in lists), "an item stands twice in a list"
+            assert all(len(set(row.tolist())) == len(row) for row in lists), "an item stands twice in a list"
     print(f"{users} users, {len(catalogue.items)} items, lists of {DEPTH}")
     show(rates)
 

@@ -13,3 +13,9 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data sets in {SHARED_DATA}")
     return SHARED_DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the whole first, the longest of all: then what is left at the end is short, and all workers share it."""
+    top = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != top)
