@@ -107,6 +107,11 @@ class DatasetPaths:
         """The last sequences file that broke its contract, kept to look into; not an artefact."""
         return self.root / "sequences.rejected.duckdb"
 
+    @property
+    def sequences_shards(self) -> Path:
+        """Files of the workers that make sequences, while they are at it; not an artefact."""
+        return self.root / ".sequences.shards"
+
     def contract(self, artefact: str) -> Path:
         """Outcome of each expectation of an artefact's contract; left even where the contract is broken.
 

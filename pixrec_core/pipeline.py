@@ -56,7 +56,7 @@ def sequences(work: Work) -> Stats:
     """Items, interactions and photos -> one validated DuckDB file of sequences, split."""
     from pixrec_core.data import sequences as module
 
-    return module.build(work.own.sequences, work.paths)
+    return module.build(work.own.sequences, work.paths, work.engine)
 
 
 def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:

@@ -3,12 +3,18 @@
 The rules of the k-core run until none finds anything, since one removal can cause another: a user
 gone leaves an item rare, an item gone makes two others neighbours. Where that ends (with the
 user and item rules alone it is the k-core) does not depend on the order of the rules.
+
+Every rule but one is of a row or of a user, and so of the shard that has the user. Which items are
+rare is found by adding up the counts of all shards.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import duckdb
 
+from pixrec_core.data.user_shards import Shards
 from pixrec_core.settings import SequenceSettings
 
 _UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM metadata WHERE metadata.item = kept.item)"
@@ -16,12 +22,15 @@ _LOW: Final = "rating < $least"  # an interaction without a rating stays: nobody
 _REPEATED: Final = """rowid IN (
     SELECT rowid FROM kept QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
 )"""
-_RARE: Final = "item IN (SELECT item FROM kept GROUP BY item HAVING count(*) < $least)"
+_RARE: Final = "item IN (SELECT item FROM rare)"
 _SHORT: Final = '"user" IN (SELECT "user" FROM kept GROUP BY "user" HAVING count(*) < $least)'
+
+_COUNTS: Final = "CREATE OR REPLACE TEMP TABLE counts AS SELECT item, count(*) AS n FROM kept GROUP BY item"
+_FEW: Final = "SELECT item FROM {counts} GROUP BY item HAVING sum(n) < {least}"
 
 
 def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    """Delete what breaks a rule whatever comes after it; table `metadata` says which items are known.
+    """Delete what breaks a rule whatever comes after it; `metadata` says which items are known.
 
     Of a run of repeats the first interaction stays.
 
@@ -31,11 +40,11 @@ def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSetti
     return {
         "unknown_item": _delete(connection, _UNKNOWN),
         "low_rating": _delete(connection, _LOW, settings.min_rating),
-        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
+        "repeat": _collapse(connection) if settings.collapse_repeats else 0,
     }
 
 
-def k_core(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> tuple[dict[str, int], int]:
+def k_core(shards: Shards, settings: SequenceSettings) -> tuple[dict[str, int], int]:
     """Delete what has too few of its kind.
 
     Returns:
@@ -43,16 +52,37 @@ def k_core(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) ->
     """
     deleted = {"repeat": 0, "rare_item": 0, "short_user": 0}
     rounds = 0
-    while any((found := _round(connection, settings)).values()):
+    while any((found := _round(shards, settings)).values()):
         rounds += 1
         deleted = {name: deleted[name] + n for name, n in found.items()}
     return deleted, rounds
 
 
-def _round(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+def _round(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
+    repeats = sum(shards.each(_collapse, makes=["kept"])) if settings.collapse_repeats else 0
+    if settings.min_item_interactions > 1:
+        shards.each(_count_items, makes=["counts"])
+        counts = shards.together("counts")
+        shards.tell("rare", _FEW.format(counts=counts, least=settings.min_item_interactions))
+    return {"repeat": repeats, **summed(shards.each(partial(_prune, settings=settings), makes=["kept"]))}
+
+
+def summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """The sum of each of the counts that all shards have."""
+    return {name: sum(each[name] for each in counts) for name in counts[0]}
+
+
+def _collapse(connection: duckdb.DuckDBPyConnection) -> int:
+    return _delete(connection, _REPEATED)
+
+
+def _count_items(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(_COUNTS)
+
+
+def _prune(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
     return {
-        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
-        "rare_item": _delete(connection, _RARE, settings.min_item_interactions),
+        "rare_item": _delete(connection, _RARE) if settings.min_item_interactions > 1 else 0,
         "short_user": _delete(connection, _SHORT, settings.min_user_interactions),
     }
 

@@ -24,17 +24,15 @@ from pixrec_core import files
 from pixrec_core.data import contract, database, splits
 from pixrec_core.data.profile import profile
 from pixrec_core.data.user_ranges import user_ranges
+from pixrec_core.data.user_shards import Shards, parted
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
 
-_METADATA: Final = "CREATE TEMP TABLE metadata AS SELECT * FROM read_parquet($file)"
-_PHOTOS: Final = "CREATE TEMP TABLE photographed AS SELECT item FROM read_parquet($file) WHERE status = 'ok'"
-_KEPT: Final = """
-CREATE TEMP TABLE kept AS SELECT "user", item, timestamp, rating, position FROM read_parquet($file)
-"""
+_PHOTOS: Final = "CREATE TEMP VIEW photographed AS SELECT item FROM read_parquet({file}) WHERE status = 'ok'"
 
 #: Item ids are many and short, so to compress them costs more than to make the lists.
 _SEQUENCES: Final = """
@@ -80,6 +78,8 @@ INSERT INTO sequences
         list_transform(part, lambda each: each.timestamp), tied
     FROM ({part})
 """
+#: Of what is brought from shards, as it is inserted above.
+_ORDER: Final = f'list_position({list(SPLITS)}, split), "user"'
 
 _ITEMS: Final = """
 CREATE TABLE items AS
@@ -90,8 +90,11 @@ CREATE TABLE items AS
 """
 
 
-def build(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
+def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
     """Make `sequences.duckdb`, and write what its validation found.
+
+    The workers of an engine filter, label and list the interactions of a part of the users each; this process adds up
+    what is of all users, writes the one file and measures it.
 
     Returns:
         The profile; counts of what was left out and why, those of validation and test under their
@@ -100,14 +103,15 @@ def build(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
     Raises:
         MissingArtefactError: items, interactions or images have not been made.
         ArtefactError: one of them is damaged.
+        EngineError: the engine failed.
         SettingsError: the time split finds no cut with interactions enough on both sides.
         ContractError: the new file breaks the data contract. It is kept as
             `sequences.rejected.duckdb`; the old one stays in place.
     """
     files.remove(paths.sequences_rejected)
     with files.replacing(paths.sequences) as temporary:
-        with database.writing(temporary) as connection:
-            left_out = _fill(connection, settings, paths)
+        with database.writing(temporary) as connection, parted(connection, paths, engine) as shards:
+            left_out = _fill(shards, settings, paths)
         with database.reading(temporary) as connection:
             measured, held_out, cuts = profile(connection), splits.account(connection), splits.cuts(connection)
         failed = contract.broken(contract.hold("sequences", measured, paths))
@@ -125,21 +129,24 @@ def build(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
     }
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings, paths: DatasetPaths) -> dict[str, int]:
+def _fill(shards: Shards, settings: SequenceSettings, paths: DatasetPaths) -> dict[str, int]:
     """Write all tables; returns what there was before filtering, and what fell to each filter."""
-    inputs = {_METADATA: paths.items, _PHOTOS: paths.images_manifest, _KEPT: paths.interactions}
-    for statement, path in inputs.items():
-        connection.execute(statement, {"file": database.parquet(path)})
-    row = connection.execute('SELECT count(DISTINCT "user"), (SELECT count(*) FROM metadata) FROM kept').fetchone()
-    assert row is not None, "an aggregate gives one row"
-    lost = splits.fill(connection, settings)
+    connection = shards.connection
+    connection.execute(_PHOTOS.format(file=database.literal(database.parquet(paths.images_manifest))))
+    ((items,),) = connection.execute("SELECT count(*) FROM metadata").fetchall()
+    lost = splits.fill(shards, settings)
+    shards.each(_list, makes=["sequences"])
+    shards.gather("sequences", _SEQUENCES, _ORDER, sized_by="interactions")
+    connection.execute(_ITEMS)
+    return {"items_seen": items, **lost}
+
+
+def _list(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_SEQUENCES)
     for some_users in user_ranges(connection, "interactions"):
         connection.execute(_WALKS.format(some_users=some_users))
         for part in _PARTS:
             connection.execute(_FILLED.format(part=part))
-    connection.execute(_ITEMS)
-    return {"users_seen": row[0], "items_seen": row[1], **lost}
 
 
 def _refusal(failed: list[contract.CheckResult], left_out: dict[str, int], paths: DatasetPaths) -> str:

@@ -16,17 +16,21 @@ it leaves out stays in histories (people did buy it), and later interactions are
 """
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Final
 
 import duckdb
 
 from pixrec_core.data import filters
 from pixrec_core.data.user_ranges import user_ranges
+from pixrec_core.data.user_shards import Shards
 from pixrec_core.errors import SettingsError
 from pixrec_core.schemas import HISTORY_ONLY, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
 
+_KEPT: Final = "CREATE TEMP TABLE kept AS FROM bought"
 _CUTS: Final = "CREATE TABLE cuts (split VARCHAR, start BIGINT)"
 
 #: Every kept row before the k-core, which histories are made from.
@@ -34,7 +38,7 @@ _WALKED: Final = "ALTER TABLE kept RENAME TO walked"
 _TRAINABLE: Final = "CREATE TEMP TABLE kept AS SELECT * FROM walked WHERE timestamp < $cut"
 
 #: To compress the many short item ids takes a third of the time of writing, and saves a quarter of the room.
-_INTERACTIONS: Final = """
+INTERACTIONS: Final = """
 CREATE TABLE interactions (
     "user" VARCHAR, item VARCHAR USING COMPRESSION uncompressed, timestamp BIGINT, rating DOUBLE, position BIGINT,
     place BIGINT, split VARCHAR
@@ -54,8 +58,8 @@ INSERT INTO interactions
 """
 _BY_PLACE: Final = f"CASE places - place WHEN 0 THEN '{TEST}' WHEN 1 THEN '{VALIDATION}' ELSE '{TRAIN}' END"
 _BY_TIME: Final = f"""CASE
-    WHEN timestamp >= (SELECT start FROM cuts WHERE split = '{TEST}') THEN '{TEST}'
-    WHEN timestamp >= (SELECT start FROM cuts WHERE split = '{VALIDATION}') THEN '{VALIDATION}'
+    WHEN timestamp >= {{test}} THEN '{TEST}'
+    WHEN timestamp >= {{validation}} THEN '{VALIDATION}'
     WHEN position IN (SELECT position FROM kept WHERE {{some_users}}) THEN '{TRAIN}'
     ELSE '{HISTORY_ONLY}' END"""  # noqa: S608
 
@@ -89,54 +93,68 @@ ORDER BY split DESC
 """
 
 
-def fill(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    """Make tables `interactions` and `cuts` of tables `kept` and `metadata`.
+def fill(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
+    """Make the table `interactions` of all shards, and table `cuts` of the file.
 
     Returns:
-        Interactions that each rule dropped, or under the time split left untrained; and the rounds
-        of the k-core.
+        users_seen, before any filter; interactions that each rule dropped, or under the time split left untrained; and
+        the rounds of the k-core.
 
     Raises:
         SettingsError: there is no instant with interactions enough on both sides.
     """
-    connection.execute(_CUTS)
-    dropped = _named("dropped", filters.drop_unusable(connection, settings))
-    if settings.split == "leave_one_out":
-        core, rounds = filters.k_core(connection, settings)
-        core |= {"repeat": core["repeat"] + dropped["dropped_repeat"]}
-        lost, rows, split = _named("dropped", core), "kept", _BY_PLACE
-    else:
-        validation, test = _find_cuts(connection, settings)
-        connection.executemany("INSERT INTO cuts VALUES (?, ?)", [(VALIDATION, validation), (TEST, test)])
-        connection.execute(_WALKED)
-        connection.execute(_TRAINABLE, {"cut": validation})
-        core, rounds = filters.k_core(connection, settings)
-        lost, rows, split = _named("untrained", core), "walked", _BY_TIME
-    connection.execute(_INTERACTIONS)
+    shards.connection.execute(_CUTS)
+    counts = filters.summed(shards.each(partial(_usable, settings=settings), makes=["kept"]))
+    starts = _find_cuts(shards, settings) if settings.split == "time" else {}
+    if starts:
+        shards.connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
+        shards.each(partial(_set_trainable_apart, cut=starts[VALIDATION]), makes=["kept", "walked"])
+    core, rounds = filters.k_core(shards, settings)
+    for name, n in _named("untrained" if starts else "dropped", core).items():
+        counts[name] = counts.get(name, 0) + n  # repeats fall to both
+    shards.each(partial(_label, starts=starts), makes=["interactions"])
+    shards.gather("interactions", INTERACTIONS, '"user", place', sized_by="interactions")
+    return counts | {"k_core_rounds": rounds}
+
+
+def _usable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    connection.execute(_KEPT)
+    ((users,),) = connection.execute('SELECT count(DISTINCT "user") FROM kept').fetchall()
+    return {"users_seen": users, **_named("dropped", filters.drop_unusable(connection, settings))}
+
+
+def _set_trainable_apart(connection: duckdb.DuckDBPyConnection, cut: int) -> None:
+    connection.execute(_WALKED)
+    connection.execute(_TRAINABLE, {"cut": cut})
+
+
+def _label(connection: duckdb.DuckDBPyConnection, starts: Mapping[str, int]) -> None:
+    rows, split = ("walked", _BY_TIME) if starts else ("kept", _BY_PLACE)
+    connection.execute(INTERACTIONS)
     for some_users in user_ranges(connection, rows):
-        labels = split.format(some_users=some_users)
+        labels = split.format(some_users=some_users, **starts)
         connection.execute(_FILLED.format(rows=rows, split=labels, some_users=some_users))
-    return dropped | lost | {"k_core_rounds": rounds}
 
 
 def _named(prefix: str, counts: dict[str, int]) -> dict[str, int]:
     return {f"{prefix}_{name}": n for name, n in counts.items()}
 
 
-def _find_cuts(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> tuple[int, int]:
+def _find_cuts(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
     """Starts of validation and test, in milliseconds since 1970."""
     if settings.validation_from and settings.test_from:
-        return _midnight(settings.validation_from), _midnight(settings.test_from)
-    test = _latest_start(connection, settings.test_share, before=None)
-    return _latest_start(connection, settings.validation_share, before=test), test
+        return {VALIDATION: _midnight(settings.validation_from), TEST: _midnight(settings.test_from)}
+    test = _latest_start(shards, settings.test_share, before=None)
+    return {VALIDATION: _latest_start(shards, settings.validation_share, before=test), TEST: test}
 
 
-def _latest_start(connection: duckdb.DuckDBPyConnection, share: float, before: int | None) -> int:
+def _latest_start(shards: Shards, share: float, before: int | None) -> int:
     """The latest instant from which, up to `before`, at least `share` of all interactions lie."""
-    (rows,) = connection.execute("SELECT count(*) FROM kept").fetchall()[0]
-    found = connection.execute(
-        """SELECT timestamp FROM kept WHERE $before IS NULL OR timestamp < $before
-           ORDER BY timestamp DESC LIMIT 1 OFFSET $offset""",
+    kept = shards.together("kept")
+    ((rows,),) = shards.connection.execute(f"SELECT count(*) FROM {kept}").fetchall()  # noqa: S608
+    found = shards.connection.execute(
+        f"""SELECT timestamp FROM {kept} WHERE $before IS NULL OR timestamp < $before
+            ORDER BY timestamp DESC LIMIT 1 OFFSET $offset""",  # noqa: S608
         {"before": before, "offset": max(math.ceil(share * rows), 1) - 1},
     ).fetchone()
     if found is None:

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from pixrec_core.engine._contract import R, S
+from pixrec_core.engine._ray_crew import Crew
 from pixrec_core.errors import EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
 
@@ -26,6 +27,8 @@ RETRIES: Final = 3  # of a shard whose worker died; one that kills every worker 
 PATIENCE_S: Final = 10.0  # for a cluster to take a connection; Ray itself would try for many minutes
 #: Sockets lie in it, and their names may have 107 bytes: the folder that `TMPDIR` names may be too long.
 TEMPORARY: Final = "/tmp"  # noqa: S108  # a folder of our own is made there, closed to others
+
+_CREW: Final = Crew()
 
 
 def make(settings: EngineSettings) -> "RayEngine":
@@ -41,7 +44,7 @@ def make(settings: EngineSettings) -> "RayEngine":
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Maps over actors, each of which holds the function."""
+    """Maps over the workers of this process, each of which holds the function."""
 
     settings: EngineSettings
 
@@ -53,25 +56,21 @@ class RayEngine:
         """See `Engine`."""
         _connect(self.settings)
         import ray
-        from ray.util import ActorPool
 
         function_refs = [ray.put(function)]  # held to the end: a worker that is started again asks for it
-        actors = [self._actor() for _ in range(min(self._room(), len(shards)))]
+
+        def work(worker: Any, shard: S) -> Any:
+            return worker.run.options(max_task_retries=RETRIES).remote(function_refs, shard)
+
+        needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
+        room = self._room()
         try:
-            yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(function_refs, shard), shards)
+            with _CREW.pool(needs, min(room, len(shards)), room) as pool:
+                yield from pool.map(work, shards)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
             raise EngineError(f"a shard lost its worker {1 + RETRIES} times, or Ray itself failed: {error}") from error
-        finally:
-            for actor in actors:
-                ray.kill(actor)
-
-    def _actor(self) -> Any:
-        import ray
-
-        needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
-        return ray.remote(max_restarts=-1, max_task_retries=RETRIES, **needs)(_Worker).remote()
 
     def _room(self) -> int:
         """Workers that fit the cluster as it stands: one that never finds room would be waited for without end.
@@ -89,23 +88,6 @@ class RayEngine:
                 f"{self.settings.gpus:g}; its largest machine has {max(_size(node) for node in nodes)}"
             )
         return room
-
-
-class _Worker:
-    """One process."""
-
-    def __init__(self) -> None:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it logs, Ray brings to its driver
-        logging.getLogger("pixrec_core").setLevel(logging.INFO)
-        self._function: Callable[[Any], Any] | None = None
-
-    def run(self, function_refs: list[Any], shard: Any) -> Any:
-        """The function of the shard; it is fetched once: what stands in a list, Ray does not bring with each call."""
-        import ray
-
-        if self._function is None:
-            (self._function,) = ray.get(function_refs)
-        return self._function(shard)
 
 
 def _fitting(settings: EngineSettings, node: dict[str, float]) -> int:

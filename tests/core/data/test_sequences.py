@@ -291,6 +291,8 @@ def test_what_a_killed_run_left_is_cleared(paths):
     spill = partial.with_name(partial.name + ".spill")
     spill.mkdir()
     (spill / "block").write_bytes(b"half")
+    paths.sequences_shards.mkdir()
+    (paths.sequences_shards / "kept.1.0.parquet").write_bytes(b"half a shard")
     build(DEFAULTS, paths)
     left = {path.name for path in paths.root.iterdir()}
     assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract"}

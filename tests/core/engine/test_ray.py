@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from pixrec_core import engine
+from pixrec_core.engine import _ray_crew
 from pixrec_core.engine import ray as ray_engine
-from pixrec_core.errors import EngineError, SettingsError
+from pixrec_core.errors import ContractError, EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
 from tests.core.engine import work
 from tests.core.engine.conftest import WORKERS, require_ray
@@ -46,6 +47,53 @@ def test_what_a_worker_holds_is_brought_to_it_once(ray_engines, tmp_path):
     brought = [path.name.split(".")[1] for path in tmp_path.glob("brought.*")]
     assert len(used) == WORKERS
     assert sorted(brought) == sorted(used)
+
+
+def processes(mapping) -> set[int]:
+    """The workers' process ids, each of which has one shard."""
+    return set(mapping.map_shards(work.process, range(WORKERS)))
+
+
+def test_maps_that_follow_each_other_have_the_same_workers(ray_engines):
+    first = processes(ray_engines[WORKERS])
+    assert len(first) == WORKERS
+    assert os.getpid() not in first
+    assert processes(ray_engines[WORKERS]) == first
+
+
+def test_a_kept_worker_lets_go_of_what_it_held(ray_engines, tmp_path):
+    for worker in set(ray_engines[WORKERS].map_shards(work.Mourned(tmp_path), range(WORKERS))):
+        work.wait_for(tmp_path / f"gone.{worker}")
+
+
+def test_a_worker_that_died_without_work_is_replaced(ray_engines):
+    first = processes(ray_engines[WORKERS])
+    victim = min(first)
+    os.kill(victim, signal.SIGKILL)
+    second = processes(ray_engines[WORKERS])
+    assert len(second) == WORKERS
+    assert victim not in second
+
+
+def test_an_error_leaves_no_worker_that_the_next_map_waits_for(ray_engines, tmp_path):
+    with pytest.raises(ContractError, match="the first shard is broken"):
+        list(ray_engines[WORKERS].map_shards(work.Stuck(tmp_path), [0, 1]))
+    after = processes(ray_engines[WORKERS])
+    assert len(after) == WORKERS
+    assert int((tmp_path / "stuck").read_text()) not in after
+
+
+def test_workers_without_work_end_after_a_while(ray_engines, monkeypatch):
+    monkeypatch.setattr(_ray_crew, "IDLE_S", 0.01)
+    gone = [psutil.Process(worker) for worker in processes(ray_engines[WORKERS])]
+    assert psutil.wait_procs(gone, timeout=work.WAIT_S)[1] == []
+    assert len(processes(ray_engines[WORKERS])) == WORKERS
+
+
+def test_maps_of_two_threads_share_the_workers(ray_engines):
+    with ThreadPoolExecutor(2) as threads:
+        maps = [threads.submit(processes, ray_engines[WORKERS]) for _ in range(4)]
+    assert all(len(each.result()) in range(1, WORKERS + 1) for each in maps)
 
 
 def test_more_workers_than_there_is_room_for_are_not_waited_for(ray_engines):

@@ -1,10 +1,15 @@
 """Heavy stages make the same files whichever engine they have, however many workers, and whoever dies."""
 
+import os
 import shutil
+import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -86,6 +91,25 @@ def test_the_engine_makes_nothing_stale(shop):
     other = Work(settings, shop.dataset, shop.variant)
     assert pipeline.CHECKPOINT.is_current(other)
     assert pipeline.ITEM_VECTORS.fingerprint(other) == pipeline.ITEM_VECTORS.fingerprint(shop)
+
+
+@dataclass(frozen=True)
+class DyingTwice:
+    """A step of the second shard whose worker is killed before it leaves its files, and again after that."""
+
+    step: Callable[[Any], Any]
+    deaths: Path
+
+    def __call__(self, given):
+        result = self.step(given)
+        die_the_first_time(self.deaths / ("in the step" if isinstance(self.step, partial) else "after the step"))
+        return result
+
+
+def die_the_first_time(mark: Path) -> None:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 SETTINGS = ImageSettings(allow_private_hosts=True, threads=5, per_host=4, attempts=2, size=64)

@@ -30,6 +30,38 @@ def deadly(shard):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def process(shard):
+    return os.getpid()
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """The second shard is long at work when the first one fails."""
+
+    folder: Path
+
+    def __call__(self, shard):
+        if shard == 1:
+            (self.folder / "stuck.partial").write_text(str(os.getpid()))
+            (self.folder / "stuck.partial").rename(self.folder / "stuck")
+            time.sleep(WAIT_S)
+        wait_for(self.folder / "stuck")
+        raise ContractError("the first shard is broken")
+
+
+@dataclass(frozen=True)
+class Mourned:
+    """Leaves a file where it is let go."""
+
+    folder: Path
+
+    def __call__(self, shard):
+        return os.getpid()
+
+    def __del__(self):
+        (self.folder / f"gone.{os.getpid()}").touch()
+
+
 class Costly:
     """Counts in a folder how often it is brought to a process, and which processes used it."""
 
@@ -63,10 +95,15 @@ class Waiting:
 
 def kill_what_waits(folder: Path) -> int:
     """Kill the process whose id a test's function left in `folder/victim`."""
-    for _ in range(WAIT_S * 100):
-        if (folder / "victim").exists():
-            break
-        time.sleep(0.01)
+    wait_for(folder / "victim")
     victim = int((folder / "victim").read_text())
     os.kill(victim, signal.SIGKILL)
     return victim
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(WAIT_S * 100):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    raise TimeoutError(path)
