@@ -13,7 +13,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
@@ -51,12 +51,12 @@ class RayEngine:
 
     def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
         """See `Engine`."""
-        _connect(self.settings)
+        self.connect()
         import ray
         from ray.util import ActorPool
 
         function_refs = [ray.put(function)]  # held to the end: a worker that is started again asks for it
-        actors = [self._actor() for _ in range(min(self._room(), len(shards)))]
+        actors = [self._actor() for _ in range(min(self._most_workers(), len(shards)))]
         try:
             yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(function_refs, shard), shards)
         except ray.exceptions.RayTaskError as error:
@@ -67,28 +67,33 @@ class RayEngine:
             for actor in actors:
                 ray.kill(actor)
 
+    def connect(self) -> None:
+        """Join or start Ray, once a process. Whoever imports it does so after this, which prepares its environment.
+
+        Raises:
+            EngineError: nothing answers at the address, or Ray refuses.
+        """
+        _connect(self.settings)
+
     def _actor(self) -> Any:
         import ray
 
         needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
         return ray.remote(max_restarts=-1, max_task_retries=RETRIES, **needs)(_Worker).remote()
 
-    def _room(self) -> int:
-        """Workers that fit the cluster as it stands: one that never finds room would be waited for without end.
+    def _most_workers(self) -> int:
+        """Workers that there will be: one that never finds room would be waited for without end.
 
         Raises:
-            EngineError: not one does.
+            EngineError: not one finds room.
         """
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = min(self.workers, sum(_fitting(self.settings, node) for node in nodes))
-        if room == 0:
+        fitting = min(self.workers, room({"CPU": self.settings.cpus, "GPU": self.settings.gpus}))
+        if fitting == 0:
             raise EngineError(
                 f"Ray has no room for a worker with engine.cpus = {self.settings.cpus:g} and engine.gpus = "
-                f"{self.settings.gpus:g}; its largest machine has {max(_size(node) for node in nodes)}"
+                f"{self.settings.gpus:g}; its largest machine has {max(_size(node) for node in _machines())}"
             )
-        return room
+        return fitting
 
 
 class _Worker:
@@ -108,9 +113,21 @@ class _Worker:
         return self._function(shard)
 
 
-def _fitting(settings: EngineSettings, node: dict[str, float]) -> int:
-    by_cpus = node.get("CPU", 0) // settings.cpus
-    return int(min(by_cpus, node.get("GPU", 0) // settings.gpus) if settings.gpus else by_cpus)
+def room(needs: Mapping[str, float]) -> int:
+    """Processes that fit the cluster as it stands, busy or not.
+
+    Args:
+        needs: of each process, by Ray's names ("CPU", "GPU"); at least one is over 0.
+    """
+    wanted = {name: amount for name, amount in needs.items() if amount}
+    return sum(int(min(node.get(name, 0) // amount for name, amount in wanted.items())) for node in _machines())
+
+
+def _machines() -> list[dict[str, float]]:
+    """What each machine of the cluster has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _size(node: dict[str, float]) -> str:
@@ -118,11 +135,7 @@ def _size(node: dict[str, float]) -> str:
 
 
 def _connect(settings: EngineSettings) -> None:
-    """Join or start Ray, once a process; a process that Ray itself started is connected already.
-
-    Raises:
-        EngineError: nothing answers at the address, or Ray refuses.
-    """
+    """See `RayEngine.connect`; a process that Ray itself started is connected already."""
     if settings.address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: all of its ports on loopback
