@@ -88,7 +88,7 @@ def train(
         engine.connect()
         from pixrec_core.training import ray_processes  # only now: it imports Ray
 
-        ray_processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch, engine.settings, state)
+        ray_processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch, engine.settings)
     else:
         processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch)
     files.remove(paths.training)

@@ -102,7 +102,7 @@ def _work(
     """One process: join the group, call the function, leave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     Thread(target=_end_with_parent, daemon=True).start()
-    join(rank, count, meeting, max(1, torch.get_num_threads() // count))
+    join(rank, count, meeting, max(1, torch.get_num_threads() // count), device=rank)
     try:
         take_part(function, arguments, reports, level)
     except PixRecError:
@@ -111,25 +111,28 @@ def _work(
     os._exit(0)  # an interpreter that clears up beside the threads of its libraries complains of what they hold
 
 
-def join(rank: int, count: int, meeting: str, threads: int) -> None:
-    """Enter a process group of this machine, with a GPU where there are some.
+def join(rank: int, count: int, meeting: str, threads: int, *, device: int, loopback: bool = True) -> None:
+    """Enter a process group, with a GPU where there are some.
 
     accelerate reads the environment; the addresses that torch would take by itself can be reached from outside.
 
     Args:
         rank: number of this process, from 0.
         count: processes of the group.
-        meeting: URL of a file that is not there yet, the same for all.
+        meeting: URL for all, of a file that is not there yet, or of a free port of the first.
         threads: of the CPU, for this process.
+        device: GPU of this process among those that it sees.
+        loopback: whether all are on this machine.
     """
     torch.set_num_threads(threads)
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    interfaces = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    os.environ |= {name: str(value) for name, value in (place | interfaces | {"OMP_NUM_THREADS": threads}).items()}
+    place = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": device, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in (place | {"OMP_NUM_THREADS": threads}).items()}
+    if loopback:
+        name = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     gpu = torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(device)
     distributed.init_process_group(
         "nccl" if gpu else "gloo", init_method=meeting, rank=rank, world_size=count, timeout=PATIENCE
     )

@@ -1,39 +1,33 @@
-"""Training in several workers of Ray, on whichever machines of its cluster have room, by Ray Train.
+"""Training in several workers of Ray, on whichever machines of its cluster have room.
 
-Ray Train finds the room, starts the workers, forms their process group and sees when one dies; this process holds the
-lock and tells what they tell, as it does for processes of its own machine (`processes`). It is led from a task, since
-a task can be ended at any moment, and with it goes all that it started.
+They are actors that form a process group of torch, as processes of one machine do (`processes`); this process holds
+the lock and tells what they tell. Ray Train would start them too, and was tried: it lets the processes meet at a port
+that all the world reaches, and what clears up after it asks a dashboard that is off here.
 """
 
-import time
+import logging
+import socket
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import ray
-import ray.train
-import torch
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.train.backend import BackendConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from pixrec_core.engine.ray import room
 from pixrec_core.errors import EngineError
 from pixrec_core.settings import EngineSettings
-from pixrec_core.training.processes import PATIENCE, POLL_S, join
+from pixrec_core.training.processes import POLL_S, join
 from pixrec_core.training.reports import CORE, lost, relay, take_part
 from pixrec_core.training.trainer import Epoch
 
-STARTS: Final = 10  # tries to start all workers, of a minute each where others hold the room
-
-#: Ray Train's: stay in the folder where the process was started; let the GPUs of one machine see each other.
-ENVIRONMENT: Final = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "1"}
+ROOM_S: Final = 600.0  # longest wait for room that others hold
+GRACE_S: Final = 5.0  # for Ray to tell of a dead worker, where another has failed for its lack
 
 
 def run(
@@ -42,7 +36,6 @@ def run(
     count: int,
     on_epoch: Callable[[Epoch], None],
     settings: EngineSettings,
-    folder: Path,
 ) -> None:
     """Call a function in `count` workers of Ray that form a process group, and wait for all of them.
 
@@ -52,118 +45,122 @@ def run(
         count: workers.
         on_epoch: told here of what the first worker tells. Its log lines are written here too.
         settings: what Ray sets aside for a worker.
-        folder: that all machines see, for Ray Train's own notes.
 
     Raises:
-        EngineError: there is no room for them, or Ray itself failed.
+        EngineError: there is no room for them.
         LostProcessError: one died.
         PixRecError: what one of them raised.
-        WorkerGroupError: Ray Train's: one failed in another way; the text has its traceback.
+        RayTaskError: one failed in another way; the text is its traceback.
     """
-    needs = {"CPU": settings.cpus} | ({"GPU": 1} if settings.gpus else {})  # NCCL wants a whole one for each
-    if (fitting := room(needs)) < count:
-        raise EngineError(
-            f"training.processes is {count}, and Ray has room for {fitting}, with engine.cpus = {settings.cpus:g}"
-            f"{' and one GPU' if settings.gpus else ''} for each: lower it, raise engine.workers where Ray is started "
-            "here, or let more machines join the cluster"
-        )
+    places = _places(count, settings)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    workers: list[ActorHandle] = []
-
-    def tell(report: Any) -> None:
-        (workers.append if isinstance(report, ActorHandle) else on_epoch)(report)
-
-    with TemporaryDirectory(prefix="pixrec-") as own:
-        meeting = (Path(own) / "meeting").as_uri() if _is_alone() else None
-        part = _Part(function, arguments, reports, CORE.getEffectiveLevel(), max(1, int(settings.cpus)), meeting)
-        lead = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here, runtime_env={"env_vars": ENVIRONMENT})
-        leader = lead(_lead).remote(part, count, needs, folder)
-        try:
-            while not ray.wait([leader], timeout=POLL_S)[0]:
-                relay(reports, tell)
-            relay(reports, tell)
-            ray.get(leader)
-        except RayError as error:
-            raise _cause(error, count) from error
-        finally:
-            ray.cancel(leader, force=True)
-            _end(workers)
-            reports.shutdown(force=True)
+    workers = [_worker(places, place) for place in range(count)]
+    running: list[Any] = []
+    try:
+        with TemporaryDirectory(prefix="pixrec-") as folder:
+            alone = _is_alone()
+            meeting = (Path(folder) / "meeting").as_uri() if alone else ray.get(workers[0].free_port.remote())
+            threads = max(1, int(settings.cpus))
+            part = (count, meeting, threads, alone, function, arguments, reports, CORE.getEffectiveLevel())
+            running += [worker.work.remote(rank, *part) for rank, worker in enumerate(workers)]
+            _wait(running, reports, on_epoch)
+    except RayActorError as error:  # before they worked
+        raise EngineError(f"a training worker of Ray died as it was started: {error}") from error
+    finally:
+        for worker in workers:  # at once: whatever is written is whole or not there
+            ray.kill(worker)
+        if running:  # until Ray has ended them: the next training writes where they did
+            ray.wait(running, num_returns=count)
+        remove_placement_group(places)
+        reports.shutdown(force=True)
 
 
-class _Part(NamedTuple):
-    """What one worker has to do.
+def _places(count: int, settings: EngineSettings) -> PlacementGroup:
+    """Room for all workers at once: two trainings that each had half of it would wait for each other.
 
-    Attributes:
-        function: to be called in a process group.
-        arguments: of the function.
-        reports: to the process that started the training.
-        level: from which on it wants log lines.
-        threads: of the CPU, for this worker.
-        meeting: URL of a file where the workers meet; None where Ray Train has brought them together.
+    Raises:
+        EngineError: there is none.
     """
+    needs = {"CPU": settings.cpus} | ({"GPU": 1} if settings.gpus else {})  # NCCL wants a whole one for each
+    each = f"engine.cpus = {settings.cpus:g}{' and one GPU' if settings.gpus else ''} for each"
+    if (fitting := room(needs)) < count:
+        raise EngineError(
+            f"training.processes is {count}, and Ray has room for {fitting}, with {each}: lower it, raise "
+            "engine.workers where Ray is started here, or let more machines join the cluster"
+        )
+    places = placement_group([needs] * count)
+    if not places.wait(ROOM_S):
+        remove_placement_group(places)
+        raise EngineError(
+            f"others have held Ray's room for {ROOM_S:g} s; training.processes = {count} wants {each}: try again later"
+        )
+    return places
 
-    function: Callable[..., None]
-    arguments: tuple[Any, ...]
-    reports: Queue
-    level: int
-    threads: int
-    meeting: str | None
 
-    def take(self) -> None:
-        """In a worker: join the group, call the function."""
-        self.reports.put(ray.get_runtime_context().current_actor)
-        if self.meeting:
-            context = ray.train.get_context()
-            join(context.get_world_rank(), context.get_world_size(), self.meeting, self.threads)
-        torch.set_num_threads(self.threads)
-        take_part(self.function, self.arguments, self.reports, self.level)
+def _worker(places: PlacementGroup, place: int) -> Any:
+    needs = places.bundle_specs[place]
+    where = PlacementGroupSchedulingStrategy(places, placement_group_bundle_index=place)
+    options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "scheduling_strategy": where}
+    return ray.remote(**options)(_Worker).remote()
+
+
+class _Worker:
+    """One process, which sees no GPU but its own."""
+
+    def __init__(self) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")  # what it logs, Ray brings to its driver
+
+    def free_port(self) -> str:
+        """Where the others can meet this one."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def work(
+        self,
+        rank: int,
+        count: int,
+        meeting: str,
+        threads: int,
+        alone: bool,
+        function: Callable[..., None],
+        arguments: tuple[Any, ...],
+        reports: Queue,
+        level: int,
+    ) -> None:
+        """Join the group, call the function."""
+        join(rank, count, meeting, threads, device=0, loopback=alone)
+        take_part(function, arguments, reports, level)
 
 
 def _is_alone() -> bool:
-    """Whether Ray is of this machine alone: then nothing of a training may listen to others either.
-
-    torch's own meeting place does. A cluster's ports are open to its machines anyway.
-    """
+    """Whether Ray is of this machine alone: then nothing of a training may listen to others either."""
     return ip_address(ray.util.get_node_ip_address()).is_loopback
 
 
-def _lead(part: _Part, count: int, needs: dict[str, float], folder: Path) -> None:
-    """In a task: run Ray Train to the end."""
-    TorchTrainer(
-        part.take,
-        torch_config=BackendConfig() if part.meeting else TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
-        scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu="GPU" in needs, resources_per_worker=needs),
-        run_config=ray.train.RunConfig(
-            name="ray-train",
-            storage_path=str(folder),
-            failure_config=ray.train.FailureConfig(
-                max_failures=0, max_preemption_failures=0, controller_failure_limit=STARTS
-            ),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    ).fit()
+def _wait(running: list[Any], reports: Queue, on_epoch: Callable[[Epoch], None]) -> None:
+    """Until all have ended, or one has failed. One that dies breaks the connections of others, which may fail first."""
+    left = running
+    try:
+        while left:
+            done, left = ray.wait(left, timeout=POLL_S)
+            relay(reports, on_epoch)
+            ray.get(done)
+    except RayError as error:
+        relay(reports, on_epoch)
+        ray.wait(running, num_returns=len(running), timeout=GRACE_S)
+        for rank, one in enumerate(running):
+            if death := _death(one):
+                raise lost(rank, len(running), f"died ({death})") from error
+        raise
 
 
-def _cause(error: RayError, count: int) -> Exception:
-    """Why it ended. A worker that is killed breaks the connections of the others, which may fail as well."""
-    failure = error.cause if isinstance(error, RayTaskError) else error
-    if not isinstance(failure, ray.train.WorkerGroupError):
-        return EngineError(f"Ray itself failed: {failure}; run again, and training goes on after its last whole epoch")
-    for rank, each in failure.worker_failures.items():
-        death = getattr(each, "health_check_failure", None)
-        if isinstance(death, RayActorError):
-            return lost(rank, count, f"died ({death})")
-    return failure
-
-
-def _end(workers: list[ActorHandle]) -> None:
-    """Kill workers, and wait until none is left that could write where the next training begins."""
-    for worker in workers:
-        ray.kill(worker)
-    for worker in workers:
-        with suppress(RayActorError):
-            while True:
-                ray.get(worker.__ray_ready__.remote())
-                time.sleep(POLL_S)
+def _death(one: Any) -> RayActorError | None:
+    try:
+        ray.get(one, timeout=0)
+    except RayActorError as error:
+        return error
+    except (RayTaskError, TimeoutError):
+        return None
+    return None

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(ray_engines, tmp_path):
+def run(ray_engines):
     """Runs a function in two workers of Ray."""
     from pixrec_core.training import ray_processes
 
     def of(function, on_epoch, count: int = 2) -> None:
-        ray_processes.run(function, (), count, on_epoch, ray_engines[2].settings, tmp_path)
+        ray_processes.run(function, (), count, on_epoch, ray_engines[2].settings)
 
     return of
 
@@ -31,7 +31,7 @@ def run(ray_engines, tmp_path):
 def workers_of_ray() -> list[psutil.Process]:
     """Training workers that live."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    return [child for child in children if "ray::_Worker.work" in " ".join(child.cmdline())]
 
 
 @pytest.mark.timeout(600)
@@ -58,7 +58,7 @@ def test_a_training_that_lost_a_worker_ends_as_that_of_two_processes(shop, ray_e
     assert told == [1, 2]
     lines = [record.message for record in caplog.records if record.message.startswith("multimodal: epoch")]
     assert [line.partition(",")[0] for line in lines] == ["multimodal: epoch 1", "multimodal: epoch 2"]
-    assert workers_of_ray() == []
+    assert psutil.wait_procs(workers_of_ray(), timeout=10)[1] == []
     told.clear()
     stats = pipeline.CHECKPOINT.materialise(there, on_epoch=lambda epoch: told.append(epoch["epoch"]))["stats"]
     assert told in ([2, 3], [3]), "the first epoch, or two, had been written whole"
@@ -82,47 +82,30 @@ def test_an_interrupt_ends_all_of_them_and_nothing_listens_to_others(run) -> Non
     told = []
 
     def interrupt(epoch: dict) -> None:
-        told.append(epoch)
+        told.extend([epoch, *workers_of_ray()])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(listen_and_wait, interrupt)
-    (epoch,) = told
-    assert not psutil.pid_exists(epoch["pid"])
-    assert workers_of_ray() == []
-    assert set(epoch["listens"]) == {"127.0.0.1"}
+    epoch, *workers = told
+    assert len(workers) == 2
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert epoch["listens"]
+    assert {ip.removeprefix("::ffff:") for ip in epoch["listens"]} == {"127.0.0.1"}
 
 
 def test_what_one_refuses_is_raised_as_it_is(run, monkeypatch) -> None:
-    """In a group that Ray Train forms itself, as it does on a cluster."""
+    """In a group that meets at a port, as it does on a cluster."""
     from pixrec_core.training import ray_processes
 
     monkeypatch.setattr(ray_processes, "_is_alone", lambda: False)
     with pytest.raises(ContractError, match=r"^nothing to train on$"):
         run(refuse, print)
-    assert workers_of_ray() == []
+    assert psutil.wait_procs(workers_of_ray(), timeout=10)[1] == []
 
 
 def test_more_workers_than_there_is_room_for_are_refused(run) -> None:
-    with pytest.raises(EngineError, match=r"training\.processes is 3, and Ray has room for 2, .* raise engine\.workers"):
+    with pytest.raises(
+        EngineError, match=r"training\.processes is 3, and Ray has room for 2, .* raise engine\.workers"
+    ):
         run(refuse, print, count=3)
-
-
-def test_a_worker_that_is_gone_is_named_whoever_else_fails(ray_engines) -> None:
-    from ray.exceptions import ActorDiedError, RayTaskError
-    from ray.train import ControllerError, WorkerGroupError
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-
-    from pixrec_core.training.ray_processes import _cause
-
-    def raised(cause: Exception) -> RayTaskError:
-        return RayTaskError("_lead", "a traceback", cause)
-
-    broken = RuntimeError("connection closed")
-    gone = WorkerHealthCheckFailedError("a health check failed", ActorDiedError())
-    lost = _cause(raised(WorkerGroupError("", {0: broken, 1: gone})), 2)
-    assert isinstance(lost, LostProcessError)
-    assert str(lost).startswith("process 1 of the 2 that trained (0 to 1) died (")
-    fault = WorkerGroupError("a traceback", {0: broken})
-    assert _cause(raised(fault), 2) is fault
-    assert isinstance(_cause(raised(ControllerError(TimeoutError("no room"))), 2), EngineError)
