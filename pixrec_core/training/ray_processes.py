@@ -152,7 +152,8 @@ def _wait(running: list[Any], reports: Queue, on_epoch: Callable[[Epoch], None])
         ray.wait(running, num_returns=len(running), timeout=GRACE_S)
         for rank, one in enumerate(running):
             if death := _death(one):
-                raise lost(rank, len(running), f"died ({death})") from error
+                why = str(death).strip().splitlines()[-1].partition(" Some common causes")[0]
+                raise lost(rank, len(running), f"died ({why})") from error
         raise
 
 

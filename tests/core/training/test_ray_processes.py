@@ -31,7 +31,14 @@ def run(ray_engines):
 def workers_of_ray() -> list[psutil.Process]:
     """Training workers that live."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "ray::_Worker.work" in " ".join(child.cmdline())]
+    return [child for child in children if is_at_work(child)]
+
+
+def is_at_work(child: psutil.Process) -> bool:
+    try:
+        return "ray::_Worker.work" in " ".join(child.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 @pytest.mark.timeout(600)
