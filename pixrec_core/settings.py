@@ -182,7 +182,8 @@ class TrainingSettings(Section):
     processes: Positive = Field(
         1,
         exclude=True,
-        description="processes of this machine that share each batch; each has a GPU, or its part of the CPU",
+        description="processes that share each batch, each with a GPU or its part of the CPU: of this machine, "
+        "or workers of Ray where engine.kind is `ray`",
     )
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ class Crew:
         self._needs: dict[str, float] = {}
         self._idle: list[Any] = []
         self._busy = 0
-        self._end_of_idling = threading.Timer(IDLE_S, self._end_idle)
+        self._end_of_idling = threading.Timer(IDLE_S, self.end_idle)
 
     @contextmanager
     def pool(self, needs: dict[str, float], wanted: int, room: int) -> Iterator[Any]:
@@ -78,7 +78,7 @@ class Crew:
             self._change.wait_for(lambda: not wanted or self._busy < room)
             self._end_of_idling.cancel()
             if needs != self._needs:
-                self._end_idle()
+                self.end_idle()
                 self._needs = needs
             count = min(wanted, room - self._busy)
             kept = _answering(self._idle[:count])
@@ -94,12 +94,13 @@ class Crew:
             self._busy -= len(workers)
             self._idle += free
             self._end_of_idling.cancel()
-            self._end_of_idling = threading.Timer(IDLE_S, self._end_idle)
+            self._end_of_idling = threading.Timer(IDLE_S, self.end_idle)
             self._end_of_idling.daemon = True
             self._end_of_idling.start()
             self._change.notify_all()
 
-    def _end_idle(self) -> None:
+    def end_idle(self) -> None:
+        """End those without work."""
         with self._change:
             _end(self._idle)
             self._idle = []

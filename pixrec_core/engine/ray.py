@@ -13,7 +13,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
@@ -54,7 +54,7 @@ class RayEngine:
 
     def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
         """See `Engine`."""
-        _connect(self.settings)
+        self.connect()
         import ray
 
         function_refs = [ray.put(function)]  # held to the end: a worker that is started again asks for it
@@ -63,36 +63,57 @@ class RayEngine:
             return worker.run.options(max_task_retries=RETRIES).remote(function_refs, shard)
 
         needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
-        room = self._room()
+        most = self._most_workers()
         try:
-            with _CREW.pool(needs, min(room, len(shards)), room) as pool:
+            with _CREW.pool(needs, min(most, len(shards)), most) as pool:
                 yield from pool.map(work, shards)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
             raise EngineError(f"a shard lost its worker {1 + RETRIES} times, or Ray itself failed: {error}") from error
 
-    def _room(self) -> int:
-        """Workers that fit the cluster as it stands: one that never finds room would be waited for without end.
+    def connect(self) -> None:
+        """Join or start Ray, once a process. Whoever imports it does so after this, which prepares its environment.
 
         Raises:
-            EngineError: not one does.
+            EngineError: nothing answers at the address, or Ray refuses.
         """
-        import ray
+        _connect(self.settings)
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = min(self.workers, sum(_fitting(self.settings, node) for node in nodes))
-        if room == 0:
+    def make_room(self) -> None:
+        """Let go of the workers that are kept for the next map, for others that need all the room."""
+        _CREW.end_idle()
+
+    def _most_workers(self) -> int:
+        """Workers that there will be: one that never finds room would be waited for without end.
+
+        Raises:
+            EngineError: not one finds room.
+        """
+        fitting = min(self.workers, room({"CPU": self.settings.cpus, "GPU": self.settings.gpus}))
+        if fitting == 0:
             raise EngineError(
                 f"Ray has no room for a worker with engine.cpus = {self.settings.cpus:g} and engine.gpus = "
-                f"{self.settings.gpus:g}; its largest machine has {max(_size(node) for node in nodes)}"
+                f"{self.settings.gpus:g}; its largest machine has {max(_size(node) for node in _machines())}"
             )
-        return room
+        return fitting
 
 
-def _fitting(settings: EngineSettings, node: dict[str, float]) -> int:
-    by_cpus = node.get("CPU", 0) // settings.cpus
-    return int(min(by_cpus, node.get("GPU", 0) // settings.gpus) if settings.gpus else by_cpus)
+def room(needs: Mapping[str, float]) -> int:
+    """Processes that fit the cluster as it stands, busy or not.
+
+    Args:
+        needs: of each process, by Ray's names ("CPU", "GPU"); at least one is over 0.
+    """
+    wanted = {name: amount for name, amount in needs.items() if amount}
+    return sum(int(min(node.get(name, 0) // amount for name, amount in wanted.items())) for node in _machines())
+
+
+def _machines() -> list[dict[str, float]]:
+    """What each machine of the cluster has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _size(node: dict[str, float]) -> str:
@@ -100,11 +121,7 @@ def _size(node: dict[str, float]) -> str:
 
 
 def _connect(settings: EngineSettings) -> None:
-    """Join or start Ray, once a process; a process that Ray itself started is connected already.
-
-    Raises:
-        EngineError: nothing answers at the address, or Ray refuses.
-    """
+    """See `RayEngine.connect`; a process that Ray itself started is connected already."""
     if settings.address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: all of its ports on loopback

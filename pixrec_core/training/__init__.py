@@ -16,6 +16,7 @@ from pixrec_core import files, prompts, schemas
 from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.engine import LOCAL, Engine
+from pixrec_core.engine.ray import RayEngine
 from pixrec_core.errors import ContractError
 from pixrec_core.models import checkpoint, hub, tuning
 from pixrec_core.models.collate import Collator
@@ -64,7 +65,8 @@ def train(
         datasets: the variant in each dataset that is trained on, by name.
         run: names all that the outcome depends on: the state of another run is never resumed.
         start: folder of a checkpoint to train on from; none is the backbone itself.
-        engine: what encodes the photos for a frozen vision tower, once.
+        engine: what encodes the photos for a frozen vision tower, once; where it is Ray, several processes are its
+            workers.
         on_epoch: told of each epoch's losses and validation metrics as it ends.
 
     Raises:
@@ -72,18 +74,44 @@ def train(
         BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
         CheckpointError: the checkpoint to start from is damaged.
         SettingsError: there are fewer GPUs than processes.
+        EngineError: Ray has no room for the processes.
         LostProcessError: one of several processes died.
     """
     for each in datasets.values():
         require_valid(each.dataset)
-    given = hub.pinned(model_settings), settings, paths, datasets, _state_folder(paths, run), start
-    if settings.processes > 1:  # each of which would have to start and end an engine of its own
-        processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch)
-    else:
+    model_settings, state = hub.pinned(model_settings), _state_folder(paths, run)
+    given = model_settings, settings, paths, datasets, state, start
+    if settings.processes == 1:
         _fit(*given, engine, on_epoch=on_epoch)
+    elif isinstance(engine, RayEngine):
+        _encode_photos(model_settings, settings, datasets, start, engine)
+        engine.connect()
+        engine.make_room()
+        from pixrec_core.training import ray_processes  # only now: it imports Ray
+
+        ray_processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch, engine.settings)
+    else:
+        processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch)
     files.remove(paths.training)
     record = files.read_json(paths.checkpoint / checkpoint.CURVES)
     return {name: value for name, value in record.items() if name != "epochs"}
+
+
+def _encode_photos(
+    model_settings: ModelSettings,
+    settings: TrainingSettings,
+    datasets: Mapping[str, VariantPaths],
+    start: Path | None,
+    engine: Engine,
+) -> None:
+    """Make the features for a frozen vision tower, so that processes which take all the room find them made."""
+    if model_settings.vision != "frozen":
+        return
+    set_seed(settings.seed)
+    model, inputs = build(model_settings, settings, list(datasets.values()), start)
+    for each, own in zip(datasets.values(), inputs, strict=True):
+        if own.pixels is not None:
+            feature_store(each.dataset.cache, model, own.pixels, engine)
 
 
 def _fit(

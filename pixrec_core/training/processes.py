@@ -5,16 +5,13 @@ ends all of them where one fails. They find each other through a file and speak 
 nothing of this is of use to another machine.
 """
 
-import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from logging.handlers import QueueHandler
 from multiprocessing import get_context, parent_process
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -25,16 +22,14 @@ from torch import distributed
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, ProcessExitedException, start_processes
 
 from pixrec_core import files
-from pixrec_core.errors import LostProcessError, PixRecError, SettingsError
+from pixrec_core.errors import PixRecError, SettingsError
+from pixrec_core.training.reports import CORE, Reports, lost, relay, take_part
 from pixrec_core.training.trainer import Epoch
 
-CORE: Final = logging.getLogger("pixrec_core")
 POLL_S: Final = 0.2
 
 #: Longest wait for another process. A dead one is seen by the parent; a living one may validate for hours.
 PATIENCE: Final = timedelta(days=7)
-
-Reports = SimpleQueue[logging.LogRecord | PixRecError | Epoch]
 
 
 def run(
@@ -64,13 +59,13 @@ def run(
         meeting = (Path(folder) / "meeting").as_uri()
         given = (count, meeting, reports, CORE.getEffectiveLevel(), function, arguments)
         # Daemons: should this process end by a way that comes by nothing below, it does not wait for them.
-        group = start_processes(_take_part, given, count, join=False, daemon=True)  # type: ignore[no-untyped-call]
+        group = start_processes(_work, given, count, join=False, daemon=True)  # type: ignore[no-untyped-call]
         try:
             while not group.join(POLL_S):
-                _relay(reports, on_epoch)
-            _relay(reports, on_epoch)
+                relay(reports, on_epoch)
+            relay(reports, on_epoch)
         except ProcessException as end:
-            _relay(reports, on_epoch)
+            relay(reports, on_epoch)
             raise _cause(group, end) from end
         finally:
             for process in group.processes:  # at once: whatever is written is whole or not there
@@ -78,17 +73,6 @@ def run(
                 process.join()
             for traceback in group.error_files:  # read by now; torch leaves them
                 files.remove(Path(traceback))
-
-
-def _relay(reports: Reports, on_epoch: Callable[[Epoch], None]) -> None:
-    while not reports.empty():
-        report = reports.get()
-        if isinstance(report, PixRecError):
-            raise report
-        if isinstance(report, logging.LogRecord):
-            logging.getLogger(report.name).handle(report)
-        else:
-            on_epoch(report)
 
 
 def _cause(group: ProcessContext, end: ProcessException) -> Exception:
@@ -103,14 +87,10 @@ def _cause(group: ProcessContext, end: ProcessException) -> Exception:
         rank, how = end.error_index, f"ended with exit code {end.exit_code}"
     else:
         return end
-    return LostProcessError(
-        f"process {rank} of the {len(codes)} that trained (0 to {len(codes) - 1}) {how}, and the others were ended; "
-        "SIGKILL mostly means that memory ran out: then lower training.batch_users or training.processes. "
-        "Run again, and training goes on after its last whole epoch"
-    )
+    return lost(rank, len(codes), how)
 
 
-def _take_part(
+def _work(
     rank: int,
     count: int,
     meeting: str,
@@ -122,33 +102,37 @@ def _take_part(
     """One process: join the group, call the function, leave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     Thread(target=_end_with_parent, daemon=True).start()
-    if rank == 0:
-        CORE.setLevel(level)
-        CORE.addHandler(_Forward(reports))  # type: ignore[arg-type]  # all that it wants is `enqueue`
-    _join(rank, count, meeting)
+    join(rank, count, meeting, max(1, torch.get_num_threads() // count), device=rank)
     try:
-        function(*arguments, on_epoch=reports.put if rank == 0 else lambda _: None)
-    except PixRecError as error:
-        reports.put(error)
+        take_part(function, arguments, reports, level)
+    except PixRecError:
         sys.exit(1)
     distributed.destroy_process_group()
     os._exit(0)  # an interpreter that clears up beside the threads of its libraries complains of what they hold
 
 
-def _join(rank: int, count: int, meeting: str) -> None:
-    """Enter the process group, with a GPU or an even part of the CPU's threads.
+def join(rank: int, count: int, meeting: str, threads: int, *, device: int, loopback: bool = True) -> None:
+    """Enter a process group, with a GPU where there are some.
 
     accelerate reads the environment; the addresses that torch would take by itself can be reached from outside.
+
+    Args:
+        rank: number of this process, from 0.
+        count: processes of the group.
+        meeting: URL for all, of a file that is not there yet, or of a free port of the first.
+        threads: of the CPU, for this process.
+        device: GPU of this process among those that it sees.
+        loopback: whether all are on this machine.
     """
-    threads = max(1, torch.get_num_threads() // count)
     torch.set_num_threads(threads)
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    interfaces = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    os.environ |= {name: str(value) for name, value in (place | interfaces | {"OMP_NUM_THREADS": threads}).items()}
+    place = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": device, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in (place | {"OMP_NUM_THREADS": threads}).items()}
+    if loopback:
+        name = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     gpu = torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(device)
     distributed.init_process_group(
         "nccl" if gpu else "gloo", init_method=meeting, rank=rank, world_size=count, timeout=PATIENCE
     )
@@ -160,10 +144,3 @@ def _end_with_parent() -> None:
     assert parent, "called in a process that has one"
     parent.join()
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-class _Forward(QueueHandler):
-    """Log records to the parent, through a queue that has no threads."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue.put(record)  # type: ignore[attr-defined]

@@ -21,7 +21,8 @@ def settings(data_dir: Path, **sections: dict) -> Settings:
     training = {"epochs": 2, "batch_users": 16, "window": 4} | sections.get("training", {})
     shop = {"source": {"kind": "sample", "users": 60, "items": 40}, "model": model, "training": training}
     shop |= {name: sections.get(name, {}) for name in ("sequences", "generative")}
-    return Settings(root=data_dir, data_dir=data_dir / "data", datasets={"shop": shop})
+    datasets, engine = {"shop": shop}, sections.get("engine", {})
+    return Settings(root=data_dir, data_dir=data_dir / "data", datasets=datasets, engine=engine)
 
 
 def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> Work:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pixrec_core.stages import Work
+from tests.core.engine.conftest import ray_engines  # noqa: F401  # a fixture: one Ray for all tests of a process
 from tests.core.shop import open_shop
 
 
