@@ -4,9 +4,9 @@
 
 Shops of the generator, each `factor` times as large as the one before in users and items alike, so reviews grow as
 users do. Photos are the generator's files, so no network is in it; a training has one epoch. Prints every stage at
-every size, and the power of the input by which its processor seconds and memory grew from the last size but one to the
-last: 1 is in proportion, 2 is its square (users x items, where both grow). What a stage needs to start at all (imports,
-contracts) is in it, so powers of short stages are too small.
+every size, and the power of the input by which its processor seconds grew: 1 is in proportion, 2 is its square (users
+x items, where both grow). What a stage needs to start at all (imports, contracts) falls out of it: the power is that of
+what the last step of size added against what the step before it did. A stage that hardly grew has none.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from pixrec_core.stages import Work
 
 VARIANT = "multimodal"
 ITEMS_A_USER = 0.4
+NOISE_S = 0.3  # a difference of processor seconds that says nothing
 STAGES = [stage for stage in pipeline.STAGES if stage.per != "joint"]
 
 
@@ -62,9 +63,12 @@ def run(folder: Path, users: int, name: str) -> None:
     print(json.dumps(seen), flush=True)
 
 
-def power(before: float, after: float, factor: float) -> float:
-    """By which power of the input something grew."""
-    return math.log(after / before) / math.log(factor)
+def power(costs: list[float], factor: float) -> float | None:
+    """By which power of the input a cost grew, whatever it starts from; None where it hardly did."""
+    if len(costs) < 3:
+        return None
+    before, after = costs[-2] - costs[-3], costs[-1] - costs[-2]
+    return math.log(after / before) / math.log(factor) if min(before, after) > NOISE_S else None
 
 
 def show(sizes: list[int], factor: int, found: dict[int, dict[str, dict[str, float]]]) -> None:
@@ -72,8 +76,8 @@ def show(sizes: list[int], factor: int, found: dict[int, dict[str, dict[str, flo
     for name in [stage.name for stage in STAGES]:
         rows = [found[users][name] for users in sizes]
         told = "  ".join(f"{row['seconds']:8.1f} s {row['cpu']:8.1f} cpu {row['memory']:6,.0f} MiB" for row in rows)
-        grown = [power(rows[-2][of], rows[-1][of], factor) for of in ("cpu", "memory")] if len(rows) > 1 else []
-        print(f"{name:13} {told}" + (f"   cpu ^{grown[0]:.2f}, memory ^{grown[1]:.2f}" if grown else ""), flush=True)
+        grown = power([row["cpu"] for row in rows], factor)
+        print(f"{name:13} {told}   {f'^{grown:.2f}' if grown else 'hardly'}", flush=True)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,17 @@ import pytest
 import torch
 
 from pixrec_core import pipeline
-from pixrec_core.data import image_manifest, images
+from pixrec_core.data import database, image_manifest, images, sequences
 from pixrec_core.data.image_journal import Journal, Outcome
-from pixrec_core.engine import LOCAL
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models import checkpoint, photo_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import encode, index, rank
-from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings
+from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings, SequenceSettings
 from pixrec_core.stages import Work
 from tests.core.data.hostile_server import hostile_server, jpeg, sends
+from tests.core.data.sequence_inputs import write_inputs
 from tests.core.data.test_images import snapshot, write_items
 from tests.core.engine.conftest import WORKERS
 from tests.core.shop import open_shop, untrained
@@ -95,15 +95,48 @@ def test_the_engine_makes_nothing_stale(shop):
 
 @dataclass(frozen=True)
 class DyingTwice:
-    """A step of the second shard whose worker is killed before it leaves its files, and again after that."""
+    """Work whose worker is killed before it has begun, and another time when all but the answer is done."""
 
-    step: Callable[[Any], Any]
+    work: Callable[[Any], Any]
     deaths: Path
 
-    def __call__(self, given):
-        result = self.step(given)
-        die_the_first_time(self.deaths / ("in the step" if isinstance(self.step, partial) else "after the step"))
+    def __call__(self, shard):
+        die_the_first_time(self.deaths / "before")
+        result = self.work(shard)
+        die_the_first_time(self.deaths / "after")
         return result
+
+
+@dataclass(frozen=True)
+class DeadlyEngine:
+    """An engine two of whose workers die."""
+
+    engine: Engine
+    deaths: Path
+
+    @property
+    def workers(self):
+        return self.engine.workers
+
+    def map_shards(self, function, shards):
+        return self.engine.map_shards(DyingTwice(function, self.deaths), shards)
+
+
+def test_sequences_are_the_same_though_workers_die(tmp_path, ray_engines):
+    bought = [(f"user {n % 9}", f"item {n * n % 11}", 1000 + n // 2, 5.0) for n in range(99)]
+    items = [f"item {n}" for n in range(11)]
+    told, rows = [], []
+    for engine in (LOCAL, DeadlyEngine(ray_engines[WORKERS], tmp_path)):
+        paths = write_inputs(DatasetPaths(tmp_path / "shop"), bought, items, dict.fromkeys(items, "ok"))
+        told.append(sequences.build(SequenceSettings(min_item_interactions=10), paths, engine))
+        with database.reading(paths.sequences) as connection:
+            rows.append(
+                [connection.sql(f"FROM {table}").fetchall() for table in ("interactions", "sequences", "items")]
+            )
+    assert {path.name for path in tmp_path.iterdir()} == {"shop", "before", "after"}, "two died"
+    assert told[0]["dropped_rare_item"] > 0
+    assert told[0] == told[1]
+    assert rows[0] == rows[1]
 
 
 def die_the_first_time(mark: Path) -> None:
