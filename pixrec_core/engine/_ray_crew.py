@@ -83,8 +83,9 @@ class Crew:
             count = min(wanted, room - self._busy)
             kept = _answering(self._idle[:count])
             del self._idle[:count]
-            self._busy += count
-        return kept + [_start(needs) for _ in range(count - len(kept))]
+            workers = kept + [_start(needs) for _ in range(count - len(kept))]
+            self._busy += count  # only now: what a start that failed had counted, no map would ever give back
+        return workers
 
     def _give_back(self, workers: list[Any], free: list[Any]) -> None:
         _end([each for each in workers if each not in free])
