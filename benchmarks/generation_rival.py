@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pixrec_core import prompts
 from pixrec_core.data.text_search import TextSearch
+from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.retrieval.rank import Shop
 from pixrec_core.retrieval.rankers import Catalogue
@@ -32,6 +32,7 @@ class Generation:
         self._shop, self._depth = shop, depth
         self._search = TextSearch(catalogue.texts)
         self._places = np.arange(len(catalogue.items))
+        self._prompts = Collator(shop.inputs.inputs, shop.inputs.processor, load_photos=lambda _: {})
         self._tokens = max(1, round(float(np.median([len(text) for text in catalogue.token_texts()]))))
 
     @torch.inference_mode()
@@ -45,12 +46,8 @@ class Generation:
 
     def _texts(self, history: Sequence[int]) -> torch.Tensor:
         """Token ids of the likeliest texts of a next item, (32, tokens)."""
-        inputs, processor = self._shop.inputs, self._shop.inputs.processor
-        ids = [*processor.start_ids]
-        for n, number in enumerate(history):
-            ids += processor.text_ids(prompts.NEXT if n else prompts.FIRST)
-            ids += inputs.inputs.blocks[number].ids.tolist()
-        prompt = torch.tensor([ids + processor.text_ids(prompts.NEXT)])
+        inputs = self._shop.inputs
+        prompt = self._prompts.openings([history])["ids"]
         rows = [inputs.inputs.photo_rows[n] for n in history if inputs.inputs.photo_rows[n] != NO_PHOTO]
         assert inputs.pixels, "the sample has photos"
         pixels = [inputs.pixels.pixels(row) for row in rows]

@@ -22,22 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.generated_shop import shop
 from pixrec_core import pipeline
-from pixrec_core.settings import Settings
-from pixrec_core.stages import Work
 
-VARIANT = "multimodal"
 ITEMS_A_USER = 0.4
 NOISE_S = 0.3  # a difference of processor seconds that says nothing
 STAGES = [stage for stage in pipeline.STAGES if stage.per != "joint"]
-
-
-def work(folder: Path, users: int) -> Work:
-    """The shop of one size."""
-    source = {"kind": "sample", "users": users, "items": int(users * ITEMS_A_USER)}
-    sample = {"source": source, "model": {"item_tokens": 16}, "training": {"epochs": 1}}
-    settings = Settings(root=folder, data_dir=folder, datasets={"sample": sample}, variants=(VARIANT,))
-    return Work(settings, "sample", VARIANT)
 
 
 def measure(folder: Path, users: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -51,7 +41,7 @@ def measure(folder: Path, users: int) -> Iterator[tuple[str, dict[str, float]]]:
 def run(folder: Path, users: int, name: str) -> None:
     """One stage here."""
     stage = next(each for each in STAGES if each.name == name)
-    at = work(folder, users)
+    at = shop({"users": users, "items": int(users * ITEMS_A_USER)}, folder)
     start = time.perf_counter()
     stage.materialise(at if stage.per == "variant" else at.of(None))
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
