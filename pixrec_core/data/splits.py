@@ -38,7 +38,7 @@ _WALKED: Final = "ALTER TABLE kept RENAME TO walked"
 _TRAINABLE: Final = "CREATE TEMP TABLE kept AS SELECT * FROM walked WHERE timestamp < $cut"
 
 #: To compress the many short item ids takes a third of the time of writing, and saves a quarter of the room.
-INTERACTIONS: Final = """
+_INTERACTIONS: Final = """
 CREATE TABLE interactions (
     "user" VARCHAR, item VARCHAR USING COMPRESSION uncompressed, timestamp BIGINT, rating DOUBLE, position BIGINT,
     place BIGINT, split VARCHAR
@@ -113,7 +113,7 @@ def fill(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
     for name, n in _named("untrained" if starts else "dropped", core).items():
         counts[name] = counts.get(name, 0) + n  # repeats fall to both
     shards.each(partial(_label, starts=starts), makes=["interactions"])
-    shards.gather("interactions", INTERACTIONS, '"user", place', sized_by="interactions")
+    shards.gather("interactions", _INTERACTIONS, '"user", place', sized_by="interactions")
     return counts | {"k_core_rounds": rounds}
 
 
@@ -130,7 +130,7 @@ def _set_trainable_apart(connection: duckdb.DuckDBPyConnection, cut: int) -> Non
 
 def _label(connection: duckdb.DuckDBPyConnection, starts: Mapping[str, int]) -> None:
     rows, split = ("walked", _BY_TIME) if starts else ("kept", _BY_PLACE)
-    connection.execute(INTERACTIONS)
+    connection.execute(_INTERACTIONS)
     for some_users in user_ranges(connection, rows):
         labels = split.format(some_users=some_users, **starts)
         connection.execute(_FILLED.format(rows=rows, split=labels, some_users=some_users))

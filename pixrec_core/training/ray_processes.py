@@ -7,7 +7,8 @@ that all the world reaches, and what clears up after it asks a dashboard that is
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,31 +53,30 @@ def run(
         PixRecError: what one of them raised.
         RayTaskError: one failed in another way; the text is its traceback.
     """
-    places = _places(count, settings)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    workers = [_worker(places, place) for place in range(count)]
-    running: list[Any] = []
-    try:
-        with TemporaryDirectory(prefix="pixrec-") as folder:
+    with _places(count, settings) as places, TemporaryDirectory(prefix="pixrec-") as folder:
+        reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        workers = [_worker(places, place) for place in range(count)]
+        running: list[Any] = []
+        try:
             alone = _is_alone()
             meeting = (Path(folder) / "meeting").as_uri() if alone else ray.get(workers[0].free_port.remote())
             threads = max(1, int(settings.cpus))
             part = (count, meeting, threads, alone, function, arguments, reports, CORE.getEffectiveLevel())
             running += [worker.work.remote(rank, *part) for rank, worker in enumerate(workers)]
             _wait(running, reports, on_epoch)
-    except RayActorError as error:  # before they worked
-        raise EngineError(f"a training worker of Ray died as it was started: {error}") from error
-    finally:
-        for worker in workers:  # at once: whatever is written is whole or not there
-            ray.kill(worker)
-        if running:  # until Ray has ended them: the next training writes where they did
-            ray.wait(running, num_returns=count)
-        remove_placement_group(places)
-        reports.shutdown(force=True)
+        except RayActorError as error:  # before they worked
+            raise EngineError(f"a training worker of Ray died as it was started: {error}") from error
+        finally:
+            for worker in workers:  # at once: whatever is written is whole or not there
+                ray.kill(worker)
+            if running:  # until Ray has ended them: the next training writes where they did
+                ray.wait(running, num_returns=count)
+            reports.shutdown(force=True)
 
 
-def _places(count: int, settings: EngineSettings) -> PlacementGroup:
+@contextmanager
+def _places(count: int, settings: EngineSettings) -> Iterator[PlacementGroup]:
     """Room for all workers at once: two trainings that each had half of it would wait for each other.
 
     Raises:
@@ -90,12 +90,15 @@ def _places(count: int, settings: EngineSettings) -> PlacementGroup:
             "engine.workers where Ray is started here, or let more machines join the cluster"
         )
     places = placement_group([needs] * count)
-    if not places.wait(ROOM_S):
+    try:
+        if not places.wait(ROOM_S):
+            raise EngineError(
+                f"others have held Ray's room for {ROOM_S:g} s; training.processes = {count} wants {each}: "
+                "try again later"
+            )
+        yield places
+    finally:
         remove_placement_group(places)
-        raise EngineError(
-            f"others have held Ray's room for {ROOM_S:g} s; training.processes = {count} wants {each}: try again later"
-        )
-    return places
 
 
 def _worker(places: PlacementGroup, place: int) -> Any:
