@@ -185,6 +185,11 @@ class TrainingSettings(Section):
         description="processes that share each batch, each with a GPU or its part of the CPU: of this machine, "
         "or workers of Ray where engine.kind is `ray`",
     )
+    fsdp: bool = Field(
+        False,
+        exclude=True,
+        description="whether each of several processes holds only its part of weights, gradients and optimiser state",
+    )
 
     @model_validator(mode="after")
     def _weights_leave_room(self) -> Self:
@@ -196,6 +201,14 @@ class TrainingSettings(Section):
     def _every_process_has_a_window(self) -> Self:
         if self.processes > self.batch_users:
             raise ValueError(f"processes is {self.processes}, but a batch has {self.batch_users} windows to share")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_go_to_several(self) -> Self:
+        if self.fsdp and self.processes == 1:
+            raise ValueError(
+                "fsdp deals weights out to several processes, but processes is 1; raise it, or leave fsdp out"
+            )
         return self
 
 

@@ -148,6 +148,8 @@ class Collator:
         if not len(read):
             read = numbers[:1]  # read for nothing, but nobody can read no item
         places = self._places(np.array(list(dict.fromkeys([*read, *(n for window in own for n in window.items)]))))
+        if not places:  # the vision tower runs wherever it runs at all: processes may wait for each other within it
+            places = dict(list(self._places(numbers).items())[:1])
         items, histories = self._items(read, places), self._histories([window.items for window in own], places)
         pairs = _pairs(own, histories, {int(number): place for place, number in enumerate(numbers)})
         text_lengths = np.array([self.inputs.blocks[n].text_length for n in numbers])

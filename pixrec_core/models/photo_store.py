@@ -183,11 +183,11 @@ def feature_file(key: str) -> str:
     return f"features-{key}.npy"
 
 
-def features_now(model: DualTower, photos: PhotoStore) -> PhotoStore:
+def features_now(model: DualTower, photos: PhotoStore, engine: Engine = LOCAL) -> PhotoStore:
     """Features under a vision tower that is still learning, in memory; those of a frozen one as they are."""
     if photos.processor is None:
         return photos
-    return PhotoStore(np.stack(list(_features(model, photos, LOCAL))), None, "now")
+    return PhotoStore(np.stack(list(_features(model, photos, engine))), None, "now")
 
 
 @dataclass(frozen=True)

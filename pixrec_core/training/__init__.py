@@ -32,6 +32,7 @@ from pixrec_core.paths import VariantPaths
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
 from pixrec_core.training import processes
+from pixrec_core.training.group_engine import GroupEngine
 from pixrec_core.training.mixture import Mixture
 from pixrec_core.training.tracking import tracked
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
@@ -148,6 +149,9 @@ def _fit(
     trainer.fit()
     if not trainer.is_world_process_zero():
         return
+    if settings.fsdp:
+        model, _ = build(model_settings, settings, list(datasets.values()), start)
+        trainer.load_best(model)
     record = {
         **trainer.curves(),
         "seconds": round(time.monotonic() - begin, 3),
@@ -263,8 +267,9 @@ def _part(
     negatives = Negatives(
         counts, settings.catalogue_negatives, settings.seed, correct_popularity=settings.popularity_correction
     )
-    judge = Validation(paths.dataset, inputs, photos, settings.window)
-    return _Part(windows, inputs.collator(photos, negatives, Share.of_this_process()), judge)
+    share = Share.of_this_process()
+    judge = Validation(paths.dataset, inputs, photos, settings.window, GroupEngine(share))
+    return _Part(windows, inputs.collator(photos, negatives, share), judge)
 
 
 def _state_folder(paths: VariantPaths, run: str) -> Path:

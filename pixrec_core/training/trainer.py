@@ -21,7 +21,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
@@ -29,6 +29,7 @@ from pixrec_core.models import shares
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
+from pixrec_core.training import sharding
 from pixrec_core.training.mixture import Mixture, OneDatasetBatches
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ TERMS = ("loss", "generation", "item_item", "user_item")
 class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trains a dual tower, judges it after each epoch by retrieval, and keeps the best epoch's weights.
 
-    In a process group each process trains its share of every batch; the first alone judges, tells and writes.
+    In a process group each process trains its share of every batch, with its own copy of the model or its part of one
+    (`TrainingSettings.fsdp`); the first alone tells and writes.
 
     Args:
         model: to be trained in place.
@@ -83,6 +85,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             self.add_callback(_Progress(name))
             self.add_callback(_Curves(curves, self.terms))
         self._best_by = settings.best_by
+        self.is_distributed_loading_by_transformers = self._in_parts = settings.fsdp  # else it would be wrapped in DDP
         self._validate = validate
         self._on_epoch = on_epoch
         self._sums: dict[str, Tensor | float] = defaultdict(float)
@@ -95,6 +98,42 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         if resumed and (epochs := _epochs_if_over(resumed)):
             self.args.num_train_epochs = epochs  # patience had run out: nothing is left but to load the best epoch
         self.train(resume_from_checkpoint=resumed)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimiser, of weights that are dealt out before: what a run resumes from is in them by now."""
+        if self._in_parts:
+            sharding.shard(self.model)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write all weights, by the first process."""
+        weights = sharding.whole(self.model.state_dict())
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the state of both, by the first process; transformers itself would write its part alone."""
+        state = sharding.whole(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What `_save_optimizer_and_scheduler` wrote, mapped into memory: each process wants a part."""
+        if checkpoint:
+            state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
+            self.optimizer.load_state_dict(sharding.dealt_out(state, self.optimizer))
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _load_best_model(self) -> None:
+        """Not into parts, since whoever wants the best weights wants them whole: see `load_best`."""
+        if not self._in_parts:
+            super()._load_best_model()
+
+    def load_best(self, model: DualTower) -> None:
+        """The best epoch's weights into a model like the one that was trained."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint, model)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of one dataset each; transformers itself would cut them from one long row of examples.
@@ -128,7 +167,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate, record the epoch, and tell whoever listens."""
-        epoch = shares.told_by_the_first(self._record() if self.is_world_process_zero() else {})
+        epoch = shares.told_by_the_first(self._record())
         self._sums.clear()
         self._steps, self._epoch_start = 0, time.monotonic()
         prefixed = {f"eval_{key}": value for key, value in epoch.items()}
@@ -140,7 +179,8 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
     def _record(self) -> Epoch:
         """Losses and validation metrics of the epoch that ends."""
         self.model.eval()
-        metrics = self._validate(self.model)
+        with sharding.gathered_weights(self.model):
+            metrics = self._validate(self.model)
         self.model.train()
         losses = {term: float(self._sums[term]) / self._steps for term in TERMS} if self._steps else {}
         seconds = time.monotonic() - self._epoch_start

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_sequences
+from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.evaluation import metrics
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.photo_store import PhotoStore, features_now
@@ -25,12 +26,15 @@ class Validation:
         inputs: what the towers read.
         photos: features under a frozen vision tower, pixels under one that learns; None for a variant without any.
         window: newest items of a history that are read.
+        engine: what encodes.
 
     Attributes:
         users: how many are ranked for.
     """
 
-    def __init__(self, paths: DatasetPaths, inputs: TowerInputs, photos: PhotoStore | None, window: int) -> None:
+    def __init__(
+        self, paths: DatasetPaths, inputs: TowerInputs, photos: PhotoStore | None, window: int, engine: Engine = LOCAL
+    ) -> None:
         users = read_sequences(paths, schemas.VALIDATION)
         users = users.sample(min(USERS, users.height), seed=0).sort(schemas.USER)
         self.users = users.height
@@ -39,12 +43,13 @@ class Validation:
         self._targets = np.array([sequence[-1] for sequence in sequences])
         self._inputs = inputs
         self._photos = photos
+        self._engine = engine
 
     def __call__(self, model: DualTower) -> dict[str, float]:
         """Recall@10 and NDCG@10 over the whole catalogue, items of the history included."""
-        photos = features_now(model, self._photos) if self._photos else None
-        items = encode.item_vectors(model, self._inputs, photos)
-        users = encode.user_vectors(model, self._inputs, photos, self._histories)
+        photos = features_now(model, self._photos, self._engine) if self._photos else None
+        items = encode.item_vectors(model, self._inputs, photos, self._engine)
+        users = encode.user_vectors(model, self._inputs, photos, self._histories, self._engine)
         ranks = target_ranks(users, items, self._targets)
         return {"recall@10": float(metrics.recall(ranks, 10).mean()), "ndcg@10": float(metrics.ndcg(ranks, 10).mean())}
 

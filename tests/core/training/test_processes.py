@@ -48,11 +48,11 @@ class CrashError(Exception):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_training_that_passes_from_two_processes_to_one_and_back_ends_as_that_of_one(shop, caplog) -> None:
+def test_a_training_that_passes_from_parts_to_one_process_to_copies_and_back_ends_as_that_of_one(shop, caplog) -> None:
     caplog.set_level(logging.INFO, "pixrec_core")
 
-    def work(count: int) -> Work:
-        return shop(training={"epochs": 4, "processes": count, "batch_users": 15})
+    def work(count: int, *, fsdp: bool = False) -> Work:
+        return shop(training={"epochs": 5, "patience": 5, "processes": count, "fsdp": fsdp, "batch_users": 15})
 
     pipeline.CHECKPOINT.materialise(work(1))
     expected = epochs(work(1)), weights(work(1))
@@ -67,7 +67,7 @@ def test_a_training_that_passes_from_two_processes_to_one_and_back_ends_as_that_
 
     caplog.clear()
     with pytest.raises(LostProcessError, match=r"^process 1 of the 2 .* was killed by SIGKILL, .*Run again"):
-        pipeline.CHECKPOINT.materialise(work(2), on_epoch=kill)
+        pipeline.CHECKPOINT.materialise(work(2, fsdp=True), on_epoch=kill)
     assert told == [1, 2]
     lines = [record.message for record in caplog.records if record.message.startswith("multimodal: epoch")]
     assert [line.partition(",")[0] for line in lines] == ["multimodal: epoch 1", "multimodal: epoch 2"]
@@ -75,26 +75,51 @@ def test_a_training_that_passes_from_two_processes_to_one_and_back_ends_as_that_
     assert list(state.glob(f"*/*/{FINISHED}"))
     assert not work(2).variant_paths.checkpoint.exists()
 
-    def crash(epoch: dict) -> None:
-        told.append(epoch["epoch"])
-        if epoch["epoch"] == 3:
-            raise CrashError
+    for end, others in ((3, work(1)), (4, work(2))):
 
+        def crash(epoch: dict, end: int = end) -> None:
+            told.append(epoch["epoch"])
+            if epoch["epoch"] == end:
+                raise CrashError
+
+        told.clear()
+        with pytest.raises(CrashError):
+            pipeline.CHECKPOINT.materialise(others, on_epoch=crash)
+        assert told in ([end - 1, end], [end]), "the epoch before the last one told may have been written whole or not"
     told.clear()
-    with pytest.raises(CrashError):
-        pipeline.CHECKPOINT.materialise(work(1), on_epoch=crash)
-    assert told in ([2, 3], [3]), "the first epoch, or two, had been written whole"
-    told.clear()
-    stats = pipeline.CHECKPOINT.materialise(work(2), on_epoch=lambda epoch: told.append(epoch["epoch"]))["stats"]
-    assert told == [3, 4]
+    last = work(2, fsdp=True)
+    stats = pipeline.CHECKPOINT.materialise(last, on_epoch=lambda epoch: told.append(epoch["epoch"]))["stats"]
+    assert told in ([4, 5], [5])
     assert stats["processes"] == 2
-    for one, other in zip(expected[0], epochs(work(2)), strict=True):
+    for one, other in zip(expected[0], epochs(last), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
-    for name, value in weights(work(2)).items():
+    assert weights(last).keys() == expected[1].keys()
+    for name, value in weights(last).items():
         torch.testing.assert_close(value, expected[1][name], rtol=1e-2, atol=1e-4)
-    checkpoint.load(work(2).variant_paths.checkpoint)
+    checkpoint.load(last.variant_paths.checkpoint)
     assert pipeline.CHECKPOINT.is_current(work(1)), "how many processes there are makes nothing stale"
     assert not state.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_adapters_learn_in_parts_too(shop) -> None:
+    """With all that changes how a layer runs: half precision, activations made twice, features from a file."""
+
+    def work(count: int) -> Work:
+        model = {"tune": "lora", "lora": {"rank": 3, "dropout": 0}, "vision": "frozen"}
+        how = {"epochs": 2, "batch_users": 15, "precision": "bfloat16", "gradient_checkpointing": True}
+        return shop(model=model, training=how | {"processes": count, "fsdp": count > 1})
+
+    pipeline.CHECKPOINT.materialise(work(1))
+    expected = epochs(work(1)), weights(work(1))
+    files.remove(work(1).variant_paths.root)
+    pipeline.CHECKPOINT.materialise(work(2))
+    for one, other in zip(expected[0], epochs(work(2)), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=2e-2)
+    assert weights(work(2)).keys() == expected[1].keys()
+    for name, value in weights(work(2)).items():
+        torch.testing.assert_close(value, expected[1][name], rtol=5e-2, atol=1e-3)
 
 
 def speak_and_wait(*, on_epoch) -> None:
@@ -177,6 +202,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match=r"training\.processes is 2, .* this machine has 1, so set it to that"):
         processes.run(refuse, (), 2, print)
+
+
+def test_parts_go_to_several() -> None:
+    with pytest.raises(ValidationError, match="fsdp deals weights out to several processes, but processes is 1"):
+        TrainingSettings(fsdp=True)
 
 
 def test_a_batch_has_a_window_for_each_process() -> None:
