@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings
@@ -12,20 +13,26 @@ DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMA
 INDEX_STAGES = (*DATA_STAGES, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX)
 
 
-def open_shop(folder: Path, users: int, stages: Sequence[Stage], item_tokens: int = 16) -> Work:
+def open_shop(folder: Path, users: int, stages: Sequence[Stage], **settings: Mapping[str, Any]) -> Work:
     """A shop in a folder after some stages."""
-    work = shop({"users": users}, folder, item_tokens)
+    work = shop({"users": users}, folder, **settings)
     for stage in stages:
         stage.materialise(work)
     return work
 
 
-def shop(options: Mapping[str, int], folder: Path, item_tokens: int = 16) -> Work:
-    """A shop of the generator's `options`, nothing made yet; a training has one epoch, and there is one variant."""
+def shop(options: Mapping[str, int], folder: Path, **settings: Mapping[str, Any]) -> Work:
+    """A shop of the generator's `options`, nothing made yet, with one variant.
+
+    Args:
+        options: of the generator.
+        folder: of all files.
+        settings: `model` and `training`; without, a training has one epoch.
+    """
     sample = {
         "source": {"kind": "sample", **options},
-        "model": {"item_tokens": item_tokens},
-        "training": {"epochs": 1},
+        "model": {"item_tokens": 16, **settings.get("model", {})},
+        "training": {"epochs": 1, **settings.get("training", {})},
     }
-    settings = Settings(root=folder, data_dir=folder, datasets={"sample": sample}, variants=(VARIANT,))
-    return Work(settings, "sample", VARIANT)
+    given = Settings(root=folder, data_dir=folder, datasets={"sample": sample}, variants=(VARIANT,))
+    return Work(given, "sample", VARIANT)

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps before those that count")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = open_shop(Path(folder), given.users, DATA_STAGES, given.item_tokens)
+        work = open_shop(Path(folder), given.users, DATA_STAGES, model={"item_tokens": given.item_tokens})
         clock = Clock()
         clock.install()
         pipeline.CHECKPOINT.materialise(work)

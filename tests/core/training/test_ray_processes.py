@@ -42,17 +42,21 @@ def is_at_work(child: psutil.Process) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_a_training_that_lost_a_worker_ends_as_that_of_two_processes(shop, ray_engines, caplog) -> None:
+def test_a_training_that_lost_a_worker_goes_on_in_parts_and_ends_as_that_of_two_processes(
+    shop, ray_engines, caplog
+) -> None:
     caplog.set_level(logging.INFO, "pixrec_core")
 
-    def work(**sections: dict) -> Work:
-        return shop(training={"epochs": 3, "processes": 2, "batch_users": 15}, model={"vision": "frozen"}, **sections)
+    def work(*, fsdp: bool = False, **sections: dict) -> Work:
+        training = {"epochs": 3, "processes": 2, "fsdp": fsdp, "batch_users": 15}
+        return shop(training=training, model={"vision": "frozen"}, **sections)
 
     pipeline.CHECKPOINT.materialise(work())
     expected = epochs(work()), weights(work())
     files.remove(work().variant_paths.root)
     files.remove(work().paths.cache)
-    there, told = work(engine={"kind": "ray", "workers": 2}), []
+    engine = {"kind": "ray", "workers": 2}
+    there, told = work(engine=engine), []
 
     def kill(epoch: dict) -> None:
         told.append(epoch["epoch"])
@@ -67,6 +71,7 @@ def test_a_training_that_lost_a_worker_ends_as_that_of_two_processes(shop, ray_e
     assert [line.partition(",")[0] for line in lines] == ["multimodal: epoch 1", "multimodal: epoch 2"]
     assert psutil.wait_procs(workers_of_ray(), timeout=10)[1] == []
     told.clear()
+    there = work(engine=engine, fsdp=True)
     stats = pipeline.CHECKPOINT.materialise(there, on_epoch=lambda epoch: told.append(epoch["epoch"]))["stats"]
     assert told in ([2, 3], [3]), "the first epoch, or two, had been written whole"
     assert stats["processes"] == 2
