@@ -1,9 +1,12 @@
-"""Which commit of the Hugging Face hub a backbone's name stands for."""
+"""Backbones on the Hugging Face hub: the commit that a name stands for, and its files."""
 
 from pathlib import Path
 
 from pixrec_core.errors import BackboneError
 from pixrec_core.settings import ModelSettings
+
+#: What is fetched of a repository: no pickled weights and no code.
+FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors"]
 
 
 def pinned(settings: ModelSettings) -> ModelSettings:
@@ -48,3 +51,21 @@ def resolve(name: str, revision: str | None) -> str | None:
             "network, set model.backbone to a local folder that holds the model, fetched elsewhere by "
             "`hf download NAME --local-dir FOLDER`"
         ) from error
+
+
+def fetch(name: str, revision: str | None) -> Path:
+    """The folder of a backbone's files: a local one itself; of the hub, all that is read, from one commit.
+
+    A commit that is cached whole asks the hub nothing. transformers itself would ask for optional files one by one,
+    and without a network try each for many seconds.
+
+    Raises:
+        BackboneError: as `resolve`.
+        OSError: the hub cannot be reached, or refuses, and the commit is not cached whole.
+    """
+    commit = resolve(name, revision)
+    if commit is None:
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=commit, allow_patterns=FILES))

@@ -27,27 +27,25 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         return tiny.create(texts())
     from transformers import AutoModelForImageTextToText
 
-    revision = hub.resolve(name, revision)  # once: all files of one commit, and no long retries without a network
     try:
-        processor = load_processor(name, revision)
+        folder = hub.fetch(name, revision)
+        processor = load_processor(folder)
         # In float32, whatever the weights were saved in: small steps would round away in bfloat16.
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, use_safetensors=True, dtype="float32", **SAFE
-        )
+        model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype="float32", **SAFE)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise BackboneError(_advice(name, error)) from error
     require_agreement(reader_of(model), processor)
     return model, processor
 
 
-def load_processor(name: str | Path, revision: str | None = None) -> Processor:
+def load_processor(folder: Path) -> Processor:
     """The processor that was saved beside a backbone or a dual tower."""
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(name, revision=revision, **SAFE)
+    config = AutoConfig.from_pretrained(folder, **SAFE)
     config = getattr(config, "backbone_config", config)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **SAFE)
-    image_processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", **SAFE)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+    image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **SAFE)
     return processor_class(config.model_type)(tokenizer, image_processor, config)
 
 

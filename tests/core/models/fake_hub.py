@@ -44,7 +44,11 @@ class FakeHub:
         path = request.path.partition("?")[0]
         self.asked.append(path)
         headers, content = {"X-Error-Code": "EntryNotFound"}, None
-        if path.startswith(f"/api/models/{NAME}") and "/tree/" not in path:
+        if path.startswith(f"/api/models/{NAME}/tree/"):
+            commit = self._commit(path.removeprefix(f"/api/models/{NAME}/tree/"))
+            content = json.dumps([_entry(file) for file in self.commits[commit].iterdir()]).encode()
+            headers = {"Content-Type": "application/json"}
+        elif path.startswith(f"/api/models/{NAME}"):
             _, _, revision = path.partition("/revision/")
             content = json.dumps({"id": NAME, "sha": self._commit(revision or "main")}).encode()
             headers = {"Content-Type": "application/json"}
@@ -65,3 +69,8 @@ class FakeHub:
 
     def _commit(self, revision: str) -> str:
         return self.main if revision == "main" else revision
+
+
+def _entry(file: Path) -> dict[str, str | int]:
+    """A file in the list of a repository's files."""
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}

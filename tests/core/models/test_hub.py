@@ -97,7 +97,14 @@ def test_a_moved_branch_is_another_backbone_and_without_a_network_the_cache_serv
     with Loader(tmp_path, hub.url, offline=True) as loader:
         assert loader.load() == [NEW, printed[NEW]]
         assert loader.load(revision=OLD) == [OLD, printed[OLD]]
+        (processor,) = tmp_path.glob(f"hub/*/snapshots/{NEW}/preprocessor_config.json")
+        processor.unlink()  # as where a download was killed: what is left must not be taken for all
+        commit, message = loader.load()
+        assert commit == NEW
+        assert message.startswith(f"backbone '{NAME}' could not be loaded (LocalEntryNotFoundError: ")
     assert len(hub.asked) == asked
+    with Loader(tmp_path, hub.url) as loader:
+        assert loader.load() == [NEW, printed[NEW]]
 
 
 @pytest.mark.parametrize("offline", [True, False])
