@@ -1,17 +1,21 @@
 """Memory and time of training in two processes: each with its part of the model, against each with a copy of it.
 
 The architecture of `tiny`, with a decoder of some tens of millions of random weights, trained by the pipeline itself:
-`training.fsdp` against DistributedDataParallel, in turns, in fresh processes each time. Memory is the most that one
-process had to itself (unique set size) from its start to its end, looked at every few milliseconds; time is that of
-the epoch, validation included.
+`training.fsdp` against DistributedDataParallel, in turns, in fresh processes each time. Memory is the most that the
+second process had to itself (unique set size) from its start to its end, looked at every few milliseconds: it writes
+nothing, so what it has is what would lie in its GPU, and some 0.5 GiB of libraries and data. The first gathers whole
+states as it writes them. Freed memory goes back to the system at once, which costs both some time: by itself glibc
+keeps what layers leave. Time is that of the epoch, validation included.
 
-    python -m benchmarks.sharding [--rounds 3] [--users 96] [--width 768] [--layers 8]
+    python -m benchmarks.sharding [--rounds 3] [--users 32] [--width 768] [--layers 8]
 """
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -27,11 +31,13 @@ from pixrec_core.paths import DatasetPaths
 
 LOOK_EVERY_S = 0.005
 PROCESSES = 2
+KEEP_NOTHING = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}  # bytes
+SMALL_STEPS = {"batch_users": 4, "window": 4, "catalogue_negatives": 4}  # what a step computes is alike in both
 HEAD = 64  # numbers of an attention head
 
 
 class Watch(Thread):
-    """Memory in MiB of the processes that this one starts: the most that one of them had."""
+    """The most memory that the second of the processes which this one starts had, in MiB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -40,14 +46,13 @@ class Watch(Thread):
     def run(self) -> None:
         """Look until the end."""
         while not self._over.wait(LOOK_EVERY_S):
-            for process in multiprocessing.active_children():
-                try:
-                    self.most = max(self.most, psutil.Process(process.pid).memory_full_info().uss / 2**20)
-                except psutil.Error:
-                    continue  # it has just ended
+            if len(processes := multiprocessing.active_children()) == PROCESSES:
+                second = max(processes, key=lambda process: process.name)
+                with suppress(psutil.Error):  # it has just ended
+                    self.most = max(self.most, psutil.Process(second.pid).memory_full_info().uss / 2**20)
 
     def end(self) -> float:
-        """The most so far, and no more looking."""
+        """The most, now that there is no more."""
         self._over.set()
         self.join()
         return self.most
@@ -69,7 +74,7 @@ def save_backbone(folder: Path, paths: DatasetPaths, width: int, layers: int) ->
 
 def measure(folder: Path, users: int, backbone: Path, fsdp: bool) -> tuple[float, float]:
     """MiB and seconds of one training."""
-    training = {"processes": PROCESSES, "fsdp": fsdp}
+    training = {"processes": PROCESSES, "fsdp": fsdp, **SMALL_STEPS}
     work = shop({"users": users}, folder, model={"backbone": str(backbone)}, training=training)
     files.remove(work.variant_paths.root)
     watch = Watch()
@@ -83,10 +88,11 @@ def main() -> None:
     """Print memory and time of both, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--users", type=int, default=96)
+    parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--width", type=int, default=768, help=f"of the decoder, a multiple of {HEAD}")
     parser.add_argument("--layers", type=int, default=8)
     given = parser.parse_args()
+    os.environ |= KEEP_NOTHING  # read by the processes that start from here
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as temporary:
         folder, backbone = Path(temporary, "shop"), Path(temporary, "backbone")

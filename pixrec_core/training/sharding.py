@@ -51,8 +51,8 @@ def gathered_weights(model: DualTower) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.set_reshard_after_forward(True)
-        for part in parts:
-            part.reshard()
+        if parts:  # forgets what ran, too: the next backward would gather it ahead, in step with who ran the same
+            parts[0].reset_iter_state()
 
 
 def whole(state: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from pixrec_core.models.residual import Residual
 from pixrec_core.models.shares import WHOLE, Share, summed
 from pixrec_core.models.windows import Window
 from pixrec_core.training import processes
-from pixrec_core.training.sharding import shard
+from pixrec_core.training.sharding import gathered_weights, shard
 from tests.core.models import families
-from tests.core.models.small import Small, small, tower_on
+from tests.core.models.small import Small, small, tower_on, vectors
 
 #: Item 0 has no text, item 1 a very long one, every fourth no photo; what a user takes later others take too.
 WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7], later=[2, 8]), Window([3, 8]), Window([9, 2, 5], later=[0])]
@@ -134,6 +134,9 @@ def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.n
         )
         for model in (alone, together):
             model.zero_grad()
+        with gathered_weights(tower.model), torch.inference_mode():
+            if share.rank == 0:  # a small catalogue gives one process all that there is to encode
+                vectors(tower.model, tower.collator, [1, 2])
 
 
 def held(model: torch.nn.Module) -> float:
