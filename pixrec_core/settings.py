@@ -105,6 +105,9 @@ class SequenceSettings(Section):
         1, description="k-core: interactions an item needs (time: before its first cut)"
     )
     collapse_repeats: bool = Field(False, description="whether consecutive interactions with one item become one")
+    unbought_items: bool = Field(
+        False, description="whether items that nobody bought are candidates too, as new products are"
+    )
 
     @model_validator(mode="after")
     def _cuts_belong_to_the_split(self) -> Self:
@@ -247,12 +250,13 @@ class PromotionSettings(Section):
     """Whether a new checkpoint takes the place of the one that serves."""
 
     tolerance: Share = Field(
-        0.0, description="NDCG@10 (0 to 1) that the new may surely lose to what serves; 1 promotes whatever it lost"
+        0.0,
+        description="NDCG@10 (0 to 1) that a new checkpoint may lose; one that surely loses more is refused; 1: none",
     )
 
 
 class TrackingSettings(Section):
-    """Where trainings are told to MLflow, which `pip install 'pixrec[tracking]'` brings."""
+    """Where trainings are told to MLflow, which the extra `tracking` brings."""
 
     uri: str | None = Field(None, min_length=1, description="of a tracking server or its database; none: off")
     experiment: str = Field("pixrec", min_length=1, description="that the runs belong to; made where there is none")
@@ -262,7 +266,7 @@ class EngineSettings(Section):
     """What the shards of heavy stages are worked on by. No artefact depends on it."""
 
     kind: Literal["local", "ray"] = Field(
-        "local", description="`local`: this process; `ray`: workers of Ray, from `pip install 'pixrec[ray]'`"
+        "local", description="`local`: this process; `ray`: workers of Ray, which the extra `ray` brings"
     )
     address: str | None = Field(
         None, description="ray: a running cluster, `host:port` or `auto`; none starts Ray here until the command ends"

@@ -38,9 +38,10 @@ def ray() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def workers(ray: dict[str, Any]) -> dict[str, Any]:
+def ray_pods(ray: dict[str, Any]) -> list[dict[str, Any]]:
+    """The head's and the workers'."""
     (group,) = ray["spec"]["workerGroupSpecs"]
-    return group["template"]["spec"]
+    return [each["template"]["spec"] for each in (ray["spec"]["headGroupSpec"], group)]
 
 
 def snake(value: Any) -> Any:
@@ -83,27 +84,26 @@ def test_the_code_location_is_the_projects(code_location: dict[str, Any]) -> Non
 
 
 def test_pods_share_the_image_the_volume_and_the_settings(
-    code_location: dict[str, Any], ray: dict[str, Any], workers: dict[str, Any]
+    code_location: dict[str, Any], ray_pods: list[dict[str, Any]]
 ) -> None:
     claim, settings = manifests("storage.yaml")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for pod, container in ((code_location, code_location), (workers, workers["containers"][0])):
+    for pod, container in ((code_location, code_location), *((pod, pod["containers"][0]) for pod in ray_pods)):
         data, file = pod["volumes"]
         assert data["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         assert file["configMap"]["name"] == settings["metadata"]["name"]
         assert [each["name"] for each in container["volumeMounts"]] == [data["name"], file["name"]]
     image = "{repository}:{tag}".format(**code_location["image"])
-    pods = [ray["spec"]["headGroupSpec"]["template"]["spec"], workers]
-    assert {pod["containers"][0]["image"] for pod in pods} == {image}
+    assert {pod["containers"][0]["image"] for pod in ray_pods} == {image}
     assert image in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_the_settings_can_be_read_where_they_are_mounted(
-    code_location: dict[str, Any], workers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code_location: dict[str, Any], ray_pods: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, settings = manifests("storage.yaml")
     (name, text), = settings["data"].items()  # fmt: skip
-    for container in (code_location, workers["containers"][0]):
+    for container in (code_location, *(pod["containers"][0] for pod in ray_pods)):
         data, file = (each["mountPath"] for each in container["volumeMounts"])
         assert {"name": "PIXREC_CONFIG", "value": f"{file}/{name}"} in container["env"]
         assert "/data/artefacts".startswith(f"{data}/")
@@ -111,6 +111,11 @@ def test_the_settings_can_be_read_where_they_are_mounted(
     monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / name))
     loaded = load_settings()
     assert (str(loaded.data_dir), list(loaded.datasets)) == ("/data/artefacts", ["shop"])
+    assert loaded.engine.kind == "local", "of runs that Dagster launches"
+    for each in ray_pods[0]["containers"][0]["env"]:
+        monkeypatch.setenv(each["name"], each["value"])
+    monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / name))
+    assert (load_settings().engine.kind, load_settings().engine.address) == ("ray", "auto")
 
 
 def test_ray_asks_for_its_token_and_has_the_images_version(ray: dict[str, Any]) -> None:

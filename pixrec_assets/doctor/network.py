@@ -1,5 +1,6 @@
 """Hosts that the settings make a run ask; nothing is asked where no dataset needs the network."""
 
+import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -7,12 +8,13 @@ import polars as pl
 import requests
 
 from pixrec_assets.doctor.finding import Finding, Level
+from pixrec_core import engine
 from pixrec_core.data import raw_files
 from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.errors import PixRecError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_URL
-from pixrec_core.settings import ImageSettings, Settings, without_secrets
+from pixrec_core.settings import EngineSettings, ImageSettings, Settings, without_secrets
 
 TIMEOUT_S: Final = 3.0
 
@@ -21,7 +23,9 @@ HOST: Final = r"^(https?://[^/?#]+)"
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """One a URL of raw files, and one a dataset for the host that most of its photos come from."""
+    """Where stages run if not here, one a URL of raw files, and one a dataset for the host of most of its photos."""
+    if settings.engine.kind != "local":
+        yield _engine(settings.engine)
     for name, dataset in settings.datasets.items():
         try:
             urls = raw_files.urls(dataset.source)
@@ -30,6 +34,23 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield from (_raw(f"network {name}", url) for url in urls)
         if url := _photo(DatasetPaths.of(settings.data_dir, name)):
             yield _photo_host(f"network {name}", url, dataset.images)
+
+
+def _engine(settings: EngineSettings) -> Finding:
+    """Whether its library is installed and its cluster's port answers; a token is not tried."""
+    try:
+        engine.choose(settings)
+    except PixRecError as error:
+        return Finding("engine", Level.FAULT, str(error), "install it, or leave [engine] out of pixrec.toml")
+    host, _, port = (settings.address or "").rpartition(":")
+    if not host:
+        return Finding("engine", Level.OK, f"{settings.kind}, on this machine")
+    try:
+        socket.create_connection((host, int(port)), TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        mend = "start the cluster, or mend `address` in [engine]: HOST:PORT of its head; docs/ray.md"
+        return Finding("engine", Level.FAULT, f"{settings.kind} at {settings.address} does not answer: {error}", mend)
+    return Finding("engine", Level.OK, f"{settings.kind} at {settings.address} answers")
 
 
 def _raw(subject: str, url: str) -> Finding:

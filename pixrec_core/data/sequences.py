@@ -10,9 +10,10 @@ later ones would be asked with a history that stops before them, and more than o
 users outweigh the others in metrics of users. The history of a test target has all that lies
 before the test split, validation included.
 
-The catalogue that rankings choose from is every item with at least one kept interaction. Items
-that nobody bought would only dilute it; an item bought in a held-out place alone stays, as a cold
-candidate with `train_count` 0. Its text is the metadata's, whatever the split.
+The catalogue that rankings choose from is every item with at least one kept interaction; an item
+bought in a held-out place alone is a cold candidate, with `train_count` 0. Items that nobody bought
+would dilute what is measured, and are candidates only where the settings want them: a shop's new
+products. An item's text is the metadata's, whatever the split.
 """
 
 from typing import Final
@@ -81,11 +82,14 @@ INSERT INTO sequences
 #: Of what is brought from shards, as it is inserted above.
 _ORDER: Final = f'list_position({list(SPLITS)}, split), "user"'
 
+_COUNTED: Final = """
+CREATE TEMP TABLE counted AS
+    SELECT item, count(*) FILTER (split = 'train') AS train_count FROM interactions GROUP BY item
+"""
 _ITEMS: Final = """
 CREATE TABLE items AS
-    WITH bought AS (SELECT item, count(*) FILTER (split = 'train') AS n FROM interactions GROUP BY item)
-    SELECT metadata.*, item IN (SELECT item FROM photographed) AS has_image, n AS train_count
-    FROM metadata JOIN bought USING (item)
+    SELECT metadata.*, item IN (SELECT item FROM photographed) AS has_image, coalesce(train_count, 0) AS train_count
+    FROM metadata {which} JOIN counted USING (item)
     ORDER BY item
 """
 
@@ -124,7 +128,6 @@ def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCA
         "profile": contract.telling("sequences", measured),
         **left_out,
         "users_left_out": left_out["users_seen"] - measured["users"],
-        "items_never_bought": left_out["items_seen"] - measured["items"],
         **held_out,
     }
 
@@ -137,8 +140,10 @@ def _fill(shards: Shards, settings: SequenceSettings, paths: DatasetPaths) -> di
     lost = splits.fill(shards, settings)
     shards.each(_list, makes=["sequences"])
     shards.gather("sequences", _SEQUENCES, _ORDER, sized_by="interactions")
-    connection.execute(_ITEMS)
-    return {"items_seen": items, **lost}
+    connection.execute(_COUNTED)
+    connection.execute(_ITEMS.format(which="LEFT" if settings.unbought_items else "INNER"))
+    ((bought,),) = connection.execute("SELECT count(*) FROM counted").fetchall()
+    return {"items_seen": items, "items_never_bought": items - bought, **lost}
 
 
 def _list(connection: duckdb.DuckDBPyConnection) -> None:

@@ -38,7 +38,9 @@ def make(settings: EngineSettings) -> "RayEngine":
         SettingsError: Ray is not installed.
     """
     if find_spec("ray") is None:
-        raise SettingsError('engine.kind = "ray" needs Ray, which is not installed: pip install "pixrec[ray]"')
+        raise SettingsError(
+            'engine.kind = "ray" needs Ray, which is not installed: pip install ".[ray]" in the checkout'
+        )
     return RayEngine(settings)
 
 

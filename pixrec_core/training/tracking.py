@@ -94,7 +94,7 @@ def _client(uri: str) -> "MlflowClient":
     try:
         from mlflow import MlflowClient
     except ImportError:
-        message = "tracking.uri is set, but MLflow is not installed: pip install 'pixrec[tracking]'"
+        message = "tracking.uri is set, but MLflow is not installed: pip install '.[tracking]' in the checkout"
         raise SettingsError(message) from None
     try:
         return MlflowClient(tracking_uri=uri)

@@ -16,6 +16,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import encode
 
 USERS = 2000  # at most; a standard error of about one point of Recall@10
+SCORES = 2**25  # of users for items in memory at a time, 128 MiB
 
 
 class Validation:
@@ -80,8 +81,9 @@ def target_ranks(users: encode.Vectors, items: encode.Vectors, targets: NDArray[
         targets: (U,) rows of `items`.
     """
     ranks = np.empty(len(users))
-    for start in range(0, len(users), 256):
-        scores = users[start : start + 256] @ items.T
-        own = np.take_along_axis(scores, targets[start : start + 256, None], axis=1)
-        ranks[start : start + 256] = (~(scores < own)).sum(axis=1)
+    step = max(1, SCORES // len(items))
+    for start in range(0, len(users), step):
+        scores = users[start : start + step] @ items.T
+        own = np.take_along_axis(scores, targets[start : start + step, None], axis=1)
+        ranks[start : start + step] = (~(scores < own)).sum(axis=1)
     return ranks

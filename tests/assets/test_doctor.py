@@ -4,6 +4,7 @@ import functools
 import http.server
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -100,6 +101,27 @@ def test_a_disk_with_little_room(doctor, monkeypatch, limit, level, code):
     got, told = doctor()
     assert (got, told["data_dir"][0]) == (code, level)
     assert "make room" in told["data_dir"][1]
+
+
+def test_a_cluster_of_ray_that_does_not_answer(doctor):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        write(f'[engine]\nkind = "ray"\naddress = "{address}"\n')
+        assert doctor()[1]["engine"] == ("ok", f"ray at {address} answers")
+    code, told = doctor()
+    assert (code, told["engine"][0]) == (1, "fault")
+    assert f"ray at {address} does not answer" in told["engine"][1]
+    assert "mend `address` in [engine]" in told["engine"][1]
+    write('[engine]\nkind = "ray"\n')
+    assert doctor()[1]["engine"] == ("ok", "ray, on this machine")
+
+
+def test_an_engine_that_is_not_installed(doctor, monkeypatch):
+    write('[engine]\nkind = "ray"\n')
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, told = doctor()
+    assert (code, told["engine"][0]) == (1, "fault")
+    assert "needs Ray, which is not installed" in told["engine"][1]
 
 
 @pytest.fixture

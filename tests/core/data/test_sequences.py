@@ -65,6 +65,7 @@ def shops(draw):
         min_user_interactions=draw(st.integers(3, 5)),
         min_item_interactions=draw(st.integers(1, 4)),
         collapse_repeats=draw(st.booleans()),
+        unbought_items=draw(st.booleans()),
     )
     return rows, wanted
 
@@ -77,7 +78,8 @@ def test_build_agrees_with_plain_python(shop):
     bought = {item for walk in walks.values() for *_, item in walk}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
-        if len(walks) < 2 or len(bought) < 2:
+        candidates = set("abcde") if wanted.unbought_items else bought
+        if len(walks) < 2 or len(candidates) < 2:
             with pytest.raises(ContractError, match=r"users|items"):
                 build(wanted, paths)
             return
@@ -87,9 +89,10 @@ def test_build_agrees_with_plain_python(shop):
     assert {(split, user, tuple(items), tied) for split, user, items, tied in rows_found} == split_walks(walks)
     assert len(rows_found) == 3 * len(walks)
     train_counts = Counter(item for walk in walks.values() for *_, item in walk[:-2])
-    assert catalogue["item"].to_list() == sorted(bought)
-    assert dict(catalogue.select("item", "train_count").iter_rows()) == {item: train_counts[item] for item in bought}
-    assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in bought)
+    assert catalogue["item"].to_list() == sorted(candidates)
+    assert dict(catalogue.select("item", "train_count").iter_rows()) == {n: train_counts[n] for n in candidates}
+    assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in candidates)
+    assert stats["items_never_bought"] == 5 - len(bought)
     kept = stats["profile"]["interactions"]
     assert kept == sum(map(len, walks.values()))
     assert kept + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)

@@ -14,6 +14,7 @@ from pixrec_core.retrieval import encode
 from pixrec_core.schemas import ITEM, ITEMS, RANK, TEST, USER
 from pixrec_core.serving import Recommendation, Recommender
 from pixrec_core.stages import Work
+from tests.core.shop import served_shop
 
 
 @pytest.fixture
@@ -80,6 +81,18 @@ def test_every_item_is_a_candidate_and_none_comes_twice(recommender, bought):
     answer = recommender.for_items(next(iter(bought.values())), 1000)
     assert sorted(each.item for each in answer) == recommender.catalogue[ITEM].to_list()
     assert [each.score for each in answer] == sorted((each.score for each in answer), reverse=True)
+
+
+def test_what_nobody_bought_is_a_candidate_where_the_settings_want_it(tmp_path):
+    wanted = {"min_item_interactions": 12, "unbought_items": True}  # the other items are as good as never bought
+    work = served_shop(tmp_path, "text_only", sequences=wanted)
+    histories = read_sequences(work.paths, TEST)[ITEMS].to_list()
+    new = set(pl.read_parquet(work.paths.items)[ITEM]) - {item for history in histories for item in history}
+    assert len(new) > 5
+    recommender = Recommender.load(work.variant_paths.promoted.root)
+    answer = {each.item for each in recommender.for_items(histories[0], 1000)}
+    assert new < answer
+    assert recommender.for_items([*new][:2], 5), "and read as a history, once somebody has bought it"
 
 
 @pytest.mark.parametrize("variant", ["collaborative", "text_only"])
