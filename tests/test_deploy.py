@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 import yaml
-from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._cli.api import grpc_command
 
 from pixrec_core.settings import load_settings
 
@@ -52,11 +51,20 @@ def snake(value: Any) -> Any:
 
 
 def test_the_chart_says_what_dagster_yaml_says(values: dict[str, Any]) -> None:
-    daemon, more = values["dagsterDaemon"], values["additionalInstanceConfig"]
-    assert yaml.safe_load((ROOT / "dagster.yaml").read_text()) == {
+    daemon, more, concurrency = values["dagsterDaemon"], values["additionalInstanceConfig"], values["concurrency"]
+    runs = concurrency["runs"]
+    expected = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    expected["run_monitoring"]["start_timeout_seconds"] = 600  # nodes fetch an image
+    assert expected == {
         "telemetry": values["telemetry"],
         "nux": more["nux"],
-        "concurrency": more["concurrency"],
+        "concurrency": {
+            "pools": snake(concurrency["pools"]),
+            "runs": {  # the chart hands limits of tags on as they stand
+                "max_concurrent_runs": runs["maxConcurrentRuns"],
+                "tag_concurrency_limits": runs["tagConcurrencyLimits"],
+            },
+        },
         "run_retries": snake(daemon["runRetries"]),
         "run_monitoring": snake(daemon["runMonitoring"]),
         "python_logs": snake(values["pythonLogs"]),
@@ -64,23 +72,22 @@ def test_the_chart_says_what_dagster_yaml_says(values: dict[str, Any]) -> None:
     }
 
 
-def test_runs_queue_without_the_charts_own_words_for_it(values: dict[str, Any], tmp_path: Path) -> None:
-    assert not values["dagsterDaemon"]["runCoordinator"]["enabled"]
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(values["additionalInstanceConfig"]))
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
-        limits = instance.get_concurrency_config()
-        assert (limits.pool_config.default_pool_limit, limits.run_queue_config.max_concurrent_runs) == (1, 4)
+def test_runs_queue_and_have_the_memory_of_the_launcher(values: dict[str, Any], code_location: dict[str, Any]) -> None:
+    """What stands by the chart's own rules: without a coordinator it writes one that queues nothing."""
+    assert values["dagsterDaemon"]["runCoordinator"] == {"enabled": True, "type": "QueuedRunCoordinator"}
+    assert values["concurrency"]["enabled"]
+    assert code_location["includeConfigInLaunchedRuns"]["enabled"]
+    assert "resources" not in code_location, "runs would get them in place of the launcher's"
+    assert values["runLauncher"]["config"]["k8sRunLauncher"]["resources"]["limits"]["memory"]
 
 
 def test_the_code_location_is_the_projects(code_location: dict[str, Any]) -> None:
-    (option, module), (location,) = (
-        code_location["dagsterApiGrpcArgs"],
-        yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"],
-    )
-    assert (option, module) == ("--python-module", location["python_module"]["module_name"])
+    (location,) = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    arguments = [*code_location["dagsterApiGrpcArgs"], "--port", str(code_location["port"])]
+    given = grpc_command.make_context("grpc", arguments).params  # an error where Dagster does not know an option
+    assert given["module_name"] == location["python_module"]["module_name"]
     assert code_location["name"] == location["python_module"]["location_name"]
-    assert importlib.util.find_spec(module)
+    assert importlib.util.find_spec(location["python_module"]["module_name"])
 
 
 def test_pods_share_the_image_the_volume_and_the_settings(
