@@ -33,7 +33,7 @@ def compare(work: Work, users: int, candidates: int) -> None:
     trie = Trie.of(catalogue.token_texts())
     validation = read_sequences(work.paths, schemas.VALIDATION)
     validation = validation.sample(min(users, validation.height), seed=0)
-    sequences = shop.inputs.numbers(validation[schemas.ITEMS].to_list())
+    sequences = shop.inputs.numbers(validation[schemas.ITEMS]).to_list()
     histories, targets = [each[:-1] for each in sequences], np.array([each[-1] for each in sequences])
     asked = shop.users(histories, shop.vectors(histories), np.full(len(histories), candidates))
 

@@ -45,7 +45,7 @@ def compare(work: Work, users: int, rounds: int) -> None:
     shop = Shop.read(work.variant_paths)
     catalogue = shop.catalogue(work.variant_paths)
     sequences = read_sequences(work.paths, schemas.TEST).sample(users, seed=0)[schemas.ITEMS]
-    histories = shop.inputs.numbers([items[:-1] for items in sequences.to_list()])
+    histories = [items[:-1] for items in shop.inputs.numbers(sequences).to_list()]
     lengths = np.full(users, DEPTH)
 
     def dense() -> Any:

@@ -96,7 +96,7 @@ def compare(work: Work, rounds: int, steps: int) -> None:
     set_seed(0)
     model, (inputs,) = build(work.own.model, settings, [work.variant_paths])
     model.train()
-    sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS].to_list())
+    sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS])
     windows = Windows(sequences, settings.window, seed=0)
     order = list(LengthGroupedSampler(windows, settings.batch_users, seed=0))
     assert inputs.pixels, "the sample has photos"

@@ -3,7 +3,8 @@
 A variant is a way of making these inputs; everything after is the same code for all of them.
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,39 @@ class ItemBlock:
 
 
 @dataclass(frozen=True)
+class Blocks(Sequence[ItemBlock]):
+    """Blocks of many items, each put together when it is asked for.
+
+    Only texts are kept, since all else is alike: of 32 text and 64 image tokens an item, a twelfth of the memory.
+
+    Attributes:
+        tokens: (T,) int32, the texts of all items one after the other.
+        ends: (N,) past the last token of each item's text.
+        has_photo: (N,) whether an image follows.
+        image: ids and slots of an image, which are the same for all.
+        end: (E,) ids that end an item.
+    """
+
+    tokens: NDArray[np.int32]
+    ends: Ids
+    has_photo: NDArray[np.bool_]
+    image: tuple[Ids, Ids]
+    end: Ids
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> ItemBlock:  # type: ignore[override]  # no slices
+        text = self.tokens[self.ends[number - 1] if number else 0 : self.ends[number]]
+        ids, slots = self.image if self.has_photo[number] else (self.image[0][:0], self.image[1][:0])
+        return ItemBlock(
+            np.concatenate([text, ids, self.end]),
+            np.concatenate([np.full(len(text), -1), slots, np.full(len(self.end), -1)]),
+            len(text),
+        )
+
+
+@dataclass(frozen=True)
 class ItemInputs:
     """Blocks of all items of a catalogue, in its order.
 
@@ -44,7 +78,7 @@ class ItemInputs:
         image_tokens: K, features of one photo.
     """
 
-    blocks: list[ItemBlock]
+    blocks: Sequence[ItemBlock]
     photo_rows: Ids
     image_tokens: int
 
@@ -53,7 +87,7 @@ class ItemInputs:
 
 
 def item_inputs(
-    items: Sequence[dict[str, Any]],
+    items: Iterable[dict[str, Any]],
     photo_rows: Ids,
     processor: Processor,
     image_tokens: int,
@@ -74,19 +108,22 @@ def item_inputs(
         text_tokens: longest text of an item, tokens.
     """
     rows = _photo_rows(photo_rows, variant)
-    texts = ["" if variant == "image_only" else prompts.item_text(item) for item in items]
-    end = processor.text_ids(prompts.END)
+    tokens, ends = array("i"), array("q")
+    for item in items:
+        text = "" if variant == "image_only" else prompts.item_text(item)
+        tokens.extend(processor.text_ids(text)[:text_tokens] if text else [])
+        ends.append(len(tokens))
     before, after = processor.around_image()
     image_ids = [*before, *[processor.image_token_id] * image_tokens, *after]
     image_slots = [*[-1] * len(before), *range(image_tokens), *[-1] * len(after)]
-
-    def block(text: str, has_photo: bool) -> ItemBlock:
-        text_ids = processor.text_ids(text)[:text_tokens] if text else []
-        ids = [*text_ids, *(image_ids if has_photo else []), *end]
-        slots = [*[-1] * len(text_ids), *(image_slots if has_photo else []), *[-1] * len(end)]
-        return ItemBlock(np.array(ids, dtype=np.int64), np.array(slots, dtype=np.int64), len(text_ids))
-
-    return ItemInputs([block(t, r != NO_PHOTO) for t, r in zip(texts, rows, strict=True)], rows, image_tokens)
+    blocks = Blocks(
+        np.array(tokens, dtype=np.int32),
+        np.array(ends, dtype=np.int64),
+        rows != NO_PHOTO,
+        (np.array(image_ids, dtype=np.int64), np.array(image_slots, dtype=np.int64)),
+        np.array(processor.text_ids(prompts.END), dtype=np.int64),
+    )
+    return ItemInputs(blocks, rows, image_tokens)
 
 
 def _photo_rows(rows: Ids, variant: str) -> Ids:

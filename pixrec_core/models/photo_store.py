@@ -138,11 +138,11 @@ def pixel_inputs(processor: Processor, pixels: Tensor, count: int) -> dict[str, 
     return {**processor.image_inputs(pixels, count), "count": torch.tensor(count)}
 
 
-def photo_rows(items: Sequence[dict[str, Any]]) -> tuple[Ids, list[str]]:
+def photo_rows(catalogue: pl.DataFrame) -> tuple[Ids, list[str]]:
     """Row of each item's photo among those there are, -1 without one; and the items that have one."""
-    has_photo = np.array([bool(item[schemas.HAS_IMAGE]) for item in items], dtype=bool)
+    has_photo = catalogue[schemas.HAS_IMAGE].to_numpy()
     rows = np.where(has_photo, np.cumsum(has_photo) - 1, NO_PHOTO)
-    return rows, [item[schemas.ITEM] for item, has in zip(items, has_photo, strict=True) if has]
+    return rows, catalogue.filter(schemas.HAS_IMAGE)[schemas.ITEM].to_list()
 
 
 def photo_files(paths: DatasetPaths, with_photo: Sequence[str], processor: Processor) -> PhotoFiles:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -28,7 +29,7 @@ class Windows(Dataset[Window]):
     is seen after histories of every length.
 
     Args:
-        sequences: item numbers of each user, oldest first.
+        sequences: lists of item numbers, a user's oldest first.
         length: most items of a history.
         seed: of the cuts and of the order within an instant.
         moments: when each item was taken, in any unit that grows with time. Items of one instant (a
@@ -38,16 +39,17 @@ class Windows(Dataset[Window]):
 
     def __init__(
         self,
-        sequences: Sequence[Sequence[int]],
+        sequences: pl.Series,
         length: int,
         seed: int,
-        moments: Sequence[Sequence[int]] | None = None,
+        moments: pl.Series | None = None,
     ) -> None:
-        kept = [number for number, sequence in enumerate(sequences) if len(sequence) > 1]
-        self._lengths = np.array([len(sequences[number]) for number in kept], dtype=np.int64)
+        lengths = sequences.list.len()
+        kept = lengths > 1
+        self._lengths = lengths.filter(kept).to_numpy().astype(np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._given = _flat([sequences[number] for number in kept])
-        self._moments = None if moments is None else _flat([moments[number] for number in kept])
+        self._given = sequences.filter(kept).explode().to_numpy()
+        self._moments = None if moments is None else moments.filter(kept).explode().to_numpy()
         self._length = length
         self._seed = seed
         self.set_epoch(0)
@@ -55,11 +57,12 @@ class Windows(Dataset[Window]):
     def set_epoch(self, epoch: int) -> None:
         """Draw the cuts of an epoch; the same ones whenever it is asked for, and as many in every epoch."""
         generator = np.random.default_rng((self._seed, epoch))
-        self._cuts = [
+        cuts = (
             (number, start, end)
             for number, length in enumerate(self._lengths)
             for start, end in self._cut(int(length), generator)
-        ]
+        )
+        self._cuts: NDArray[np.int64] = np.fromiter(cuts, dtype=np.dtype((np.int64, 3)))
         self._items = self._given
         if self._moments is not None:
             users = np.repeat(np.arange(len(self._lengths)), self._lengths)
@@ -94,7 +97,8 @@ class Windows(Dataset[Window]):
     @property
     def lengths(self) -> list[int]:
         """Items of each window."""
-        return [end - start for _, start, end in self._cuts]
+        lengths: list[int] = (self._cuts[:, 2] - self._cuts[:, 1]).tolist()
+        return lengths
 
     @property
     def users(self) -> int:
@@ -105,7 +109,3 @@ class Windows(Dataset[Window]):
     def targets(self) -> int:
         """Pairs of history and target in an epoch."""
         return int((self._lengths - 1).sum())
-
-
-def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    return np.fromiter((value for each in lists for value in each), dtype=np.int64)

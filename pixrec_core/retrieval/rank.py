@@ -93,7 +93,7 @@ def rank_test_users(
         ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
     """
     shop, test = Shop.read(paths), read_sequences(paths.dataset, TEST)
-    histories = [sequence[:-1] for sequence in shop.inputs.numbers(test[ITEMS].to_list())]
+    histories = [sequence[:-1] for sequence in shop.inputs.numbers(test[ITEMS]).to_list()]
     lengths = np.array([settings.depth + len(set(history)) for history in histories])
     start = time.monotonic()
     vectors = shop.vectors(histories, engine)

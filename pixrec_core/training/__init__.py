@@ -253,10 +253,10 @@ def _part(
         photos = feature_store(cache, frozen, inputs.pixels, engine) if frozen else pixel_store(inputs.pixels)
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
     windows = Windows(
-        inputs.numbers(sequences[schemas.ITEMS].to_list()),
+        inputs.numbers(sequences[schemas.ITEMS]),
         settings.window,
         settings.seed,
-        sequences[schemas.MOMENTS].to_list() if settings.exchange_ties else None,
+        sequences[schemas.MOMENTS] if settings.exchange_ties else None,
     )
     if not len(windows):
         raise ContractError(

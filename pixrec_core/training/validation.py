@@ -39,7 +39,7 @@ class Validation:
         users = read_sequences(paths, schemas.VALIDATION)
         users = users.sample(min(USERS, users.height), seed=0).sort(schemas.USER)
         self.users = users.height
-        sequences = inputs.numbers(users[schemas.ITEMS].to_list())
+        sequences = inputs.numbers(users[schemas.ITEMS]).to_list()
         self._histories = [sequence[-1 - window : -1] for sequence in sequences]
         self._targets = np.array([sequence[-1] for sequence in sequences])
         self._inputs = inputs

@@ -1,17 +1,23 @@
 """Windows: every item but the first of a user is a target exactly once an epoch."""
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pixrec_core.models.windows import Windows
 
+LISTS = pl.List(pl.Int64)
 APART = 1000  # between the items of two users, whose places then tell themselves from the item
 
 
 def users(lengths):
     """One sequence a length; no item stands in two places."""
-    return [list(range(APART * user, APART * user + length)) for user, length in enumerate(lengths)]
+    return column([list(range(APART * user, APART * user + length)) for user, length in enumerate(lengths)])
+
+
+def column(lists):
+    return pl.Series(lists, dtype=LISTS)
 
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=6)
@@ -68,7 +74,7 @@ def test_a_sequence_that_fills_its_windows_is_cut_elsewhere_in_another_epoch(win
 
 
 def test_a_sequence_that_fits_is_one_window_in_every_epoch():
-    windows = Windows([[4, 5, 6], [], [9]], 2, 0)
+    windows = Windows(column([[4, 5, 6], [], [9]]), 2, 0)
     for epoch in range(5):
         windows.set_epoch(epoch)
         assert [list(windows[n].items) for n in range(len(windows))] == [[4, 5, 6]]
@@ -88,21 +94,21 @@ def test_what_comes_later_is_the_rest_of_the_users_sequence(lengths, length, epo
 def test_only_items_of_one_moment_change_places(moments, epoch):
     moments = [sorted(each) for each in moments]
     sequences = users([len(each) for each in moments])
-    windows = Windows(sequences, 50, 3, moments)
+    windows = Windows(sequences, 50, 3, column(moments))
     windows.set_epoch(epoch)
     seen = [windows[n].items for n in range(len(windows))]
-    assert [sorted(items) for items in seen] == sequences
+    assert [sorted(items) for items in seen] == sequences.to_list()
     for items, times in zip(seen, moments, strict=True):
         assert [times[item % APART] for item in items] == times
 
 
 def test_a_basket_has_another_order_in_other_epochs_and_none_without_moments():
     def orders(moments):
-        windows = Windows([[0, 1, 2, 3, 4]], 50, 3, moments)
+        windows = Windows(column([[0, 1, 2, 3, 4]]), 50, 3, moments)
         for epoch in range(30):
             windows.set_epoch(epoch)
             yield tuple(windows[0].items)
 
     assert set(orders(None)) == {(0, 1, 2, 3, 4)}
-    baskets = set(orders([[7, 7, 8, 8, 9]]))
+    baskets = set(orders(column([[7, 7, 8, 8, 9]])))
     assert baskets == {(*a, *b, 4) for a in ((0, 1), (1, 0)) for b in ((2, 3), (3, 2))}

@@ -48,7 +48,7 @@ def test_the_ranking_is_brute_forces(ranked: Work) -> None:
     test = read_sequences(ranked.paths, schemas.TEST)
     ranking = pl.read_parquet(paths.ranking)
     for user, sequence in test.select(schemas.USER, schemas.ITEMS).rows()[:10]:
-        history = inputs.numbers([sequence[:-1]])[0]
+        history = inputs.numbers(pl.Series([sequence[:-1]]))[0].to_list()
         batch = collator.histories([history[-4:]])
         vector = model.user_vectors(batch, model.photo_features(batch["photos"]))[0]
         scores = vectors @ vector.numpy()
@@ -61,8 +61,8 @@ def test_the_ranking_is_brute_forces(ranked: Work) -> None:
 
 def test_vectors_do_not_depend_on_what_they_are_batched_with(ranked: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop.read(ranked.variant_paths)
-    test = read_sequences(ranked.paths, schemas.TEST)[schemas.ITEMS].to_list()
-    histories = shop.inputs.numbers([sequence[:n] for n, sequence in enumerate(test, 1)])
+    test = shop.inputs.numbers(read_sequences(ranked.paths, schemas.TEST)[schemas.ITEMS])
+    histories = [sequence[:n] for n, sequence in enumerate(test.to_list(), 1)]
     found = []
     for tokens in (encode.CPU_TOKENS, encode.GPU_TOKENS, 1):
         monkeypatch.setattr(encode, "CPU_TOKENS", tokens)

@@ -40,7 +40,7 @@ def test_texts_and_negatives_come_from_training_alone(work):
     backbone, processor = tiny.create(texts)
     inputs = TowerInputs.load(work.variant_paths, backbone, processor, 8)
     sequences = read_sequences(work.paths, schemas.TRAIN)
-    windows = Windows(inputs.numbers(sequences["items"].to_list()), length=4, seed=0)
+    windows = Windows(inputs.numbers(sequences["items"]), length=4, seed=0)
     negatives = Negatives(read_items(work.paths)[schemas.TRAIN_COUNT].to_numpy(), sampled=10_000, seed=0)
     for epoch in range(3):
         windows.set_epoch(epoch)

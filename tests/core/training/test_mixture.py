@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
+import polars as pl
 import pytest
 
 from pixrec_core.models.windows import Windows
@@ -27,7 +28,9 @@ class Told(NamedTuple):
 @pytest.fixture
 def mixture() -> Mixture:
     """Three datasets whose items are numbered alike."""
-    return Mixture([(Windows([[1, 2, 3]] * users, 5, 0), Told(number)) for number, users in enumerate(USERS)])
+    return Mixture(
+        [(Windows(pl.Series([[1, 2, 3]] * users), 5, 0), Told(number)) for number, users in enumerate(USERS)]
+    )
 
 
 def batches(mixture: Mixture, epoch: int = 0, seed: int = 0) -> list[list[int]]:
@@ -62,7 +65,10 @@ def test_seed_and_epoch_fix_the_order(mixture: Mixture) -> None:
 
 def test_an_epoch_is_as_many_steps_as_any_other() -> None:
     mixture = Mixture(
-        [(Windows([list(range(21))] * 30, 10, 0), Told(0)), (Windows([list(range(9))] * 9, 4, 0), Told(1))]
+        [
+            (Windows(pl.Series([list(range(21))] * 30), 10, 0), Told(0)),
+            (Windows(pl.Series([list(range(9))] * 9), 4, 0), Told(1)),
+        ]
     )
     steps = set()
     for epoch in range(20):

@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pixrec_core.models.windows import Windows
@@ -15,7 +16,7 @@ BATCH = 8
 def windows() -> Windows:
     """500 users of 2 to 21 items, each in one window."""
     draw = random.Random(0)
-    return Windows([list(range(draw.randint(2, 21))) for _ in range(500)], length=20, seed=0)
+    return Windows(pl.Series([list(range(draw.randint(2, 21))) for _ in range(500)]), length=20, seed=0)
 
 
 def order(windows: Windows, epoch: int = 0, seed: int = 0) -> list[int]:
@@ -52,11 +53,11 @@ def test_little_of_a_batch_is_padding(windows: Windows) -> None:
 
 @pytest.mark.parametrize("users", [1, BATCH - 1, BATCH + 1])
 def test_fewer_windows_than_it_groups_are_no_matter(users: int) -> None:
-    assert sorted(order(Windows([[1, 2, 3]] * users, 5, 0))) == list(range(users))
+    assert sorted(order(Windows(pl.Series([[1, 2, 3]] * users), 5, 0))) == list(range(users))
 
 
 def test_windows_cut_anew_are_sampled_as_they_are_now() -> None:
-    windows = Windows([list(range(8))] * 200, length=5, seed=0)
+    windows = Windows(pl.Series([list(range(8))] * 200), length=5, seed=0)
     sampler = LengthGroupedSampler(windows, BATCH, 0)
     for epoch in (0, 1):
         windows.set_epoch(epoch)
