@@ -23,6 +23,9 @@ from pixrec_core.engine._ray_crew import Crew
 from pixrec_core.errors import EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
 
+#: Before the first of the retries; it doubles. By itself Ray has none left after five seconds, while a worker that was
+#: lost may take ten to come back on a busy machine.
+RETRY_AFTER_MS: Final = 3_000
 RETRIES: Final = 3  # of a shard whose worker died; one that kills every worker (memory) ends the stage
 PATIENCE_S: Final = 10.0  # for a cluster to take a connection; Ray itself would try for many minutes
 #: Sockets lie in it, and their names may have 107 bytes: the folder that `TMPDIR` names may be too long.
@@ -127,6 +130,7 @@ def _connect(settings: EngineSettings) -> None:
     if settings.address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too: all of its ports on loopback
+    os.environ.setdefault("RAY_task_actor_unavailable_retry_delay_base_ms", str(RETRY_AFTER_MS))
     import ray  # only now: on being imported it looks at the environment
 
     if ray.is_initialized():

@@ -29,7 +29,7 @@ def server() -> Iterator[str]:
     """A PostgreSQL server of its own on a loopback port: its URL, without a scheme."""
     if not (shutil.which("initdb") and shutil.which("postgres")):
         pytest.skip("no PostgreSQL binaries (initdb, postgres) on the path")
-    pytest.importorskip("dagster_postgres", reason="install pixrec[postgres]")
+    pytest.importorskip("dagster_postgres", reason="install .[postgres]")
     import psycopg2
 
     folder, port = Path(tempfile.mkdtemp(prefix="pixrec-postgres-")), free_port()

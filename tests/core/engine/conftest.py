@@ -14,7 +14,7 @@ WORKERS = 2
 def require_ray() -> None:
     """Skip without Ray; it is not imported here, since the engine prepares the environment for that."""
     if find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install 'pixrec[ray]'")
+        pytest.skip("Ray is not installed: pip install '.[ray]'")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -155,7 +155,7 @@ def test_a_ray_of_ones_own_leaves_nothing_behind():
 
 def test_without_ray_the_way_to_it_is_told(monkeypatch):
     monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r'pip install "pixrec\[ray\]"'):
+    with pytest.raises(SettingsError, match=r'pip install "\.\[ray\]"'):
         engine.choose(EngineSettings(kind="ray"))
 
 

@@ -14,7 +14,7 @@ from pixrec_core.models import checkpoint
 from pixrec_core.settings import TrackingSettings
 from pixrec_core.stages import Work
 
-mlflow = pytest.importorskip("mlflow", reason="install pixrec[tracking]")
+mlflow = pytest.importorskip("mlflow", reason="install .[tracking]")
 pytestmark = [
     pytest.mark.slow,  # MLflow takes seconds to import, and seconds to make its database
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # of MLflow's own tables
@@ -133,6 +133,6 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(tracked, 
 def test_without_mlflow_the_message_says_how_to_install_it(tracked, monkeypatch) -> None:
     work = tracked()
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(SettingsError, match=r"pip install 'pixrec\[tracking\]'"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[tracking\]'"):
         pipeline.CHECKPOINT.materialise(work)
     assert not work.variant_paths.checkpoint.exists()
