@@ -1,20 +1,21 @@
 """A checkpoint folder: the dual tower as transformers saves it, its processor, and what is known of its training.
 
-`AutoModel`, `AutoTokenizer` and `AutoImageProcessor` read it once this module's `DualTower` is imported; nothing
-in it is code.
+`AutoModel`, `AutoTokenizer` and `AutoImageProcessor` read it once `DualTower` is imported; nothing in it is code. What
+the models need is imported with them: whoever asks only whether a checkpoint is current is not to wait for it.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixrec_core import files
 from pixrec_core.errors import CheckpointError
-from pixrec_core.models.backbones import Processor
 from pixrec_core.models.card import model_card
-from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.loading import load_processor
 from pixrec_core.settings import ModelSettings, Section, TrainingSettings
+
+if TYPE_CHECKING:
+    from pixrec_core.models.backbones import Processor
+    from pixrec_core.models.dual_tower import DualTower
 
 WEIGHTS = "model.safetensors"
 CURVES = "training.json"
@@ -23,7 +24,7 @@ CARD = "README.md"
 
 
 def save(
-    folder: Path, model: DualTower, processor: Processor, settings: Mapping[str, Any], record: dict[str, Any]
+    folder: Path, model: "DualTower", processor: "Processor", settings: Mapping[str, Any], record: dict[str, Any]
 ) -> None:
     """Write a checkpoint, atomically.
 
@@ -44,8 +45,12 @@ def save(
         (temporary / CARD).write_text(model_card(plain, record), encoding="utf-8")
 
 
-def origin(settings: ModelSettings, model: DualTower, start: Path | None) -> dict[str, Any]:
+def origin(settings: ModelSettings, start: Path | None) -> dict[str, Any]:
     """Where a model's first weights came from.
+
+    Args:
+        settings: whose revision is a commit (`hub.pinned`).
+        start: folder of the checkpoint that was trained on, if there was one.
 
     Returns:
         `backbone`: its kind (embedded, folder or hub), its name, and its revision on the hub (a commit);
@@ -55,13 +60,12 @@ def origin(settings: ModelSettings, model: DualTower, start: Path | None) -> dic
         record = files.read_json(start / CURVES)
         started = {"datasets": sorted(record["data"]), "weights_sha256": record["weights_sha256"]}
         return {"backbone": record["backbone"], "started_from": started}
-    commit = getattr(model.config.backbone_config, "_commit_hash", None)
     if settings.backbone == "tiny":
         backbone = {"kind": "embedded", "name": settings.backbone, "revision": None}
     elif Path(settings.backbone).is_dir():
         backbone = {"kind": "folder", "name": "a local folder", "revision": None}
     else:
-        backbone = {"kind": "hub", "name": settings.backbone, "revision": commit or settings.revision}
+        backbone = {"kind": "hub", "name": settings.backbone, "revision": settings.revision}
     return {"backbone": backbone, "started_from": None}
 
 
@@ -70,13 +74,16 @@ def digest(folder: Path) -> str:
     return str(files.read_json(folder / CURVES)["weights_sha256"])
 
 
-def load(folder: Path) -> tuple[DualTower, Processor]:
+def load(folder: Path) -> "tuple[DualTower, Processor]":
     """Read a checkpoint, ready for inference on the GPU if there is one.
 
     Raises:
         MissingArtefactError: no checkpoint there.
         CheckpointError: its weights are not those that were saved.
     """
+    from pixrec_core.models.dual_tower import DualTower
+    from pixrec_core.models.loading import load_processor
+
     if files.sha256_file(files.require(folder / WEIGHTS)) != digest(folder):
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum is not the saved one; train again")
     model = DualTower.from_pretrained(folder).eval()

@@ -158,7 +158,7 @@ def _fit(
         "processes": settings.processes,
         "examples": sum(part.windows.targets for part in parts.values()),
         "data": {name: part.counts() for name, part in parts.items()},
-        **checkpoint.origin(model_settings, model, start),
+        **checkpoint.origin(model_settings, start),
     }
     tuning.merge(model)
     settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}
