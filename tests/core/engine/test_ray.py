@@ -130,7 +130,8 @@ def test_its_token_is_left_on_and_its_statistics_off(ray_engines):
 
 
 def test_sigterm_stays_with_whom_it_was(ray_engines):
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    handler = signal.getsignal(signal.SIGTERM)  # Dagster has set its own, where its tests came before
+    assert not getattr(handler, "__module__", "").startswith("ray")
 
 
 RUN = """

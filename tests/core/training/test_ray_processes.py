@@ -19,8 +19,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(ray_engines):
-    """Runs a function in two workers of Ray."""
+    """Runs a function in two workers of Ray, in room that those of an earlier map would keep for a minute."""
     from pixrec_core.training import ray_processes
+
+    ray_engines[2].make_room()
 
     def of(function, on_epoch, count: int = 2) -> None:
         ray_processes.run(function, (), count, on_epoch, ray_engines[2].settings)
