@@ -16,6 +16,6 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the whole first, then files with slow ones: what is left at the end is short, and all share it."""
-    top, slow = Path(__file__).parent, {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.parent != top, item.path not in slow))
+    """Tests of the whole first, then files with a timeout of their own: what is left at the end is short."""
+    top, long = Path(__file__).parent, {item.path for item in items if item.get_closest_marker("timeout")}
+    items.sort(key=lambda item: (item.path.parent != top, item.path not in long))
