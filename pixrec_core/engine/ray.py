@@ -25,7 +25,7 @@ from pixrec_core.settings import EngineSettings
 
 #: Before the first of the retries; it doubles. By itself Ray has none left after five seconds, while a worker that was
 #: lost may take ten to come back on a busy machine.
-RETRY_AFTER_MS: Final = 3_000
+RETRY_AFTER_MS: Final = 4_000
 RETRIES: Final = 3  # of a shard whose worker died; one that kills every worker (memory) ends the stage
 PATIENCE_S: Final = 10.0  # for a cluster to take a connection; Ray itself would try for many minutes
 #: Sockets lie in it, and their names may have 107 bytes: the folder that `TMPDIR` names may be too long.
