@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pixrec_core.data.text_search import TextSearch
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import NO_PHOTO
-from pixrec_core.retrieval.rank import Shop
+from pixrec_core.retrieval.rank import Retriever
 from pixrec_core.retrieval.rankers import Catalogue
 from pixrec_core.retrieval.rankers.generate_bm25 import hits, take_turns
 from pixrec_core.settings import GenerativeSettings
@@ -28,7 +28,7 @@ class Generation:
         depth: items that each text may bring.
     """
 
-    def __init__(self, shop: Shop, catalogue: Catalogue, depth: int) -> None:
+    def __init__(self, shop: Retriever, catalogue: Catalogue, depth: int) -> None:
         self._shop, self._depth = shop, depth
         self._search = TextSearch(catalogue.texts)
         self._places = np.arange(len(catalogue.items))

@@ -15,8 +15,8 @@ from pixrec_core import schemas
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.evaluation import metrics
 from pixrec_core.retrieval import generative
-from pixrec_core.retrieval.rank import Shop
-from pixrec_core.retrieval.rankers import Ranked, Users
+from pixrec_core.retrieval.rank import Retriever
+from pixrec_core.retrieval.rankers import RankedItems, UserBatch
 from pixrec_core.retrieval.rankers._trie import Trie
 from pixrec_core.retrieval.rankers.hybrid import likelihoods, mix
 from pixrec_core.settings import load_settings
@@ -28,7 +28,7 @@ WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 @torch.inference_mode()
 def compare(work: Work, users: int, candidates: int) -> None:
     """Rank the validation targets by every weight."""
-    shop = Shop.read(work.variant_paths)
+    shop = Retriever.read(work.variant_paths)
     catalogue = shop.catalogue(work.variant_paths)
     trie = Trie.of(catalogue.token_texts())
     validation = read_sequences(work.paths, schemas.VALIDATION)
@@ -37,10 +37,12 @@ def compare(work: Work, users: int, candidates: int) -> None:
     histories, targets = [each[:-1] for each in sequences], np.array([each[-1] for each in sequences])
     asked = shop.users(histories, shop.vectors(histories), np.full(len(histories), candidates))
 
-    def rank(some: Users) -> list[Ranked]:
+    def rank(some: UserBatch) -> list[RankedItems]:
         texts = [trie.text_of[items] for items in some.nearest]
         found = likelihoods(catalogue.read(some.histories), trie, texts, shop.model.device)
-        return [Ranked(items, values.astype(np.float32)) for items, values in zip(some.nearest, found, strict=True)]
+        return [
+            RankedItems(items, values.astype(np.float32)) for items, values in zip(some.nearest, found, strict=True)
+        ]
 
     found = generative.ranked(rank, asked, "hybrid")
     print(f"{work.dataset}, {work.variant}: {len(targets)} validation users, {candidates} candidates")

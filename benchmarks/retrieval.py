@@ -31,7 +31,7 @@ from pixrec_core.data.text_search import TextSearch
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.ranking_table import DENSE
 from pixrec_core.retrieval import generative, kinds, rankers
-from pixrec_core.retrieval.rank import Shop
+from pixrec_core.retrieval.rank import Retriever
 from pixrec_core.retrieval.rankers.generate_bm25 import hits, take_turns
 from pixrec_core.settings import GenerativeSettings
 from pixrec_core.stages import Work
@@ -42,7 +42,7 @@ CATALOGUES = (400, 4_000, 100_000)
 
 def compare(work: Work, users: int, rounds: int) -> None:
     """All rankers in turns."""
-    shop = Shop.read(work.variant_paths)
+    shop = Retriever.read(work.variant_paths)
     catalogue = shop.catalogue(work.variant_paths)
     sequences = read_sequences(work.paths, schemas.TEST).sample(users, seed=0)[schemas.ITEMS]
     histories = [items[:-1] for items in shop.inputs.numbers(sequences).to_list()]

@@ -27,7 +27,7 @@ from pixrec_core import pipeline
 
 ITEMS_A_USER = 0.4
 NOISE_S = 0.3  # a difference of processor seconds that says nothing
-STAGES = [stage for stage in pipeline.STAGES if stage.per != "joint"]
+STAGES = [stage for stage in pipeline.STAGES if stage.partitioned_by != "joint"]
 
 
 def measure(folder: Path, users: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -43,7 +43,7 @@ def run(folder: Path, users: int, name: str) -> None:
     stage = next(each for each in STAGES if each.name == name)
     at = shop({"users": users, "items": int(users * ITEMS_A_USER)}, folder)
     start = time.perf_counter()
-    stage.materialise(at if stage.per == "variant" else at.of(None))
+    stage.materialise(at if stage.partitioned_by == "variant" else at.with_variant(None))
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seen = {
         "seconds": time.perf_counter() - start,

@@ -32,7 +32,11 @@ from pixrec_core.paths import DatasetPaths
 LOOK_EVERY_S = 0.005
 PROCESSES = 2
 KEEP_NOTHING = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}  # bytes
-SMALL_STEPS = {"batch_users": 4, "window": 4, "catalogue_negatives": 4}  # what a step computes is alike in both
+SMALL_STEPS = {
+    "batch_size": 4,
+    "max_history_len": 4,
+    "num_sampled_negatives": 4,
+}  # what a step computes is alike in both
 HEAD = 64  # numbers of an attention head
 
 

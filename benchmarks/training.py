@@ -92,20 +92,20 @@ def main() -> None:
 
 def compare(work: Work, rounds: int, steps: int) -> None:
     """Time both in turns."""
-    settings = work.own.training
+    settings = work.dataset_settings.training
     set_seed(0)
-    model, (inputs,) = build(work.own.model, settings, [work.variant_paths])
+    model, (inputs,) = build(work.dataset_settings.model, settings, [work.variant_paths])
     model.train()
     sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS])
-    windows = Windows(sequences, settings.window, seed=0)
-    order = list(LengthGroupedSampler(windows, settings.batch_users, seed=0))
+    windows = Windows(sequences, settings.max_history_len, seed=0)
+    order = list(LengthGroupedSampler(windows, settings.batch_size, seed=0))
     assert inputs.pixels, "the sample has photos"
     collator, plain = inputs.collator(pixel_store(inputs.pixels)), Straightforward(work, model, inputs)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def batch(step: int) -> list[Any]:
-        start = step * settings.batch_users % (len(order) - settings.batch_users)
-        return [windows[n] for n in order[start : start + settings.batch_users]]
+        start = step * settings.batch_size % (len(order) - settings.batch_size)
+        return [windows[n] for n in order[start : start + settings.batch_size]]
 
     def ours(step: int) -> int:
         taken = batch(step)
@@ -113,7 +113,7 @@ def compare(work: Work, rounds: int, steps: int) -> None:
         return sum(len(window.items) - 1 for window in taken)
 
     def straightforward(step: int) -> int:
-        examples = [(list(w[:n]), w[n]) for w, _ in batch(step) for n in range(1, len(w))][: settings.batch_users]
+        examples = [(list(w[:n]), w[n]) for w, _ in batch(step) for n in range(1, len(w))][: settings.batch_size]
         _step(optimiser, lambda: plain.loss(examples))
         return len(examples)
 

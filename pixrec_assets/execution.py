@@ -30,7 +30,7 @@ def materialise(stage: Stage, work: Work) -> Fault | None:
     result = dg.materialize(
         ASSETS,
         selection=asset_keys(stage),
-        partition_key=stage.place(work),
+        partition_key=stage.partition_key(work),
         resources={"settings": work.settings},
         instance=open_instance(dagster_home(work.settings)),
         run_config=QUIET,
@@ -44,7 +44,7 @@ def materialise(stage: Stage, work: Work) -> Fault | None:
 def open_instance(home: Path) -> dg.DagsterInstance:
     """Opened once a process: it costs more than a small stage."""
     instance = dg.DagsterInstance.from_config(str(home))
-    bury_the_dead(instance)
+    fail_orphaned_runs(instance)
     return instance
 
 
@@ -53,7 +53,7 @@ def _owner(process: psutil.Process) -> dict[str, str]:
     return {HOST: socket.gethostname(), PROCESS: f"{process.pid} {process.create_time()}"}
 
 
-def bury_the_dead(instance: dg.DagsterInstance) -> None:
+def fail_orphaned_runs(instance: dg.DagsterInstance) -> None:
     """Mark runs of killed `pixrec` processes as failed and free their pool slots.
 
     Dagster leaves this to its daemon, and there need not be one: the next run would wait for a slot for ever.

@@ -28,7 +28,7 @@ class Fault:
 def key_of(task: Task) -> Key:
     """Name of the stage and partition, as Dagster writes it."""
     stage, work = task
-    return stage.name, stage.place(work)
+    return stage.name, stage.partition_key(work)
 
 
 def tasks_of(
@@ -59,7 +59,7 @@ def planned(settings: Settings, dataset: str, variants: Sequence[str], stages: C
     settings.trained(dataset)
     if unknown := set(variants) - set(settings.variants):
         raise SettingsError(f"unknown variant {', '.join(sorted(unknown))}; known: {', '.join(settings.variants)}")
-    for per, group in groupby(pipeline.STAGES, key=lambda stage: stage.per):
+    for per, group in groupby(pipeline.STAGES, key=lambda stage: stage.partitioned_by):
         wanted = [stage for stage in group if _wanted(stage, variants, stages)]
         chosen = [(stage, at) for at in _places(settings, dataset, variants, per) for stage in wanted]
         if per == "joint" and not stages:
@@ -77,7 +77,7 @@ def _places(settings: Settings, dataset: str, variants: Sequence[str], per: str)
 
 def _joint_data(trainings: Sequence[Task], dataset: str) -> Iterator[Task]:
     """What joint trainings read of the datasets other than the one that is planned already."""
-    read = {at.dataset: at.of(None) for stage, work in trainings for _, at in stage.reads(work)}
+    read = {at.dataset: at.with_variant(None) for stage, work in trainings for _, at in stage.reads(work)}
     stages = [stage for stage in pipeline.STAGES if any(_feeds(stage, training) for training, _ in trainings)]
     yield from ((stage, at) for name, at in read.items() if name != dataset for stage in stages)
 
@@ -93,4 +93,6 @@ def _wanted(stage: Stage, variants: Sequence[str], stages: Collection[str]) -> b
 
 def _compares_variants(stage: Stage) -> bool:
     """Whether a stage of the dataset reads, directly or not, what there is one of a variant."""
-    return stage.per == "dataset" and any(s.per == "variant" or _compares_variants(s) for s in stage.inputs)
+    return stage.partitioned_by == "dataset" and any(
+        s.partitioned_by == "variant" or _compares_variants(s) for s in stage.inputs
+    )

@@ -55,8 +55,8 @@ def new_raw_files(context: dg.SensorEvaluationContext, settings: dg.ResourcePara
 
 def _look(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
     """What a dataset's files ask for, and what to remember of them."""
-    watched = raw_files.watched(work.own.source, work.settings.root)
-    signs = files.signs(watched)
+    watched = raw_files.watched(work.dataset_settings.source, work.settings.root)
+    signs = files.stat_snapshot(watched)
     if not watched or seen.get("signs") == signs or not _rested(watched):
         return None, seen
     sums = [files.sha256_file(path) for path in watched]

@@ -79,7 +79,7 @@ def stage_asset(
         asset: dg.AssetsDefinition = dg.asset(
             name=stage.name,
             deps=list(reads) if reads else [_dependency(stage, each) for each in stage.inputs if is_used(each)],
-            partitions_def=PARTITIONS[stage.per],
+            partitions_def=PARTITIONS[stage.partitioned_by],
             group_name=group,
             kinds=kinds,
             owners=OWNERS,
@@ -95,13 +95,13 @@ def stage_asset(
 
 
 def _condition(stage: Stage) -> dg.AutomationCondition[Any]:
-    partitionings = {source.per for source in stage.inputs if is_used(source)}
+    partitionings = {source.partitioned_by for source in stage.inputs if is_used(source)}
     return FOLLOW_SETTLED_INPUTS if len(partitionings) > 1 else FOLLOW_INPUTS
 
 
 def is_used(stage: Stage) -> bool:
     """Whether settings give a stage anything to do: without a joint training there is no asset of one."""
-    return stage.per != "joint" or bool(SETTINGS.joint)
+    return stage.partitioned_by != "joint" or bool(SETTINGS.joint)
 
 
 def asset_keys(stage: Stage) -> list[dg.AssetKey]:
@@ -116,11 +116,11 @@ def describe(stage: Stage, body: Callable[..., Any]) -> str:
 
 def tags_of(stage: Stage) -> Mapping[str, str]:
     """The settings sections that change the artefact, so that they can be searched for."""
-    return {f"pixrec/{section}": "" for section in stage.sections}
+    return {f"pixrec/{section}": "" for section in stage.config_sections}
 
 
 def _dependency(stage: Stage, source: Stage) -> dg.AssetDep:
-    return dg.AssetDep(source.name, partition_mapping=MAPPINGS.get((source.per, stage.per)))
+    return dg.AssetDep(source.name, partition_mapping=MAPPINGS.get((source.partitioned_by, stage.partitioned_by)))
 
 
 def work_of(context: dg.AssetExecutionContext, settings: Settings) -> Work:

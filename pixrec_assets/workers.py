@@ -39,7 +39,7 @@ class Pool(Protocol):
         """End what is under way."""
 
 
-class Here:
+class InProcessPool:
     """One task at a time in this process."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class _Worker:
 
         self.connection.close()
         self.process.join()
-        execution.bury_the_dead(self._instance)
+        execution.fail_orphaned_runs(self._instance)
         code = self.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return Fault(f"the worker process of {work.dataset} {how}; SIGKILL mostly means that memory ran out", True)
@@ -185,7 +185,7 @@ def _answer(connection: Connection) -> None:
     while True:
         name, work = connection.recv()
         stage = stages[name]
-        show_progress(stage.place(work))
+        show_progress(stage.partition_key(work))
         connection.send(execution.materialise(stage, work))
 
 

@@ -80,7 +80,7 @@ def require(path: Path) -> Path:
     return path
 
 
-def signs(paths: Iterable[Path]) -> dict[str, list[int]]:
+def stat_snapshot(paths: Iterable[Path]) -> dict[str, list[int]]:
     """Size and time of the files that are there: a cheap sign of change."""
     return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths) if p.is_file()}
 

@@ -32,7 +32,7 @@ def info_nce(
         targets: (M,) row of `keys` that answers each query.
         negatives: (M, I) bool, which keys may count against a query; the target's entry is ignored.
         temperature: tau; cosines are divided by it.
-        offsets: (I,) added to the logits of each key: see `popularity_offsets` and `Negatives`.
+        offsets: (I,) added to the logits of each key: see `log_q_correction` and `Negatives`.
         count: queries of the whole batch, where these are one process's share of them; by default M.
 
     Returns:
@@ -48,7 +48,7 @@ def info_nce(
     return losses / (len(queries) if count is None else count)
 
 
-def popularity_offsets(counts: Tensor) -> Tensor:
+def log_q_correction(counts: Tensor) -> Tensor:
     """Minus the log of each key's share of the training interactions (Yi et al., RecSys 2019, section 4).
 
     The batch draws an item as often as it is bought, so it meets popular ones as negatives more often

@@ -22,7 +22,7 @@ def raw(work: Work) -> Stats:
     """Fetch or generate reviews and metadata; note their checksums."""
     from pixrec_core.data import raw_files
 
-    return raw_files.fetch(work.own.source, work.settings.root, work.paths)
+    return raw_files.fetch(work.dataset_settings.source, work.settings.root, work.paths)
 
 
 def items(work: Work) -> Stats:
@@ -30,7 +30,7 @@ def items(work: Work) -> Stats:
     from pixrec_core.data import contract
     from pixrec_core.data import items as module
 
-    stats = module.build(work.own.ingest, work.paths)
+    stats = module.build(work.dataset_settings.ingest, work.paths)
     return stats | {"profile": contract.enforce("items", work.paths)}
 
 
@@ -39,7 +39,7 @@ def interactions(work: Work) -> Stats:
     from pixrec_core.data import contract
     from pixrec_core.data import interactions as module
 
-    stats = module.build(work.own.ingest, work.paths)
+    stats = module.build(work.dataset_settings.ingest, work.paths)
     return stats | {"profile": contract.enforce("interactions", work.paths)}
 
 
@@ -48,7 +48,7 @@ def images(work: Work) -> Stats:
     from pixrec_core.data import contract
     from pixrec_core.data import images as module
 
-    stats = module.download(work.own.images, work.paths, work.engine)
+    stats = module.download(work.dataset_settings.images, work.paths, work.engine)
     return stats | {"profile": contract.enforce("images", work.paths)}
 
 
@@ -56,7 +56,7 @@ def sequences(work: Work) -> Stats:
     """Items, interactions and photos -> one validated DuckDB file of sequences, split."""
     from pixrec_core.data import sequences as module
 
-    return module.build(work.own.sequences, work.paths, work.engine)
+    return module.build(work.dataset_settings.sequences, work.paths, work.engine)
 
 
 def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
@@ -64,7 +64,7 @@ def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
     from pixrec_core import training
 
     joint = work.settings.joint[work.dataset]
-    datasets = {name: work.at(name).variant_paths for name in joint.datasets}
+    datasets = {name: work.with_dataset(name).variant_paths for name in joint.datasets}
     run = JOINT_CHECKPOINT.fingerprint(work)
     with training.tracked(JOINT_CHECKPOINT, work, run, **callbacks) as on_epoch:
         return training.train(
@@ -76,8 +76,8 @@ def checkpoint(work: Work, **callbacks: Any) -> Stats:
     """Sequences and photos -> a trained dual tower."""
     from pixrec_core import training
 
-    own, paths = work.own, work.variant_paths
-    start = work.at(own.start_from).variant_paths.checkpoint if own.start_from else None
+    own, paths = work.dataset_settings, work.variant_paths
+    start = work.with_dataset(own.start_from).variant_paths.checkpoint if own.start_from else None
     run = CHECKPOINT.fingerprint(work)
     with training.tracked(CHECKPOINT, work, run, **callbacks) as on_epoch:
         return training.train(
@@ -103,35 +103,37 @@ def item_index(work: Work) -> Stats:
     """Item vectors -> FAISS index."""
     from pixrec_core.retrieval import index
 
-    return index.build(work.own.index, work.variant_paths)
+    return index.build(work.dataset_settings.index, work.variant_paths)
 
 
 def ranking(work: Work) -> Stats:
     """Test histories through the user tower, each to its nearest items; some through other rankers where asked for."""
     from pixrec_core.retrieval import rank
 
-    return rank.rank_test_users(work.own.retrieval, work.own.generative, work.variant_paths, work.engine)
+    return rank.rank_test_users(
+        work.dataset_settings.retrieval, work.dataset_settings.generative, work.variant_paths, work.engine
+    )
 
 
 def promoted(work: Work) -> Stats:
     """Checkpoint, vectors, index and ranking -> what serves, unless it is worse than what serves already."""
     from pixrec_core.serving import promotion
 
-    return promotion.promote(work.dataset, work.own, work.variant_paths)
+    return promotion.promote(work.dataset, work.dataset_settings, work.variant_paths)
 
 
 def baselines(work: Work) -> Stats:
     """Rankings of every baseline, for the same users."""
     from pixrec_core import baselines as module
 
-    return module.rank_all(work.own.retrieval, work.paths)
+    return module.rank_all(work.dataset_settings.retrieval, work.paths)
 
 
 def evaluation(work: Work) -> Stats:
     """Rankings and true targets -> metrics, per user first."""
     from pixrec_core.evaluation import evaluate
 
-    return evaluate.evaluate(work.own.retrieval, work.paths, work.settings.variants)
+    return evaluate.evaluate(work.dataset_settings.retrieval, work.paths, work.settings.variants)
 
 
 def report(work: Work) -> Stats:
@@ -141,10 +143,10 @@ def report(work: Work) -> Stats:
     return build.build(work.dataset, work.paths, work.settings.variants)
 
 
-def _raw_outside(work: Work) -> Any:
+def _raw_external_inputs(work: Work) -> Any:
     from pixrec_core.data import raw_files
 
-    return raw_files.describe(work.own.source, work.settings.root)
+    return raw_files.describe(work.dataset_settings.source, work.settings.root)
 
 
 def _raw_digest(work: Work) -> str:
@@ -153,7 +155,7 @@ def _raw_digest(work: Work) -> str:
     return raw_files.digest(work.paths)
 
 
-def _images_outside(work: Work) -> Any:
+def _images_external_inputs(work: Work) -> Any:
     """Photos that lie in a local folder may be replaced there."""
     from pixrec_core.data import local_photos
 
@@ -166,12 +168,12 @@ def _images_digest(work: Work) -> str:
     return module.digest(work.paths)
 
 
-def _backbone_outside(work: Work) -> Any:
+def _backbone_external_inputs(work: Work) -> Any:
     """A backbone in a local folder may be changed in place, and a branch of the hub may move."""
     from pixrec_core.models import hub
 
     folder = Path(work.trained.model.backbone)
-    return files.signs(folder.iterdir()) if folder.is_dir() else hub.commit(work.trained.model)
+    return files.stat_snapshot(folder.iterdir()) if folder.is_dir() else hub.commit(work.trained.model)
 
 
 def _checkpoint_digest(work: Work) -> str:
@@ -181,7 +183,12 @@ def _checkpoint_digest(work: Work) -> str:
 
 
 RAW: Final = Stage(
-    "raw", raw, lambda w: w.paths.raw_manifest, sections=("source",), outside=_raw_outside, digest=_raw_digest
+    "raw",
+    raw,
+    lambda w: w.paths.raw_manifest,
+    config_sections=("source",),
+    external_inputs=_raw_external_inputs,
+    digest=_raw_digest,
 )
 ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",))
 INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",))
@@ -191,7 +198,7 @@ IMAGES: Final = Stage(
     lambda w: w.paths.images_manifest,
     (ITEMS,),
     ("images",),
-    outside=_images_outside,
+    external_inputs=_images_external_inputs,
     digest=_images_digest,
 )
 SEQUENCES: Final = Stage(
@@ -203,8 +210,8 @@ JOINT_CHECKPOINT: Final = Stage(
     lambda w: w.variant_paths.checkpoint,
     (SEQUENCES,),
     ("model", "training"),
-    per="joint",
-    outside=_backbone_outside,
+    partitioned_by="joint",
+    external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
 )
 CHECKPOINT: Final = Stage(
@@ -213,12 +220,17 @@ CHECKPOINT: Final = Stage(
     lambda w: w.variant_paths.checkpoint,
     (SEQUENCES, JOINT_CHECKPOINT),
     ("model", "training"),
-    per="variant",
-    outside=_backbone_outside,
+    partitioned_by="variant",
+    external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
 )
 ITEM_VECTORS: Final = Stage(
-    "item_vectors", item_vectors, lambda w: w.variant_paths.item_vectors, (CHECKPOINT,), per="variant", version=2
+    "item_vectors",
+    item_vectors,
+    lambda w: w.variant_paths.item_vectors,
+    (CHECKPOINT,),
+    partitioned_by="variant",
+    version=2,
 )
 ITEM_INDEX: Final = Stage(
     "item_index",
@@ -226,14 +238,24 @@ ITEM_INDEX: Final = Stage(
     lambda w: w.variant_paths.item_index,
     (ITEM_VECTORS,),
     ("index",),
-    per="variant",
+    partitioned_by="variant",
     version=2,
 )
 RANKING: Final = Stage(
-    "ranking", ranking, lambda w: w.variant_paths.ranking, (ITEM_INDEX,), ("retrieval", "generative"), per="variant"
+    "ranking",
+    ranking,
+    lambda w: w.variant_paths.ranking,
+    (ITEM_INDEX,),
+    ("retrieval", "generative"),
+    partitioned_by="variant",
 )
 PROMOTED: Final = Stage(
-    "promoted", promoted, lambda w: w.variant_paths.promoted.manifest, (RANKING,), ("promotion",), per="variant"
+    "promoted",
+    promoted,
+    lambda w: w.variant_paths.promoted.manifest,
+    (RANKING,),
+    ("promotion",),
+    partitioned_by="variant",
 )
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=2)
 EVALUATION: Final = Stage(

@@ -7,10 +7,12 @@ them for one. `[joint.<name>]` is a training over several datasets, which others
 
 import os
 import re
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -30,8 +32,8 @@ _URL = re.compile(r"""(\w+://)(?:[^\s'"]*@)?([^\s'"?#]*)(?:[?#][^\s'"]*)?""")
 
 Variant = Literal["multimodal", "collaborative", "text_only", "image_only", "shuffled_images"]
 GenerativeRanker = Literal["beams", "generate_bm25", "hybrid"]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 #: A host name or IP address in lower case (a name of other letters as in DNS, `xn--...`); `*` is any part of it.
 HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
@@ -42,6 +44,32 @@ class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error rather than silently ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Deprecated name -> present name. Deprecated names are accepted for one release.
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_deprecated_names(cls, values: Any) -> Any:
+        return cls.with_present_names(values)
+
+    @classmethod
+    def with_present_names(cls, values: Any) -> Any:
+        """Return `values` with each deprecated name replaced; warn about each.
+
+        Raises:
+            ValueError: a setting is given under both its names.
+        """
+        if not isinstance(values, dict) or not cls.renamed.keys() & values.keys():
+            return values
+        present = dict(values)
+        for old in cls.renamed.keys() & values.keys():
+            new = cls.renamed[old]
+            if new in values:
+                raise ValueError(f"{old} is the deprecated name of {new}, and both are set; remove {old}")
+            warnings.warn(f"the setting {old} is deprecated; rename it to {new}", FutureWarning, stacklevel=2)
+            present[new] = present.pop(old)
+        return present
 
 
 class SourceSettings(BaseModel):
@@ -60,7 +88,7 @@ class SourceSettings(BaseModel):
 class IngestSettings(Section):
     """Reading of raw files."""
 
-    max_bad_share: Share = Field(0.01, description="share of bad lines (0 to 1) past which a stage stops")
+    max_bad_share: Fraction = Field(0.01, description="share of bad lines (0 to 1) past which a stage stops")
     max_expansion: float = Field(
         100.0, gt=1, description="times its own size that a gzip file may unpack to; past 64 MiB, more stops a stage"
     )
@@ -89,11 +117,19 @@ class SequenceSettings(Section):
     a share follows the data as they grow, a date keeps figures of different days comparable.
     """
 
+    renamed = MappingProxyType(
+        {
+            "unbought_items": "include_cold_items",
+        }
+    )
+
     split: Literal["leave_one_out", "time"] = Field(
         "leave_one_out", description="what is held out: each user's last two items, or all users' from two instants on"
     )
-    validation_share: OpenShare = Field(0.1, description="time: least share of the interactions between the two cuts")
-    test_share: OpenShare = Field(0.1, description="time: least share of the interactions from the test cut on")
+    validation_share: OpenFraction = Field(
+        0.1, description="time: least share of the interactions between the two cuts"
+    )
+    test_share: OpenFraction = Field(0.1, description="time: least share of the interactions from the test cut on")
     validation_from: date | None = Field(None, description="time: first day of validation (UTC), instead of its share")
     test_from: date | None = Field(None, description="time: first day of test (UTC), instead of its share")
     min_rating: float = Field(0.0, description="interactions rated lower are left out (stars)")
@@ -105,7 +141,7 @@ class SequenceSettings(Section):
         1, description="k-core: interactions an item needs (time: before its first cut)"
     )
     collapse_repeats: bool = Field(False, description="whether consecutive interactions with one item become one")
-    unbought_items: bool = Field(
+    include_cold_items: bool = Field(
         False, description="whether items that nobody bought are candidates too, as new products are"
     )
 
@@ -138,6 +174,13 @@ class LoraSettings(Section):
 class ModelSettings(Section):
     """The dual tower."""
 
+    renamed = MappingProxyType(
+        {
+            "dimension": "embedding_dim",
+            "residual_dropout": "item_id_dropout",
+        }
+    )
+
     backbone: str = Field("tiny", description="`tiny`, a hub name or a local folder of an image-text-to-text model")
     revision: str | None = Field(None, description="hub revision (commit, tag or branch); none is the default branch")
     vision: Literal["trainable", "frozen"] = Field("trainable", description="whether the vision tower learns")
@@ -146,9 +189,9 @@ class ModelSettings(Section):
     )
     lora: LoraSettings = LoraSettings()
     last_layers: Positive = Field(2, description="decoder layers that learn under tune = last_layers")
-    dimension: Positive = Field(128, description="D, numbers in a user or item vector")
+    embedding_dim: Positive = Field(128, description="D, numbers in a user or item vector")
     item_tokens: Positive = Field(32, description="text tokens of one item; longer texts are cut")
-    residual_dropout: float = Field(
+    item_id_dropout: float = Field(
         0.5, ge=0, lt=1, description="share of the items that go without their learned vector in a step (collaborative)"
     )
 
@@ -156,21 +199,33 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """The mixed objective and its optimiser."""
 
+    renamed = MappingProxyType(
+        {
+            "batch_users": "batch_size",
+            "window": "max_history_len",
+            "warmup_share": "warmup_ratio",
+            "catalogue_negatives": "num_sampled_negatives",
+            "popularity_correction": "log_q_correction",
+            "exchange_ties": "shuffle_ties",
+            "best_by": "metric_for_best_model",
+        }
+    )
+
     epochs: Positive = Field(3, description="passes over the training sequences")
-    batch_users: Positive = Field(16, description="user windows in a step")
-    window: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
+    batch_size: Positive = Field(16, description="user windows in a step")
+    max_history_len: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
     learning_rate: float = Field(5e-4, gt=0, description="peak; 1e-4 or less where the backbone has learnt already")
-    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps that the learning rate climbs")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps that the learning rate climbs")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
-    weight_item_item: Share = Field(0.125, description="a, weight of L_TT")
-    weight_user_item: Share = Field(0.8, description="b, weight of L_UT")
-    catalogue_negatives: int = Field(
+    weight_item_item: Fraction = Field(0.125, description="a, weight of L_TT")
+    weight_user_item: Fraction = Field(0.8, description="b, weight of L_UT")
+    num_sampled_negatives: int = Field(
         64, ge=0, description="items of training drawn for each step, for targets to be told apart from; 0: none"
     )
-    popularity_correction: bool = Field(
+    log_q_correction: bool = Field(
         False, description="whether the batch's items count the less as negatives the oftener they occur"
     )
-    exchange_ties: bool = Field(True, description="whether items of one instant get a new order each epoch")
+    shuffle_ties: bool = Field(True, description="whether items of one instant get a new order each epoch")
     temperature: float = Field(0.07, gt=0, description="tau of both InfoNCE terms")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of activations; weights stay float32. auto is bfloat16 on a GPU that has it"
@@ -178,8 +233,10 @@ class TrainingSettings(Section):
     gradient_checkpointing: bool = Field(
         False, description="whether activations are computed again for gradients: less memory, a third more time"
     )
-    best_by: Literal["ndcg@10", "recall@10"] = Field("ndcg@10", description="validation metric of the epoch to keep")
-    patience: Positive = Field(3, description="epochs without a better `best_by` before training stops")
+    metric_for_best_model: Literal["ndcg@10", "recall@10"] = Field(
+        "ndcg@10", description="validation metric of the epoch to keep"
+    )
+    patience: Positive = Field(3, description="epochs without a better `metric_for_best_model` before training stops")
     seed: int = Field(0, description="of weights, shuffling and dropout")
     # Never dumped, so in no fingerprint: what is learnt depends on it in the order of sums alone.
     processes: Positive = Field(
@@ -202,8 +259,8 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _every_process_has_a_window(self) -> Self:
-        if self.processes > self.batch_users:
-            raise ValueError(f"processes is {self.processes}, but a batch has {self.batch_users} windows to share")
+        if self.processes > self.batch_size:
+            raise ValueError(f"processes is {self.processes}, but a batch has {self.batch_size} windows to share")
         return self
 
     @model_validator(mode="after")
@@ -243,13 +300,15 @@ class GenerativeSettings(Section):
         False, description="generate_bm25: whether tokens are drawn by their probability, not searched"
     )
     candidates: Positive = Field(100, description="hybrid: nearest items that are put in order anew")
-    likelihood_weight: Share = Field(0.25, description="hybrid: weight of the texts' likelihood; cosines have the rest")
+    likelihood_weight: Fraction = Field(
+        0.25, description="hybrid: weight of the texts' likelihood; cosines have the rest"
+    )
 
 
 class PromotionSettings(Section):
     """Whether a new checkpoint takes the place of the one that serves."""
 
-    tolerance: Share = Field(
+    tolerance: Fraction = Field(
         0.0,
         description="NDCG@10 (0 to 1) that a new checkpoint may lose; one that surely loses more is refused; 1: none",
     )
@@ -311,6 +370,25 @@ class JointSettings(Section):
 SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}, "training": {"epochs": 2}}
 
 
+class _Environment(EnvSettingsSource):
+    """Environment variables, without deprecated names."""
+
+    def __call__(self) -> dict[str, Any]:
+        variables: dict[str, Any] = _with_present_names(super().__call__())
+        return variables
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """The settings file, without deprecated names in any of its layers."""
+
+    def __call__(self) -> dict[str, Any]:
+        layers: dict[str, Any] = _with_present_names(super().__call__())
+        for group in {"datasets", "joint"} & layers.keys():
+            if isinstance(layers[group], dict):
+                layers[group] = {name: _with_present_names(layer) for name, layer in layers[group].items()}
+        return layers
+
+
 class Settings(BaseSettings, Sections):
     """The whole of `pixrec.toml`."""
 
@@ -336,7 +414,7 @@ class Settings(BaseSettings, Sections):
         A dataset that starts from a joint training has that one's model.
         """
         joint, datasets = values.get("joint") or {}, values.get("datasets") or {"sample": SAMPLE}
-        environment = EnvSettingsSource(cls)()
+        environment = _Environment(cls)()
 
         def lay(own: dict[str, Any], fields: Collection[str], model: dict[str, Any]) -> dict[str, Any]:
             shared = _overlay({name: values[name] for name in fields if name in values}, {"model": model})
@@ -370,12 +448,12 @@ class Settings(BaseSettings, Sections):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # `_Environment` takes its place
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the names are pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; no secrets folder and no .env."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+        return init_settings, _Environment(settings_cls), _TomlFile(settings_cls, config_path())
 
     def dataset(self, name: str) -> DatasetSettings:
         """Settings of one dataset.
@@ -424,6 +502,18 @@ def _check_start(name: str, dataset: DatasetSettings, joint: dict[str, JointSett
             f"datasets.{name}.model: {', '.join(other)}, but it is trained from joint.{dataset.start_from}; "
             f"set the model there, in [joint.{dataset.start_from}.model]"
         )
+
+
+def _with_present_names(layer: Any) -> Any:
+    """A layer of sections without deprecated names, so that layers can be merged by name."""
+    if not isinstance(layer, dict):
+        return layer
+    present = dict(layer)
+    for name, field in Sections.model_fields.items():
+        section = field.annotation
+        if name in layer and isinstance(section, type) and issubclass(section, Section):
+            present[name] = section.with_present_names(layer[name])
+    return present
 
 
 def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

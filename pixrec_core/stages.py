@@ -47,7 +47,7 @@ class Work:
     variant: str | None = None
 
     @property
-    def own(self) -> DatasetSettings:
+    def dataset_settings(self) -> DatasetSettings:
         return self.settings.dataset(self.dataset)
 
     @property
@@ -69,11 +69,11 @@ class Work:
         assert self.variant is not None, "asked for the variant's paths in a stage without variants"
         return self.paths.variant(self.variant)
 
-    def of(self, variant: str | None) -> "Work":
+    def with_variant(self, variant: str | None) -> "Work":
         """The same dataset seen from another variant, or from none."""
         return Work(self.settings, self.dataset, variant)
 
-    def at(self, dataset: str) -> "Work":
+    def with_dataset(self, dataset: str) -> "Work":
         """The same variant of another dataset or joint training."""
         return Work(self.settings, dataset, self.variant)
 
@@ -87,10 +87,10 @@ class Stage:
         run: does the work and returns what it saw.
         artefact: where its artefact lies.
         inputs: names of the stages whose artefacts it reads.
-        sections: names of the settings sections that change its result.
-        per: whether there is one artefact a dataset, one a dataset and variant, or one a joint training and variant.
+        config_sections: names of the settings sections that change its result.
+        partitioned_by: whether there is one artefact a dataset, one a dataset and variant, or one a joint training and variant.
         version: raised whenever the code comes to make another artefact from the same input.
-        outside: describes inputs from outside the pipeline, cheaply; part of the fingerprint.
+        external_inputs: describes inputs from outside the pipeline, cheaply; part of the fingerprint.
         digest: data version taken from content; without it, the fingerprint serves.
     """
 
@@ -98,18 +98,18 @@ class Stage:
     run: Callable[..., Stats]
     artefact: Callable[[Work], Path]
     inputs: tuple["Stage", ...] = ()
-    sections: tuple[str, ...] = ()
-    per: Literal["dataset", "variant", "joint"] = "dataset"
+    config_sections: tuple[str, ...] = ()
+    partitioned_by: Literal["dataset", "variant", "joint"] = "dataset"
     version: int = 1
-    outside: Callable[[Work], Any] | None = None
+    external_inputs: Callable[[Work], Any] | None = None
     digest: Callable[[Work], str] | None = None
 
     def stamp_path(self, work: Work) -> Path:
-        return (work.paths if self.per == "dataset" else work.variant_paths).stamp(self.name)
+        return (work.paths if self.partitioned_by == "dataset" else work.variant_paths).stamp(self.name)
 
-    def place(self, work: Work) -> str:
+    def partition_key(self, work: Work) -> str:
         """The partition as Dagster writes it: `dataset`, `dataset|variant` or `joint|variant`."""
-        return work.dataset if self.per == "dataset" else f"{work.dataset}|{work.variant}"
+        return work.dataset if self.partitioned_by == "dataset" else f"{work.dataset}|{work.variant}"
 
     def stamp(self, work: Work) -> Stamp | None:
         """What the last finished run left, or None."""
@@ -126,22 +126,26 @@ class Stage:
         parts = {
             "stage": self.name,
             "version": self.version,
-            "settings": {name: getattr(work.trained, name).model_dump(mode="json") for name in self.sections},
-            "variant": None if self.per == "dataset" else work.variant,
+            "settings": {name: getattr(work.trained, name).model_dump(mode="json") for name in self.config_sections},
+            "variant": None if self.partitioned_by == "dataset" else work.variant,
             "inputs": self.versions(work),
-            "outside": self.outside(work) if self.outside else None,
+            "external_inputs": self.external_inputs(work) if self.external_inputs else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def reads(self, work: Work) -> Iterable[tuple["Stage", Work]]:
         """Every artefact that this one is made from: its stage and its place of work."""
         for stage in self.inputs:
-            if stage.per == "joint":  # read by a dataset's checkpoint alone, and only where it starts from one
-                places = [work.at(work.own.start_from)] if work.own.start_from else []
-            elif self.per == "joint":
-                places = [work.at(dataset) for dataset in work.settings.joint[work.dataset].datasets]
-            elif stage.per == "variant" and self.per == "dataset":
-                places = [work.of(variant) for variant in work.settings.variants]
+            if (
+                stage.partitioned_by == "joint"
+            ):  # read by a dataset's checkpoint alone, and only where it starts from one
+                places = (
+                    [work.with_dataset(work.dataset_settings.start_from)] if work.dataset_settings.start_from else []
+                )
+            elif self.partitioned_by == "joint":
+                places = [work.with_dataset(dataset) for dataset in work.settings.joint[work.dataset].datasets]
+            elif stage.partitioned_by == "variant" and self.partitioned_by == "dataset":
+                places = [work.with_variant(variant) for variant in work.settings.variants]
             else:
                 places = [work]
             yield from ((stage, place) for place in places)
@@ -158,14 +162,14 @@ class Stage:
             stamp = stage.stamp(at)
             if stamp is None:
                 raise MissingArtefactError(
-                    f"{self.name} of {work.dataset} needs {stage.name} of {stage.place(at)}, not made yet"
+                    f"{self.name} of {work.dataset} needs {stage.name} of {stage.partition_key(at)}, not made yet"
                 )
             if not stage.is_whole(at, stamp):
                 raise ArtefactError(
                     f"{stage.artefact(at)} is damaged: its checksum is not the one in its stamp; make it again: "
                     f"`pixrec run --dataset {at.dataset} --stage {stage.name} --force`"
                 )
-            found[stage.name if at == work else f"{stage.name}|{stage.place(at)}"] = stamp["data_version"]
+            found[stage.name if at == work else f"{stage.name}|{stage.partition_key(at)}"] = stamp["data_version"]
         return found
 
     def is_whole(self, work: Work, stamp: Stamp) -> bool:
@@ -236,7 +240,7 @@ class Stage:
             if not any(os.strerror(code) in str(error) for code in FULL):
                 raise
             message = (
-                f"no room to make {self.name} of {self.place(work)} in {work.settings.data_dir} ({error}); make room, "
+                f"no room to make {self.name} of {self.partition_key(work)} in {work.settings.data_dir} ({error}); make room, "
                 "or name another `data_dir`, and run again: what was there before is kept"
             )
             raise ArtefactError(message) from error

@@ -17,8 +17,8 @@ variants = ["multimodal", "text_only"]
 
 [datasets.small]
 source = { kind = "sample", users = 60, items = 40 }
-model = { dimension = 16, item_tokens = 8 }
-training = { epochs = 1, window = 4 }
+model = { embedding_dim = 16, item_tokens = 8 }
+training = { epochs = 1, max_history_len = 4 }
 
 [datasets.gone]
 source = { kind = "amazon_2023", folder = "no/such/folder" }

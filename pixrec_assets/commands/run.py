@@ -16,7 +16,7 @@ from pixrec_assets.home import dagster_home
 from pixrec_assets.running import key_of, tasks_of
 from pixrec_assets.summary import summary
 from pixrec_assets.terminal import err, out, show_progress
-from pixrec_assets.workers import Here, Workers
+from pixrec_assets.workers import InProcessPool, Workers
 from pixrec_core import pipeline
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import Settings, load_settings
@@ -126,7 +126,7 @@ def _backfill(
 ) -> list[Outcome]:
     tasks = tasks_of(settings, datasets, variants, stages)
     show_progress()
-    return Backfill(tasks, Here() if workers == 1 else Workers(workers), out, force=force).run()
+    return Backfill(tasks, InProcessPool() if workers == 1 else Workers(workers), out, force=force).run()
 
 
 def _end_unless_made(settings: Settings, outcomes: Sequence[Outcome], again: str) -> None:

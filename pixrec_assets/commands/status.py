@@ -50,7 +50,7 @@ def status(names: tuple[str, ...]) -> None:
         table = Table("artefact", "partition", "made", "state", "figure", title=name, title_justify="left")
         for stage, work in running.planned(settings, name, (), ()):
             if work.dataset == name:
-                table.add_row(stage.name, escape(stage.place(work)), *_state(stage, work))
+                table.add_row(stage.name, escape(stage.partition_key(work)), *_state(stage, work))
         out.print(table)
         _show_best(DatasetPaths.of(settings.data_dir, name))
 

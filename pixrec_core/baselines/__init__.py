@@ -2,12 +2,12 @@
 
 A baseline module has one function:
 
-`fit(knowledge: Knowledge) -> Fitted`
+`fit(train_data: TrainData) -> FittedModel`
     learns from training sequences, texts and photos, and may choose its settings by validation
     targets, never by test ones. It returns a function from a batch of B histories to float32 scores
     (B, n), higher is better, and what it has chosen. Equal scores are ordered by training
     popularity, then by item id, so a user about whom a baseline knows nothing gets the popularity
-    order. The same knowledge gives the same scores.
+    order. The same train_data gives the same scores.
 
 Its file name is its name in rankings, metrics and the report. Modules are imported only when they
 are fitted: this package loads without torch.
@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core import files
-from pixrec_core.baselines._contract import Knowledge, before_target, indexed
+from pixrec_core.baselines._contract import TrainData, before_target, indexed
 from pixrec_core.baselines._item_lists import ItemLists, Scorer
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.paths import DatasetPaths
@@ -45,16 +45,16 @@ def rank_all(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
     Raises:
         MissingArtefactError: the sequences have not been made.
     """
-    knowledge = Knowledge.read(paths)
+    train_data = TrainData.read(paths)
     item_ids, test = read_items(paths)[ITEM], read_sequences(paths, TEST)
     histories = indexed(before_target(test), item_ids)
     seconds, chosen = {}, {}
     with files.replacing(paths.baselines) as folder:
         for name in plugin_names(__name__):
             start = time.monotonic()
-            fitted = load_plugin(__name__, name).fit(knowledge)
+            fitted = load_plugin(__name__, name).fit(train_data)
             batches = rank(
-                fitted.score, knowledge.train, histories, users=test[USER], item_ids=item_ids, depth=settings.depth
+                fitted.score, train_data.train, histories, users=test[USER], item_ids=item_ids, depth=settings.depth
             )
             rows = write_ranking(folder / f"{name}.parquet", batches)
             seconds[name] = round(time.monotonic() - start, 3)

@@ -17,7 +17,7 @@ from pixrec_core.schemas import ITEM, ITEMS, MOMENTS, TRAIN, VALIDATION
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class TrainData:
     """What a baseline may learn from; nothing in it lies past the validation targets.
 
     Attributes:
@@ -39,7 +39,7 @@ class Knowledge:
     photo_features: Callable[[], NDArray[np.float32]]
 
     @classmethod
-    def read(cls, paths: DatasetPaths) -> "Knowledge":
+    def read(cls, paths: DatasetPaths) -> "TrainData":
         """From sequences.duckdb and the stored photos.
 
         Raises:
@@ -59,7 +59,7 @@ class Knowledge:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedModel:
     """A baseline that has learnt.
 
     Attributes:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import ItemLists, Scorer, Scores
 from pixrec_core.baselines._sequence_windows import Vocabulary, Windows
 from pixrec_core.baselines._tuning import Validation, best
@@ -94,11 +94,11 @@ def sampled_loss(after: Tensor, own: Tensor, items: Tensor, drawn: Tensor) -> Te
     return functional.cross_entropy(torch.cat([right, others], dim=1), torch.zeros_like(own))
 
 
-def fit(make_encoder: MakeEncoder, knowledge: Knowledge) -> Fitted:
+def fit(make_encoder: MakeEncoder, train_data: TrainData) -> FittedModel:
     """Train a network with each of `DROPOUTS`; the one that validates best is kept."""
-    vocabulary = Vocabulary.of(knowledge.train, knowledge.n_items)
-    windows = Windows.to_learn(vocabulary.rows(knowledge.train))
-    validation = Validation(knowledge)
+    vocabulary = Vocabulary.of(train_data.train, train_data.n_items)
+    windows = Windows.to_learn(vocabulary.rows(train_data.train))
+    validation = Validation(train_data)
 
     def train(dropout: float) -> Scorer:
         with torch.random.fork_rng(devices=[]):
@@ -108,7 +108,7 @@ def fit(make_encoder: MakeEncoder, knowledge: Knowledge) -> Fitted:
             _train(model, windows, lambda: validation.ndcg(scorer))
         return scorer
 
-    return best((({"dropout": dropout}, train(dropout)) for dropout in DROPOUTS), knowledge)
+    return best((({"dropout": dropout}, train(dropout)) for dropout in DROPOUTS), train_data)
 
 
 def _train(model: NextItem, windows: Windows, validate: Callable[[], float]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import Scorer
 from pixrec_core.evaluation import metrics
 from pixrec_core.ranking_table import popularity_places
@@ -18,13 +18,13 @@ NDCG = "validation_ndcg@10"
 class Validation:
     """Tells how well a scorer ranks validation targets among the whole catalogue."""
 
-    def __init__(self, knowledge: Knowledge) -> None:
-        users = len(knowledge.validation)
+    def __init__(self, train_data: TrainData) -> None:
+        users = len(train_data.validation)
         drawn = np.zeros(users, bool)
         drawn[np.linspace(0, users - 1, min(USERS, users)).astype(np.int64)] = True
-        self._histories = knowledge.validation.of_users(drawn)
-        self._targets = knowledge.targets[drawn]
-        self._places = popularity_places(np.bincount(knowledge.train.values, minlength=knowledge.n_items))
+        self._histories = train_data.validation.of_users(drawn)
+        self._targets = train_data.targets[drawn]
+        self._places = popularity_places(np.bincount(train_data.train.values, minlength=train_data.n_items))
 
     def ndcg(self, score: Scorer) -> float:
         """Mean NDCG@10, items of the history included, ties as in rankings; 0 without validation users."""
@@ -40,13 +40,13 @@ class Validation:
         return ranks
 
 
-def best(candidates: Iterable[tuple[Mapping[str, float], Scorer]], knowledge: Knowledge) -> Fitted:
+def best(candidates: Iterable[tuple[Mapping[str, float], Scorer]], train_data: TrainData) -> FittedModel:
     """The candidate with the highest validation NDCG@10, of equal ones the first.
 
     Args:
         candidates: settings and the scorer that they make; only the best so far is kept in memory.
-        knowledge: whose validation targets decide.
+        train_data: whose validation targets decide.
     """
-    validation = Validation(knowledge)
-    scored = (Fitted(score, {**chosen, NDCG: validation.ndcg(score)}) for chosen, score in candidates)
+    validation = Validation(train_data)
+    scored = (FittedModel(score, {**chosen, NDCG: validation.ndcg(score)}) for chosen, score in candidates)
     return max(scored, key=lambda fitted: fitted.chosen[NDCG])

@@ -9,9 +9,9 @@ popularity order.
 import numpy as np
 from scipy import sparse
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import Scores
-from pixrec_core.baselines._neighbours import near_history
+from pixrec_core.baselines._neighbours import recency_weighted_knn
 
 # Chosen on validation targets of fashion purchases and of film ratings.
 SHRINKAGE = 50.0  # users; added to the cosine's denominator
@@ -20,15 +20,15 @@ RECENCY = 2.0  # an item's weight is (1 + items after it) to the power of minus 
 ROWS_AT_A_TIME = 4096  # items whose neighbours are counted at once; bounds the memory
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Find each item's neighbours; score by the similarity of an item to those of the history."""
-    similarity = _similarity(knowledge.train.incidence(knowledge.n_items))
+    neighbours = _similarity(train_data.train.incidence(train_data.n_items))
 
-    def alike(histories: sparse.csr_array) -> Scores:
-        scores: Scores = (histories @ similarity).toarray()
+    def similarity(histories: sparse.csr_array) -> Scores:
+        scores: Scores = (histories @ neighbours).toarray()
         return scores
 
-    return Fitted(near_history(alike, knowledge.n_items, recency=RECENCY))
+    return FittedModel(recency_weighted_knn(similarity, train_data.n_items, recency=RECENCY))
 
 
 def _similarity(incidence: sparse.csr_array) -> sparse.csr_array:

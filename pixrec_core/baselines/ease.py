@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import Scorer, Scores
-from pixrec_core.baselines._neighbours import Likeness, near_history
+from pixrec_core.baselines._neighbours import Similarity, recency_weighted_knn
 from pixrec_core.baselines._tuning import best
 
 MOST_ITEMS = 8_000  # the most popular ones; 2 GB of memory, and time grows with the third power. Others score 0
@@ -21,19 +21,19 @@ PENALTIES = (50.0, 250.0, 1000.0, 2500.0)  # users
 RECENCIES = (0.5, 1.0, 2.0, 4.0)
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Solve for the weights of item on item."""
-    return best(_candidates(knowledge), knowledge)
+    return best(_candidates(train_data), train_data)
 
 
-def _candidates(knowledge: Knowledge) -> Iterator[tuple[Mapping[str, float], Scorer]]:
-    bought = knowledge.train.incidence(knowledge.n_items)
+def _candidates(train_data: TrainData) -> Iterator[tuple[Mapping[str, float], Scorer]]:
+    bought = train_data.train.incidence(train_data.n_items)
     kept = np.sort(np.argsort(-bought.sum(axis=0), kind="stable")[:MOST_ITEMS])
     together = (bought[:, kept].T @ bought[:, kept]).toarray().astype(np.float64)
     for penalty in PENALTIES:
-        alike = _spread(_weights(together, penalty), kept)
+        similarity = _spread(_weights(together, penalty), kept)
         for recency in RECENCIES:
-            scorer = near_history(alike, knowledge.n_items, recency=recency)
+            scorer = recency_weighted_knn(similarity, train_data.n_items, recency=recency)
             yield {"penalty": penalty, "recency": recency}, scorer
 
 
@@ -46,12 +46,12 @@ def _weights(together: NDArray[np.float64], penalty: float) -> Scores:
     return weights
 
 
-def _spread(weights: Scores, kept: NDArray[np.int64]) -> Likeness:
+def _spread(weights: Scores, kept: NDArray[np.int64]) -> Similarity:
     """The weights of the `kept` items as likeness of all."""
 
-    def alike(histories: sparse.csr_array) -> Scores:
+    def similarity(histories: sparse.csr_array) -> Scores:
         scores = np.zeros(histories.shape, np.float32)
         scores[:, kept] = histories[:, kept] @ weights
         return scores
 
-    return alike
+    return similarity

@@ -7,14 +7,14 @@ Trained with cross-entropy over the catalogue, which its authors' later losses c
 from torch import Tensor, nn
 
 from pixrec_core.baselines import _sequence_training as training
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 
 WIDTH = training.WIDTH
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Train until validation no longer rises."""
-    return training.fit(Recurrent, knowledge)
+    return training.fit(Recurrent, train_data)
 
 
 class Recurrent(nn.Module):

@@ -8,16 +8,16 @@ no other.
 import numpy as np
 from scipy import sparse
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import Scores
 from pixrec_core.baselines._neighbours import fit_content
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Score by the cosine of photo features; how the history's items weigh is chosen on validation targets."""
-    features = knowledge.photo_features()
+    features = train_data.photo_features()
 
-    def alike(histories: sparse.csr_array) -> Scores:
+    def similarity(histories: sparse.csr_array) -> Scores:
         return np.asarray(histories @ features) @ features.T
 
-    return fit_content(alike, knowledge)
+    return fit_content(similarity, train_data)

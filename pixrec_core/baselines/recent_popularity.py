@@ -8,25 +8,25 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import ItemLists, Scorer, Scores
 from pixrec_core.baselines._tuning import best
 
 NEWEST = (0.05, 0.1, 0.25, 0.5)  # shares of the training interactions
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Score every item by its occurrences in the newest training interactions."""
-    return best(_candidates(knowledge), knowledge)
+    return best(_candidates(train_data), train_data)
 
 
-def _candidates(knowledge: Knowledge) -> Iterator[tuple[Mapping[str, float], Scorer]]:
-    newest_first = np.sort(knowledge.times)[::-1]
+def _candidates(train_data: TrainData) -> Iterator[tuple[Mapping[str, float], Scorer]]:
+    newest_first = np.sort(train_data.times)[::-1]
     for share in NEWEST:
         # Whatever happened at the very instant where the window starts is in it: ties are not torn apart.
         since = newest_first[: max(1, round(share * len(newest_first)))].min(initial=newest_first.max(initial=0))
-        recent = knowledge.train.values[knowledge.times >= since]
-        yield {"newest_share": share}, _by(np.bincount(recent, minlength=knowledge.n_items).astype(np.float32))
+        recent = train_data.train.values[train_data.times >= since]
+        yield {"newest_share": share}, _by(np.bincount(recent, minlength=train_data.n_items).astype(np.float32))
 
 
 def _by(counts: Scores) -> Scorer:

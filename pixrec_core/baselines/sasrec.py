@@ -7,7 +7,7 @@ one negative a target.
 from torch import Tensor, nn
 
 from pixrec_core.baselines import _sequence_training as training
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._sequence_windows import WINDOW
 
 WIDTH = training.WIDTH
@@ -15,9 +15,9 @@ BLOCKS = 2
 HEADS = 1
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Train until validation no longer rises."""
-    return training.fit(SelfAttention, knowledge)
+    return training.fit(SelfAttention, train_data)
 
 
 class SelfAttention(nn.Module):

@@ -137,10 +137,10 @@ def enforce(artefact: Artefact, paths: DatasetPaths) -> dict[str, Any]:
         raise ContractError(
             "\n  ".join([f"{artefact} in {paths.root} break their data contract; mend the source:", *map(str, failed)])
         )
-    return telling(artefact, measured)
+    return informative_metrics(artefact, measured)
 
 
-def telling(artefact: Artefact, measured: dict[str, Any]) -> dict[str, Any]:
+def informative_metrics(artefact: Artefact, measured: dict[str, Any]) -> dict[str, Any]:
     """A profile without the numbers that are 0 in every accepted artefact."""
     always = {rule.name for rule in RULES[artefact] if rule.high == 0}
     return {name: number for name, number in measured.items() if name not in always}

@@ -64,7 +64,7 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-class Held:
+class ReadOnlyDatabase:
     """A file that is read only and stays open, for many small queries, by several threads at once.
 
     It goes on with the file that was there when it was opened. A plain connection that stays open would be shared with

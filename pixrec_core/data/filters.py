@@ -59,12 +59,12 @@ def k_core(shards: Shards, settings: SequenceSettings) -> tuple[dict[str, int], 
 
 
 def _round(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
-    repeats = sum(shards.each(_collapse, makes=["kept"])) if settings.collapse_repeats else 0
+    repeats = sum(shards.map(_collapse, makes=["kept"])) if settings.collapse_repeats else 0
     if settings.min_item_interactions > 1:
-        shards.each(_count_items, makes=["counts"])
-        counts = shards.together("counts")
-        shards.tell("rare", _FEW.format(counts=counts, least=settings.min_item_interactions))
-    return {"repeat": repeats, **summed(shards.each(partial(_prune, settings=settings), makes=["kept"]))}
+        shards.map(_count_items, makes=["counts"])
+        counts = shards.union_all("counts")
+        shards.broadcast("rare", _FEW.format(counts=counts, least=settings.min_item_interactions))
+    return {"repeat": repeats, **summed(shards.map(partial(_prune, settings=settings), makes=["kept"]))}
 
 
 def summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:

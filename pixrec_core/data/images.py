@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Share:
+class DownloadPartition:
     """What one worker brings, and its part of what may be asked for at a time.
 
     Attributes:
@@ -78,14 +78,14 @@ def download(settings: ImageSettings, paths: DatasetPaths, engine: Engine = LOCA
     return _stats(paths, fetched, time.monotonic() - start)
 
 
-def _shares(settings: ImageSettings, workers: int) -> list[Share]:
+def _shares(settings: ImageSettings, workers: int) -> list[DownloadPartition]:
     """Parts of the work for so many workers at most: what all of them ask for at a time is what settings allow."""
     count = min(workers, settings.threads, settings.per_host)
 
     def part(whole: int, number: int) -> int:
         return whole // count + (number < whole % count)
 
-    return [Share(n, count, part(settings.threads, n), part(settings.per_host, n)) for n in range(count)]
+    return [DownloadPartition(n, count, part(settings.threads, n), part(settings.per_host, n)) for n in range(count)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Fetch:
     settings: ImageSettings
     paths: DatasetPaths
 
-    def __call__(self, share: Share) -> int:
+    def __call__(self, share: DownloadPartition) -> int:
         """Settle every URL; returns for how many the network was needed.
 
         A worker that takes over from one that died finds what that one noted in the share's journal. Nobody writes to

@@ -26,7 +26,7 @@ def _options(source: SourceSettings) -> tuple[Any, Any]:
 
 def describe(source: SourceSettings, root: Path) -> Any:
     """Size and time of the local files that a source reads in place: a cheap sign of change."""
-    return files.signs(watched(source, root))
+    return files.stat_snapshot(watched(source, root))
 
 
 def watched(source: SourceSettings, root: Path) -> list[Path]:

@@ -125,7 +125,7 @@ def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCA
     return {
         "split": settings.split,
         "cuts": {split: splits.iso(start) for split, start in cuts.items()},
-        "profile": contract.telling("sequences", measured),
+        "profile": contract.informative_metrics("sequences", measured),
         **left_out,
         "users_left_out": left_out["users_seen"] - measured["users"],
         **held_out,
@@ -138,10 +138,10 @@ def _fill(shards: Shards, settings: SequenceSettings, paths: DatasetPaths) -> di
     connection.execute(_PHOTOS.format(file=database.literal(database.parquet(paths.images_manifest))))
     ((items,),) = connection.execute("SELECT count(*) FROM metadata").fetchall()
     lost = splits.fill(shards, settings)
-    shards.each(_list, makes=["sequences"])
+    shards.map(_list, makes=["sequences"])
     shards.gather("sequences", _SEQUENCES, _ORDER, sized_by="interactions")
     connection.execute(_COUNTED)
-    connection.execute(_ITEMS.format(which="LEFT" if settings.unbought_items else "INNER"))
+    connection.execute(_ITEMS.format(which="LEFT" if settings.include_cold_items else "INNER"))
     ((bought,),) = connection.execute("SELECT count(*) FROM counted").fetchall()
     return {"items_seen": items, "items_never_bought": items - bought, **lost}
 
@@ -190,7 +190,7 @@ class Histories:
     """
 
     def __init__(self, paths: DatasetPaths) -> None:
-        self._file = database.Held(paths.sequences)
+        self._file = database.ReadOnlyDatabase(paths.sequences)
 
     def of(self, user: str) -> list[str]:
         """Oldest first; none of an unknown user.

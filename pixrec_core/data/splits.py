@@ -104,15 +104,15 @@ def fill(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
         SettingsError: there is no instant with interactions enough on both sides.
     """
     shards.connection.execute(_CUTS)
-    counts = filters.summed(shards.each(partial(_usable, settings=settings), makes=["kept"]))
+    counts = filters.summed(shards.map(partial(_usable, settings=settings), makes=["kept"]))
     starts = _find_cuts(shards, settings) if settings.split == "time" else {}
     if starts:
         shards.connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
-        shards.each(partial(_set_trainable_apart, cut=starts[VALIDATION]), makes=["kept", "walked"])
+        shards.map(partial(_set_trainable_apart, cut=starts[VALIDATION]), makes=["kept", "walked"])
     core, rounds = filters.k_core(shards, settings)
     for name, n in _named("untrained" if starts else "dropped", core).items():
         counts[name] = counts.get(name, 0) + n  # repeats fall to both
-    shards.each(partial(_label, starts=starts), makes=["interactions"])
+    shards.map(partial(_label, starts=starts), makes=["interactions"])
     shards.gather("interactions", _INTERACTIONS, '"user", place', sized_by="interactions")
     return counts | {"k_core_rounds": rounds}
 
@@ -150,7 +150,7 @@ def _find_cuts(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
 
 def _latest_start(shards: Shards, share: float, before: int | None) -> int:
     """The latest instant from which, up to `before`, at least `share` of all interactions lie."""
-    kept = shards.together("kept")
+    kept = shards.union_all("kept")
     ((rows,),) = shards.connection.execute(f"SELECT count(*) FROM {kept}").fetchall()  # noqa: S608
     found = shards.connection.execute(
         f"""SELECT timestamp FROM {kept} WHERE $before IS NULL OR timestamp < $before

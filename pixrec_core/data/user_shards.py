@@ -46,7 +46,7 @@ class Shards(Protocol):
         """Of the file that is being made."""
         ...
 
-    def each(self, step: Step[R], makes: Sequence[str] = ()) -> list[R]:
+    def map(self, step: Step[R], makes: Sequence[str] = ()) -> list[R]:
         """Take a step in every shard; returns what it gave there.
 
         It finds the views `metadata` (all items) and `bought` (the interactions of the shard's users), and what earlier
@@ -58,11 +58,11 @@ class Shards(Protocol):
         """
         ...
 
-    def together(self, table: str) -> str:
+    def union_all(self, table: str) -> str:
         """What to name after FROM, in `connection`, for the rows of a table in all shards."""
         ...
 
-    def tell(self, table: str, query: str) -> None:
+    def broadcast(self, table: str, query: str) -> None:
         """Let every shard have a table of what `query` finds in `connection`."""
         ...
 
@@ -88,10 +88,10 @@ def parted(connection: duckdb.DuckDBPyConnection, paths: DatasetPaths, engine: E
     shutil.rmtree(paths.sequences_shards, ignore_errors=True)  # a killed run's
     _see_inputs(connection, paths, 1, 0)
     if engine.workers == 1:
-        yield Whole(connection)
+        yield LocalShards(connection)
         return
     try:  # in a folder of its own name: a worker of a killed run may not have ended yet
-        yield Spread(connection, engine, paths, paths.sequences_shards / uuid4().hex)
+        yield DistributedShards(connection, engine, paths, paths.sequences_shards / uuid4().hex)
     finally:
         shutil.rmtree(paths.sequences_shards, ignore_errors=True)
 
@@ -102,20 +102,20 @@ def _see_inputs(connection: duckdb.DuckDBPyConnection, paths: DatasetPaths, coun
 
 
 @dataclass(frozen=True)
-class Whole:
+class LocalShards:
     """One shard, whose tables are those of the connection."""
 
     connection: duckdb.DuckDBPyConnection
 
-    def each(self, step: Step[R], makes: Sequence[str] = ()) -> list[R]:  # noqa: ARG002
+    def map(self, step: Step[R], makes: Sequence[str] = ()) -> list[R]:  # noqa: ARG002
         """See `Shards`."""
         return [step(self.connection)]
 
-    def together(self, table: str) -> str:
+    def union_all(self, table: str) -> str:
         """See `Shards`."""
         return table
 
-    def tell(self, table: str, query: str) -> None:
+    def broadcast(self, table: str, query: str) -> None:
         """See `Shards`."""
         self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
 
@@ -124,7 +124,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Turn:
+class ShardTask:
     """One step, as a worker takes it in one shard.
 
     Attributes:
@@ -167,7 +167,7 @@ class Turn:
 
 
 @dataclass
-class Spread:
+class DistributedShards:
     """A shard for each worker of an engine."""
 
     connection: duckdb.DuckDBPyConnection
@@ -178,11 +178,11 @@ class Spread:
     _tables: dict[str, int] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
 
-    def each(self, step: Step[R], makes: Sequence[str] = ()) -> list[R]:
+    def map(self, step: Step[R], makes: Sequence[str] = ()) -> list[R]:
         """See `Shards`."""
         self._turn += 1
         count = self.engine.workers
-        turn = Turn(step, makes, self._turn, self.paths, count, self.folder, dict(self._tables), dict(self._told))
+        turn = ShardTask(step, makes, self._turn, self.paths, count, self.folder, dict(self._tables), dict(self._told))
         results: list[R] = list(self.engine.map_shards(turn, range(count)))
         for table in makes:
             if table in self._tables:
@@ -191,11 +191,11 @@ class Spread:
             self._tables[table] = self._turn
         return results
 
-    def together(self, table: str) -> str:
+    def union_all(self, table: str) -> str:
         """See `Shards`."""
         return f"read_parquet([{', '.join(map(_named, self._files(table)))}])"
 
-    def tell(self, table: str, query: str) -> None:
+    def broadcast(self, table: str, query: str) -> None:
         """See `Shards`."""
         self._turn += 1
         with files.replacing(_file(self.folder, table, self._turn)) as temporary:
@@ -207,9 +207,9 @@ class Spread:
     def gather(self, table: str, schema: str, order: str, sized_by: str) -> None:
         """See `Shards`."""
         self.connection.execute(schema)
-        for some_users in user_ranges(self.connection, self.together(sized_by)):
+        for some_users in user_ranges(self.connection, self.union_all(sized_by)):
             self.connection.execute(
-                f"INSERT INTO {table} FROM {self.together(table)} WHERE {some_users} ORDER BY {order}"
+                f"INSERT INTO {table} FROM {self.union_all(table)} WHERE {some_users} ORDER BY {order}"
             )
 
     def _files(self, table: str) -> list[Path]:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from pixrec_core.engine._contract import R, S
-from pixrec_core.engine._ray_crew import Crew
+from pixrec_core.engine._ray_actor_pool import ActorPool
 from pixrec_core.errors import EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
 
@@ -31,7 +31,7 @@ PATIENCE_S: Final = 10.0  # for a cluster to take a connection; Ray itself would
 #: Sockets lie in it, and their names may have 107 bytes: the folder that `TMPDIR` names may be too long.
 TEMPORARY: Final = "/tmp"  # noqa: S108  # a folder of our own is made there, closed to others
 
-_CREW: Final = Crew()
+_ACTOR_POOL: Final = ActorPool()
 
 
 def make(settings: EngineSettings) -> "RayEngine":
@@ -70,7 +70,7 @@ class RayEngine:
         needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
         most = self._most_workers()
         try:
-            with _CREW.pool(needs, min(most, len(shards)), most) as pool:
+            with _ACTOR_POOL.pool(needs, min(most, len(shards)), most) as pool:
                 yield from pool.map(work, shards)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
@@ -87,7 +87,7 @@ class RayEngine:
 
     def make_room(self) -> None:
         """Let go of the workers that are kept for the next map, for others that need all the room."""
-        _CREW.end_idle()
+        _ACTOR_POOL.end_idle()
 
     def _most_workers(self) -> int:
         """Workers that there will be: one that never finds room would be waited for without end.

@@ -93,7 +93,7 @@ def _validation(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     several = "; with several datasets, the mean over them" if len(record["data"]) > 1 else ""
     return (
         f"{_table(columns, rows)}\n\n"
-        f"The weights are those of epoch {record['best_epoch']}, the best by {settings['training']['best_by']}. Ranks "
+        f"The weights are those of epoch {record['best_epoch']}, the best by {settings['training']['metric_for_best_model']}. Ranks "
         f"are among the whole catalogue, items of the history included{several}."
     )
 

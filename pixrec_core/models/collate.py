@@ -18,7 +18,7 @@ from pixrec_core import prompts
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemBlock, ItemInputs
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.shares import WHOLE, Share
+from pixrec_core.models.process_group import WHOLE, RankInfo
 from pixrec_core.models.windows import Window
 
 Batch = dict[str, Any]
@@ -43,7 +43,7 @@ class Collator:
     processor: Processor
     load_photos: PhotoLoader
     negatives: Negatives | None = None
-    share: Share = WHOLE
+    rank_info: RankInfo = WHOLE
     _next: Ids = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Collator:
         """Each item read alone.
 
         Returns:
-            `ids`, `slots` (I, L), `starts`, `ends`, `numbers` (I,) token range and number of each item, and photos.
+            `ids`, `image_feature_index` (I, L), `starts`, `ends`, `numbers` (I,) token range and number of each item, and photos.
         """
         places = self._places(np.asarray(numbers, dtype=np.int64))
         return {**self._items(numbers, places), "photos": self._load(places)}
@@ -72,14 +72,14 @@ class Collator:
         start = np.array(self.processor.start_ids, dtype=np.int64)
         blocks = [self.inputs.blocks[n] for n in numbers]
         ids = [np.concatenate([start, b.ids]) for b in blocks]
-        slots = [
+        image_feature_index = [
             np.concatenate([np.full_like(start, -1), self._flat(b, places.get(n))])
             for n, b in zip(numbers, blocks, strict=True)
         ]
         ends = np.array([len(row) for row in ids])
         return {
             "ids": _pad(ids, 0),
-            "slots": _pad(slots, -1),
+            "image_feature_index": _pad(image_feature_index, -1),
             "starts": torch.full((len(ids),), len(start)),
             "ends": torch.from_numpy(ends),
             "numbers": torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
@@ -89,7 +89,7 @@ class Collator:
         """Items of each user read in order.
 
         Returns:
-            `ids`, `slots` (B, L); `ends` (B,) tokens of each; `numbers` (T,) and `places` (B, 2), which of
+            `ids`, `image_feature_index` (B, L); `ends` (B,) tokens of each; `numbers` (T,) and `places` (B, 2), which of
             them each history holds; `spans`, one (n, 2) array of token ranges of the items of each; and photos.
         """
         places = self._places(np.unique(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])))
@@ -101,7 +101,7 @@ class Collator:
         past = np.cumsum([len(window) for window in windows])
         return {
             "ids": _pad([ids for ids, _, _ in rows], 0),
-            "slots": _pad([slots for _, slots, _ in rows], -1),
+            "image_feature_index": _pad([image_feature_index for _, image_feature_index, _ in rows], -1),
             "ends": torch.tensor([spans[-1, 1] for _, _, spans in rows]),
             "numbers": torch.from_numpy(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])),
             "places": torch.from_numpy(np.stack([np.concatenate([[0], past[:-1]]), past], axis=1)),
@@ -112,17 +112,18 @@ class Collator:
         """Histories, and after each what announces the next item; its text would follow.
 
         Returns:
-            `ids`, `slots` (B, L), `ends` (B,) tokens of each, and photos.
+            `ids`, `image_feature_index` (B, L), `ends` (B,) tokens of each, and photos.
         """
         batch = self.histories(windows)
         ends, lead = batch["ends"], torch.from_numpy(self._next)
         ids = [torch.cat([row[:end], lead]) for row, end in zip(batch["ids"], ends, strict=True)]
-        slots = [
-            torch.cat([row[:end], torch.full_like(lead, -1)]) for row, end in zip(batch["slots"], ends, strict=True)
+        image_feature_index = [
+            torch.cat([row[:end], torch.full_like(lead, -1)])
+            for row, end in zip(batch["image_feature_index"], ends, strict=True)
         ]
         return {
             "ids": _pad(ids, 0),
-            "slots": _pad(slots, -1),
+            "image_feature_index": _pad(image_feature_index, -1),
             "ends": ends + len(lead),
             "photos": batch["photos"],
         }
@@ -134,7 +135,7 @@ class Collator:
         items of all shares, one share after the other, are the C keys that every pair is compared with.
 
         Returns:
-            `history_ids`, `history_slots` (B, L), `history_numbers` (T,), `item_ids`, `item_slots` (I, L'),
+            `history_ids`, `history_image_feature_index` (B, L), `history_numbers` (T,), `item_ids`, `item_image_feature_index` (I, L'),
             `item_starts`, `item_ends`, `item_numbers` (I,), `photos`; `key_numbers`, `key_offsets` (C,) and
             `key_counts`, how many keys each process reads; for the M pairs `pair_rows` (M,),
             `pair_spans` (M, 3) token positions (end of history, start and end of target), `pair_places`
@@ -143,8 +144,8 @@ class Collator:
             `pair_count`, `label_count` of all shares.
         """
         numbers, offsets, counts = self._keys(windows)
-        own = self.share.windows(windows)
-        read = np.split(numbers, np.cumsum(counts)[:-1])[self.share.rank]
+        own = self.rank_info.windows(windows)
+        read = np.split(numbers, np.cumsum(counts)[:-1])[self.rank_info.rank]
         if not len(read):
             read = numbers[:1]  # read for nothing, but nobody can read no item
         places = self._places(np.array(list(dict.fromkeys([*read, *(n for window in own for n in window.items)]))))
@@ -155,10 +156,10 @@ class Collator:
         text_lengths = np.array([self.inputs.blocks[n].text_length for n in numbers])
         return {
             "history_ids": histories["ids"],
-            "history_slots": histories["slots"],
+            "history_image_feature_index": histories["image_feature_index"],
             "history_numbers": histories["numbers"],
             "item_ids": items["ids"],
-            "item_slots": items["slots"],
+            "item_image_feature_index": items["image_feature_index"],
             "item_starts": items["starts"],
             "item_ends": items["ends"],
             "item_numbers": items["numbers"],
@@ -176,24 +177,24 @@ class Collator:
         """Numbers and offsets of all items of a training batch, in the order of who reads them, and how many each."""
         lengths = [len(window.items) for window in windows]
         own, firsts = np.unique(np.concatenate([window.items for window in windows]), return_index=True)
-        numbers, offsets = self.negatives.beside(own) if self.negatives else (own, np.zeros(len(own)))
+        numbers, offsets = self.negatives.sample(own) if self.negatives else (own, np.zeros(len(own)))
         rows = np.repeat(np.arange(len(windows)), lengths)[firsts]
-        holders = self.share.holders(rows, len(numbers) - len(own))
+        holders = self.rank_info.holders(rows, len(numbers) - len(own))
         order = np.argsort(holders, kind="stable")
-        counts = np.bincount(holders, minlength=self.share.ranks).tolist()
+        counts = np.bincount(holders, minlength=self.rank_info.world_size).tolist()
         return numbers[order], offsets[order], counts
 
     def _history(self, window: Sequence[int], places: dict[int, int]) -> tuple[Ids, Ids, Ids]:
-        """Token ids, slots and item spans of one window."""
-        ids, slots, spans, length = [], [], [], 0
+        """Token ids, image_feature_index and item spans of one window."""
+        ids, image_feature_index, spans, length = [], [], [], 0
         for n, number in enumerate(window):
             block = self.inputs.blocks[number]
             lead = self._next if n else self._first
             ids += [lead, block.ids]
-            slots += [np.full_like(lead, -1), self._flat(block, places.get(number))]
+            image_feature_index += [np.full_like(lead, -1), self._flat(block, places.get(number))]
             spans.append((length + len(lead), length + len(lead) + len(block.ids)))
             length = spans[-1][1]
-        return np.concatenate(ids), np.concatenate(slots), np.array(spans)
+        return np.concatenate(ids), np.concatenate(image_feature_index), np.array(spans)
 
     def _places(self, distinct: Ids) -> dict[int, int]:
         """Place of each of some distinct items among the photos of a batch, for those that have one."""
@@ -206,8 +207,10 @@ class Collator:
     def _flat(self, block: ItemBlock, place: int | None) -> Ids:
         """Slots as positions in the features of all loaded photos laid end to end."""
         if place is None:
-            return block.slots
-        flat: Ids = np.where(block.slots >= 0, block.slots + place * self.inputs.image_tokens, -1)
+            return block.image_feature_index
+        flat: Ids = np.where(
+            block.image_feature_index >= 0, block.image_feature_index + place * self.inputs.image_tokens, -1
+        )
         return flat
 
 

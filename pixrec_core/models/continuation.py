@@ -28,12 +28,12 @@ class Continuation:
     """
 
     def __init__(self, model: DualTower, prompts: Batch) -> None:
-        self._reader = model.reader
-        ids, slots, ends = prompts["ids"], prompts["slots"], prompts["ends"]
+        self._reader = model.adapter
+        ids, image_feature_index, ends = prompts["ids"], prompts["image_feature_index"], prompts["ends"]
         features = model.photo_features(prompts["photos"])
-        hidden, self._cache = self._reader.remembered_states(ids, slots, features)
+        hidden, self._cache = self._reader.remembered_states(ids, image_feature_index, features)
         self.logits = self._reader.logits(hidden[torch.arange(len(ids), device=ids.device), ends - 1])
-        self._first_positions = self._reader.next_positions(slots, features, ends)
+        self._first_positions = self._reader.next_positions(image_feature_index, features, ends)
         self._ends = ends
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         self._is_prompt = places < ends[:, None]  # what follows is padding, which nobody sees
@@ -55,7 +55,7 @@ class Continuation:
         positions = self._first_positions[:, None] + depths
         return self._reader.following_states(ids, positions, self._cache, visible, distances)
 
-    def forget(self) -> None:
+    def crop_cache(self) -> None:
         """Let everything after the prompts go, as if it had never been read."""
         length = self._is_prompt.shape[1]
         self._cache.crop(length - self._places.shape[1])

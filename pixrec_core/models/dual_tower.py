@@ -16,10 +16,10 @@ from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
-from pixrec_core.models.backbones import reader_of
+from pixrec_core.models.backbones import adapter_of
 from pixrec_core.models.collate import Batch
-from pixrec_core.models.residual import Residual
-from pixrec_core.models.shares import gathered, of_the_first
+from pixrec_core.models.item_id_embedding import ItemIdEmbedding
+from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
 
 disable_progress_bar()  # a checkpoint is one shard; bars of one step would only break up progress lines
 
@@ -29,28 +29,34 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
 
     model_type = "pixrec_dual_tower"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # read by transformers
+    #: Names in checkpoints of earlier versions.
+    attribute_map = {  # noqa: RUF012
+        "dimension": "embedding_dim",
+        "residual_items": "num_item_ids",
+        "residual_dropout": "item_id_dropout",
+    }
 
     def __init__(
         self,
         backbone_config: Any = None,
-        dimension: int = 128,
+        embedding_dim: int = 128,
         tau: float = 0.07,
         weight_item_item: float = 0.125,
         weight_user_item: float = 0.8,
-        residual_items: int = 0,
-        residual_dropout: float = 0.5,
+        num_item_ids: int = 0,
+        item_id_dropout: float = 0.5,
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):
             fields = dict(backbone_config)
             backbone_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         self.backbone_config = backbone_config
-        self.dimension = dimension
+        self.embedding_dim = embedding_dim
         self.tau = tau
         self.weight_item_item = weight_item_item
         self.weight_user_item = weight_user_item
-        self.residual_items = residual_items
-        self.residual_dropout = residual_dropout
+        self.num_item_ids = num_item_ids
+        self.item_id_dropout = item_id_dropout
         # The base class would lay one attention over the backbone and its parts, which may differ (Gemma 2 knows no
         # SDPA), or none, which is not causal. An empty choice keeps each part's own.
         kwargs.setdefault("attn_implementation", {"backbone_config": {}})
@@ -80,21 +86,21 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         if backbone is None:
             backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
         self.backbone = backbone
-        self.reader = reader_of(backbone)
+        self.adapter = adapter_of(backbone)
         hidden = config.backbone_config.get_text_config().hidden_size
-        self.user_head = nn.Linear(hidden, config.dimension)
-        self.item_head = nn.Linear(hidden, config.dimension)
-        items = config.residual_items
-        self.residual = Residual(items, config.dimension, config.residual_dropout) if items else None
+        self.user_head = nn.Linear(hidden, config.embedding_dim)
+        self.item_head = nn.Linear(hidden, config.embedding_dim)
+        items = config.num_item_ids
+        self.item_id_embedding = ItemIdEmbedding(items, config.embedding_dim, config.item_id_dropout) if items else None
         self.post_init()
         # Saved once, under the name that they are tied to; without this the Trainer warns of what it did not miss.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
 
-    def add_residual(self, items: int, dropout: float) -> None:
+    def add_item_id_embedding(self, items: int, dropout: float) -> None:
         """Let each of `items` items of a catalogue learn a vector of its own; it starts at zero."""
-        self.config.residual_items, self.config.residual_dropout = items, dropout
-        self.residual = Residual(items, self.config.dimension, dropout)
-        self.residual.apply(self._init_weights)
+        self.config.num_item_ids, self.config.item_id_dropout = items, dropout
+        self.item_id_embedding = ItemIdEmbedding(items, self.config.embedding_dim, dropout)
+        self.item_id_embedding.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the heads and the residual; the backbone brings or initialises its own weights.
@@ -105,7 +111,7 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         if module is self.user_head or module is self.item_head:
             nn.init.orthogonal_(module.weight, generator=torch.Generator().manual_seed(torch.initial_seed()))
             nn.init.zeros_(module.bias)
-        elif self.residual and module in {self.residual.history, self.residual.candidate}:
+        elif self.item_id_embedding and module in {self.item_id_embedding.history, self.item_id_embedding.candidate}:
             nn.init.zeros_(module.weight)
         elif isinstance(module, PreTrainedModel):
             return
@@ -132,31 +138,31 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         if "features" in photos:
             return photos["features"]
         inputs = {name: value for name, value in photos.items() if name != "count"}
-        return self.reader.features(inputs, int(photos["count"]))
+        return self.adapter.features(inputs, int(photos["count"]))
 
-    def hidden_states(self, ids: Tensor, slots: Tensor, features: Tensor | None) -> Tensor:
-        """Last hidden states of right-padded rows, (B, L, H): see `Reader.hidden_states`."""
-        return self.reader.hidden_states(ids, slots, features)
+    def hidden_states(self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None) -> Tensor:
+        """Last hidden states of right-padded rows, (B, L, H): see `BackboneAdapter.hidden_states`."""
+        return self.adapter.hidden_states(ids, image_feature_index, features)
 
     def item_vectors(self, items: Batch, features: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """v_T, (I, D): each item read alone, from a batch of `Collator.items`.
 
         Args:
             items: the batch.
-            features: as in `Reader.hidden_states`.
-            kept: see `Residual.kept`.
+            features: as in `BackboneAdapter.hidden_states`.
+            kept: see `ItemIdEmbedding.kept`.
         """
-        hidden = self.hidden_states(items["ids"], items["slots"], features)
+        hidden = self.hidden_states(items["ids"], items["image_feature_index"], features)
         rows = torch.arange(len(hidden), device=hidden.device)
         contents = self._project(self.item_head, span_means(hidden, rows, items["starts"], items["ends"]))
-        if self.residual is None:
+        if self.item_id_embedding is None:
             return contents
-        residuals = self.residual.take(self.residual.candidate, items["numbers"], kept)
+        residuals = self.item_id_embedding.lookup(self.item_id_embedding.candidate, items["numbers"], kept)
         return functional.normalize(contents + residuals, dim=-1)
 
     def user_vectors(self, histories: Batch, features: Tensor | None) -> Tensor:
         """v_U, (B, D): each history read to its end, from a batch of `Collator.histories`."""
-        hidden = self.hidden_states(histories["ids"], histories["slots"], features)
+        hidden = self.hidden_states(histories["ids"], histories["image_feature_index"], features)
         ends = histories["ends"]
         rows = torch.arange(len(hidden), device=hidden.device)
         contents = self._project(self.user_head, span_means(hidden, rows, torch.zeros_like(ends), ends))
@@ -165,10 +171,10 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
     def forward(self, **batch: Any) -> DualTowerOutput:
         """Losses of a training batch of `Collator.__call__`; all prefixes of a window in one pass."""
         features = self.photo_features(batch["photos"])
-        kept = of_the_first(self.residual.kept()) if self.residual else None
-        items = {name: batch[f"item_{name}"] for name in ("ids", "slots", "starts", "ends", "numbers")}
-        keys = gathered(self.item_vectors(items, features, kept), batch["key_counts"])
-        hidden = self.hidden_states(batch["history_ids"], batch["history_slots"], features)
+        kept = broadcast_from_rank0(self.item_id_embedding.dropout_mask()) if self.item_id_embedding else None
+        items = {name: batch[f"item_{name}"] for name in ("ids", "image_feature_index", "starts", "ends", "numbers")}
+        keys = all_gather_with_grad(self.item_vectors(items, features, kept), batch["key_counts"])
+        hidden = self.hidden_states(batch["history_ids"], batch["history_image_feature_index"], features)
 
         rows, (history_ends, starts, ends) = batch["pair_rows"], batch["pair_spans"].unbind(1)
         firsts, lasts = torch.cat([torch.zeros_like(starts), starts]), torch.cat([history_ends, ends])
@@ -193,18 +199,18 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
             contents: (M, D).
             numbers: (T,) items of all histories.
             places: (M, 2) which of them each history holds: the first, and the one past the last.
-            kept: see `Residual.kept`.
+            kept: see `ItemIdEmbedding.kept`.
         """
-        if self.residual is None:
+        if self.item_id_embedding is None:
             return contents
-        residuals = self.residual.take(self.residual.history, numbers, kept)[None]
+        residuals = self.item_id_embedding.lookup(self.item_id_embedding.history, numbers, kept)[None]
         means = span_means(residuals, torch.zeros_like(places[:, 0]), *places.unbind(1))
         return functional.normalize(contents + means, dim=-1)
 
     def _generation(self, hidden: Tensor, batch: Batch) -> Tensor:
         """L_NIG; the language-model head only where there is a token to predict, from the position before it."""
         rows, positions = batch["label_rows"], batch["label_positions"]
-        logits = self.reader.logits(hidden[rows, positions - 1])
+        logits = self.adapter.logits(hidden[rows, positions - 1])
         return losses.next_item_generation(logits, batch["history_ids"][rows, positions], batch["label_count"])
 
     @staticmethod

@@ -25,18 +25,18 @@ class ItemBlock:
 
     Attributes:
         ids: (L,) token ids.
-        slots: (L,) for the placeholder of an image feature, which of the K features of the item's
+        image_feature_index: (L,) for the placeholder of an image feature, which of the K features of the item's
             photo it takes; -1 for a text token.
         text_length: number of leading tokens that are the item's text, which generation must predict.
     """
 
     ids: Ids
-    slots: Ids
+    image_feature_index: Ids
     text_length: int
 
 
 @dataclass(frozen=True)
-class Blocks(Sequence[ItemBlock]):
+class LazyItemBlocks(Sequence[ItemBlock]):
     """Blocks of many items, each put together when it is asked for.
 
     Only texts are kept, since all else is alike: of 32 text and 64 image tokens an item, a twelfth of the memory.
@@ -45,7 +45,7 @@ class Blocks(Sequence[ItemBlock]):
         tokens: (T,) int32, the texts of all items one after the other.
         ends: (N,) past the last token of each item's text.
         has_photo: (N,) whether an image follows.
-        image: ids and slots of an image, which are the same for all.
+        image: ids and image_feature_index of an image, which are the same for all.
         end: (E,) ids that end an item.
     """
 
@@ -60,10 +60,10 @@ class Blocks(Sequence[ItemBlock]):
 
     def __getitem__(self, number: int) -> ItemBlock:  # type: ignore[override]  # no slices
         text = self.tokens[self.ends[number - 1] if number else 0 : self.ends[number]]
-        ids, slots = self.image if self.has_photo[number] else (self.image[0][:0], self.image[1][:0])
+        ids, image_feature_index = self.image if self.has_photo[number] else (self.image[0][:0], self.image[1][:0])
         return ItemBlock(
             np.concatenate([text, ids, self.end]),
-            np.concatenate([np.full(len(text), -1), slots, np.full(len(self.end), -1)]),
+            np.concatenate([np.full(len(text), -1), image_feature_index, np.full(len(self.end), -1)]),
             len(text),
         )
 
@@ -116,7 +116,7 @@ def item_inputs(
     before, after = processor.around_image()
     image_ids = [*before, *[processor.image_token_id] * image_tokens, *after]
     image_slots = [*[-1] * len(before), *range(image_tokens), *[-1] * len(after)]
-    blocks = Blocks(
+    blocks = LazyItemBlocks(
         np.array(tokens, dtype=np.int32),
         np.array(ends, dtype=np.int64),
         rows != NO_PHOTO,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pixrec_core.errors import BackboneError
 from pixrec_core.models import hub
-from pixrec_core.models.backbones import Processor, processor_class, reader_of, require_agreement, tiny
+from pixrec_core.models.backbones import Processor, adapter_of, processor_class, require_agreement, tiny
 
 #: Of everything that is read from a folder or the hub: code that comes with weights is never run.
 SAFE: dict[str, Any] = {"trust_remote_code": False}
@@ -34,7 +34,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype="float32", **SAFE)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise BackboneError(_advice(name, error)) from error
-    require_agreement(reader_of(model), processor)
+    require_agreement(adapter_of(model), processor)
     return model, processor
 
 

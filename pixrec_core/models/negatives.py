@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pixrec_core.losses import popularity_offsets
+from pixrec_core.losses import log_q_correction
 from pixrec_core.models.item_inputs import Ids
 
 
@@ -22,21 +22,21 @@ class Negatives:
             drawn: what comes after the split is not to be known.
         sampled: items drawn for a step; all there are, where there are fewer.
         seed: of the draws; with the epoch it fixes them, in every process of a training alike.
-        correct_popularity: whether logits of the batch's own items are corrected by `popularity_offsets`.
+        log_q_correction: whether logits of the batch's own items are corrected by `log_q_correction`.
     """
 
-    def __init__(self, counts: Ids, sampled: int, seed: int, *, correct_popularity: bool = False) -> None:
+    def __init__(self, counts: Ids, sampled: int, seed: int, *, log_q_correction: bool = False) -> None:
         self._counts = counts
         self._sampled = sampled
         self._seed = seed
-        self._correct_popularity = correct_popularity
+        self._log_q_correction = log_q_correction
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called before each epoch."""
         self._generator = np.random.default_rng((self._seed, epoch, 1))  # without the 1: the stream of `Windows`
 
-    def beside(self, own: Ids) -> tuple[Ids, NDArray[np.float64]]:
+    def sample(self, own: Ids) -> tuple[Ids, NDArray[np.float64]]:
         """The items of a batch and the sample after them, and the offsets of their logits.
 
         Each drawn item stands for as many as it was drawn from, so its offset is the log of that
@@ -49,11 +49,11 @@ class Negatives:
             (I,) item numbers, those of `own` first, and (I,) offsets.
         """
         offsets = np.zeros(len(own))
-        if self._correct_popularity:
-            offsets = popularity_offsets(torch.from_numpy(self._counts[own])).numpy()
+        if self._log_q_correction:
+            offsets = log_q_correction(torch.from_numpy(self._counts[own])).numpy()
         possible = self._counts > 0
         possible[own] = False
         others = np.flatnonzero(possible)
         drawn = self._generator.choice(others, min(self._sampled, len(others)), replace=False)
-        standing_for = np.full(len(drawn), np.log(len(others) / len(drawn)) if len(drawn) else 0.0)
-        return np.concatenate([own, drawn]), np.concatenate([offsets, standing_for])
+        log_expected_count = np.full(len(drawn), np.log(len(others) / len(drawn)) if len(drawn) else 0.0)
+        return np.concatenate([own, drawn]), np.concatenate([offsets, log_expected_count])

@@ -30,7 +30,7 @@ from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids
-from pixrec_core.models.portable import Portable
+from pixrec_core.models.portable import DevicePickle
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.progress import track
 
@@ -191,7 +191,7 @@ def features_now(model: DualTower, photos: PhotoStore, engine: Engine = LOCAL) -
 
 
 @dataclass(frozen=True)
-class PhotoEncoder(Portable):
+class PhotoEncoder(DevicePickle):
     """A vision tower and the photos that it is to encode."""
 
     model: DualTower

@@ -9,7 +9,7 @@ from pixrec_core.models.checkpoint import device
 from pixrec_core.models.dual_tower import DualTower
 
 
-class Portable:
+class DevicePickle:
     """Base of what has a `model`: on arrival that moves to the GPU, if there is one.
 
     It computes there with as many threads as where it came from: how a sum is parted among threads shows in its last

@@ -9,12 +9,12 @@ from PIL import Image
 
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_items
-from pixrec_core.models.backbones import Processor, reader_of
+from pixrec_core.models.backbones import Processor, adapter_of
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import ItemInputs, item_inputs
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, photo_files, photo_rows
-from pixrec_core.models.shares import WHOLE, Share
+from pixrec_core.models.process_group import WHOLE, RankInfo
 from pixrec_core.paths import VariantPaths
 
 
@@ -52,11 +52,11 @@ class TowerInputs:
         return known.list.eval(pl.element().to_physical().cast(pl.Int64))
 
     def collator(
-        self, photos: PhotoStore | None = None, negatives: Negatives | None = None, share: Share = WHOLE
+        self, photos: PhotoStore | None = None, negatives: Negatives | None = None, rank_info: RankInfo = WHOLE
     ) -> Collator:
         """Batches whose photos come from a store, or are decoded for each; training brings its negatives and share."""
         store = photos or self.pixels
-        return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives, share)
+        return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives, rank_info)
 
 
 @torch.inference_mode()
@@ -64,4 +64,4 @@ def _image_tokens(backbone: Any, processor: Processor) -> int:
     """K, the features of one photo: asked of the model, since each family counts in its own way."""
     pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
     inputs = {name: value.to(backbone.device) for name, value in processor.image_inputs(pixels, 1).items()}
-    return int(reader_of(backbone).features(inputs, 1).shape[1])
+    return int(adapter_of(backbone).features(inputs, 1).shape[1])

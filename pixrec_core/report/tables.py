@@ -23,7 +23,7 @@ METHODS: Final = {
     "popularity": ("Popularity", "what most users took"),
     "repeat_last": ("Repeat last", "the last item once more"),
     "co_occurrence": ("Co-occurrence", "taken by the same users"),
-    "memoriser": ("Memoriser", "a dictionary of training windows"),
+    "markov_chain": ("Memoriser", "a dictionary of training windows"),
     "recent_popularity": ("Recent popularity", "what most users took of late"),
     "bm25_text": ("BM25 text", "alike in words"),
     "image_knn": ("Image kNN", "alike in colours and edges"),

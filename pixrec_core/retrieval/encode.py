@@ -20,7 +20,7 @@ from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator, to_device
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_key, feature_store
-from pixrec_core.models.portable import Portable
+from pixrec_core.models.portable import DevicePickle
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.progress import track
@@ -114,7 +114,7 @@ def photo_features(folder: Path, model: DualTower, inputs: TowerInputs, engine: 
 
 
 @dataclass(frozen=True)
-class Encoder(Portable):
+class Encoder(DevicePickle):
     """A tower, what it reads of each item, and features of all photos; None for a variant without photos."""
 
     model: DualTower
@@ -146,7 +146,7 @@ def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | Non
     lengths = [len(block.ids) for block in inputs.inputs.blocks]
     encode = Encoder(model, inputs, photos).items
     most = _batch_tokens(model)
-    return _in_batches(range(len(lengths)), lengths, encode, "items encoded", model.config.dimension, most, engine)
+    return _in_batches(range(len(lengths)), lengths, encode, "items encoded", model.config.embedding_dim, most, engine)
 
 
 @torch.inference_mode()
@@ -169,7 +169,7 @@ def user_vectors(
     lengths = [sum(len(inputs.inputs.blocks[n].ids) for n in history) for history in histories]
     encode = Encoder(model, inputs, photos).users
     most = _batch_tokens(model)
-    return _in_batches(histories, lengths, encode, "histories encoded", model.config.dimension, most, engine)
+    return _in_batches(histories, lengths, encode, "histories encoded", model.config.embedding_dim, most, engine)
 
 
 def _batch_tokens(model: DualTower) -> int:
@@ -181,7 +181,7 @@ def _in_batches(
     lengths: Sequence[int],
     encode: Callable[[Sequence[T]], Vectors],
     what: str,
-    dimension: int,
+    embedding_dim: int,
     most: int,
     engine: Engine,
 ) -> Vectors:
@@ -192,7 +192,7 @@ def _in_batches(
         lengths: tokens of each.
         encode: from things to vectors.
         what: is being done.
-        dimension: of a vector.
+        embedding_dim: of a vector.
         most: tokens of a padded batch of more than one.
         engine: what maps over the batches.
     """
@@ -206,7 +206,7 @@ def _in_batches(
     if batch:
         batches.append(batch)
     encoded = engine.map_shards(encode, [[things[number] for number in numbers] for numbers in batches])
-    vectors = np.empty((len(lengths), dimension), dtype=np.float32)
+    vectors = np.empty((len(lengths), embedding_dim), dtype=np.float32)
     for numbers, part in zip(batches, track(encoded, what + ", batches", len(batches), log), strict=True):
         vectors[numbers] = part
     return vectors

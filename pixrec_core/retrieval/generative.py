@@ -16,7 +16,7 @@ from pixrec_core.plugins import load_plugin
 from pixrec_core.progress import track
 from pixrec_core.ranking_table import DENSE, SPEEDS, write_ranking
 from pixrec_core.retrieval import rankers
-from pixrec_core.retrieval.rankers import Catalogue, Ranked, Ranker, Users
+from pixrec_core.retrieval.rankers import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.schemas import ITEM, RANK, RANKING_SCHEMA, SCORE, USER
 from pixrec_core.settings import GenerativeSettings
 
@@ -34,7 +34,7 @@ def drawn(settings: GenerativeSettings, users: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RankRequest:
     """What each ranker is to write.
 
     Attributes:
@@ -49,7 +49,7 @@ class Wanted:
 
 
 def rank(
-    settings: GenerativeSettings, catalogue: Catalogue, users: Users, wanted: Wanted, folder: Path
+    settings: GenerativeSettings, catalogue: Catalogue, users: UserBatch, wanted: RankRequest, folder: Path
 ) -> dict[str, float]:
     """Write to a folder the dense ranking of these users, one of each ranker, and their speeds.
 
@@ -59,7 +59,7 @@ def rank(
     items, speeds = pl.Series(catalogue.items), {DENSE: wanted.dense_speed}
     with files.replacing(folder) as temporary:
         temporary.mkdir()
-        own = [Ranked(*each) for each in zip(users.nearest, users.cosines, strict=True)]
+        own = [RankedItems(*each) for each in zip(users.nearest, users.cosines, strict=True)]
         write_ranking(temporary / f"{DENSE}.parquet", _frames(_completed(own, users, wanted), wanted.users, items))
         for name in settings.rankers:
             ranker = load_plugin(rankers.__name__, name).make(catalogue, settings)
@@ -74,9 +74,9 @@ def rank(
 
 
 @torch.inference_mode()
-def ranked(ranker: Ranker, users: Users, name: str) -> list[Ranked]:
+def ranked(ranker: Ranker, users: UserBatch, name: str) -> list[RankedItems]:
     """What a ranker makes of all users, in batches of like length, in their order."""
-    found: dict[int, Ranked] = {}
+    found: dict[int, RankedItems] = {}
     order = np.argsort([len(history) for history in users.histories], kind="stable").tolist()
     batches = [order[start : start + USERS_AT_A_TIME] for start in range(0, len(order), USERS_AT_A_TIME)]
     for rows in track(batches, f"{name}, batches of users", len(batches), log):
@@ -84,7 +84,7 @@ def ranked(ranker: Ranker, users: Users, name: str) -> list[Ranked]:
     return [found[row] for row in range(len(users))]
 
 
-def complete(own: Ranked, nearest: NDArray[np.int64], length: int) -> Ranked:
+def complete(own: RankedItems, nearest: NDArray[np.int64], length: int) -> RankedItems:
     """A list of `length` items: a ranker's own, then the nearest others, which have no score (NaN).
 
     Args:
@@ -96,14 +96,14 @@ def complete(own: Ranked, nearest: NDArray[np.int64], length: int) -> Ranked:
     items = np.concatenate([own.items, others])[:length]
     scores = np.full(len(items), np.nan, np.float32)
     scores[: len(own.scores)] = own.scores[:length]
-    return Ranked(items, scores)
+    return RankedItems(items, scores)
 
 
-def _completed(lists: Sequence[Ranked], users: Users, wanted: Wanted) -> list[Ranked]:
+def _completed(lists: Sequence[RankedItems], users: UserBatch, wanted: RankRequest) -> list[RankedItems]:
     return [complete(*each) for each in zip(lists, users.nearest, wanted.lengths, strict=True)]
 
 
-def _frames(lists: Sequence[Ranked], users: pl.Series, items: pl.Series) -> Iterator[pl.DataFrame]:
+def _frames(lists: Sequence[RankedItems], users: pl.Series, items: pl.Series) -> Iterator[pl.DataFrame]:
     """One frame of `RANKING_SCHEMA` a user."""
     for user, (rows, scores) in zip(users, lists, strict=True):
         columns = {USER: [user] * len(rows), RANK: np.arange(1, len(rows) + 1), ITEM: items.gather(rows), SCORE: scores}

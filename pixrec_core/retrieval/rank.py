@@ -19,7 +19,7 @@ from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.ranking_table import DENSE, to_ranking, write_ranking
 from pixrec_core.retrieval import encode, generative, index
-from pixrec_core.retrieval.rankers import Catalogue, Users
+from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from pixrec_core.schemas import ITEMS, TEST, USER
 from pixrec_core.settings import GenerativeSettings, RetrievalSettings
 from pixrec_core.stages import Stats
@@ -28,14 +28,14 @@ USERS_AT_A_TIME = 1024  # with 512, exact search takes several times as long for
 
 
 @dataclass(frozen=True)
-class Shop:
+class Retriever:
     """All that answers a user: a trained tower, what it reads, and the index over its items.
 
     Attributes:
         model: the tower.
         inputs: what it reads of each item.
         photos: features of all photos; None for a variant without photos.
-        window: items of a history that are read, the newest ones.
+        max_history_len: items of a history that are read, the newest ones.
         text_tokens: of an item's text that are read.
         item_index: over the catalogue.
     """
@@ -43,7 +43,7 @@ class Shop:
     model: DualTower
     inputs: TowerInputs
     photos: PhotoStore | None
-    window: int
+    max_history_len: int
     text_tokens: int
     item_index: index.ItemIndex
 
@@ -60,19 +60,21 @@ class Shop:
         settings, training = checkpoint.load_settings(paths.checkpoint)
         inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
         photos = encode.history_features(settings, paths, model, inputs)
-        return cls(model, inputs, photos, training.window, settings.item_tokens, item_index)
+        return cls(model, inputs, photos, training.max_history_len, settings.item_tokens, item_index)
 
     def newest(self, histories: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """What is read of each history."""
-        return [history[-self.window :] for history in histories]
+        return [history[-self.max_history_len :] for history in histories]
 
     def vectors(self, histories: Sequence[Sequence[int]], engine: Engine = LOCAL) -> encode.Vectors:
         """v_U of every history, (U, D)."""
         return encode.user_vectors(self.model, self.inputs, self.photos, self.newest(histories), engine)
 
-    def users(self, histories: Sequence[Sequence[int]], vectors: encode.Vectors, lengths: NDArray[np.int64]) -> Users:
+    def users(
+        self, histories: Sequence[Sequence[int]], vectors: encode.Vectors, lengths: NDArray[np.int64]
+    ) -> UserBatch:
         """Some users and their nearest items, as many as `lengths` (B,) says or as there are."""
-        return Users(self.newest(histories), vectors, *self.item_index.lists((vectors, lengths)))
+        return UserBatch(self.newest(histories), vectors, *self.item_index.lists((vectors, lengths)))
 
     def catalogue(self, paths: VariantPaths) -> Catalogue:
         """What rankers by the language model use."""
@@ -92,7 +94,7 @@ def rank_test_users(
         MissingArtefactError: no checkpoint or no index.
         ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
     """
-    shop, test = Shop.read(paths), read_sequences(paths.dataset, TEST)
+    shop, test = Retriever.read(paths), read_sequences(paths.dataset, TEST)
     histories = [sequence[:-1] for sequence in shop.inputs.numbers(test[ITEMS]).to_list()]
     lengths = np.array([settings.depth + len(set(history)) for history in histories])
     start = time.monotonic()
@@ -107,7 +109,7 @@ def rank_test_users(
         users = shop.users(
             [histories[user] for user in some], vectors[some], np.maximum(lengths[some], texts.candidates)
         )
-        wanted = generative.Wanted(test[USER][some], lengths[some], speed)
+        wanted = generative.RankRequest(test[USER][some], lengths[some], speed)
         speeds = generative.rank(texts, shop.catalogue(paths), users, wanted, paths.generative)
     return {"users": len(histories), "rows": rows, "users_per_second": speeds}
 

@@ -16,7 +16,7 @@ from pixrec_core.errors import QueryError
 from pixrec_core.paths import PromotedPaths, VariantPaths
 from pixrec_core.retrieval import encode
 from pixrec_core.retrieval.query import lone_item
-from pixrec_core.retrieval.rank import Shop
+from pixrec_core.retrieval.rank import Retriever
 from pixrec_core.schemas import TITLE
 from pixrec_core.serving import promoted
 from pixrec_core.serving.promoted import Promotion
@@ -46,7 +46,7 @@ class Recommender:
 
     promotion: Promotion
     paths: VariantPaths
-    shop: Shop
+    retriever: Retriever
 
     @classmethod
     def load(cls, folder: Path) -> "Recommender":
@@ -59,7 +59,7 @@ class Recommender:
         paths = PromotedPaths(folder)
         promotion = promoted.read(paths)
         copies = promoted.verify(paths, promotion)
-        return cls(promotion, copies, Shop.read(copies))
+        return cls(promotion, copies, Retriever.read(copies))
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
@@ -126,7 +126,7 @@ class Recommender:
         Raises:
             QueryError: a history is empty, or an item is unknown.
         """
-        return self.shop.vectors([self._numbers(history) for history in histories])
+        return self.retriever.vectors([self._numbers(history) for history in histories])
 
     def for_text(self, text: str, top: int = 10) -> list[Recommendation]:
         """The items nearest to one of which only the title is known.
@@ -150,7 +150,7 @@ class Recommender:
         Raises:
             QueryError: the bytes are no photo that can be used, or the variant reads none.
         """
-        if self.shop.photos is None:
+        if self.retriever.photos is None:
             raise QueryError(
                 f"variant {self.promotion.variant} of {self.promotion.dataset} reads no photos; "
                 "ask by a text, or another variant"
@@ -162,8 +162,8 @@ class Recommender:
         return self._for_item({}, picture, top)
 
     def _for_item(self, known: Mapping[str, Any], photo: Image.Image | None, top: int) -> list[Recommendation]:
-        item = lone_item(self.shop.inputs, known, photo, self.promotion.variant, self.shop.text_tokens)
-        return self._nearest(encode.content_vector(self.shop.model, item), top, [set()])[0]
+        item = lone_item(self.retriever.inputs, known, photo, self.promotion.variant, self.retriever.text_tokens)
+        return self._nearest(encode.content_vector(self.retriever.model, item), top, [set()])[0]
 
     def _nearest(
         self, vectors: encode.Vectors, top: int, left_out: Sequence[Collection[str]]
@@ -172,8 +172,8 @@ class Recommender:
         if top < 1:
             raise QueryError(f"top is {top}; it must be 1 or more")
         most = max(len(items) for items in left_out)
-        items = self.shop.item_index.items
-        rows, cosines = self.shop.item_index.nearest(vectors, min(top + most, len(items)))
+        items = self.retriever.item_index.items
+        rows, cosines = self.retriever.item_index.nearest(vectors, min(top + most, len(items)))
         lists = []
         for own, scores, without in zip(rows.tolist(), cosines.tolist(), left_out, strict=True):
             ranked = (Recommendation(items[n], score) for n, score in zip(own, scores, strict=True))
@@ -182,7 +182,7 @@ class Recommender:
 
     @cached_property
     def _number(self) -> dict[str, int]:
-        return {item: n for n, item in enumerate(self.shop.inputs.items)}
+        return {item: n for n, item in enumerate(self.retriever.inputs.items)}
 
     def _numbers(self, history: Sequence[str]) -> list[int]:
         """Item numbers of a history."""

@@ -25,7 +25,7 @@ from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import feature_store, pixel_store
-from pixrec_core.models.shares import Share
+from pixrec_core.models.process_group import RankInfo
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.paths import VariantPaths
@@ -54,7 +54,7 @@ def train(
     engine: Engine = LOCAL,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Stats:
-    """Train one variant and write its checkpoint: the epoch with the best validation metric `settings.best_by`.
+    """Train one variant and write its checkpoint: the epoch with the best validation metric `settings.metric_for_best_model`.
 
     A run that was killed goes on from its last whole epoch, if it is still the same run, in however many processes.
     Items and users are those of their dataset alone: the same id in two datasets is two items.
@@ -191,11 +191,13 @@ def build(
         backbone, processor = create_backbone(
             model_settings.backbone, model_settings.revision, lambda: _training_texts(datasets)
         )
-        config = DualTowerConfig(backbone_config=backbone.config, dimension=model_settings.dimension, **objective)
+        config = DualTowerConfig(
+            backbone_config=backbone.config, embedding_dim=model_settings.embedding_dim, **objective
+        )
         model = DualTower(config, backbone)
     inputs = [TowerInputs.load(each, model.backbone, processor, model_settings.item_tokens) for each in datasets]
     if len(datasets) == 1 and datasets[0].variant == COLLABORATIVE:
-        model.add_residual(len(inputs[0].items), model_settings.residual_dropout)
+        model.add_item_id_embedding(len(inputs[0].items), model_settings.item_id_dropout)
     tuning.choose(model, model_settings)
     return model.to(checkpoint.device()), inputs
 
@@ -254,9 +256,9 @@ def _part(
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
     windows = Windows(
         inputs.numbers(sequences[schemas.ITEMS]),
-        settings.window,
+        settings.max_history_len,
         settings.seed,
-        sequences[schemas.MOMENTS] if settings.exchange_ties else None,
+        sequences[schemas.MOMENTS] if settings.shuffle_ties else None,
     )
     if not len(windows):
         raise ContractError(
@@ -265,10 +267,10 @@ def _part(
         )
     counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
     negatives = Negatives(
-        counts, settings.catalogue_negatives, settings.seed, correct_popularity=settings.popularity_correction
+        counts, settings.num_sampled_negatives, settings.seed, log_q_correction=settings.log_q_correction
     )
-    share = Share.of_this_process()
-    judge = Validation(paths.dataset, inputs, photos, settings.window, GroupEngine(share))
+    share = RankInfo.current()
+    judge = Validation(paths.dataset, inputs, photos, settings.max_history_len, GroupEngine(share))
     return _Part(windows, inputs.collator(photos, negatives, share), judge)
 
 

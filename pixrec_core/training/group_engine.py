@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from pixrec_core.models.shares import Share
+from pixrec_core.models.process_group import RankInfo
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -18,17 +18,17 @@ class GroupEngine:
         share: which of the processes this is.
     """
 
-    def __init__(self, share: Share) -> None:
-        self._share = share
+    def __init__(self, rank_info: RankInfo) -> None:
+        self._rank_info = rank_info
 
     @property
     def workers(self) -> int:
         """See `Engine`."""
-        return self._share.ranks
+        return self._rank_info.world_size
 
     def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
         """See `Engine`. A process that dies ends the training, so no shard is worked on again."""
-        rank, ranks = self._share
+        rank, ranks = self._rank_info
         for start in range(0, len(shards), ranks):
             turn = shards[start : start + ranks]
             results: list[Any] = [None] * ranks

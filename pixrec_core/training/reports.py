@@ -69,7 +69,7 @@ def lost(rank: int, count: int, how: str) -> LostProcessError:
     """The error for a process that is gone. `how` tells it after "process 1 of the 2 that trained"."""
     return LostProcessError(
         f"process {rank} of the {count} that trained (0 to {count - 1}) {how}, and the others were ended; "
-        "SIGKILL mostly means that memory ran out: then lower training.batch_users or training.processes. "
+        "SIGKILL mostly means that memory ran out: then lower training.batch_size or training.processes. "
         "Run again, and training goes on after its last whole epoch"
     )
 

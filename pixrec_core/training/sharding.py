@@ -55,7 +55,7 @@ def gathered_weights(model: DualTower) -> Iterator[None]:
             parts[0].reset_iter_state()
 
 
-def whole(state: dict[str, Any]) -> dict[str, Any]:
+def full_state_dict(state: dict[str, Any]) -> dict[str, Any]:
     """A state dict of whole tensors on the CPU. Every process must ask for it; the first alone gets tensors."""
     first = not distributed.is_initialized() or distributed.get_rank() == 0
 
@@ -69,7 +69,7 @@ def whole(state: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", tree_map(own, state))
 
 
-def dealt_out(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """An optimiser's state dict with this process's part of what belongs to weights that are dealt out.
 
     Args:

@@ -165,13 +165,13 @@ class _Run:
     def tell(self, epoch: Epoch) -> None:
         """Send an epoch, and those before that could not be sent."""
         self._told.append(epoch)
-        with _spared(self._client.tracking_uri):
+        with suppress_and_log(self._client.tracking_uri):
             self._send(self._told)
 
     def finish(self, folder: Path) -> None:
         """Send what a checkpoint tells of its training, and end well."""
         record = files.read_json(folder / checkpoint.CURVES)
-        with _spared(self._client.tracking_uri):
+        with suppress_and_log(self._client.tracking_uri):
             self._send(record["epochs"])
             of_epochs = record["epochs"][0]
             whole = {name: n for name, n in record.items() if isinstance(n, int | float) and name not in of_epochs}
@@ -181,7 +181,7 @@ class _Run:
         self.end("FINISHED")
 
     def end(self, status: str) -> None:
-        with _spared(self._client.tracking_uri):
+        with suppress_and_log(self._client.tracking_uri):
             self._client.set_terminated(self.number, status)
 
     def _send(self, epochs: list[Epoch]) -> None:
@@ -209,7 +209,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _spared(uri: str) -> Iterator[None]:
+def suppress_and_log(uri: str) -> Iterator[None]:
     """A training is worth more than what is told of it."""
     try:
         yield

@@ -25,7 +25,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
-from pixrec_core.models import shares
+from pixrec_core.models import process_group
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
@@ -84,7 +84,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         if self.is_world_process_zero():
             self.add_callback(_Progress(name))
             self.add_callback(_Curves(curves, self.terms))
-        self._best_by = settings.best_by
+        self._metric_for_best_model = settings.metric_for_best_model
         self.is_distributed_loading_by_transformers = self._in_parts = settings.fsdp  # else it would be wrapped in DDP
         self._validate = validate
         self._on_epoch = on_epoch
@@ -108,13 +108,13 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write all weights, by the first process."""
-        weights = sharding.whole(self.model.state_dict())
+        weights = sharding.full_state_dict(self.model.state_dict())
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Write the state of both, by the first process; transformers itself would write its part alone."""
-        state = sharding.whole(self.optimizer.state_dict())
+        state = sharding.full_state_dict(self.optimizer.state_dict())
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
@@ -123,7 +123,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         """What `_save_optimizer_and_scheduler` wrote, mapped into memory: each process wants a part."""
         if checkpoint:
             state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-            self.optimizer.load_state_dict(sharding.dealt_out(state, self.optimizer))
+            self.optimizer.load_state_dict(sharding.shard_optimizer_state(state, self.optimizer))
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_best_model(self) -> None:
@@ -152,12 +152,12 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         return prepared
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """The mixed loss of a batch; its terms are summed up for the epoch's record.
+        """The mixed loss of a batch; its terms are all_reduce_sum up for the epoch's record.
 
         Gradients are averaged over processes, and each one's loss is only its part of the batch's: hence the factor.
         """
         outputs = model(**inputs)
-        whole = shares.summed(torch.stack([outputs[term].detach() for term in TERMS]))
+        whole = process_group.all_reduce_sum(torch.stack([outputs[term].detach() for term in TERMS]))
         for term, value in zip(TERMS, whole, strict=True):
             self.terms[term] = value
             self._sums[term] = self._sums[term] + value
@@ -167,7 +167,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate, record the epoch, and tell whoever listens."""
-        epoch = shares.told_by_the_first(self._record())
+        epoch = process_group.broadcast_object(self._record())
         self._sums.clear()
         self._steps, self._epoch_start = 0, time.monotonic()
         prefixed = {f"eval_{key}": value for key, value in epoch.items()}
@@ -192,9 +192,9 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         epochs = [
             {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
             for entry in self.state.log_history
-            if prefix + self._best_by in entry
+            if prefix + self._metric_for_best_model in entry
         ]
-        best = max(epochs, key=lambda epoch: epoch[self._best_by])
+        best = max(epochs, key=lambda epoch: epoch[self._metric_for_best_model])
         return {
             "epochs": epochs,
             "best_epoch": best["epoch"],
@@ -232,10 +232,10 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(state),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_users,  # of all processes together: each takes its share
+        per_device_train_batch_size=settings.batch_size,  # of all processes together: each takes its share
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_share,
+        warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         seed=settings.seed,
         bf16=settings.precision == "bfloat16" or (settings.precision == "auto" and is_torch_bf16_gpu_available()),
@@ -247,7 +247,7 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
         save_strategy="epoch",
         restore_callback_states_from_checkpoint=True,  # or patience would begin anew with each resume
         load_best_model_at_end=True,
-        metric_for_best_model=settings.best_by,
+        metric_for_best_model=settings.metric_for_best_model,
         greater_is_better=True,
         remove_unused_columns=False,
         logging_strategy="no",

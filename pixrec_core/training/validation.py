@@ -26,7 +26,7 @@ class Validation:
         paths: of the dataset.
         inputs: what the towers read.
         photos: features under a frozen vision tower, pixels under one that learns; None for a variant without any.
-        window: newest items of a history that are read.
+        max_history_len: newest items of a history that are read.
         engine: what encodes.
 
     Attributes:
@@ -34,13 +34,18 @@ class Validation:
     """
 
     def __init__(
-        self, paths: DatasetPaths, inputs: TowerInputs, photos: PhotoStore | None, window: int, engine: Engine = LOCAL
+        self,
+        paths: DatasetPaths,
+        inputs: TowerInputs,
+        photos: PhotoStore | None,
+        max_history_len: int,
+        engine: Engine = LOCAL,
     ) -> None:
         users = read_sequences(paths, schemas.VALIDATION)
         users = users.sample(min(USERS, users.height), seed=0).sort(schemas.USER)
         self.users = users.height
         sequences = inputs.numbers(users[schemas.ITEMS]).to_list()
-        self._histories = [sequence[-1 - window : -1] for sequence in sequences]
+        self._histories = [sequence[-1 - max_history_len : -1] for sequence in sequences]
         self._targets = np.array([sequence[-1] for sequence in sequences])
         self._inputs = inputs
         self._photos = photos

@@ -157,7 +157,7 @@ def fakes() -> Iterator[Stage]:
         inputs = tuple(made[source.name] for source in stage.inputs)
         run = globals()[stage.name]
         run.__doc__ = stage.run.__doc__  # which describes the asset
-        made[stage.name] = replace(stage, run=run, outside=None, digest=digest, inputs=inputs)
+        made[stage.name] = replace(stage, run=run, external_inputs=None, digest=digest, inputs=inputs)
         yield made[stage.name]
 
 

@@ -20,7 +20,7 @@ def test_definitions_are_loadable():
 
 
 #: Without a joint training in the settings there is nothing of it; `test_joint` tells what there is with one.
-STAGES = [stage for stage in pipeline.STAGES if stage.per != "joint"]
+STAGES = [stage for stage in pipeline.STAGES if stage.partitioned_by != "joint"]
 
 
 def test_every_stage_is_an_asset_and_nothing_else_is():

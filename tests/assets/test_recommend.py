@@ -75,7 +75,7 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
 @pytest.fixture
 def asked(served: Work, recommender: Recommender) -> dict[str, tuple[str, list[str]]]:
     """Option -> its value, and the items that answer it."""
-    items = recommender.shop.item_index.items[:3]
+    items = recommender.retriever.item_index.items[:3]
     user = read_sequences(served.paths, TEST)[USER][0]
     photo = served.paths.image(recommender.catalogue.filter("has_image")["item"][0])
     answers = {
@@ -119,7 +119,7 @@ def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
 
 
 def test_seen_items_are_left_out_if_asked(pixrec, recommender):
-    items = recommender.shop.item_index.items[:5]
+    items = recommender.retriever.item_index.items[:5]
     arguments = ["--dataset", "shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
     listed = {}
     for option in ("--allow-seen", "--filter-seen"):
@@ -174,9 +174,9 @@ def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, c
 def test_what_answers_can_be_exported(pixrec, recommender, tmp_path):
     arguments = ["--dataset", "shop", "--variant", "multimodal", "--output", str(tmp_path / "vectors")]
     code, out, err = pixrec(*arguments, command="export")
-    path, count = tmp_path / "vectors" / "items.parquet", len(recommender.shop.item_index.items)
+    path, count = tmp_path / "vectors" / "items.parquet", len(recommender.retriever.item_index.items)
     assert (code, out, err) == (0, f"{count} vectors of 16 numbers, multimodal of shop: {path}\n", "")
-    assert pl.read_parquet(path, columns=["item"])["item"].to_list() == recommender.shop.item_index.items
+    assert pl.read_parquet(path, columns=["item"])["item"].to_list() == recommender.retriever.item_index.items
     code, _, err = pixrec("--dataset", "shop", "--output", str(tmp_path), command="export")
     assert (code, "is no earlier export" in err) == (1, True)
 

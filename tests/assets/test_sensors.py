@@ -122,10 +122,10 @@ def test_a_folder_that_is_gone_is_told_and_keeps_no_other_waiting(folders):
 
 
 def test_what_was_prepared_before_the_sensor_was_started_is_not_prepared_again(folders, monkeypatch):
-    def outside(work: Work) -> Any:
-        return raw_files.describe(work.own.source, work.settings.root)
+    def external_inputs(work: Work) -> Any:
+        return raw_files.describe(work.dataset_settings.source, work.settings.root)
 
-    raw = replace(pipeline.RAW, outside=outside)
+    raw = replace(pipeline.RAW, external_inputs=external_inputs)
     monkeypatch.setattr(pipeline, "RAW", raw)
     raw.materialise(Work(folders.settings, "books"))
     assert set(folders.tick()) == {"films"}

@@ -27,4 +27,4 @@ def test_rows_by_hand():
     assert "| `epochs` | integer, 1 or more | `3` | passes over the training sequences |" in page
     assert '| `vision` | `trainable`, `frozen` | `"trainable"` | whether the vision tower learns |' in page
     assert "| `test_from` | date | - | time: first day of test (UTC), instead of its share |" in page
-    assert "| `warmup_share` | number, 0 or more, under 1 | `0.1` |" in page
+    assert "| `warmup_ratio` | number, 0 or more, under 1 | `0.1` |" in page

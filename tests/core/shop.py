@@ -17,8 +17,8 @@ AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, 
 
 def settings(data_dir: Path, **sections: dict) -> Settings:
     """Settings of one dataset `shop`, with a model that trains in seconds."""
-    model = {"dimension": 16, "item_tokens": 8} | sections.get("model", {})
-    training = {"epochs": 2, "batch_users": 16, "window": 4} | sections.get("training", {})
+    model = {"embedding_dim": 16, "item_tokens": 8} | sections.get("model", {})
+    training = {"epochs": 2, "batch_size": 16, "max_history_len": 4} | sections.get("training", {})
     shop = {"source": {"kind": "sample", "users": 60, "items": 40}, "model": model, "training": training}
     shop |= {name: sections.get(name, {}) for name in ("sequences", "generative")}
     datasets, engine = {"shop": shop}, sections.get("engine", {})
@@ -45,10 +45,10 @@ def served_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -
 def untrained(work: Work, seed: int = 0) -> Stats:
     """A checkpoint without training and model card; learned vectors of items are drawn too."""
     set_seed(seed)
-    own, paths = work.own, work.variant_paths
+    own, paths = work.dataset_settings, work.variant_paths
     model, inputs = training.build(own.model, own.training, [paths])
-    if model.residual:
-        for table in (model.residual.history, model.residual.candidate):
+    if model.item_id_embedding:
+        for table in (model.item_id_embedding.history, model.item_id_embedding.candidate):
             torch.nn.init.normal_(table.weight)
     used = {"model": own.model.model_dump(mode="json"), "training": own.training.model_dump(mode="json")}
     with files.replacing(paths.checkpoint) as folder:

@@ -65,7 +65,7 @@ def test_mix_weighs_the_three_terms() -> None:
 
 
 def test_popularity_offsets_equal_their_formula() -> None:
-    offsets = losses.popularity_offsets(torch.tensor([1.0, 3.0, 4.0]))
+    offsets = losses.log_q_correction(torch.tensor([1.0, 3.0, 4.0]))
     assert offsets.tolist() == pytest.approx([-math.log(1 / 8), -math.log(3 / 8), -math.log(4 / 8)])
 
 

@@ -4,9 +4,10 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pixrec_core.errors import SettingsError
-from pixrec_core.settings import CONFIG_VARIABLE, load_settings, without_secrets
+from pixrec_core.settings import CONFIG_VARIABLE, TrainingSettings, load_settings, without_secrets
 
 TOML = """
 [training]
@@ -131,7 +132,7 @@ def test_a_wrong_file_does_not_tell_its_passwords(write):
 
 JOINT = """
 [model]
-dimension = 32
+embedding_dim = 32
 
 [training]
 epochs = 7
@@ -157,7 +158,7 @@ def test_a_joint_training_has_the_shared_values_and_gives_its_model_to_what_star
     settings = load_settings()
     joint = settings.trained("media")
     assert joint == settings.joint["media"]
-    assert (joint.training.epochs, joint.model.dimension, joint.model.backbone) == (2, 32, "some/model")
+    assert (joint.training.epochs, joint.model.embedding_dim, joint.model.backbone) == (2, 32, "some/model")
     assert settings.trained("books") == settings.dataset("books")
     assert settings.dataset("books").model == joint.model
     assert settings.dataset("books").training.epochs == 7
@@ -167,10 +168,10 @@ def test_a_joint_training_has_the_shared_values_and_gives_its_model_to_what_star
 def test_the_environment_overrides_a_joint_training_too(write, monkeypatch: pytest.MonkeyPatch) -> None:
     write(JOINT)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "5")
-    monkeypatch.setenv("PIXREC_MODEL__DIMENSION", "8")
+    monkeypatch.setenv("PIXREC_MODEL__EMBEDDING_DIM", "8")
     settings = load_settings()
     assert settings.joint["media"].training.epochs == 5
-    assert settings.joint["media"].model.dimension == settings.dataset("books").model.dimension == 8
+    assert settings.joint["media"].model.embedding_dim == settings.dataset("books").model.embedding_dim == 8
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,11 @@ def test_the_environment_overrides_a_joint_training_too(write, monkeypatch: pyte
         ("seed = 2", "seed = 1", "two of books, films have one source"),
         ("joint.media", "joint.films", r"joint\.films: a dataset has this name too"),
         ('= "media"', '= "arts"', r"datasets\.books\.start_from is 'arts'; joint trainings: media"),
-        ('= "media"', '= "media"\nmodel = { dimension = 9 }', r"datasets\.books\.model: dimension is 9, not 32"),
+        (
+            '= "media"',
+            '= "media"\nmodel = { embedding_dim = 9 }',
+            r"datasets\.books\.model: embedding_dim is 9, not 32",
+        ),
         ("[joint.media.model]", "[joint.media.images]\nsize = 9\n[joint.media.model]", "images: Extra inputs"),
     ],
 )
@@ -189,3 +194,27 @@ def test_a_wrong_joint_training_is_named(write, old: str, new: str, told: str) -
     write(JOINT.replace(old, new))
     with pytest.raises(SettingsError, match=told):
         load_settings()
+
+
+def test_deprecated_names_are_accepted_in_every_layer_with_a_warning(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("""
+[training]
+batch_users = 8
+metric_for_best_model = "recall@10"
+
+[datasets.books]
+source = { kind = "sample" }
+training = { batch_size = 4 }
+model = { dimension = 32 }
+""")
+    monkeypatch.setenv("PIXREC_TRAINING__WINDOW", "5")
+    monkeypatch.setenv("PIXREC_TRAINING__BEST_BY", "ndcg@10")
+    with pytest.warns(FutureWarning, match="deprecated; rename it to"):
+        books = load_settings().dataset("books")
+    assert (books.training.batch_size, books.training.max_history_len, books.model.embedding_dim) == (4, 5, 32)
+    assert books.training.metric_for_best_model == "ndcg@10", "the environment wins, under whichever name"
+
+
+def test_a_setting_under_both_its_names_is_refused() -> None:
+    with pytest.raises(ValidationError, match="window is the deprecated name of max_history_len, and both are set"):
+        TrainingSettings(window=3, max_history_len=4)

@@ -50,7 +50,7 @@ def test_a_stage_whose_artefact_is_gone_is_not_current(work: Work) -> None:
 
 
 def test_only_its_own_sections_make_a_stage_stale(work: Work) -> None:
-    stage = made("one", sections=("retrieval",))
+    stage = made("one", config_sections=("retrieval",))
     stage.materialise(work)
     assert stage.is_current(changed(work, training={"epochs": 9}))
     assert not stage.is_current(changed(work, retrieval={"depth": 9}))
@@ -100,7 +100,7 @@ def test_a_stage_that_cannot_be_judged_is_not_current(work: Work) -> None:
 
     stage = made("one")
     stage.materialise(work)
-    assert not dataclasses.replace(stage, outside=gone).is_current(work)
+    assert not dataclasses.replace(stage, external_inputs=gone).is_current(work)
 
 
 def test_a_stage_that_another_process_makes_is_refused(work: Work) -> None:
@@ -150,8 +150,8 @@ def joined(work: Work, **joint: dict) -> Settings:
 def test_a_joint_stage_reads_all_its_datasets_and_is_read_where_settings_say_so(work: Work) -> None:
     content = {"shop": "1", "other": "1"}
     first = made("one", digest=lambda work: content[work.dataset])
-    joint = dataclasses.replace(made("joint", per="joint", sections=("training",)), inputs=(first,))
-    last = made("last", per="variant", inputs=(first, joint))
+    joint = dataclasses.replace(made("joint", partitioned_by="joint", config_sections=("training",)), inputs=(first,))
+    last = made("last", partitioned_by="variant", inputs=(first, joint))
     settings = joined(work)
     shop, other, both = (Work(settings, name, "text_only") for name in ("shop", "other", "all"))
     with pytest.raises(MissingArtefactError, match=r"joint of all needs one of shop, not made yet"):

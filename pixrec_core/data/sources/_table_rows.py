@@ -28,7 +28,7 @@ _PARQUET_MAGIC: Final = b"PAR1"
 _PLACE: Final = [pa.field("gap", pa.int64()), pa.field("fault", pa.string())]
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """What `csv.reader` returns."""
 
     line_num: int
@@ -124,10 +124,10 @@ class _CsvTable:
     def _text(self) -> TextIO:
         return self.plain.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
-    def _reader(self, file: TextIO) -> Reader:
+    def _reader(self, file: TextIO) -> RowReader:
         return csv.reader(file, delimiter=self.delimiter, strict=True)
 
-    def _header(self, reader: Reader) -> list[str]:
+    def _header(self, reader: RowReader) -> list[str]:
         try:
             return next(reader, [])
         except csv.Error as error:
@@ -187,7 +187,7 @@ class _Records:
         return cls([start for start, _ in kept], [row for _, row in kept], faults)
 
 
-def _read(reader: Reader, width: int) -> _Records | None:
+def _read(reader: RowReader, width: int) -> _Records | None:
     """The next records, as many as make a batch, however many of them are bad; None at the end."""
     starts: list[int] = []
     rows: list[list[str]] = []
@@ -200,7 +200,7 @@ def _read(reader: Reader, width: int) -> _Records | None:
     return _Records(starts, rows, faults) if reader.line_num > before else None
 
 
-def _read_to_error(reader: Reader, width: int, most: int) -> _Records | None:
+def _read_to_error(reader: RowReader, width: int, most: int) -> _Records | None:
     """The next records up to one that is no CSV, which comes last, without cells."""
     before, error = reader.line_num, None
     rows: list[list[str]] = []

@@ -1,20 +1,20 @@
 """Vision-language backbones: one module a family of models.
 
 A family module names the `model_type`s that it serves in `MODEL_TYPES` and has two classes: `FamilyProcessor`, how
-texts and photos become tokens and pixels, and `FamilyReader`, how the decoder is fed with both. A model of another
-family goes through the general `Processor` and `Reader`, if `_agreement` finds that its own `forward` reads the same.
+texts and photos become tokens and pixels, and `FamilyAdapter`, how the decoder is fed with both. A model of another
+family goes through the general `Processor` and `BackboneAdapter`, if `_agreement` finds that its own `forward` reads the same.
 `tiny` is the embedded default, made from nothing.
 """
 
 from types import ModuleType
 from typing import Any
 
+from pixrec_core.models.backbones._adapter import BackboneAdapter
 from pixrec_core.models.backbones._agreement import require_agreement
 from pixrec_core.models.backbones._processor import Processor
-from pixrec_core.models.backbones._reader import Reader
 from pixrec_core.plugins import load_plugin, plugin_names
 
-__all__ = ["Processor", "Reader", "processor_class", "reader_of", "require_agreement"]
+__all__ = ["BackboneAdapter", "Processor", "adapter_of", "processor_class", "require_agreement"]
 
 
 def processor_class(model_type: str) -> type[Processor]:
@@ -23,11 +23,11 @@ def processor_class(model_type: str) -> type[Processor]:
     return module.FamilyProcessor if module else Processor
 
 
-def reader_of(model: Any) -> Reader:
-    """What reads prompts through a model; the general reader where there is no family of its type."""
+def adapter_of(model: Any) -> BackboneAdapter:
+    """What reads prompts through a model; the general adapter where there is no family of its type."""
     module = _family(model.config.model_type)
-    reader: Reader = (module.FamilyReader if module else Reader)(model)
-    return reader
+    adapter: BackboneAdapter = (module.FamilyAdapter if module else BackboneAdapter)(model)
+    return adapter
 
 
 def _family(model_type: str) -> ModuleType | None:

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixrec_core.models.backbones._adapter import BackboneAdapter
 from pixrec_core.models.backbones._processor import Processor
-from pixrec_core.models.backbones._reader import Reader
 
 MODEL_TYPES = ("paligemma",)
 
 FamilyProcessor = Processor
 
 
-class FamilyReader(Reader):
+class FamilyAdapter(BackboneAdapter):
     """Keeps attention causal and Gemma 2's logits capped."""
 
     def decoder_inputs(self, _slots: Tensor, _features: Tensor | None) -> dict[str, Any]:
         """Causal: without it, `use_bidirectional_attention` of the configuration lets SDPA see the future."""
         return {"is_causal": True}
 
-    def own_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
+    def native_forward_kwargs(self, is_image: Tensor) -> dict[str, Tensor]:
         """The whole prompt as suffix, which `forward` reads causally."""
         return {"token_type_ids": torch.ones_like(is_image, dtype=torch.long)}
 

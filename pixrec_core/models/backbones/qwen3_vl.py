@@ -13,7 +13,7 @@ MODEL_TYPES = ("qwen3_vl",)
 FamilyProcessor = Processor
 
 
-class FamilyReader(qwen2_vl.FamilyReader):
+class FamilyAdapter(qwen2_vl.FamilyAdapter):
     """Carries DeepStack's features behind the embedding, so that a photo is still one array."""
 
     def features(self, inputs: dict[str, Tensor], count: int) -> Tensor:
@@ -22,12 +22,12 @@ class FamilyReader(qwen2_vl.FamilyReader):
         every = [output.pooler_output, *output.deepstack_features]
         return torch.cat([self._joined(features, count) for features in every], dim=-1)
 
-    def decoder_inputs(self, slots: Tensor, features: Tensor | None) -> dict[str, Any]:
+    def decoder_inputs(self, image_feature_index: Tensor, features: Tensor | None) -> dict[str, Any]:
         """Positions, and the deeper features of every placeholder."""
-        inputs = super().decoder_inputs(slots, features)
+        inputs = super().decoder_inputs(image_feature_index, features)
         if features is None:
             return inputs
-        is_image = slots >= 0
+        is_image = image_feature_index >= 0
         width = self.model.config.get_text_config().hidden_size
-        deeper = torch.split(features.flatten(0, 1)[slots[is_image], width:], width, dim=-1)
+        deeper = torch.split(features.flatten(0, 1)[image_feature_index[is_image], width:], width, dim=-1)
         return inputs | {"visual_pos_masks": is_image, "deepstack_visual_embeds": deeper}

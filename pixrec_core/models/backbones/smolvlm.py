@@ -2,12 +2,12 @@
 
 from typing import Any, ClassVar
 
+from pixrec_core.models.backbones._adapter import BackboneAdapter
 from pixrec_core.models.backbones._processor import Processor
-from pixrec_core.models.backbones._reader import Reader
 
 MODEL_TYPES = ("smolvlm", "idefics3")
 
-FamilyReader = Reader
+FamilyAdapter = BackboneAdapter
 
 
 class FamilyProcessor(Processor):

@@ -13,6 +13,6 @@ trains. The end of a text is not among its labels, so it has no probability wort
 without a text has no likelihood.
 """
 
-from pixrec_core.retrieval.rankers._contract import Catalogue, Ranked, Ranker, Users
+from pixrec_core.retrieval.rankers._contract import Catalogue, RankedItems, Ranker, UserBatch
 
-__all__ = ["Catalogue", "Ranked", "Ranker", "Users"]
+__all__ = ["Catalogue", "RankedItems", "Ranker", "UserBatch"]

@@ -27,7 +27,7 @@ class Beams:
         self._follows = torch.zeros(*self.scores.shape, 0, dtype=torch.bool, device=self.scores.device)
         self._length = 0
 
-    def go_on(self, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
+    def step(self, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
         """Read one more token of each text.
 
         Args:

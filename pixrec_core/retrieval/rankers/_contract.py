@@ -43,7 +43,7 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
-class Users:
+class UserBatch:
     """Some users, and what the dense tower says of them.
 
     Attributes:
@@ -61,17 +61,17 @@ class Users:
     def __len__(self) -> int:
         return len(self.histories)
 
-    def take(self, rows: Sequence[int]) -> "Users":
+    def take(self, rows: Sequence[int]) -> "UserBatch":
         """Some of them."""
         histories = [self.histories[row] for row in rows]
-        return Users(histories, self.vectors[rows], self.nearest[rows], self.cosines[rows])
+        return UserBatch(histories, self.vectors[rows], self.nearest[rows], self.cosines[rows])
 
 
-class Ranked(NamedTuple):
+class RankedItems(NamedTuple):
     """One user's items, best first and each once, with scores that never rise."""
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
 
 
-Ranker = Callable[[Users], list[Ranked]]
+Ranker = Callable[[UserBatch], list[RankedItems]]

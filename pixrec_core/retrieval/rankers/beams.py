@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pixrec_core.retrieval.rankers._beams import Beams
-from pixrec_core.retrieval.rankers._contract import Catalogue, Ranked, Ranker, Users
+from pixrec_core.retrieval.rankers._contract import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.rankers._trie import ROOT, Trie
 from pixrec_core.settings import GenerativeSettings
 
@@ -25,14 +25,14 @@ def make(catalogue: Catalogue, settings: GenerativeSettings) -> Ranker:
     items_of = trie.items_of()
     search = _Search.over(trie, settings.beams, catalogue.model.device)
 
-    def rank(users: Users) -> list[Ranked]:
+    def rank(users: UserBatch) -> list[RankedItems]:
         found = search.run(Beams(catalogue.read(users.histories)))
         lists = []
         for texts, vector in zip(found, users.vectors, strict=True):
             items = np.concatenate([items_of[text] for text in texts] or [np.empty(0, np.int64)])
             scores = np.array([texts[text] for text in trie.text_of[items].tolist()], np.float32)
             order = np.lexsort([-(catalogue.vectors[items] @ vector), -scores])
-            lists.append(Ranked(items[order], scores[order]))
+            lists.append(RankedItems(items[order], scores[order]))
         return lists
 
     return rank
@@ -65,7 +65,7 @@ class _Search:
             self._note(found, nodes, scores / length)
             alive = self._goes_on(nodes, scores)
             if alive.any():
-                beams.go_on(parents, self.tokens[nodes], scores.where(alive, -torch.inf))
+                beams.step(parents, self.tokens[nodes], scores.where(alive, -torch.inf))
         return found
 
     def _goes_on(self, nodes: Tensor, scores: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pixrec_core.data.text_search import TextSearch
 from pixrec_core.models.item_inputs import Ids
 from pixrec_core.ranking_table import top_items
 from pixrec_core.retrieval.rankers._beams import Beams
-from pixrec_core.retrieval.rankers._contract import Catalogue, Ranked, Ranker, Users
+from pixrec_core.retrieval.rankers._contract import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.settings import GenerativeSettings
 
 
@@ -27,14 +27,14 @@ def make(catalogue: Catalogue, settings: GenerativeSettings) -> Ranker:
     lengths = [len(text) for text in catalogue.token_texts()]
     writer = Writer(settings, max(1, round(float(np.median(lengths)))), tokenizer.all_special_ids)
 
-    def rank(users: Users) -> list[Ranked]:
+    def rank(users: UserBatch) -> list[RankedItems]:
         written = writer.write(Beams(catalogue.read(users.histories)))
         lists = []
         for ids, vector, nearest in zip(written, users.vectors, users.nearest, strict=True):
             texts = list(dict.fromkeys(tokenizer.batch_decode(ids, skip_special_tokens=True)))
             places = np.argsort(np.argsort(-(catalogue.vectors @ vector), kind="stable"))
             items = take_turns(hits(search, texts, places, len(nearest)))
-            lists.append(Ranked(items, (1 / np.arange(1, len(items) + 1)).astype(np.float32)))
+            lists.append(RankedItems(items, (1 / np.arange(1, len(items) + 1)).astype(np.float32)))
         return lists
 
     return rank
@@ -94,7 +94,7 @@ class Writer:
             texts = texts.gather(1, parents[..., None].expand(-1, -1, step))
             texts = torch.cat([texts, tokens[..., None]], dim=2)
             if step + 1 < self._tokens:
-                beams.go_on(parents, tokens, scores)
+                beams.step(parents, tokens, scores)
         order = scores.argsort(dim=1, descending=True, stable=True)
         texts = texts.gather(1, order[..., None].expand_as(texts))
         return list(texts.cpu().numpy())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pixrec_core.models.continuation import Continuation
 from pixrec_core.models.item_inputs import Ids
-from pixrec_core.retrieval.rankers._contract import Catalogue, Ranked, Ranker, Users
+from pixrec_core.retrieval.rankers._contract import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.rankers._trie import ROOT, Trie
 from pixrec_core.settings import GenerativeSettings
 
@@ -26,7 +26,7 @@ def make(catalogue: Catalogue, settings: GenerativeSettings) -> Ranker:
     """Build the trie of the catalogue's texts once: candidates that begin alike are read once up to where they part."""
     trie = Trie.of(catalogue.token_texts())
 
-    def rank(users: Users) -> list[Ranked]:
+    def rank(users: UserBatch) -> list[RankedItems]:
         candidates = [row[row >= 0] for row in users.nearest[:, : settings.candidates]]
         texts = [trie.text_of[items] for items in candidates]
         found = likelihoods(catalogue.read(users.histories), trie, texts, catalogue.model.device)
@@ -34,7 +34,7 @@ def make(catalogue: Catalogue, settings: GenerativeSettings) -> Ranker:
         for items, cosines, values in zip(candidates, users.cosines, found, strict=True):
             scores = mix(cosines[: len(items)], values, settings.likelihood_weight)
             order = np.argsort(-scores, kind="stable")  # equals stay as near as they are
-            lists.append(Ranked(items[order], scores[order].astype(np.float32)))
+            lists.append(RankedItems(items[order], scores[order].astype(np.float32)))
         return lists
 
     return rank
@@ -74,7 +74,7 @@ def likelihoods(prompts: Continuation, trie: Trie, texts: Sequence[Ids], device:
         some = [each[start : start + TEXTS_AT_A_TIME] for each in distinct]
         for found, values in zip(parts, _at_once(prompts, trie, some, device), strict=True):
             found.append(values)
-        prompts.forget()
+        prompts.crop_cache()
     return [
         np.concatenate(values)[own.searchsorted(each)] for values, own, each in zip(parts, distinct, texts, strict=True)
     ]

@@ -35,18 +35,18 @@ def _short_training():
         yield
 
 
-def rank(name, train, histories, depth, **knowledge):
-    knowledge = told(train, N_ITEMS, validation=[(items, items[0]) for items in train], **knowledge)
-    fitted = load_plugin("pixrec_core.baselines", name).fit(knowledge)
+def rank(name, train, histories, depth, **train_data):
+    train_data = told(train, N_ITEMS, validation=[(items, items[0]) for items in train], **train_data)
+    fitted = load_plugin("pixrec_core.baselines", name).fit(train_data)
     users = pl.Series([f"user {u}" for u in range(len(histories))])
     lists = ItemLists.from_lists(histories)
-    batches = baselines.rank(fitted.score, knowledge.train, lists, users=users, item_ids=CATALOGUE, depth=depth)
+    batches = baselines.rank(fitted.score, train_data.train, lists, users=users, item_ids=CATALOGUE, depth=depth)
     return pl.concat(batches)
 
 
 def test_these_are_the_baselines():
     assert NAMES == [
-        "bm25_text", "co_occurrence", "ease", "gru4rec", "image_knn", "memoriser", "popularity", "recent_popularity",
+        "bm25_text", "co_occurrence", "ease", "gru4rec", "image_knn", "markov_chain", "popularity", "recent_popularity",
         "repeat_last", "sasrec",
     ]  # fmt: skip
 
@@ -98,9 +98,9 @@ def test_batches_do_not_show(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_validation_targets_are_no_obstacle(name):
-    knowledge = told([[0, 1, 2], [1, 2]], 3)
-    fitted = load_plugin("pixrec_core.baselines", name).fit(knowledge)
-    assert fitted.score(knowledge.train).shape == (2, 3)
+    train_data = told([[0, 1, 2], [1, 2]], 3)
+    fitted = load_plugin("pixrec_core.baselines", name).fit(train_data)
+    assert fitted.score(train_data.train).shape == (2, 3)
 
 
 def test_rank_all_learns_from_training_and_replaces_the_folder(tmp_path):

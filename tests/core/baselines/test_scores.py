@@ -12,7 +12,7 @@ from pixrec_core.baselines import (
     co_occurrence,
     ease,
     image_knn,
-    memoriser,
+    markov_chain,
     popularity,
     recent_popularity,
     repeat_last,
@@ -21,8 +21,8 @@ from pixrec_core.baselines._item_lists import ItemLists
 from tests.core.baselines.told import told
 
 
-def scores(module, train, histories, n_items, **knowledge):
-    return module.fit(told(train, n_items, **knowledge)).score(ItemLists.from_lists(histories)).tolist()
+def scores(module, train, histories, n_items, **train_data):
+    return module.fit(told(train, n_items, **train_data)).score(ItemLists.from_lists(histories)).tolist()
 
 
 def test_popularity_counts_occurrences():
@@ -78,19 +78,21 @@ def test_co_occurrence_keeps_the_nearest_neighbours_whatever_the_blocks(monkeypa
 def test_memoriser_prefers_what_followed_both():
     train = [[0, 1, 2], [0, 1, 2], [0, 1, 3], [4, 1, 4], [5, 0]]
     # After (0, 1): 2 twice, 3 once. After 1 alone: 2 twice, 3 and 4 once.
-    assert np.allclose(scores(memoriser, train, [[0, 1]], 6), [[0, 0, 1 + 2 / 3, 1 + 1 / 3, 1 / 4, 0]])
+    assert np.allclose(scores(markov_chain, train, [[0, 1]], 6), [[0, 0, 1 + 2 / 3, 1 + 1 / 3, 1 / 4, 0]])
 
 
 def test_memoriser_backs_off_to_the_last_item_then_to_nothing():
     train = [[0, 1, 2], [0, 1, 3]]
-    assert np.allclose(scores(memoriser, train, [[3, 1], [1], [2]], 4), [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0] * 4])
+    assert np.allclose(
+        scores(markov_chain, train, [[3, 1], [1], [2]], 4), [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0] * 4]
+    )
 
 
 def test_memoriser_does_not_reach_over_the_end_of_a_sequence():
-    assert scores(memoriser, [[0], [1, 2]], [[0], [0, 1]], 3) == [[0, 0, 0], [0, 0, 1]]
+    assert scores(markov_chain, [[0], [1, 2]], [[0], [0, 1]], 3) == [[0, 0, 0], [0, 0, 1]]
 
 
-@pytest.mark.parametrize("module", [co_occurrence, memoriser])
+@pytest.mark.parametrize("module", [co_occurrence, markov_chain])
 def test_nothing_to_learn_from(module):
     assert scores(module, [[0]], [[0], [0, 1]], 2) == [[0, 0], [0, 0]]
 

@@ -92,8 +92,8 @@ def test_a_rule_of_what_follows_is_learnt(module, full_softmax, monkeypatch):
     monkeypatch.setattr(training, "DROPOUTS", (0.1,))
     monkeypatch.setattr(training, "LEARNING_RATE", 0.02)  # so small a ring is learnt in a few steps
     rounds = [[(start + 2 * step) % 12 for step in range(6)] for start in range(12)] * 10
-    knowledge = told(rounds, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
-    fitted = module.fit(knowledge)
+    train_data = told(rounds, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
+    fitted = module.fit(train_data)
     assert fitted.chosen["dropout"] == 0.1
     assert fitted.chosen["validation_ndcg@10"] == 1
     assert fitted.score(ItemLists.from_lists([[5, 7], [3]])).argmax(axis=1).tolist() == [9, 5]

@@ -13,20 +13,20 @@ def constant(*scores):
 
 
 def test_ndcg_by_hand():
-    knowledge = told([[1, 1, 2]], 3, validation=[([0], 0), ([0], 1), ([0], 2)])
-    assert Validation(knowledge).ndcg(constant(3, 2, 1)) == pytest.approx((1 + 1 / log2(3) + 1 / log2(4)) / 3)
+    train_data = told([[1, 1, 2]], 3, validation=[([0], 0), ([0], 1), ([0], 2)])
+    assert Validation(train_data).ndcg(constant(3, 2, 1)) == pytest.approx((1 + 1 / log2(3) + 1 / log2(4)) / 3)
 
 
 def test_equal_scores_go_by_popularity_then_index():
-    knowledge = told([[2, 2, 1]], 4, validation=[([0], 3)])
-    assert Validation(knowledge).ndcg(constant(0, 0, 0, 0)) == pytest.approx(1 / log2(1 + 4))
-    knowledge = told([[2, 2, 1]], 4, validation=[([0], 2)])
-    assert Validation(knowledge).ndcg(constant(0, 0, 0, 0)) == 1
+    train_data = told([[2, 2, 1]], 4, validation=[([0], 3)])
+    assert Validation(train_data).ndcg(constant(0, 0, 0, 0)) == pytest.approx(1 / log2(1 + 4))
+    train_data = told([[2, 2, 1]], 4, validation=[([0], 2)])
+    assert Validation(train_data).ndcg(constant(0, 0, 0, 0)) == 1
 
 
 def test_past_ten_counts_nothing():
-    knowledge = told([], 11, validation=[([0], 10)])
-    assert Validation(knowledge).ndcg(constant(*range(11, 0, -1))) == 0
+    train_data = told([], 11, validation=[([0], 10)])
+    assert Validation(train_data).ndcg(constant(*range(11, 0, -1))) == 0
 
 
 def test_many_users_are_thinned_evenly(monkeypatch):
@@ -42,9 +42,9 @@ def test_many_users_are_thinned_evenly(monkeypatch):
 
 
 def test_the_best_is_kept_and_the_first_of_equals():
-    knowledge = told([], 2, validation=[([0], 1)])
+    train_data = told([], 2, validation=[([0], 1)])
     candidates = [({"n": 1}, constant(1, 0)), ({"n": 2}, constant(0, 1)), ({"n": 3}, constant(0, 5))]
-    fitted = best(iter(candidates), knowledge)
+    fitted = best(iter(candidates), train_data)
     assert fitted.chosen == {"n": 2, "validation_ndcg@10": 1}
     assert fitted.score is candidates[1][1]
 

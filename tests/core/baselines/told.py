@@ -1,8 +1,8 @@
-"""Knowledge for baselines from plain lists."""
+"""TrainData for baselines from plain lists."""
 
 import numpy as np
 
-from pixrec_core.baselines._contract import Knowledge
+from pixrec_core.baselines._contract import TrainData
 from pixrec_core.baselines._item_lists import ItemLists
 
 
@@ -15,7 +15,7 @@ def told(train, n_items, *, validation=(), times=None, texts=None, photos=None):
         photos: (n_items, F) features.
     """
     lists = ItemLists.from_lists(train)
-    return Knowledge(
+    return TrainData(
         n_items=n_items,
         train=lists,
         times=ItemLists.from_lists(times).values if times else np.zeros(len(lists.values), np.int64),

@@ -65,7 +65,7 @@ def shops(draw):
         min_user_interactions=draw(st.integers(3, 5)),
         min_item_interactions=draw(st.integers(1, 4)),
         collapse_repeats=draw(st.booleans()),
-        unbought_items=draw(st.booleans()),
+        include_cold_items=draw(st.booleans()),
     )
     return rows, wanted
 
@@ -78,7 +78,7 @@ def test_build_agrees_with_plain_python(shop):
     bought = {item for walk in walks.values() for *_, item in walk}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
-        candidates = set("abcde") if wanted.unbought_items else bought
+        candidates = set("abcde") if wanted.include_cold_items else bought
         if len(walks) < 2 or len(candidates) < 2:
             with pytest.raises(ContractError, match=r"users|items"):
                 build(wanted, paths)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pixrec_core import engine
-from pixrec_core.engine import _ray_crew
+from pixrec_core.engine import _ray_actor_pool
 from pixrec_core.engine import ray as ray_engine
 from pixrec_core.errors import ContractError, EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
@@ -84,7 +84,7 @@ def test_an_error_leaves_no_worker_that_the_next_map_waits_for(ray_engines, tmp_
 
 
 def test_workers_without_work_end_after_a_while(ray_engines, monkeypatch):
-    monkeypatch.setattr(_ray_crew, "IDLE_S", 0.01)
+    monkeypatch.setattr(_ray_actor_pool, "IDLE_S", 0.01)
     gone = [psutil.Process(worker) for worker in processes(ray_engines[WORKERS])]
     assert psutil.wait_procs(gone, timeout=work.WAIT_S)[1] == []
     assert len(processes(ray_engines[WORKERS])) == WORKERS

@@ -31,7 +31,7 @@ def own_forward(tower: Small, windows: list[list[int]], left: bool = False, **in
     for n, row in enumerate(rows):
         place = slice(length - len(row), length) if left else slice(0, len(row))
         ids[n, place], mask[n, place] = torch.tensor(row), 1
-    inputs = tower.model.reader.own_inputs(ids == tower.processor.image_token_id) | inputs
+    inputs = tower.model.adapter.native_forward_kwargs(ids == tower.processor.image_token_id) | inputs
     return tower.model.backbone(
         input_ids=ids, attention_mask=mask, output_hidden_states=True, **photos(tower, windows), **inputs
     )
@@ -41,7 +41,7 @@ def own_logits(tower: Small, window: list[int], text: list[int]) -> torch.Tensor
     """Logits after a history and each token of a text of the next item, by `forward` of the whole, (1 + text, V)."""
     lead = prompt(tower, window)[0] + tower.processor.text_ids(prompts.NEXT)
     ids = torch.tensor([[*lead, *text]])
-    own = tower.model.reader.own_inputs(ids == tower.processor.image_token_id)
+    own = tower.model.adapter.native_forward_kwargs(ids == tower.processor.image_token_id)
     return tower.model.backbone(input_ids=ids, **photos(tower, [window]), **own).logits[0, len(lead) - 1 :]
 
 

@@ -51,7 +51,7 @@ def tower_on(backbone: Any, processor: Processor, variant: str = "multimodal", c
     photos = [Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)) for _ in range(has_photo.sum())]
     values = np.stack([processor.pixels(photo).numpy() for photo in photos]).astype(np.float16)
     pixels = PhotoStore(values, processor, "random")
-    model = DualTower(DualTowerConfig(backbone_config=backbone.config, dimension=16), backbone).eval()
+    model = DualTower(DualTowerConfig(backbone_config=backbone.config, embedding_dim=16), backbone).eval()
     with torch.no_grad():
         image_tokens = model.photo_features(pixels.load(np.array([0]))).shape[1]
     inputs = item_inputs(catalogue(count), rows, processor, image_tokens, variant, 32)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixrec_core.errors import BackboneError
 from pixrec_core.models import backbones
-from pixrec_core.models.backbones import Reader, paligemma, qwen2_vl, reader_of, require_agreement
+from pixrec_core.models.backbones import BackboneAdapter, adapter_of, paligemma, qwen2_vl, require_agreement
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.loading import create_backbone, load_processor
 from pixrec_core.models.windows import Window
@@ -42,7 +42,7 @@ def our_states(tower: Small, windows: list[list[int]]) -> list[torch.Tensor]:
     """Hidden states of each window without its padding, (L, H)."""
     batch = tower.collator.histories(windows)
     features = tower.model.photo_features(batch["photos"])
-    hidden = tower.model.hidden_states(batch["ids"], batch["slots"], features)
+    hidden = tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)
     return [row[: spans[-1, 1]] for row, spans in zip(hidden, batch["spans"], strict=True)]
 
 
@@ -55,7 +55,7 @@ def test_hidden_states_are_those_of_the_models_own_forward(tower: Small, side: s
         own = own[-len(ours) :] if side == "left" else own[: len(ours)]
         torch.testing.assert_close(ours, own, **TOLERANCE)
         logits = outputs.logits[n][-len(ours) :] if side == "left" else outputs.logits[n][: len(ours)]
-        torch.testing.assert_close(tower.model.reader.logits(ours), logits, **TOLERANCE)
+        torch.testing.assert_close(tower.model.adapter.logits(ours), logits, **TOLERANCE)
 
 
 @torch.no_grad()
@@ -64,7 +64,9 @@ def test_a_photo_has_as_many_placeholders_as_the_model_has_features(tower: Small
     features = tower.model.photo_features(batch["photos"])
     counted = (batch["ids"] == tower.processor.image_token_id).sum(1).tolist()
     assert counted == [features.shape[1], features.shape[1], 0]
-    assert sorted(batch["slots"][batch["slots"] >= 0].tolist()) == list(range(features.shape[0] * features.shape[1]))
+    assert sorted(batch["image_feature_index"][batch["image_feature_index"] >= 0].tolist()) == list(
+        range(features.shape[0] * features.shape[1])
+    )
     assert features.shape[1] > 1, "an image of one token would show nothing of positions within it"
 
 
@@ -102,13 +104,16 @@ def test_qwens_positions_are_those_of_the_model_and_of_every_prefix(opened, fami
         ids = torch.tensor([ids])
         batch = tower.collator.histories([window])
         image_tokens = tower.inputs.image_tokens
-        ours = qwen2_vl.positions(batch["slots"], image_tokens)
+        ours = qwen2_vl.positions(batch["image_feature_index"], image_tokens)
         grid = photos(tower, [window]).get("image_grid_thw")
         is_image = (ids == tower.processor.image_token_id).int()
         own, _ = tower.model.backbone.model.get_rope_index(ids, is_image, image_grid_thw=grid)
         assert ours.tolist() == own.tolist()
         for _, end, _ in spans:
-            assert qwen2_vl.positions(batch["slots"][:, :end], image_tokens).tolist() == ours[..., :end].tolist()
+            assert (
+                qwen2_vl.positions(batch["image_feature_index"][:, :end], image_tokens).tolist()
+                == ours[..., :end].tolist()
+            )
 
 
 @torch.no_grad()
@@ -116,7 +121,7 @@ def test_a_checkpoint_comes_back_with_its_processor(tower: Small, tmp_path) -> N
     tower.model.save_pretrained(tmp_path)
     tower.processor.save_pretrained(tmp_path)
     model, processor = DualTower.from_pretrained(tmp_path).eval(), load_processor(tmp_path)
-    assert type(model.reader) is type(tower.model.reader)
+    assert type(model.adapter) is type(tower.model.adapter)
     assert type(processor) is type(tower.processor)
     assert processor.start_ids == tower.processor.start_ids
     assert processor.around_image() == tower.processor.around_image()
@@ -128,8 +133,8 @@ def test_a_checkpoint_comes_back_with_its_processor(tower: Small, tmp_path) -> N
 
 def test_positions_by_hand() -> None:
     """Two words, an image of 2 x 2 tokens, a word, another image."""
-    slots = torch.tensor([[-1, -1, 4, 5, 6, 7, -1, 0, 1, 2, 3]])
-    assert qwen2_vl.positions(slots, 4).squeeze(1).tolist() == [
+    image_feature_index = torch.tensor([[-1, -1, 4, 5, 6, 7, -1, 0, 1, 2, 3]])
+    assert qwen2_vl.positions(image_feature_index, 4).squeeze(1).tolist() == [
         [0, 1, 2, 2, 2, 2, 4, 5, 5, 5, 5],
         [0, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6],
         [0, 1, 2, 3, 2, 3, 4, 5, 6, 5, 6],
@@ -154,8 +159,8 @@ def test_gemma_scales_embeddings_of_text_and_not_those_of_images(opened) -> None
     decoder = model.get_decoder()
     decoder.register_forward_pre_hook(lambda *given: fed.append(given[2]["inputs_embeds"]), with_kwargs=True)
     features = tower.model.photo_features(batch["photos"])
-    tower.model.hidden_states(batch["ids"], batch["slots"], features)
-    seen = batch["slots"][0] >= 0
+    tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)
+    seen = batch["image_feature_index"][0] >= 0
     weight = model.get_input_embeddings().weight
     torch.testing.assert_close(fed[0][0, ~seen], weight[batch["ids"][0, ~seen]] * weight.shape[1] ** 0.5)
     tower_output = model.model.vision_tower(tower.pixels.load(tower.inputs.photo_rows[[1]])["pixel_values"])
@@ -164,7 +169,7 @@ def test_gemma_scales_embeddings_of_text_and_not_those_of_images(opened) -> None
 
 def test_a_family_without_a_file_is_taken_where_it_reads_the_same(opened) -> None:
     backbone, processor = opened("llava")
-    assert type(reader_of(backbone)) is Reader
+    assert type(adapter_of(backbone)) is BackboneAdapter
     tower = tower_on(backbone, processor)
     for ours, window in zip(our_states(tower, WINDOWS), WINDOWS, strict=True):
         torch.testing.assert_close(ours, own_forward(tower, [window]).hidden_states[-1][0], **TOLERANCE)
@@ -174,8 +179,8 @@ def test_a_family_without_a_file_is_taken_where_it_reads_the_same(opened) -> Non
 def test_a_family_that_gives_its_decoder_more_is_refused_without_its_file(opened, family: str) -> None:
     backbone, processor = opened(family)
 
-    class General(Reader):
-        own_inputs = reader_of(backbone).own_inputs
+    class General(BackboneAdapter):
+        native_forward_kwargs = adapter_of(backbone).native_forward_kwargs
 
     with pytest.raises(BackboneError, match=r"reads a prompt otherwise by itself .*docs/backbones\.md"):
         require_agreement(General(backbone), processor)
@@ -184,17 +189,17 @@ def test_a_family_that_gives_its_decoder_more_is_refused_without_its_file(opened
 def test_deepstack_is_never_dropped(opened) -> None:
     backbone, processor = opened("qwen3_vl")
     with pytest.raises(BackboneError, match="misses something that it gives its decoder"):
-        require_agreement(qwen2_vl.FamilyReader(backbone), processor)
+        require_agreement(qwen2_vl.FamilyAdapter(backbone), processor)
 
 
 def test_a_model_that_looks_ahead_is_refused(opened) -> None:
     backbone, processor = opened("paligemma")
 
-    class Ahead(paligemma.FamilyReader):
+    class Ahead(paligemma.FamilyAdapter):
         def decoder_inputs(self, *_):
             return {"is_causal": False}
 
-        def own_inputs(self, is_image):
+        def native_forward_kwargs(self, is_image):
             return {"token_type_ids": torch.zeros_like(is_image, dtype=torch.long)}
 
     with pytest.raises(BackboneError, match="is not causal"):
@@ -229,7 +234,7 @@ def test_every_family_module_serves_types_that_no_other_serves() -> None:
     for model_type in served:
         assert model_type in transformers.CONFIG_MAPPING
         assert issubclass(backbones.processor_class(model_type), backbones.Processor)
-        assert isinstance(reader_of(SimpleNamespace(config=SimpleNamespace(model_type=model_type))), Reader)
+        assert isinstance(adapter_of(SimpleNamespace(config=SimpleNamespace(model_type=model_type))), BackboneAdapter)
 
 
 def test_a_photo_of_any_shape_becomes_one_size(tower: Small) -> None:

@@ -18,7 +18,7 @@ def card(variant: str = "multimodal", kind: str = "embedded", name: str = "tiny"
     settings = {
         "variant": variant,
         "model": model.model_dump(mode="json"),
-        "training": TrainingSettings(best_by="recall@10").model_dump(mode="json"),
+        "training": TrainingSettings(metric_for_best_model="recall@10").model_dump(mode="json"),
     }
     record = {
         "data": {"hats": COUNTS},
@@ -38,7 +38,7 @@ def test_it_tells_data_curve_and_settings():
     assert "| epoch | loss | recall@10 | ndcg@10 |\n| --- | --- | --- | --- |\n| 1 | 2.5 | 0.125 | 0.0625 |" in text
     assert "epoch 2, the best by recall@10" in text
     assert "700,000 parameters, of which 600,000 were trained" in text
-    assert "| training.best_by | `recall@10` |" in text
+    assert "| training.metric_for_best_model | `recall@10` |" in text
     assert f"| training.learning_rate | `{TrainingSettings().learning_rate}` |" in text
     assert "mean over" not in text
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from pixrec_core import losses
 from pixrec_core.models.dual_tower import DualTower, allowed_negatives, span_means
+from pixrec_core.models.item_id_embedding import ItemIdEmbedding
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.residual import Residual
 from pixrec_core.models.windows import Window
 from tests.core.models.own_forward import own_forward, prompt
 from tests.core.models.small import Small, small, user_vectors, vectors
@@ -82,7 +82,9 @@ def test_a_later_item_changes_no_earlier_hidden_state(tower: Small) -> None:
     def hidden(window: list[int]) -> tuple[torch.Tensor, int]:
         batch = tower.collator.histories([window])
         features = tower.model.photo_features(batch["photos"])
-        return tower.model.hidden_states(batch["ids"], batch["slots"], features)[0], batch["spans"][0][1, 1]
+        return tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)[0], batch["spans"][0][
+            1, 1
+        ]
 
     (first, end), (second, _) = hidden([1, 2, 3]), hidden([1, 2, 7])
     torch.testing.assert_close(first[:end], second[:end], **TOLERANCE)
@@ -194,11 +196,11 @@ def test_with_a_sample_of_all_items_the_loss_is_over_the_whole_training_catalogu
     torch.testing.assert_close(outputs.user_item, expected, **TOLERANCE)
 
 
-def with_residual(tower: Small, seed: int | None = None) -> Small:
+def with_item_id_embedding(tower: Small, seed: int | None = None) -> Small:
     """The same tower with a residual: one that has learnt nothing, or a random one."""
     model = deepcopy(tower.model)
-    model.residual = Residual(20, 16, dropout=0.5).eval()
-    for table in (model.residual.history, model.residual.candidate):
+    model.item_id_embedding = ItemIdEmbedding(20, 16, dropout=0.5).eval()
+    for table in (model.item_id_embedding.history, model.item_id_embedding.candidate):
         torch.nn.init.zeros_(table.weight)
         if seed is not None:
             torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(seed))
@@ -207,7 +209,7 @@ def with_residual(tower: Small, seed: int | None = None) -> Small:
 
 @torch.no_grad()
 def test_a_residual_that_nothing_has_taught_changes_nothing(tower: Small) -> None:
-    untaught = with_residual(tower)
+    untaught = with_item_id_embedding(tower)
     for of, asked in ((vectors, [3, 7, 0]), (user_vectors, [[1, 2, 3], [4], [5, 5]])):
         expected = of(tower.model, tower.collator, asked)
         torch.testing.assert_close(of(untaught.model, untaught.collator, asked), expected, **TOLERANCE)
@@ -215,8 +217,8 @@ def test_a_residual_that_nothing_has_taught_changes_nothing(tower: Small) -> Non
 
 @torch.no_grad()
 def test_the_residual_is_added_to_content_in_both_towers(tower: Small) -> None:
-    taught = with_residual(tower, seed=1)
-    history, candidate = taught.model.residual.history.weight, taught.model.residual.candidate.weight
+    taught = with_item_id_embedding(tower, seed=1)
+    history, candidate = taught.model.item_id_embedding.history.weight, taught.model.item_id_embedding.candidate.weight
     histories = [[1, 2, 3], [4, 4]]
     contents = user_vectors(tower.model, tower.collator, histories)
     means = torch.stack([(history[1] + history[2] + history[3]) / 3, history[4]])
@@ -229,7 +231,7 @@ def test_the_residual_is_added_to_content_in_both_towers(tower: Small) -> None:
 
 @torch.no_grad()
 def test_the_loss_of_prefixes_equals_that_of_retrieval_with_a_residual(tower: Small) -> None:
-    taught = with_residual(tower, seed=1)
+    taught = with_item_id_embedding(tower, seed=1)
     model, collator = taught.model, taught.collator
     pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
     distinct = sorted({item for window in WINDOWS for item in window.items})
@@ -241,14 +243,16 @@ def test_the_loss_of_prefixes_equals_that_of_retrieval_with_a_residual(tower: Sm
 
 
 def test_items_that_are_not_in_training_learn_no_residual(tower: Small) -> None:
-    taught = with_residual(tower, seed=1)
+    taught = with_item_id_embedding(tower, seed=1)
     counts = np.ones(20, dtype=np.int64)
     counts[[11, 12]] = 0
     collator = dataclasses.replace(taught.collator, negatives=Negatives(counts, 100, seed=0))
-    taught.model.residual.dropout = 0.0
+    taught.model.item_id_embedding.dropout = 0.0
     taught.model.train()(**collator(WINDOWS)).loss.backward()
-    ranked = taught.model.residual.candidate.weight.grad.abs().sum(1) > 0
-    read = taught.model.residual.history.weight.grad.abs().sum(1) > 1e-6  # a difference of sums leaves some dust
+    ranked = taught.model.item_id_embedding.candidate.weight.grad.abs().sum(1) > 0
+    read = (
+        taught.model.item_id_embedding.history.weight.grad.abs().sum(1) > 1e-6
+    )  # a difference of sums leaves some dust
     assert not ranked[[11, 12]].any()
     assert ranked.any()
     assert set(read.nonzero()[:, 0].tolist()) <= {item for window in WINDOWS for item in window.items[:-1]}
@@ -256,14 +260,14 @@ def test_items_that_are_not_in_training_learn_no_residual(tower: Small) -> None:
 
 def test_an_item_that_drops_out_goes_without_in_both_towers() -> None:
     torch.manual_seed(0)
-    residual = Residual(1000, 4, dropout=0.3).train()
-    kept = residual.kept()
+    residual = ItemIdEmbedding(1000, 4, dropout=0.3).train()
+    kept = residual.dropout_mask()
     assert 0.65 < kept.mean() < 0.75
     numbers = torch.arange(1000)
     for table in (residual.history, residual.candidate):
-        gone = residual.take(table, numbers, kept).abs().sum(1) == 0
+        gone = residual.lookup(table, numbers, kept).abs().sum(1) == 0
         assert torch.equal(gone, kept[:, 0] == 0)
-    assert residual.eval().kept() is None
+    assert residual.eval().dropout_mask() is None
 
 
 @torch.no_grad()

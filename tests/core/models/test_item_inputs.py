@@ -38,7 +38,7 @@ def spelled(processor, block: ItemBlock) -> str:
 
 def images(inputs: ItemInputs) -> list[int]:
     """Placeholders of image features in each block."""
-    return [int((block.slots >= 0).sum()) for block in inputs.blocks]
+    return [int((block.image_feature_index >= 0).sum()) for block in inputs.blocks]
 
 
 def text_lengths(inputs: ItemInputs) -> list[bool]:
@@ -54,7 +54,7 @@ def test_multimodal_reads_text_then_photo_then_end(read, processor) -> None:
     before, after = processor.around_image()
     block = inputs.blocks[TEXT]
     assert block.ids.tolist() == [*text, *before, *[processor.image_token_id] * K, *after, *end]
-    assert block.slots[block.slots >= 0].tolist() == list(range(K))
+    assert block.image_feature_index[block.image_feature_index >= 0].tolist() == list(range(K))
     assert block.text_length == len(text)
     assert inputs.photo_rows.tolist() == PHOTO_ROWS.tolist()
     assert images(inputs) == [K, K, 0, 0, K, K, 0]
@@ -96,15 +96,15 @@ def test_text_is_cut_and_the_photo_is_not(read, processor, tokens) -> None:
     block = read("multimodal", tokens).blocks[LONG]
     assert block.text_length == tokens
     assert block.ids[:tokens].tolist() == processor.text_ids(prompts.item_text(ITEMS[LONG]))[:tokens]
-    assert (block.slots >= 0).sum() == K
+    assert (block.image_feature_index >= 0).sum() == K
 
 
 @pytest.mark.parametrize("variant", ["multimodal", "text_only", "image_only", "shuffled_images"])
 def test_no_text_can_spell_the_image_token_and_every_item_ends(read, processor, variant) -> None:
     end = processor.text_ids(prompts.END)
     for block in read(variant, 100).blocks:
-        assert ((block.ids == processor.image_token_id) == (block.slots >= 0)).all()
-        assert (block.slots[: block.text_length] == -1).all()
+        assert ((block.ids == processor.image_token_id) == (block.image_feature_index >= 0)).all()
+        assert (block.image_feature_index[: block.text_length] == -1).all()
         assert block.ids[-len(end) :].tolist() == end
 
 

@@ -13,8 +13,8 @@ from pixrec_core.evaluation.targets import Targets
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.retrieval import encode, generative
-from pixrec_core.retrieval.rank import Shop
-from pixrec_core.retrieval.rankers import Ranked
+from pixrec_core.retrieval.rank import Retriever
+from pixrec_core.retrieval.rankers import RankedItems
 from pixrec_core.settings import GenerativeSettings
 from pixrec_core.stages import Work
 from tests.core.shop import open_shop, settings
@@ -60,7 +60,7 @@ def test_the_ranking_is_brute_forces(ranked: Work) -> None:
 
 
 def test_vectors_do_not_depend_on_what_they_are_batched_with(ranked: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = Shop.read(ranked.variant_paths)
+    shop = Retriever.read(ranked.variant_paths)
     test = shop.inputs.numbers(read_sequences(ranked.paths, schemas.TEST)[schemas.ITEMS])
     histories = [sequence[:n] for n, sequence in enumerate(test.to_list(), 1)]
     found = []
@@ -119,7 +119,7 @@ def test_without_the_setting_rankings_of_an_earlier_run_go(ranked: Work) -> None
 
 
 def test_a_list_is_completed_by_the_nearest_others() -> None:
-    own = Ranked(np.array([5, 2]), np.array([-0.5, -1.5], np.float32))
+    own = RankedItems(np.array([5, 2]), np.array([-0.5, -1.5], np.float32))
     items, scores = generative.complete(own, np.array([2, 7, 5, 1, 3, -1]), 4)
     assert items.tolist() == [5, 2, 7, 1]
     np.testing.assert_array_equal(scores, [-0.5, -1.5, np.nan, np.nan])

@@ -26,7 +26,7 @@ def test_every_item_with_its_vector_and_what_it_shows(
 ) -> None:
     monkeypatch.setattr(export, "ROWS_AT_A_TIME", 7)
     export.export(folder, tmp_path / "new" / "export")
-    path, shop = tmp_path / "new" / "export" / "items.parquet", recommenders["collaborative"].shop
+    path, shop = tmp_path / "new" / "export" / "items.parquet", recommenders["collaborative"].retriever
     schema = parquet.read_schema(path)
     assert schema.names == ["item", "title", "image_url", "photo", "vector"]
     assert schema.field("vector").type == pa.list_(pa.float32(), shop.item_index.vectors.shape[1])

@@ -38,7 +38,9 @@ def rank(work: Work, place: Callable[[int], int]) -> None:
 
 def promote(work: Work, place: Callable[[int], int], tolerance: float = 0.0) -> Stats:
     rank(work, place)
-    own = work.own.model_copy(update={"promotion": work.own.promotion.model_copy(update={"tolerance": tolerance})})
+    own = work.dataset_settings.model_copy(
+        update={"promotion": work.dataset_settings.promotion.model_copy(update={"tolerance": tolerance})}
+    )
     return promotion.promote("shop", own, work.variant_paths)
 
 
@@ -125,7 +127,7 @@ def test_a_later_training_changes_nothing_that_serves(third: Work) -> None:
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         stage.run(third)
     assert Recommender.load(folder).for_items(asked) == before
-    assert promotion.promote("shop", third.own, third.variant_paths)["pairs"] == USERS
+    assert promotion.promote("shop", third.dataset_settings, third.variant_paths)["pairs"] == USERS
 
 
 def test_what_does_not_belong_together_is_not_promoted(third: Work) -> None:
@@ -168,7 +170,7 @@ def test_what_serves_needs_nothing_beside_its_folder(tmp_path: Path, served: dic
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         shops.untrained(work) if stage is pipeline.ITEM_VECTORS else None
         stage.run(work)
-    promotion.promote("shop", work.own, work.variant_paths)
+    promotion.promote("shop", work.dataset_settings, work.variant_paths)
     asked = read_items(work.paths)[ITEM].to_list()[:3]
     before = Recommender.load(work.variant_paths.promoted.root).for_items(asked)
     elsewhere = work.variant_paths.promoted.root.rename(tmp_path / "elsewhere")

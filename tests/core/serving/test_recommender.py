@@ -58,7 +58,7 @@ def test_a_user_vectors_inner_products_are_the_scores(recommender, bought):
 
 def test_only_the_newest_items_are_read(recommender, bought):
     items = max(bought.values(), key=len)
-    assert len(items) > recommender.shop.window == 4
+    assert len(items) > recommender.retriever.max_history_len == 4
     assert recommender.for_items(items) == recommender.for_items(items[-4:])
 
 
@@ -84,7 +84,7 @@ def test_every_item_is_a_candidate_and_none_comes_twice(recommender, bought):
 
 
 def test_what_nobody_bought_is_a_candidate_where_the_settings_want_it(tmp_path):
-    wanted = {"min_item_interactions": 12, "unbought_items": True}  # the other items are as good as never bought
+    wanted = {"min_item_interactions": 12, "include_cold_items": True}  # the other items are as good as never bought
     work = served_shop(tmp_path, "text_only", sequences=wanted)
     histories = read_sequences(work.paths, TEST)[ITEMS].to_list()
     new = set(pl.read_parquet(work.paths.items)[ITEM]) - {item for history in histories for item in history}
@@ -99,7 +99,7 @@ def test_what_nobody_bought_is_a_candidate_where_the_settings_want_it(tmp_path):
 @torch.inference_mode()
 def test_a_text_is_read_as_the_title_of_an_item(recommenders, variant):
     recommender = recommenders[variant]
-    model, processor = recommender.shop.model, recommender.shop.inputs.processor
+    model, processor = recommender.retriever.model, recommender.retriever.inputs.processor
     ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
     hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
     mean = hidden[0, len(processor.start_ids) :].mean(dim=0)

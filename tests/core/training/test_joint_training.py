@@ -31,8 +31,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, variant_training: dict | None = None, **joint: dict) -> Settings:
-    model = {"dimension": 16, "item_tokens": 8}
-    short = {"epochs": 1, "batch_users": 16, "window": 4}
+    model = {"embedding_dim": 16, "item_tokens": 8}
+    short = {"epochs": 1, "batch_size": 16, "max_history_len": 4}
     datasets = {
         name: {
             "source": {"kind": "sample", "users": users, "items": 40},
@@ -83,10 +83,10 @@ def test_the_joint_checkpoint_is_judged_by_the_mean_of_its_datasets(trained: tup
         assert epoch[metric] == pytest.approx((epoch[f"lamps/{metric}"] + epoch[f"hats/{metric}"]) / 2)
     data = stats["data"]
     for name in SHOPS:
-        bought = read_sequences(work.at(name).paths, schemas.TRAIN)[schemas.ITEMS]
+        bought = read_sequences(work.with_dataset(name).paths, schemas.TRAIN)[schemas.ITEMS]
         assert data[name]["users"] == bought.len()
         assert data[name]["examples"] == sum(len(items) - 1 for items in bought)
-        assert data[name]["items"] == read_items(work.at(name).paths).height
+        assert data[name]["items"] == read_items(work.with_dataset(name).paths).height
     assert stats["examples"] == data["lamps"]["examples"] + data["hats"]["examples"]
     card = (work.variant_paths.checkpoint / checkpoint.CARD).read_text()
     assert all(f"| {name} | {data[name]['users']} |" in card for name in SHOPS)
@@ -109,9 +109,9 @@ def test_only_training_sequences_are_learnt_and_items_are_those_of_their_own_dat
     assert len(learnt) == len(judged) == 2
     ids = [set(), set()]
     for number, name in enumerate(SHOPS):
-        items = read_items(work.at(name).paths)[schemas.ITEM].to_list()
+        items = read_items(work.with_dataset(name).paths)[schemas.ITEM].to_list()
         ids[number] |= set(items)
-        bought = read_sequences(work.at(name).paths, schemas.TRAIN)[schemas.ITEMS].to_list()
+        bought = read_sequences(work.with_dataset(name).paths, schemas.TRAIN)[schemas.ITEMS].to_list()
         assert [[items[n] for n in sequence] for sequence in learnt[number]] == bought
     assert ids[0] & ids[1], "one id in both shops is two items"
 
@@ -122,7 +122,7 @@ def test_the_tokenizer_learns_from_the_training_texts_of_all_and_from_no_other(s
     monkeypatch.setattr(training, "create_backbone", lambda *given: seen.extend(given[2]()) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pipeline.JOINT_CHECKPOINT.materialise(work)
-    rows = [row for name in SHOPS for row in read_items(work.at(name).paths).to_dicts()]
+    rows = [row for name in SHOPS for row in read_items(work.with_dataset(name).paths).to_dicts()]
     warm = [row for row in rows if row[schemas.TRAIN_COUNT] > 0]
     assert len(warm) < len(rows), "some items are held out"
     assert seen == [prompts.item_text(row) for row in warm]
@@ -131,7 +131,7 @@ def test_the_tokenizer_learns_from_the_training_texts_of_all_and_from_no_other(s
 def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_first(trained_shops: Path) -> None:
     work = Work(settings(trained_shops, {"learning_rate": 1e-12, "temperature": 0.5}), "hats", "multimodal")
     pipeline.CHECKPOINT.materialise(work)
-    before, after = work.at("both").variant_paths.checkpoint, work.variant_paths.checkpoint
+    before, after = work.with_dataset("both").variant_paths.checkpoint, work.variant_paths.checkpoint
     started = load_file(before / checkpoint.WEIGHTS)
     for name, value in load_file(after / checkpoint.WEIGHTS).items():
         torch.testing.assert_close(value, started[name], atol=1e-6, rtol=1e-4)
@@ -139,7 +139,7 @@ def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_fir
         assert (after / name).read_bytes() == (before / name).read_bytes()
     model, _ = checkpoint.load(after)
     assert model.config.tau == 0.5, "the objective is the second stage's own"
-    weights = record(work.at("both"))["weights_sha256"]
+    weights = record(work.with_dataset("both"))["weights_sha256"]
     assert record(work)["started_from"] == {"datasets": ["hats", "lamps"], "weights_sha256": weights}
     assert set(record(work)["data"]) == {"hats"}
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
@@ -152,14 +152,14 @@ def test_a_damaged_joint_checkpoint_is_not_started_from(trained_shops: Path) -> 
     path = work.variant_paths.checkpoint / checkpoint.WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        pipeline.CHECKPOINT.materialise(work.at("hats"))
+        pipeline.CHECKPOINT.materialise(work.with_dataset("hats"))
 
 
 def test_a_joint_training_made_again_makes_what_started_from_it_stale(trained_shops: Path) -> None:
-    hats = joint_work(trained_shops, "multimodal").at("hats")
+    hats = joint_work(trained_shops, "multimodal").with_dataset("hats")
     pipeline.CHECKPOINT.materialise(hats)
     assert pipeline.CHECKPOINT.is_current(hats)
     again = joint_work(trained_shops, "multimodal", seed=7)
     assert not pipeline.JOINT_CHECKPOINT.is_current(again)
     pipeline.JOINT_CHECKPOINT.materialise(again)
-    assert not pipeline.CHECKPOINT.is_current(again.at("hats"))
+    assert not pipeline.CHECKPOINT.is_current(again.with_dataset("hats"))

@@ -52,7 +52,7 @@ def test_a_training_that_passes_from_parts_to_one_process_to_copies_and_back_end
     caplog.set_level(logging.INFO, "pixrec_core")
 
     def work(count: int, *, fsdp: bool = False) -> Work:
-        return shop(training={"epochs": 5, "patience": 5, "processes": count, "fsdp": fsdp, "batch_users": 15})
+        return shop(training={"epochs": 5, "patience": 5, "processes": count, "fsdp": fsdp, "batch_size": 15})
 
     pipeline.CHECKPOINT.materialise(work(1))
     expected = epochs(work(1)), weights(work(1))
@@ -108,7 +108,7 @@ def test_adapters_learn_in_parts_too(shop) -> None:
 
     def work(count: int) -> Work:
         model = {"tune": "lora", "lora": {"rank": 3, "dropout": 0}, "vision": "frozen"}
-        how = {"epochs": 2, "batch_users": 15, "precision": "bfloat16", "gradient_checkpointing": True}
+        how = {"epochs": 2, "batch_size": 15, "precision": "bfloat16", "gradient_checkpointing": True}
         return shop(model=model, training=how | {"processes": count, "fsdp": count > 1})
 
     pipeline.CHECKPOINT.materialise(work(1))
@@ -211,4 +211,4 @@ def test_parts_go_to_several() -> None:
 
 def test_a_batch_has_a_window_for_each_process() -> None:
     with pytest.raises(ValidationError, match="processes is 3, but a batch has 2 windows to share"):
-        TrainingSettings(batch_users=2, processes=3)
+        TrainingSettings(batch_size=2, processes=3)

@@ -50,7 +50,7 @@ def test_a_training_that_lost_a_worker_goes_on_in_parts_and_ends_as_that_of_two_
     caplog.set_level(logging.INFO, "pixrec_core")
 
     def work(*, fsdp: bool = False, **sections: dict) -> Work:
-        training = {"epochs": 3, "processes": 2, "fsdp": fsdp, "batch_users": 15}
+        training = {"epochs": 3, "processes": 2, "fsdp": fsdp, "batch_size": 15}
         return shop(training=training, model={"vision": "frozen"}, **sections)
 
     pipeline.CHECKPOINT.materialise(work())

@@ -91,12 +91,12 @@ def scripted(monkeypatch, *metrics: tuple[float, float]) -> None:
     monkeypatch.setattr(Validation, "__call__", judge)
 
 
-@pytest.mark.parametrize(("best_by", "best", "epochs"), [("ndcg@10", 2, 4), ("recall@10", 1, 3)])
+@pytest.mark.parametrize(("metric_for_best_model", "best", "epochs"), [("ndcg@10", 2, 4), ("recall@10", 1, 3)])
 def test_the_epoch_that_is_best_by_the_setting_is_kept_and_patience_counts_by_it(
-    shop, monkeypatch, best_by: str, best: int, epochs: int
+    shop, monkeypatch, metric_for_best_model: str, best: int, epochs: int
 ) -> None:
     scripted(monkeypatch, (0.1, 0.5), (0.2, 0.4), (0.1, 0.3))
-    work = shop("text_only", training={"epochs": 6, "best_by": best_by, "patience": 2})
+    work = shop("text_only", training={"epochs": 6, "metric_for_best_model": metric_for_best_model, "patience": 2})
     stats = pipeline.CHECKPOINT.materialise(work)["stats"]
     assert stats["best_epoch"] == best
     assert len(curves(work)) == epochs
@@ -112,7 +112,7 @@ def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monke
     assert len(encoded) == 1
     model, _ = checkpoint.load(work.variant_paths.checkpoint)
     set_seed(5)
-    untrained, _ = build(work.own.model, work.own.training, [work.variant_paths])
+    untrained, _ = build(work.dataset_settings.model, work.dataset_settings.training, [work.variant_paths])
     pairs = list(zip(model.vision_parameters(), untrained.vision_parameters(), strict=True))
     assert pairs
     assert all(torch.equal(now, then) for now, then in pairs)

@@ -39,8 +39,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def untrained(work: Work) -> DualTower:
-    set_seed(work.own.training.seed)
-    return build(work.own.model.model_copy(update={"tune": "full"}), work.own.training, [work.variant_paths])[0]
+    set_seed(work.dataset_settings.training.seed)
+    return build(
+        work.dataset_settings.model.model_copy(update={"tune": "full"}),
+        work.dataset_settings.training,
+        [work.variant_paths],
+    )[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from pixrec_core import prompts
 from pixrec_core.models.item_inputs import ItemBlock
-from pixrec_core.retrieval.rankers import Catalogue, Users
+from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from tests.core.models.own_forward import own_logits
 from tests.core.models.small import Small, catalogue
 
@@ -24,7 +24,7 @@ def with_twins(tower: Small) -> Small:
     for twin, other in TWINS.items():
         text, rest = blocks[other].text_length, blocks[twin].text_length
         joined = (np.concatenate([blocks[other].ids[:text], blocks[twin].ids[rest:]]),
-                  np.concatenate([blocks[other].slots[:text], blocks[twin].slots[rest:]]))  # fmt: skip
+                  np.concatenate([blocks[other].image_feature_index[:text], blocks[twin].image_feature_index[rest:]]))  # fmt: skip
         blocks[twin] = ItemBlock(*joined, text)
     return replace(tower, inputs=replace(tower.inputs, blocks=blocks))
 
@@ -37,12 +37,12 @@ def shop(tower: Small) -> Catalogue:
     return Catalogue(items, tower.model, tower.collator, vectors, texts)
 
 
-def users_of(own: Catalogue, histories=HISTORIES) -> Users:
+def users_of(own: Catalogue, histories=HISTORIES) -> UserBatch:
     """Users of random vectors, whose dense order is exact."""
     vectors = np.random.default_rng(1).normal(size=(len(histories), own.vectors.shape[1])).astype(np.float32)
     cosines = vectors @ own.vectors.T
     nearest = np.argsort(-cosines, axis=1, kind="stable")
-    return Users(histories, vectors, nearest, np.take_along_axis(cosines, nearest, axis=1))
+    return UserBatch(histories, vectors, nearest, np.take_along_axis(cosines, nearest, axis=1))
 
 
 @cache

@@ -19,25 +19,25 @@ from pixrec_core.models.windows import Window
 T = TypeVar("T")
 
 
-class Share(NamedTuple):
+class RankInfo(NamedTuple):
     """The part of each batch that one process works on.
 
     Attributes:
         rank: number of the process, from 0.
-        ranks: how many there are.
+        world_size: how many there are.
     """
 
     rank: int
-    ranks: int
+    world_size: int
 
     @classmethod
-    def of_this_process(cls) -> "Share":
+    def current(cls) -> "RankInfo":
         """Everything, outside a process group."""
         return cls(distributed.get_rank(), distributed.get_world_size()) if _in_group() else WHOLE
 
     def windows(self, windows: Sequence[Window]) -> list[Window]:
-        """Every `ranks`-th window. Where there is none, one without a target: whoever missed a step would stop all."""
-        return list(windows[self.rank :: self.ranks]) or [Window(windows[0].items[:1])]
+        """Every `world_size`-th window. Where there is none, one without a target: whoever missed a step would stop all."""
+        return list(windows[self.rank :: self.world_size]) or [Window(windows[0].items[:1])]
 
     def holders(self, rows: Ids, drawn: int) -> NDArray[np.int64]:
         """Which process encodes each item: one that reads it in a history anyway, so that its photo is encoded once.
@@ -49,14 +49,14 @@ class Share(NamedTuple):
         Returns:
             (n + drawn,) ranks.
         """
-        return np.concatenate([rows, np.arange(drawn)]) % self.ranks
+        return np.concatenate([rows, np.arange(drawn)]) % self.world_size
 
 
-WHOLE: Final = Share(0, 1)
+WHOLE: Final = RankInfo(0, 1)
 
 
-def gathered(own: Tensor, counts: Sequence[int]) -> Tensor:
-    """Rows of all processes in the order of their ranks, through which gradients flow back to whoever made each row.
+def all_gather_with_grad(own: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows of all processes in rank order, through which gradients flow back to whoever made each row.
 
     Args:
         own: (at least `counts[rank]`, D) rows of this process; what is over is left out.
@@ -85,25 +85,25 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        parts: tuple[Tensor, ...] = torch.split(summed(gradients[0].clone()), list(context.counts))
+        parts: tuple[Tensor, ...] = torch.split(all_reduce_sum(gradients[0].clone()), list(context.counts))
         return parts[distributed.get_rank()], None
 
 
-def summed(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of all processes' values, in place; as they are outside a process group."""
     if _in_group():
         distributed.all_reduce(values)
     return values
 
 
-def of_the_first(values: Tensor | None) -> Tensor | None:
+def broadcast_from_rank0(values: Tensor | None) -> Tensor | None:
     """The first process's values in place of one's own."""
     if values is not None and _in_group():
         distributed.broadcast(values, src=0)
     return values
 
 
-def told_by_the_first(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """An object that can be pickled, as the first process has it. Others wait for it."""
     told = [value]
     if _in_group():

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 
-class Reader:
+class BackboneAdapter:
     """Reads through the decoder of one backbone. Shapes: B rows, L tokens, H hidden size, J photos, K features a photo.
 
     A family overrides what its decoder wants besides embeddings; what it reads must equal what the
@@ -31,35 +31,41 @@ class Reader:
         """
         return self._joined(self.model.get_image_features(**inputs).pooler_output, count)
 
-    def hidden_states(self, ids: Tensor, slots: Tensor, features: Tensor | None) -> Tensor:
+    def hidden_states(self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None) -> Tensor:
         """Last hidden states of right-padded rows, (B, L, H).
 
         No attention mask is needed: padding follows what is read, and a causal model never looks ahead.
 
         Args:
             ids: (B, L) token ids.
-            slots: (B, L) position of an image feature among all of the batch's; -1 for text.
+            image_feature_index: (B, L) position of an image feature among all of the batch's; -1 for text.
             features: (J, K, F), or None where no row has an image.
         """
-        hidden: Tensor = self._read(ids, slots, features, use_cache=False).last_hidden_state
+        hidden: Tensor = self._read(ids, image_feature_index, features, use_cache=False).last_hidden_state
         return hidden
 
-    def remembered_states(self, ids: Tensor, slots: Tensor, features: Tensor | None) -> tuple[Tensor, DynamicCache]:
+    def remembered_states(
+        self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None
+    ) -> tuple[Tensor, DynamicCache]:
         """`hidden_states`, and the keys and values of every token, for others to be read after them.
 
         The cache is told nothing of the configuration: one that knows of sliding windows drops what lies before them,
         by places that texts side by side do not have.
         """
-        output = self._read(ids, slots, features, use_cache=True, past_key_values=DynamicCache())
+        output = self._read(ids, image_feature_index, features, use_cache=True, past_key_values=DynamicCache())
         return output.last_hidden_state, output.past_key_values
 
-    def _read(self, ids: Tensor, slots: Tensor, features: Tensor | None, **options: Any) -> Any:
-        ids = ids.masked_fill(slots >= 0, 0)  # a placeholder's id may lie past the vocabulary
+    def _read(self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None, **options: Any) -> Any:
+        ids = ids.masked_fill(image_feature_index >= 0, 0)  # a placeholder's id may lie past the vocabulary
         embeddings = self.model.get_input_embeddings()(ids)
         if features is not None:
             flat = features.flatten(0, 1)[:, : embeddings.shape[-1]].to(embeddings.dtype)
-            embeddings = torch.where((slots >= 0)[..., None], flat[slots.clamp(min=0)], embeddings)
-        return self.model.get_decoder()(inputs_embeds=embeddings, **self.decoder_inputs(slots, features), **options)
+            embeddings = torch.where(
+                (image_feature_index >= 0)[..., None], flat[image_feature_index.clamp(min=0)], embeddings
+            )
+        return self.model.get_decoder()(
+            inputs_embeds=embeddings, **self.decoder_inputs(image_feature_index, features), **options
+        )
 
     def following_states(
         self, ids: Tensor, positions: Tensor, cache: DynamicCache, visible: Tensor, distances: Tensor
@@ -106,7 +112,7 @@ class Reader:
         """What the decoder wants besides embeddings, such as positions."""
         return {}
 
-    def own_inputs(self, _is_image: Tensor) -> dict[str, Tensor]:
+    def native_forward_kwargs(self, _is_image: Tensor) -> dict[str, Tensor]:
         """What the model's own `forward` wants besides ids and images to read a prompt as it is read here.
 
         Args:

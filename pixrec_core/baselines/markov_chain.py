@@ -10,26 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pixrec_core.baselines._contract import Fitted, Knowledge
+from pixrec_core.baselines._contract import FittedModel, TrainData
 from pixrec_core.baselines._item_lists import ItemLists, Scores
 
 
-def fit(knowledge: Knowledge) -> Fitted:
+def fit(train_data: TrainData) -> FittedModel:
     """Count what followed each one and each two items.
 
     A score is 1 (after the last two), else 0 (after the last one), plus the share of the times
     that the item followed: whatever followed both comes first. All others score 0.
     """
-    memories = [_Followers.of(knowledge.train, order, knowledge.n_items) for order in (1, 2)]
+    memories = [_Followers.of(train_data.train, order, train_data.n_items) for order in (1, 2)]
 
     def score(histories: ItemLists) -> Scores:
-        scores = np.zeros((len(histories), knowledge.n_items), np.float32)
+        scores = np.zeros((len(histories), train_data.n_items), np.float32)
         for level, memory in enumerate(memories):
             shares = memory.shares(histories).tocoo()
             scores[shares.row, shares.col] = level + shares.data
         return scores
 
-    return Fitted(score)
+    return FittedModel(score)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Worker:
         gc.collect()
 
 
-class Crew:
+class ActorPool:
     """The workers of this process, all with the same room set aside; those without work are kept for a while.
 
     Maps of several threads share them: one that finds all of them at work waits for the other's end.

@@ -13,10 +13,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.item_id_embedding import ItemIdEmbedding
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.residual import Residual
-from pixrec_core.models.shares import WHOLE, Share, summed
+from pixrec_core.models.process_group import WHOLE, RankInfo, all_reduce_sum
 from pixrec_core.models.windows import Window
 from pixrec_core.training import processes
 from pixrec_core.training.sharding import gathered_weights, shard
@@ -29,9 +29,9 @@ BATCHES = {"even": WINDOWS, "uneven": WINDOWS[:3], "one window": WINDOWS[1:2], "
 TERMS = ("loss", "generation", "item_item", "user_item")
 
 
-def collated(tower: Small, windows: list[Window], share: Share, sampled: int = 6) -> dict:
+def collated(tower: Small, windows: list[Window], rank_info: RankInfo, sampled: int = 6) -> dict:
     negatives = Negatives(np.ones(20, dtype=np.int64), sampled, seed=0)
-    return dataclasses.replace(tower.collator, negatives=negatives, share=share)(windows)
+    return dataclasses.replace(tower.collator, negatives=negatives, rank_info=rank_info)(windows)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def tower() -> Small:
 @pytest.mark.parametrize("windows", BATCHES.values(), ids=BATCHES)
 def test_every_pair_and_item_of_a_batch_is_read_by_one_process(tower: Small, windows, ranks: int) -> None:
     whole = collated(tower, windows, WHOLE)
-    shares = [collated(tower, windows, Share(rank, ranks)) for rank in range(ranks)]
+    shares = [collated(tower, windows, RankInfo(rank, ranks)) for rank in range(ranks)]
 
     keys = {tuple(share["key_numbers"].tolist()) for share in shares}
     assert len(keys) == 1, "all compare the same items in one order"
@@ -70,7 +70,7 @@ def test_every_pair_and_item_of_a_batch_is_read_by_one_process(tower: Small, win
 
 def test_an_item_is_read_where_its_photo_is_read_anyway(tower: Small) -> None:
     for rank, own in enumerate(([1, 2, 3, 0], [5, 6, 7])):
-        share = collated(tower, WINDOWS[:2], Share(rank, 2), sampled=0)
+        share = collated(tower, WINDOWS[:2], RankInfo(rank, 2), sampled=0)
         assert sorted(share["item_numbers"].tolist()) == sorted(own), "item 1 of both histories goes to the first"
 
 
@@ -78,8 +78,8 @@ def taught(variant: str) -> Small:
     """A tower of which every part has something to learn."""
     tower = small("multimodal" if variant == "collaborative" else variant)
     if variant == "collaborative":
-        tower.model.residual = Residual(20, 16, dropout=0.5)
-        for table in (tower.model.residual.history, tower.model.residual.candidate):
+        tower.model.item_id_embedding = ItemIdEmbedding(20, 16, dropout=0.5)
+        for table in (tower.model.item_id_embedding.history, tower.model.item_id_embedding.candidate):
             torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(1))
     tower.model.train()
     return tower
@@ -109,7 +109,7 @@ def compare_families(folders: dict[str, Path], *, on_epoch) -> None:
 
 
 def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.nn.Module], on_epoch) -> None:
-    share = Share.of_this_process()
+    rank_info = RankInfo.current()
     tower.model.train()
     alone, together = deepcopy(tower.model), spread(tower.model)
     for name, windows in BATCHES.items():
@@ -117,10 +117,10 @@ def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.n
         torch.manual_seed(0)  # of the residuals that drop out
         whole = alone(**collated(tower, windows, WHOLE, sampled))
         whole.loss.backward()
-        torch.manual_seed(share.rank)
-        part = together(**collated(tower, windows, share, sampled))
-        (part.loss * share.ranks).backward()
-        terms = summed(torch.stack([part[term].detach() for term in TERMS]))
+        torch.manual_seed(rank_info.rank)
+        part = together(**collated(tower, windows, rank_info, sampled))
+        (part.loss * rank_info.world_size).backward()
+        terms = all_reduce_sum(torch.stack([part[term].detach() for term in TERMS]))
         expected = torch.stack([whole[term].detach() for term in TERMS])
         pairs = list(zip(gradients(alone), gradients(tower.model), strict=True))
         on_epoch(
@@ -135,7 +135,7 @@ def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.n
         for model in (alone, together):
             model.zero_grad()
         with gathered_weights(tower.model), torch.inference_mode():
-            if share.rank == 0:  # a small catalogue gives one process all that there is to encode
+            if rank_info.rank == 0:  # a small catalogue gives one process all that there is to encode
                 vectors(tower.model, tower.collator, [1, 2])
 
 
