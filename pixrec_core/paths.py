@@ -9,7 +9,7 @@ data/<dataset>/
   cache/                    photos decoded or encoded, keyed by content; safe to delete
   sequences.duckdb          items, interactions and sequences that belong together, validated
   contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
-  baselines/<name>.parquet  rankings
+  baselines/<method>/       model/  ranking.parquet, of test users  validation_ranking.parquet, of stacking users
   variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
                             generative/<ranker>.parquet, speeds.json: rankings by the language model, where asked for
                             curves/: TensorBoard event files of the training, written as it goes
@@ -123,6 +123,15 @@ class DatasetPaths:
     def baselines(self) -> Path:
         return self.root / "baselines"
 
+    def baseline(self, method: str, folder: Path | None = None) -> "BaselinePaths":
+        """Artefacts of one baseline; in another folder than `baselines` while that one is being built."""
+        return BaselinePaths((folder or self.baselines) / method)
+
+    def baseline_rankings(self) -> dict[str, Path]:
+        """The ranking of test users of each baseline that was built, sorted by name."""
+        names = sorted(path.parent.name for path in self.baselines.glob("*/ranking.parquet"))
+        return {name: self.baseline(name).ranking for name in names}
+
     @property
     def metrics(self) -> Path:
         return self.root / "evaluation" / "metrics.json"
@@ -141,6 +150,27 @@ class DatasetPaths:
 
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"
+
+
+@dataclass(frozen=True)
+class BaselinePaths:
+    """Artefacts of one baseline of one dataset."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def ranking(self) -> Path:
+        """Of test users."""
+        return self.root / "ranking.parquet"
+
+    @property
+    def validation_ranking(self) -> Path:
+        """Of validation users on whom no setting was chosen."""
+        return self.root / "validation_ranking.parquet"
 
 
 @dataclass(frozen=True)

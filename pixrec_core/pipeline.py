@@ -123,10 +123,10 @@ def promoted(work: Work) -> Stats:
 
 
 def baselines(work: Work) -> Stats:
-    """Rankings of every baseline, for the same users."""
-    from pixrec_core import baselines as module
+    """Sequences and photos -> the model and the rankings of every baseline."""
+    from pixrec_core import recommenders
 
-    return module.rank_all(work.dataset_settings.retrieval, work.paths)
+    return recommenders.build_baselines(work.dataset_settings.retrieval, work.paths)
 
 
 def evaluation(work: Work) -> Stats:
@@ -257,7 +257,7 @@ PROMOTED: Final = Stage(
     ("promotion",),
     partitioned_by="variant",
 )
-BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=2)
+BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=3)
 EVALUATION: Final = Stage(
     "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=3
 )

@@ -1,6 +1,6 @@
-"""From score rows to the ranking table, the same way for every method.
+"""The ranking table: from scores to ranked lists to Parquet, the same for every method.
 
-Legend: B users in a batch, n items of the catalogue, k places in the longest list of a batch.
+Legend: B users in a batch, n items of the catalogue, k items of the longest list of a batch.
 """
 
 from collections.abc import Iterable
@@ -20,33 +20,33 @@ DENSE: Final = "dense"
 SPEEDS: Final = "speeds.json"
 
 
-def popularity_places(train_counts: NDArray[Any]) -> NDArray[np.int64]:
-    """Place of each item, from 0, when sorted by training count, then by index; both (n,).
+def popularity_ranks(train_counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the position of each item, from 0, in the popularity order: by training count, then by index; both (n,).
 
-    Items are indexed in the order of their ids, so that the index stands for the id.
+    Items are indexed in the order of their ids, so ordering by index is ordering by id.
     """
-    places = np.empty(len(train_counts), np.int64)
-    places[np.argsort(-train_counts.astype(np.int64), kind="stable")] = np.arange(len(train_counts))
-    return places
+    ranks = np.empty(len(train_counts), np.int64)
+    ranks[np.argsort(-train_counts.astype(np.int64), kind="stable")] = np.arange(len(train_counts))
+    return ranks
 
 
 def top_items(
-    scores: NDArray[np.float32], lengths: NDArray[np.int64], places: NDArray[np.int64]
+    scores: NDArray[np.float32], lengths: NDArray[np.int64], popularity_ranks: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best items of each user, best first; equal scores go by `places`.
+    """The best items of each user, best first; equal scores are ordered by `popularity_ranks`.
 
     Args:
         scores: (B, n).
         lengths: (B,), items wanted for each user; a list is never longer than the catalogue.
-        places: (n,), from `popularity_places`.
+        popularity_ranks: (n,), from the function of that name.
 
     Returns:
-        Item indices and their scores, both (B, k); places past a user's length hold index -1.
+        Item indices and their scores, both (B, k); positions past a user's length hold index -1.
     """
     assert not np.isnan(scores).any(), "a score is not a number"
     n = scores.shape[1]
     k = min(int(lengths.max()), n)
-    keys = _sortable(scores) + (n - 1 - places)
+    keys = _sortable(scores) + (n - 1 - popularity_ranks)
     best = np.argpartition(keys, n - k, axis=1)[:, n - k :]
     order = np.argsort(-np.take_along_axis(keys, best, axis=1), axis=1)
     indices = np.take_along_axis(best, order, axis=1)

@@ -11,8 +11,9 @@ import pytest
 LAYERS = (
     ("pixrec_assets",),
     ("pixrec_core.pipeline",),
-    ("pixrec_core.report", "pixrec_core.training", "pixrec_core.baselines"),
+    ("pixrec_core.report", "pixrec_core.training"),
     ("pixrec_core.serving",),
+    ("pixrec_core.recommenders",),
     ("pixrec_core.retrieval",),
     ("pixrec_core.models", "pixrec_core.evaluation"),
     ("pixrec_core.data", "pixrec_core.losses", "pixrec_core.prompts"),
@@ -51,7 +52,7 @@ def test_every_module_of_the_core_stands_in_a_layer(graph):
         ("pixrec_core.evaluation", "torch"),
         ("pixrec_core.evaluation", "transformers"),
         ("pixrec_core.evaluation", "pixrec_core.models"),
-        ("pixrec_core.baselines", "pixrec_core.models"),
+        ("pixrec_core.recommenders", "pixrec_core.models"),
     ],
 )
 def test_it_never_imports(graph, importer, imported):

@@ -30,13 +30,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from pixrec_assets.cli import cli
-from pixrec_core.baselines._item_lists import ItemLists
 from pixrec_core.data import interactions, items, raw_files
 from pixrec_core.data.sources import sample
 from pixrec_core.plugins import load_plugin
+from pixrec_core.recommenders.base import ItemLists
 from pixrec_core.settings import IngestSettings, Settings
-from tests.core.baselines.told import told
 from tests.core.data import raw_shop
+from tests.core.recommenders.train_data import make_train_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -316,8 +316,8 @@ def test_the_source_that_is_shown_brings_what_the_next_stages_read(tmp_path):
 
 
 def test_the_baseline_that_is_shown_counts_by_hand():
-    fitted = examples()["A baseline"]["fit"](told([[0, 1], [0, 2], [1, 0, 1]], 4))
-    assert fitted.score(ItemLists.from_lists([[2, 0], [3]])).tolist() == [[3, 2, 1, 0], [0, 0, 0, 0]]
+    fitted = examples()["A baseline"]["fit"](make_train_data([[0, 1], [0, 2], [1, 0, 1]], 4))
+    assert fitted.scores(ItemLists.from_lists([[2, 0], [3]])).tolist() == [[3, 2, 1, 0], [0, 0, 0, 0]]
 
 
 def test_the_metric_that_is_shown_by_hand():

@@ -15,6 +15,7 @@ class TextSearch:
 
     Attributes:
         counts: (n, w) how often each text has each word.
+        gain: (n, w) BM25 of each text for each word.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -22,12 +23,12 @@ class TextSearch:
         self._columns: Mapping[str, int] = tokens.vocab
         shape = (len(texts), len(tokens.vocab))
         self.counts = self._matrix(tokens.ids)
-        self._gain = sparse.csc_array(shape, dtype=np.float32)
+        self.gain = sparse.csc_array(shape, dtype=np.float32)
         if tokens.vocab:
             index = bm25s.BM25()
             index.index(tokens, create_empty_token=False, show_progress=False)
             parts = (index.scores["data"], index.scores["indices"], index.scores["indptr"])
-            self._gain = sparse.csc_array(parts, shape=shape)
+            self.gain = sparse.csc_array(parts, shape=shape)
 
     def queries(self, texts: Sequence[str]) -> sparse.csr_array:
         """Texts as queries, (len(texts), w); words that no indexed text has are left out."""
@@ -36,7 +37,7 @@ class TextSearch:
 
     def scores(self, queries: sparse.csr_array) -> NDArray[np.float32]:
         """BM25 of every indexed text for each query, (queries, n)."""
-        scores: NDArray[np.float32] = (queries @ self._gain.T).toarray()
+        scores: NDArray[np.float32] = (queries @ self.gain.T).toarray()
         return scores
 
     def _matrix(self, lists: Sequence[Sequence[int]]) -> sparse.csr_array:

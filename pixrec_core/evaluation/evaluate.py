@@ -101,8 +101,10 @@ def _protocols(
 
 def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
     """Method -> its ranking: baselines by name, then variants."""
-    baselines = {path.stem: path for path in sorted(files.require(paths.baselines).glob("*.parquet"))}
-    return baselines | {v: paths.variant(v).ranking for v in variants if paths.variant(v).ranking.exists()}
+    files.require(paths.baselines)
+    return paths.baseline_rankings() | {
+        v: paths.variant(v).ranking for v in variants if paths.variant(v).ranking.exists()
+    }
 
 
 def _outcome(ranking: pl.DataFrame, targets: Targets, item_facts: ItemFacts, depth: int) -> Outcome:

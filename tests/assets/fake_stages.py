@@ -126,8 +126,9 @@ def refused(work: Work) -> Stats:
 
 
 def baselines(work: Work) -> Stats:
-    work.paths.baselines.mkdir(exist_ok=True)
-    pl.DataFrame({"user": ["u"]}).write_parquet(work.paths.baselines / "popularity.parquet")
+    ranking = work.paths.baseline("popularity").ranking
+    ranking.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame({"user": ["u"]}).write_parquet(ranking)
     return {"methods": 1}
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixrec_core.ranking_table import popularity_places, to_ranking, top_items, write_ranking
+from pixrec_core.ranking_table import popularity_ranks, to_ranking, top_items, write_ranking
 from pixrec_core.schemas import RANKING_SCHEMA
 
 SCORES = st.sampled_from([-np.inf, -2.5, -1.0, -0.0, 0.0, 1e-40, 0.5, 3.0, np.inf]) | st.floats(
@@ -12,19 +12,19 @@ SCORES = st.sampled_from([-np.inf, -2.5, -1.0, -0.0, 0.0, 1e-40, 0.5, 3.0, np.in
 )
 
 
-def test_places_count_from_the_most_popular_and_ties_go_by_index():
-    assert popularity_places(np.array([1, 5, 0, 5])).tolist() == [2, 0, 3, 1]
+def test_popularity_ranks_count_from_the_most_popular_and_order_ties_by_index():
+    assert popularity_ranks(np.array([1, 5, 0, 5])).tolist() == [2, 0, 3, 1]
 
 
 @given(st.data())
 def test_top_items_equal_a_plain_sort(data):
     n = data.draw(st.integers(1, 12))
     scores = np.array(data.draw(st.lists(st.lists(SCORES, min_size=n, max_size=n), min_size=1, max_size=4)), np.float32)
-    places = popularity_places(np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))))
+    ranks = popularity_ranks(np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))))
     lengths = np.array([data.draw(st.integers(1, 15)) for _ in scores])
-    indices, best = top_items(scores, lengths, places)
+    indices, best = top_items(scores, lengths, ranks)
     for row, length, found, found_scores in zip(scores, lengths, indices, best, strict=True):
-        expected = sorted(range(n), key=lambda item: (-row[item], places[item]))[:length]
+        expected = sorted(range(n), key=lambda item: (-row[item], ranks[item]))[:length]
         assert found[found >= 0].tolist() == expected
         assert found_scores[: len(expected)].tolist() == row[expected].tolist()
 

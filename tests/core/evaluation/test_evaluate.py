@@ -38,7 +38,7 @@ def paths(tmp_path):
     sequences_file.write(paths, items, sequences_file.sequences(BOUGHT, tied="u"))
     photos_folder.write(paths, dict.fromkeys("abcd", "red") | {"f": "blue"})
     for name in ("popularity", "repeat_last"):
-        write_ranking(paths.baselines / f"{name}.parquet", LISTS[name])
+        write_ranking(paths.baseline(name).ranking, LISTS[name])
     for name in ("multimodal", "text_only"):
         write_ranking(paths.variant(name).ranking, LISTS[name])
     return paths
@@ -173,8 +173,6 @@ def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
 
 
 def test_baselines_come_first(paths):
-    for path in paths.baselines.iterdir():
-        path.unlink()
-    paths.baselines.rmdir()
+    files.remove(paths.baselines)
     with pytest.raises(MissingArtefactError, match="baselines"):
         evaluate(RetrievalSettings(), paths, ("multimodal",))

@@ -1,13 +1,12 @@
-"""TrainData for baselines from plain lists."""
+"""`TrainData` from Python lists."""
 
 import numpy as np
 
-from pixrec_core.baselines._contract import TrainData
-from pixrec_core.baselines._item_lists import ItemLists
+from pixrec_core.recommenders.base import ItemLists, TrainData
 
 
-def told(train, n_items, *, validation=(), times=None, texts=None, photos=None):
-    """What a baseline is told; nothing where a test leaves it out.
+def make_train_data(train, n_items, *, validation=(), times=None, texts=None, photos=None):
+    """Training data; empty texts, no photos and no validation where a test leaves them out.
 
     Args:
         validation: pairs of a history and its target.

@@ -1,4 +1,4 @@
-"""Scores of each baseline, by hand."""
+"""Scores of each method, by hand."""
 
 from math import log, sqrt
 
@@ -6,8 +6,8 @@ import bm25s
 import numpy as np
 import pytest
 
-from pixrec_core.baselines import (
-    _neighbours,
+from pixrec_core.recommenders import (
+    _recency_knn,
     bm25_text,
     co_occurrence,
     ease,
@@ -17,12 +17,12 @@ from pixrec_core.baselines import (
     recent_popularity,
     repeat_last,
 )
-from pixrec_core.baselines._item_lists import ItemLists
-from tests.core.baselines.told import told
+from pixrec_core.recommenders.base import ItemLists
+from tests.core.recommenders.train_data import make_train_data
 
 
-def scores(module, train, histories, n_items, **train_data):
-    return module.fit(told(train, n_items, **train_data)).score(ItemLists.from_lists(histories)).tolist()
+def scores(module, train, histories, n_items, **content):
+    return module.fit(make_train_data(train, n_items, **content)).scores(ItemLists.from_lists(histories)).tolist()
 
 
 def test_popularity_counts_occurrences():
@@ -40,7 +40,7 @@ def test_recent_popularity_chooses_how_recent(monkeypatch):
     train, times = [[0, 0, 0, 1]], [[1, 2, 3, 4]]
     for target, share in ((1, 0.25), (0, 1)):
         monkeypatch.setattr(recent_popularity, "NEWEST", (0.25, 1.0))
-        chosen = recent_popularity.fit(told(train, 2, times=times, validation=[([0], target)])).chosen
+        chosen = recent_popularity.fit(make_train_data(train, 2, times=times, validation=[([0], target)])).chosen
         assert chosen == {"newest_share": share, "validation_ndcg@10": 1}
 
 
@@ -60,7 +60,7 @@ def test_co_occurrence_is_a_shrunk_cosine_weighted_by_recency(monkeypatch):
     assert np.allclose(scores(co_occurrence, train, [[0], [2, 1]], 3), expected)
 
 
-def test_co_occurrence_keeps_the_nearest_neighbours_whatever_the_blocks(monkeypatch):
+def test_co_occurrence_keeps_the_nearest_recency_knn_whatever_the_blocks(monkeypatch):
     lists = np.random.default_rng(1).integers(0, 12, (60, 5)).tolist()
     has = np.zeros((60, 12))
     for user, items in enumerate(lists):
@@ -71,24 +71,24 @@ def test_co_occurrence_keeps_the_nearest_neighbours_whatever_the_blocks(monkeypa
     for row in dense:
         row[np.argsort(-row, kind="stable")[3:]] = 0
     monkeypatch.setattr(co_occurrence, "NEIGHBOURS", 3)
-    monkeypatch.setattr(co_occurrence, "ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr(co_occurrence, "ROWS_PER_BLOCK", 5)
     assert np.allclose(scores(co_occurrence, lists, [[i] for i in range(12)], 12), dense, atol=1e-6)
 
 
-def test_memoriser_prefers_what_followed_both():
+def test_markov_chain_prefers_what_followed_both():
     train = [[0, 1, 2], [0, 1, 2], [0, 1, 3], [4, 1, 4], [5, 0]]
     # After (0, 1): 2 twice, 3 once. After 1 alone: 2 twice, 3 and 4 once.
     assert np.allclose(scores(markov_chain, train, [[0, 1]], 6), [[0, 0, 1 + 2 / 3, 1 + 1 / 3, 1 / 4, 0]])
 
 
-def test_memoriser_backs_off_to_the_last_item_then_to_nothing():
+def test_markov_chain_backs_off_to_the_last_item_then_to_nothing():
     train = [[0, 1, 2], [0, 1, 3]]
     assert np.allclose(
         scores(markov_chain, train, [[3, 1], [1], [2]], 4), [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0] * 4]
     )
 
 
-def test_memoriser_does_not_reach_over_the_end_of_a_sequence():
+def test_markov_chain_does_not_reach_over_the_end_of_a_sequence():
     assert scores(markov_chain, [[0], [1, 2]], [[0], [0, 1]], 3) == [[0, 0, 0], [0, 0, 1]]
 
 
@@ -129,7 +129,7 @@ def test_ease_leaves_the_rarest_items_out(monkeypatch):
 
 
 def test_bm25_by_hand(monkeypatch):
-    monkeypatch.setattr(_neighbours, "RECENCIES", (1.0,))
+    monkeypatch.setattr(_recency_knn, "RECENCIES", (1.0,))
     texts = ["wool hat", "wool wool coat", "linen coat", "shoe"]
     rows = scores(bm25_text, [], [[0], [2, 0]], 4, texts=texts)
     # Lucene's: idf = ln(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length / mean length)).
@@ -145,7 +145,7 @@ def test_bm25_by_hand(monkeypatch):
 
 
 def test_bm25_equals_the_librarys_own_scores(monkeypatch):
-    monkeypatch.setattr(_neighbours, "RECENCIES", (0.0,))
+    monkeypatch.setattr(_recency_knn, "RECENCIES", (0.0,))
     random = np.random.default_rng(5)
     texts = [" ".join(f"w{n}" for n in random.integers(10, 40, 6)) for _ in range(20)]
     index = bm25s.BM25()
@@ -155,7 +155,7 @@ def test_bm25_equals_the_librarys_own_scores(monkeypatch):
 
 
 def test_image_knn_is_the_cosine_to_the_history(monkeypatch):
-    monkeypatch.setattr(_neighbours, "RECENCIES", (1.0,))
+    monkeypatch.setattr(_recency_knn, "RECENCIES", (1.0,))
     photos = [[1, 0], [0.6, 0.8], [0, 0], [0, 1]]
     expected = [[1, 0.6, 0, 0], [0.6 + 0.5, 1 + 0.3, 0, 0.8], [0, 0, 0, 0]]
     assert np.allclose(scores(image_knn, [], [[0], [0, 1], [2]], 4, photos=photos), expected)
@@ -164,7 +164,7 @@ def test_image_knn_is_the_cosine_to_the_history(monkeypatch):
 @pytest.mark.parametrize(("target", "repeats"), [(0, True), (1, False)])
 def test_whether_own_items_are_candidates_is_chosen_on_validation(target, repeats):
     photos = [[1, 0], [0.6, 0.8], [0, 1]]
-    fitted = image_knn.fit(told([], 3, photos=photos, validation=[([0], target)]))
+    fitted = image_knn.fit(make_train_data([], 3, photos=photos, validation=[([0], target)]))
     assert fitted.chosen["repeats"] is repeats
     assert fitted.chosen["validation_ndcg@10"] == 1
-    assert (fitted.score(ItemLists.from_lists([[0]]))[0, 0] > 0) is np.bool_(repeats)
+    assert (fitted.scores(ItemLists.from_lists([[0]]))[0, 0] > 0) is np.bool_(repeats)

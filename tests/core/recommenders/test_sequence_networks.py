@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pixrec_core.baselines import _sequence_training as training
-from pixrec_core.baselines import _sequence_windows as windows_module
-from pixrec_core.baselines import gru4rec, sasrec
-from pixrec_core.baselines._item_lists import ItemLists
-from pixrec_core.baselines._sequence_training import NextItem, sampled_loss
-from pixrec_core.baselines._sequence_windows import Vocabulary, Windows
-from tests.core.baselines.told import told
+from pixrec_core.recommenders import _sequence_training as training
+from pixrec_core.recommenders import _sequence_windows as windows_module
+from pixrec_core.recommenders import gru4rec, sasrec
+from pixrec_core.recommenders._sequence_training import NextItemNetwork, sampled_loss
+from pixrec_core.recommenders._sequence_windows import Vocabulary, Windows
+from pixrec_core.recommenders.base import ItemLists
+from tests.core.recommenders.train_data import make_train_data
 
-ENCODERS = [gru4rec.Recurrent, sasrec.SelfAttention]
+ENCODERS = [gru4rec.GruEncoder, sasrec.SelfAttention]
 
 
 def stretches(windows):
@@ -23,7 +23,7 @@ def stretches(windows):
 
 
 def test_the_vocabulary_is_what_training_knows():
-    vocabulary = Vocabulary.of(ItemLists.from_lists([[4, 1], [4]]), 6)
+    vocabulary = Vocabulary.of(np.array([1, 4]), 6)
     assert vocabulary.known.tolist() == [1, 4]
     rows = vocabulary.rows(ItemLists.from_lists([[0, 1, 5, 4], [2], [4]]))
     assert [rows.values.tolist(), rows.offsets.tolist()] == [[1, 2, 2], [0, 2, 2, 3]]
@@ -31,7 +31,7 @@ def test_the_vocabulary_is_what_training_knows():
 
 def test_every_item_but_the_first_is_a_target_once(monkeypatch):
     monkeypatch.setattr(windows_module, "WINDOW", 2)
-    windows = Windows.to_learn(ItemLists.from_lists([[1, 2, 3, 4, 5, 6], [7], [8, 9], []]))
+    windows = Windows.to_train(ItemLists.from_lists([[1, 2, 3, 4, 5, 6], [7], [8, 9], []]))
     assert stretches(windows) == [[4, 5, 6], [2, 3, 4], [1, 2], [8, 9]]
 
 
@@ -44,14 +44,14 @@ def test_batches_hold_every_window_once(monkeypatch):
     monkeypatch.setattr(windows_module, "BATCH", 4)
     monkeypatch.setattr(windows_module, "POOL", 8)
     lists = [[user + 1] * (2 + user % 3) for user in range(21)]
-    batches = list(Windows.to_learn(ItemLists.from_lists(lists)).shuffled(np.random.default_rng(0)))
+    batches = list(Windows.to_train(ItemLists.from_lists(lists)).shuffled(np.random.default_rng(0)))
     assert sorted([i for i in row if i] for batch in batches for row in batch.tolist()) == lists
     assert max(map(len, batches)) == 4
 
 
 @pytest.mark.parametrize("make_encoder", ENCODERS)
 def test_no_place_sees_what_follows_and_padding_changes_nothing(make_encoder):
-    model = NextItem(9, make_encoder(0.5)).eval()
+    model = NextItemNetwork(9, make_encoder(0.5)).eval()
     whole = model(torch.tensor([[1, 2, 3, 4]]))
     assert torch.allclose(model(torch.tensor([[1, 2, 3, 9]]))[:, :3], whole[:, :3], atol=1e-6)
     assert torch.allclose(model(torch.tensor([[1, 2, 0, 0]]))[:, :2], whole[:, :2], atol=1e-6)
@@ -59,28 +59,28 @@ def test_no_place_sees_what_follows_and_padding_changes_nothing(make_encoder):
 
 
 def test_untrained_loss_is_that_of_a_guess():
-    model = NextItem(50, torch.nn.Identity())
+    model = NextItemNetwork(50, torch.nn.Identity())
     torch.nn.init.zeros_(model.items.weight)
     assert model.loss(torch.tensor([[1, 2, 3], [4, 5, 0]])).item() == pytest.approx(math.log(50))
 
 
 def test_padding_is_no_target():
-    model = NextItem(5, torch.nn.Identity())
+    model = NextItemNetwork(5, torch.nn.Identity())
     assert model.loss(torch.tensor([[1, 2, 0, 0]])).item() == pytest.approx(model.loss(torch.tensor([[1, 2]])).item())
 
 
 def test_a_sample_of_all_items_gives_the_whole_loss():
     torch.manual_seed(0)
-    after, items, own = torch.randn(7, 4), torch.randn(30, 4), torch.arange(7)
-    whole = functional.cross_entropy(after @ items.T, own)
-    assert torch.allclose(sampled_loss(after, own, items, torch.arange(30)), whole)
+    outputs, items, targets = torch.randn(7, 4), torch.randn(30, 4), torch.arange(7)
+    whole = functional.cross_entropy(outputs @ items.T, targets)
+    assert torch.allclose(sampled_loss(outputs, targets, items, torch.arange(30)), whole)
 
 
 def test_a_sample_estimates_the_whole_loss():
     torch.manual_seed(0)
-    after, items, own = torch.randn(7, 4), torch.randn(1000, 4), torch.arange(7)
-    whole = functional.cross_entropy(after @ items.T, own)
-    sampled = [sampled_loss(after, own, items, torch.randint(1000, (300,))) for _ in range(50)]
+    outputs, items, targets = torch.randn(7, 4), torch.randn(1000, 4), torch.arange(7)
+    whole = functional.cross_entropy(outputs @ items.T, targets)
+    sampled = [sampled_loss(outputs, targets, items, torch.randint(1000, (300,))) for _ in range(50)]
     assert torch.stack(sampled).mean() == pytest.approx(whole.item(), abs=0.05)
 
 
@@ -92,16 +92,16 @@ def test_a_rule_of_what_follows_is_learnt(module, full_softmax, monkeypatch):
     monkeypatch.setattr(training, "DROPOUTS", (0.1,))
     monkeypatch.setattr(training, "LEARNING_RATE", 0.02)  # so small a ring is learnt in a few steps
     rounds = [[(start + 2 * step) % 12 for step in range(6)] for start in range(12)] * 10
-    train_data = told(rounds, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
+    train_data = make_train_data(rounds, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
     fitted = module.fit(train_data)
     assert fitted.chosen["dropout"] == 0.1
     assert fitted.chosen["validation_ndcg@10"] == 1
-    assert fitted.score(ItemLists.from_lists([[5, 7], [3]])).argmax(axis=1).tolist() == [9, 5]
+    assert fitted.scores(ItemLists.from_lists([[5, 7], [3]])).argmax(axis=1).tolist() == [9, 5]
 
 
 def test_items_that_training_never_saw_tell_nothing_and_rank_last():
-    fitted = gru4rec.fit(told([[0, 1], [1, 0]], 4))
-    known, mixed, unknown = fitted.score(ItemLists.from_lists([[0], [0, 3], [2, 3]]))
+    fitted = gru4rec.fit(make_train_data([[0, 1], [1, 0]], 4))
+    known, mixed, unknown = fitted.scores(ItemLists.from_lists([[0], [0, 3], [2, 3]]))
     assert (known == mixed).all()
     assert known[2] == known[3] < known[:2].min()
     assert unknown.tolist() == [0, 0, 0, 0]
@@ -109,7 +109,7 @@ def test_items_that_training_never_saw_tell_nothing_and_rank_last():
 
 def test_training_keeps_the_epoch_that_validates_best(monkeypatch):
     monkeypatch.setattr(training, "PATIENCE", 2)
-    model = NextItem(3, torch.nn.Identity())
+    model = NextItemNetwork(3, torch.nn.Identity())
     judged = [0.1, 0.3, 0.2, 0.25, 0.9]
     states = []
 
@@ -117,7 +117,7 @@ def test_training_keeps_the_epoch_that_validates_best(monkeypatch):
         states.append(model.items.weight.detach().clone())
         return judged[len(states) - 1]
 
-    training._train(model, Windows.to_learn(ItemLists.from_lists([[1, 2, 3]])), validate)
+    training._train(model, Windows.to_train(ItemLists.from_lists([[1, 2, 3]])), validate)
     assert len(states) == 4, "two epochs without a better one are the end"
     assert torch.equal(model.items.weight, states[1])
 
@@ -126,5 +126,5 @@ def test_the_worlds_random_numbers_are_left_alone():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    gru4rec.fit(told([[0, 1]], 2))
+    gru4rec.fit(make_train_data([[0, 1]], 2))
     assert torch.rand(1) == expected

@@ -1,6 +1,6 @@
-"""The plain data that baselines learn from and score: item indices of users, in order."""
+"""Lists of item indices, one per user: the plain data that methods learn from and score."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,11 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ItemLists:
-    """Lists of item indices, one a user, laid end to end.
+    """Concatenated lists of item indices, one list per user.
 
     Attributes:
-        values: all lists in a row.
-        offsets: (users + 1,); user u's list is `values[offsets[u]:offsets[u + 1]]`, oldest first.
+        values: the items of all lists.
+        offsets: (users + 1,); user u's list is `values[offsets[u]:offsets[u + 1]]`, oldest item first.
     """
 
     values: NDArray[np.int64]
@@ -24,12 +24,12 @@ class ItemLists:
 
     @classmethod
     def of(cls, values: NDArray[np.integer], lengths: NDArray[np.integer]) -> "ItemLists":
-        """From the lists laid end to end and the length of each."""
+        """Build from concatenated lists and the length of each."""
         return cls(values.astype(np.int64), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]]) -> "ItemLists":
-        """From plain lists."""
+        """Build from Python lists."""
         flat = [item for items in lists for item in items]
         return cls.of(np.array(flat, np.int64), np.array([len(items) for items in lists], np.int64))
 
@@ -38,41 +38,33 @@ class ItemLists:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The user of each value."""
+        """(values,) the user of each value."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     @property
     def from_newest(self) -> NDArray[np.int64]:
-        """How many items of the same user follow each value; 0 is the newest."""
+        """(values,) number of items of the same user after each value; 0 is the newest item."""
         return self.offsets[1:][self.rows] - 1 - np.arange(len(self.values))
 
-    def where(self, kept: NDArray[np.bool_]) -> "ItemLists":
-        """The same lists of the values that are `kept`, (values,); a list may come out empty."""
-        return ItemLists.of(self.values[kept], np.bincount(self.rows[kept], minlength=len(self)))
-
-    def of_users(self, drawn: NDArray[np.bool_]) -> "ItemLists":
-        """The lists of the users that are `drawn`, (users,)."""
-        return ItemLists.of(self.values[drawn[self.rows]], np.diff(self.offsets)[drawn])
+    def filter(self, mask: NDArray[np.bool_]) -> "ItemLists":
+        """Keep the values where `mask` (values,) is true; a list may become empty."""
+        return ItemLists.of(self.values[mask], np.bincount(self.rows[mask], minlength=len(self)))
 
     def batches(self, size: int) -> Iterator[tuple[slice, "ItemLists"]]:
-        """The users in turns of at most `size`, with the slice that they are."""
+        """Yield at most `size` users at a time, with their slice of all users."""
         for start in range(0, len(self), size):
             offsets = self.offsets[start : start + size + 1]
             yield slice(start, start + size), ItemLists(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def matrix(self, n_items: int, weights: NDArray[np.float32]) -> sparse.csr_array:
-        """(users, n_items) with one weight a value; an item that occurs twice gets the sum."""
-        # A copy: `sum_duplicates` works in place, and would work in the lists themselves.
+        """Return (users, n_items) with the weight (values,) of each value; weights of a repeated item add up."""
+        # copy=True, because `sum_duplicates` works in place and would change `values`.
         matrix = sparse.csr_array((weights, self.values, self.offsets), shape=(len(self), n_items), copy=True)
         matrix.sum_duplicates()
         return matrix
 
     def incidence(self, n_items: int) -> sparse.csr_array:
-        """(users, n_items) with 1 where the user has the item, however often."""
+        """Return (users, n_items) with 1 where the user has the item, however often."""
         matrix = self.matrix(n_items, np.ones(len(self.values), np.float32))
         matrix.data[:] = 1
         return matrix
-
-
-#: Scores a batch of histories: (B users) -> (B, n_items).
-Scorer = Callable[[ItemLists], Scores]

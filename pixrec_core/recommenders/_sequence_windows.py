@@ -1,0 +1,89 @@
+"""Input of sequence networks: rows of known items, cut into windows and padded to batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pixrec_core.recommenders.base import ItemLists
+
+WINDOW = 100  # items; a network reads the newest ones, and a longer training sequence is cut into several windows
+BATCH = 64  # windows per step
+POOL = 20 * BATCH  # windows that are sorted by length together, to reduce padding
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The items of training sequences; a network has vectors of no others.
+
+    Attributes:
+        known: (m,) indices of the known items; `known[i]` has embedding row i + 1, and row 0 is padding.
+        row: (n,) embedding row of each item of the catalogue; 0 for an unknown one.
+    """
+
+    known: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, known: NDArray[np.int64], n_items: int) -> "Vocabulary":
+        """Build from the sorted indices of the known items."""
+        row = np.zeros(n_items, np.int64)
+        row[known] = np.arange(1, len(known) + 1)
+        return cls(known, row)
+
+    def rows(self, lists: ItemLists) -> ItemLists:
+        """Return the lists as embedding rows, without unknown items."""
+        rows = self.row[lists.values]
+        return replace(lists, values=rows).filter(rows > 0)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Slices of embedding rows: window w is `values[starts[w]:ends[w]]`."""
+
+    values: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def to_train(cls, rows: ItemLists) -> "Windows":
+        """Cut lists, from the newest item back, so that each item but a list's first is a target once.
+
+        A window has up to `WINDOW` items and one more target.
+        """
+        bounds = [
+            (max(start, end - WINDOW - 1), end)
+            for start, stop in pairwise(rows.offsets.tolist())
+            for end in range(stop, start + 1, -WINDOW)
+        ]
+        return cls(rows.values, *np.array(bounds, np.int64).reshape(-1, 2).T)
+
+    @classmethod
+    def newest(cls, rows: ItemLists) -> "Windows":
+        """Return the last `WINDOW` items of each list."""
+        return cls(rows.values, np.maximum(rows.offsets[:-1], rows.offsets[1:] - WINDOW), rows.offsets[1:])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self.ends - self.starts
+
+    def padded(self, selected: NDArray[np.int64]) -> Tensor:
+        """Return (B, L) rows of the selected windows, with 0 after the end of each."""
+        columns = np.arange(self.lengths[selected].max())
+        real = columns < self.lengths[selected, None]
+        rows = np.zeros(real.shape, np.int64)
+        rows[real] = self.values[(self.starts[selected, None] + columns)[real]]
+        return torch.from_numpy(rows)
+
+    def shuffled(self, random: np.random.Generator) -> Iterator[Tensor]:
+        """Yield all windows once, in batches of similar lengths."""
+        order = random.permutation(len(self.starts))
+        pools = [order[start : start + POOL] for start in range(0, len(order), POOL)]
+        sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+        batches = [pool[start : start + BATCH] for pool in sorted_pools for start in range(0, len(pool), BATCH)]
+        for index in random.permutation(len(batches)):
+            yield self.padded(batches[index])

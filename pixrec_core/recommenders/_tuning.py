@@ -1,0 +1,36 @@
+"""Choice of settings by validation NDCG@10, the same for every method that has settings."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from pixrec_core.evaluation import metrics
+from pixrec_core.evaluation.validation import target_ranks
+from pixrec_core.recommenders.base import Model, TrainData
+
+USERS_PER_BATCH = 256
+NDCG = "validation_ndcg@10"
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def validation_ndcg(model: Model, train: TrainData) -> float:
+    """Return the mean NDCG@10 over validation targets among the whole catalogue; 0 without validation users."""
+    ranks = [
+        target_ranks(model.scores(histories), train.targets[users], train.popularity_ranks)
+        for users, histories in train.validation.batches(USERS_PER_BATCH)
+    ]
+    return float(metrics.ndcg(np.concatenate(ranks), 10).mean()) if ranks else 0.0
+
+
+def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
+    """Return the model with the highest validation NDCG@10, the first of equal ones.
+
+    Args:
+        models: one per setting, with the settings as `chosen`; at most two are in memory.
+        train: its validation targets decide.
+    """
+    scored = (replace(model, chosen={**model.chosen, NDCG: validation_ndcg(model, train)}) for model in models)
+    return max(scored, key=lambda model: model.chosen[NDCG])

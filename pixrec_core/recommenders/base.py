@@ -1,0 +1,224 @@
+"""The interface of everything that ranks: a module's `fit` learns a `Model` from `TrainData`.
+
+Items are integers: the index of the item in the catalogue, which is sorted by item id. Users are rows of `ItemLists`.
+
+Legend: B histories in a batch, n items of the catalogue, k items of a list.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from pixrec_core import files, prompts
+from pixrec_core.data.photo_features import photo_features
+from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.errors import ArtefactError
+from pixrec_core.evaluation.validation import tuning_users
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.ranking_table import popularity_ranks, top_items
+from pixrec_core.recommenders._item_lists import ItemLists, Scores
+from pixrec_core.schemas import ITEM, ITEMS, MOMENTS, TRAIN, VALIDATION
+
+__all__ = ["ItemLists", "Model", "Scores", "TrainData", "before_target", "index_lists", "model_method"]
+
+SCORES_PER_BLOCK: Final = 4_000_000  # users x items that are scored at once; about 150 MB while they are sorted
+ARRAYS: Final = "arrays.safetensors"
+SETTINGS: Final = "model.json"
+CSR_PARTS: Final = ("data", "indices", "indptr", "shape")
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Everything that a method may learn from. It holds no test target and no validation target of a stacking user.
+
+    Attributes:
+        n_items: n, items of the catalogue.
+        train: training sequences, one per user.
+        times: milliseconds since 1970, one per value of `train`.
+        validation: histories of the tuning users, to choose settings by; not to learn from.
+        targets: (tuning users,) the item that follows each of these histories.
+        texts: (n,) item texts.
+        photo_features: returns (n, F) photo features; see `data.photo_features`. A function, since few methods need it.
+    """
+
+    n_items: int
+    train: ItemLists
+    times: NDArray[np.int64]
+    validation: ItemLists
+    targets: NDArray[np.int64]
+    texts: Sequence[str]
+    photo_features: Callable[[], NDArray[np.float32]]
+
+    @classmethod
+    def read(cls, paths: DatasetPaths) -> Self:
+        """Read sequences.duckdb and the stored photos.
+
+        Raises:
+            MissingArtefactError: the stage `sequences` has not run.
+        """
+        catalogue, train, validation = (
+            read_items(paths),
+            read_sequences(paths, TRAIN),
+            read_sequences(paths, VALIDATION),
+        )
+        tuning = validation.filter(tuning_users(validation.height))
+        return cls(
+            n_items=catalogue.height,
+            train=index_lists(train[ITEMS], catalogue[ITEM]),
+            times=train[MOMENTS].explode(empty_as_null=False).to_numpy(),
+            validation=index_lists(before_target(tuning), catalogue[ITEM]),
+            targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
+            texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
+            photo_features=partial(photo_features, paths, catalogue),
+        )
+
+    @cached_property
+    def train_counts(self) -> NDArray[np.int64]:
+        """(n,) occurrences of each item in training sequences."""
+        return np.bincount(self.train.values, minlength=self.n_items)
+
+    @cached_property
+    def popularity_ranks(self) -> NDArray[np.int64]:
+        """(n,) position of each item in the popularity order, which breaks ties."""
+        return popularity_ranks(self.train_counts)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model(ABC):
+    """A fitted method: ranks the catalogue for any history.
+
+    A subclass is a frozen dataclass. Its fields are arrays, CSR matrices, mappings from names to arrays, and JSON
+    values, so that `save` and `load` work without further code. Equal scores are ordered by training popularity, then
+    by item id; so a history that a method knows nothing about gets the popularity order.
+
+    Attributes:
+        popularity_ranks: (n,) position of each item in the popularity order.
+        chosen: settings that were chosen on validation targets, with the metric that decided; empty without a choice.
+    """
+
+    popularity_ranks: NDArray[np.int64]
+    chosen: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.popularity_ranks)
+
+    @abstractmethod
+    def scores(self, histories: ItemLists) -> Scores:
+        """Return finite float32 scores (B, n) of all items; higher is better. A history may be empty."""
+
+    def candidates(self, histories: ItemLists, k: int) -> tuple[NDArray[np.int64], Scores]:
+        """Return the k best items of each history, best first. Seen items are included.
+
+        Memory is bounded by `SCORES_PER_BLOCK`, however many histories there are.
+
+        Returns:
+            Items (B, k) and their scores (B, k); item -1 where the catalogue has fewer than k items.
+        """
+        items = np.full((len(histories), k), -1, np.int64)
+        scores = np.zeros((len(histories), k), np.float32)
+        found = min(k, self.n_items)
+        for block, part in histories.batches(max(1, SCORES_PER_BLOCK // max(1, self.n_items))):
+            best = top_items(self.scores(part), np.full(len(part), found), self.popularity_ranks)
+            items[block, :found], scores[block, :found] = best
+        return items, scores
+
+    def save(self, folder: Path) -> None:
+        """Write the model as safetensors and JSON. The folder is replaced as a whole."""
+        arrays: dict[str, NDArray[Any]] = {}
+        settings: dict[str, Any] = {}
+        for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
+            parts = _array_parts(value)
+            if parts is None:
+                settings[name] = value
+            else:
+                arrays |= {f"{name}{part}": np.ascontiguousarray(array) for part, array in parts.items()}
+        with files.replacing(folder) as temporary:
+            temporary.mkdir()
+            save_file(arrays, temporary / ARRAYS)
+            method = type(self).__module__.rpartition(".")[2]
+            files.write_json(temporary / SETTINGS, {"method": method, "settings": settings})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a model that `save` wrote. It gives the same scores.
+
+        Raises:
+            MissingArtefactError: the folder holds no model.
+            ArtefactError: a file is damaged, or the model has other fields.
+        """
+        settings = _read_settings(folder)["settings"]
+        try:
+            return cls(**settings, **_join_parts(load_file(files.require(folder / ARRAYS))))
+        except Exception as error:  # safetensors has an exception of its own, which is none of Python's
+            if isinstance(error, ArtefactError):
+                raise
+            message = f"{folder} holds no model of {cls.__name__} ({error}); run the stage `baselines` with --force"
+            raise ArtefactError(message) from error
+
+
+def model_method(folder: Path) -> str:
+    """Return the name of the method, which is its module, that a saved model belongs to.
+
+    Raises:
+        MissingArtefactError: the folder holds no model.
+        ArtefactError: model.json is damaged.
+    """
+    return str(_read_settings(folder)["method"])
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = files.read_json(folder / SETTINGS)
+    except json.JSONDecodeError as error:
+        message = f"{folder / SETTINGS} is damaged ({error}); run the stage `baselines` with --force"
+        raise ArtefactError(message) from error
+    return content
+
+
+def _array_parts(value: Any) -> dict[str, NDArray[Any]] | None:
+    """Split a field into arrays by suffix of its name; None for a JSON value."""
+    if isinstance(value, np.ndarray):
+        return {"": value}
+    if sparse.issparse(value):
+        return {f".{part}": np.asarray(getattr(value, part)) for part in CSR_PARTS}
+    if isinstance(value, Mapping) and value and all(isinstance(each, np.ndarray) for each in value.values()):
+        return {f"/{name}": array for name, array in value.items()}
+    return None
+
+
+def _join_parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Reverse `_array_parts` for all fields."""
+    joined: dict[str, Any] = {}
+    for name, array in arrays.items():
+        whole, _, key = name.partition("/")
+        if key:
+            joined.setdefault(whole, {})[key] = array
+        elif name.endswith(".data"):
+            matrix = name.removesuffix(".data")
+            data, indices, indptr, shape = (arrays[f"{matrix}.{part}"] for part in CSR_PARTS)
+            joined[matrix] = sparse.csr_array((data, indices, indptr), shape=tuple(shape.tolist()))
+        elif "." not in name:
+            joined[name] = array
+    return joined
+
+
+def before_target(sequences: pl.DataFrame) -> pl.Series:
+    """Return the items of each sequence without the last one."""
+    return sequences.select(pl.col(ITEMS).list.slice(0, pl.col(ITEMS).list.len() - 1)).to_series()
+
+
+def index_lists(lists: pl.Series, item_ids: pl.Series) -> ItemLists:
+    """Return lists of item ids as lists of indices into `item_ids`, which is sorted and holds all of them."""
+    values = lists.explode(empty_as_null=False).cast(pl.Enum(item_ids)).to_physical()
+    return ItemLists.of(values.to_numpy(), lists.list.len().to_numpy())

@@ -1,0 +1,43 @@
+"""Text alone: BM25 of each item's text, with the texts of the history as the query.
+
+It learns nothing from interactions, so a new item gets as good a score as an old one.
+"""
+
+from dataclasses import dataclass
+
+from scipy import sparse
+
+from pixrec_core.data.text_search import TextSearch
+from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, fit_content
+from pixrec_core.recommenders.base import Model, Scores, TrainData
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bm25Text(RecencyWeightedKnn):
+    """BM25 similarity of item texts with w different words.
+
+    Attributes:
+        word_counts: (n, w) occurrences of each word in each text.
+        word_gains: (w, n) BM25 of each text for each word.
+    """
+
+    word_counts: sparse.csr_array
+    word_gains: sparse.csr_array
+
+    def similarity(self, weights: sparse.csr_array) -> Scores:
+        scores: Scores = (weights @ self.word_counts @ self.word_gains).toarray()
+        return scores
+
+
+load = Bm25Text.load
+
+
+def fit(train: TrainData) -> Model:
+    """Index the texts; validation targets decide the weights of the history's items in the query."""
+    search = TextSearch(train.texts)
+    model = Bm25Text(
+        popularity_ranks=train.popularity_ranks,
+        word_counts=search.counts,
+        word_gains=sparse.csr_array(search.gain.T),
+    )
+    return fit_content(model, train)

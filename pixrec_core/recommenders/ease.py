@@ -1,0 +1,70 @@
+"""EASE: a linear model from the items of a history to all items, in closed form.
+
+B = I - P / diag(P) with P = (X'X + penalty I)^-1 and X the training users' items; the diagonal of B is 0 (Steck 2019,
+"Embarrassingly Shallow Autoencoders for Sparse Data", equation 8). EASE ignores order, so validation targets decide
+the recency weights as well as the penalty.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+
+from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, with_recencies
+from pixrec_core.recommenders._tuning import choose_model
+from pixrec_core.recommenders.base import Model, Scores, TrainData
+
+MOST_ITEMS = 8_000  # the most popular ones: 2 GB of memory, and time grows with the third power. Others score 0
+PENALTIES = (50.0, 250.0, 1000.0, 2500.0)  # users
+RECENCIES = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ease(RecencyWeightedKnn):
+    """Weights of item on item.
+
+    Attributes:
+        items: (m,) the items that have weights.
+        weights: (m, m).
+    """
+
+    items: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def similarity(self, weights: sparse.csr_array) -> Scores:
+        scores = np.zeros(weights.shape, np.float32)
+        scores[:, self.items] = weights[:, self.items] @ self.weights
+        return scores
+
+
+load = Ease.load
+
+
+def fit(train: TrainData) -> Model:
+    """Solve for the weights of item on item."""
+    return choose_model(_models(train), train)
+
+
+def _models(train: TrainData) -> Iterator[RecencyWeightedKnn]:
+    incidence = train.train.incidence(train.n_items)
+    items = np.sort(np.argsort(-incidence.sum(axis=0), kind="stable")[:MOST_ITEMS])
+    pair_counts = (incidence[:, items].T @ incidence[:, items]).toarray().astype(np.float64)
+    for penalty in PENALTIES:
+        model = Ease(
+            popularity_ranks=train.popularity_ranks,
+            chosen={"penalty": penalty},
+            items=items,
+            weights=_solve(pair_counts, penalty),
+        )
+        yield from with_recencies(model, RECENCIES)
+
+
+def _solve(pair_counts: NDArray[np.float64], penalty: float) -> Scores:
+    """Return (m, m) weights, given the number of users who have both items (m, m)."""
+    regularised = pair_counts + penalty * np.eye(len(pair_counts))
+    precision = linalg.inv(regularised, overwrite_a=True, assume_a="pos")
+    weights: Scores = (precision / -np.diag(precision)).astype(np.float32)
+    np.fill_diagonal(weights, 0)
+    return weights

@@ -1,0 +1,45 @@
+"""GRU4Rec: a recurrent network over the history (Hidasi et al. 2016, arXiv 1511.06939).
+
+It is trained with cross-entropy over the catalogue, which the losses of its authors' later paper come close to (Hidasi
+and Karatzoglou 2018, arXiv 1706.03847).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pixrec_core.recommenders import _sequence_training as training
+from pixrec_core.recommenders.base import Model, TrainData
+
+WIDTH = training.WIDTH
+
+
+class GruEncoder(nn.Module):
+    """One layer of gated recurrent units; (B, L, WIDTH) -> (B, L, WIDTH)."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.units = nn.GRU(WIDTH, WIDTH, batch_first=True)
+        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH))
+
+    def forward(self, items: Tensor) -> Tensor:
+        states, _ = self.units(self.dropout(items))
+        outputs: Tensor = self.out(states)
+        return outputs
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gru4Rec(training.SequenceModel):
+    """A trained GRU4Rec."""
+
+    encoder: ClassVar[type[nn.Module]] = GruEncoder
+
+
+load = Gru4Rec.load
+
+
+def fit(train: TrainData) -> Model:
+    """Train until validation NDCG@10 no longer rises."""
+    return training.fit_network(Gru4Rec, train)

@@ -1,0 +1,36 @@
+"""Photos alone: the items whose photos look most like those of the history.
+
+Features are colours and edges, counted by `data.photo_features`. They need no network and no pretrained weights, so
+that this method measures the worth of plain pixel similarity. An item without a photo is similar to no other.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, fit_content
+from pixrec_core.recommenders.base import Model, Scores, TrainData
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageKnn(RecencyWeightedKnn):
+    """Cosine similarity of photo features.
+
+    Attributes:
+        features: (n, F) of length 1, or 0 without a photo.
+    """
+
+    features: NDArray[np.float32]
+
+    def similarity(self, weights: sparse.csr_array) -> Scores:
+        return np.asarray(weights @ self.features) @ self.features.T
+
+
+load = ImageKnn.load
+
+
+def fit(train: TrainData) -> Model:
+    """Compute photo features; validation targets decide the weights of the history's items."""
+    return fit_content(ImageKnn(popularity_ranks=train.popularity_ranks, features=train.photo_features()), train)

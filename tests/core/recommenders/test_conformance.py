@@ -1,0 +1,235 @@
+"""Requirements on every method; a new module of the package is tested here without a further line."""
+
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixrec_core import recommenders
+from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.plugins import load_plugin
+from pixrec_core.recommenders import _sequence_training, base, ease
+from pixrec_core.recommenders.base import ItemLists
+from pixrec_core.schemas import RANKING_SCHEMA
+from pixrec_core.settings import RetrievalSettings
+from tests.core import photos_folder, sequences_file
+from tests.core.recommenders.train_data import make_train_data
+
+NAMES = recommenders.baseline_names()
+N_ITEMS = 9
+CATALOGUE = pl.Series([f"item {i}" for i in range(N_ITEMS)])
+LISTS = st.lists(st.lists(st.integers(0, N_ITEMS - 1), min_size=1, max_size=6), min_size=1, max_size=6)
+
+TEXTS = [f"word{i % 4} thing" for i in range(N_ITEMS)]
+PHOTOS = np.eye(3)[np.arange(N_ITEMS) % 3]
+CONTENT = {"texts": TEXTS, "photos": PHOTOS}
+KNOWS_COLD_ITEMS = {"repeat_last"}  # its order does not depend on training
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_training():
+    """The requirements hold however long a network trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sequence_training, "EPOCHS", 1)
+        yield
+
+
+def fit(name, train, **content):
+    validation = [(items, items[0]) for items in train]
+    return load_plugin("pixrec_core.recommenders", name).fit(
+        make_train_data(train, N_ITEMS, validation=validation, **content)
+    )
+
+
+def rank(name, train, histories, depth, **content):
+    users = pl.Series([f"user {u}" for u in range(len(histories))])
+    model = fit(name, train, **content)
+    return pl.concat(recommenders.rank_users(model, ItemLists.from_lists(histories), users, CATALOGUE, depth))
+
+
+def test_these_are_the_baselines():
+    assert NAMES == [
+        "bm25_text", "co_occurrence", "ease", "gru4rec", "image_knn", "markov_chain", "popularity", "recent_popularity",
+        "repeat_last", "sasrec",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None)
+@given(LISTS, LISTS, st.integers(1, N_ITEMS + 2))
+def test_rankings_are_complete_and_reproducible(name, train, histories, depth):
+    ranking = rank(name, train, histories, depth, **CONTENT)
+    assert ranking.schema == RANKING_SCHEMA
+    assert ranking.equals(rank(name, train, histories, depth, **CONTENT)), "a second run gives another ranking"
+    for user, history in enumerate(histories):
+        rows = ranking.filter(pl.col("user") == f"user {user}")
+        assert rows["rank"].to_list() == list(range(1, min(N_ITEMS, depth + len(set(history))) + 1))
+        assert rows["item"].is_unique().all()
+        assert rows["item"].is_in(CATALOGUE.implode()).all()
+        assert rows["score"].is_sorted(descending=True)
+        assert rows["score"].is_finite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None)
+@given(train=LISTS, history=LISTS)
+def test_equal_scores_are_ordered_by_popularity_then_id(name, train, history):
+    ranking = rank(name, train, history, N_ITEMS)
+    counts = [sum(items.count(i) for items in train) for i in range(N_ITEMS)]
+    for _, tied in ranking.group_by("user", "score"):
+        index = [int(item.removeprefix("item ")) for item in tied.sort("rank")["item"]]
+        assert index == sorted(index, key=lambda i: (-counts[i], i))
+
+
+@pytest.mark.parametrize(
+    ("name", "history"),
+    [(name, history) for name in NAMES for history in ([], [8]) if not (history and name in KNOWS_COLD_ITEMS)],
+)
+def test_a_history_without_information_gets_the_popularity_order(name, history):
+    items, _ = fit(name, [[3, 4], [3, 4], [3, 5]]).candidates(ItemLists.from_lists([history]), N_ITEMS)
+    assert items.tolist() == [[3, 4, 5, 0, 1, 2, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_are_the_best_scores(name):
+    lists = np.random.default_rng(0).integers(0, N_ITEMS, (12, 4)).tolist()
+    model, histories = fit(name, lists, **CONTENT), ItemLists.from_lists([*lists, []])
+    scores = model.scores(histories)
+    assert (scores.shape, scores.dtype) == ((13, N_ITEMS), np.float32)
+    items, best = model.candidates(histories, N_ITEMS + 2)
+    for user, (row, values) in enumerate(zip(items, best, strict=True)):
+        expected = np.lexsort((model.popularity_ranks, -scores[user]))
+        assert row.tolist() == [*expected, -1, -1]
+        assert np.allclose(values[:N_ITEMS], scores[user, expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_equals_its_users_one_by_one(name, monkeypatch):
+    lists = np.random.default_rng(0).integers(0, N_ITEMS, (40, 4)).tolist()
+    model = fit(name, lists, **CONTENT)
+    batch, batch_scores = model.candidates(ItemLists.from_lists(lists), 5)
+    monkeypatch.setattr(base, "SCORES_PER_BLOCK", 3 * N_ITEMS)
+    blocks, _ = model.candidates(ItemLists.from_lists(lists), 5)
+    single = [model.candidates(ItemLists.from_lists([items]), 5) for items in lists]
+    assert (blocks == batch).all()
+    assert (np.concatenate([items for items, _ in single]) == batch).all()
+    # Sums over batches of other shapes round differently.
+    assert np.allclose(np.concatenate([scores for _, scores in single]), batch_scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_validation_targets_are_not_required(name):
+    train = make_train_data([[0, 1, 2], [1, 2]], 3)
+    assert load_plugin("pixrec_core.recommenders", name).fit(train).scores(train.train).shape == (2, 3)
+
+
+SCORE_IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from pixrec_core.recommenders import load_model
+from pixrec_core.recommenders.base import ItemLists
+folder = Path(sys.argv[1])
+for saved in sorted(folder.iterdir()):
+    np.save(saved / "scores.npy", load_model(saved).scores(ItemLists.from_lists(eval(sys.argv[2]))))
+"""
+
+
+def test_a_saved_model_has_equal_scores_in_another_process(tmp_path):
+    lists = np.random.default_rng(0).integers(0, N_ITEMS - 1, (12, 4)).tolist()
+    histories = [[], [N_ITEMS - 1], *lists]
+    models = {name: fit(name, lists, **CONTENT) for name in NAMES}
+    for name, model in models.items():
+        model.save(tmp_path / name)
+    command = [sys.executable, "-c", SCORE_IN_ANOTHER_PROCESS, str(tmp_path), repr(histories)]
+    subprocess.run(command, check=True)
+    for name, model in models.items():
+        expected = model.scores(ItemLists.from_lists(histories))
+        assert np.array_equal(np.load(tmp_path / name / "scores.npy"), expected), name
+        loaded = recommenders.load_model(tmp_path / name)
+        assert (type(loaded), loaded.chosen) == (type(model), model.chosen)
+
+
+def test_saving_replaces_a_model(tmp_path):
+    fit("ease", [[0, 1]]).save(tmp_path / "model")
+    fit("popularity", [[0, 1]]).save(tmp_path / "model")
+    assert recommenders.load_model(tmp_path / "model").scores(ItemLists.from_lists([[]])).tolist() == [
+        [1, 1, *[0] * (N_ITEMS - 2)]
+    ]
+
+
+@pytest.mark.parametrize("name", ["model.json", "arrays.safetensors"])
+def test_a_damaged_model_is_refused(name, tmp_path):
+    fit("popularity", [[0, 1]]).save(tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(b"{")
+    with pytest.raises(ArtefactError, match="run the stage `baselines`"):
+        recommenders.load_model(tmp_path / "model")
+
+
+def test_a_model_of_other_fields_is_refused(tmp_path):
+    fit("ease", [[0, 1]]).save(tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "model.json").read_text())
+    (tmp_path / "model" / "model.json").write_text(json.dumps(settings | {"method": "popularity"}))
+    with pytest.raises(ArtefactError, match="no model of Popularity"):
+        recommenders.load_model(tmp_path / "model")
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(MissingArtefactError, match=r"model\.json"):
+        recommenders.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_need_no_score_matrix(name, monkeypatch):
+    """100,000 items and 1,000 users: all scores take 400 MB, and twice as much while they are sorted."""
+    monkeypatch.setattr(ease, "MOST_ITEMS", 500)
+    monkeypatch.setattr(ease, "PENALTIES", (50.0,))
+    monkeypatch.setattr(_sequence_training, "DROPOUTS", (0.1,))
+    lists = np.random.default_rng(0).integers(0, 100_000, (1000, 4)).tolist()
+    train = make_train_data(lists, 100_000, validation=[(lists[0], lists[1][0])])
+    model = load_plugin("pixrec_core.recommenders", name).fit(train)
+    tracemalloc.start()
+    try:
+        items, _ = model.candidates(train.train, 50)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert items.shape == (1000, 50)
+    assert peak < 200e6
+
+
+def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
+    bought = {"u": ["a", "b", "c", "d"], "v": ["a", "c", "c", "e"], "w": ["b", "e", "e"]}
+    paths = DatasetPaths.of(tmp_path, "tiny")
+    train = [items[:-2] for items in bought.values()]
+    sequences_file.write(paths, sequences_file.catalogue(train, "abcde"), sequences_file.sequences(bought))
+    photos_folder.write(paths, dict.fromkeys("abcde", "red"))
+    paths.baseline("removed").model.mkdir(parents=True)
+
+    stats = recommenders.build_baselines(RetrievalSettings(depth=1), paths)
+
+    assert sorted(path.name for path in paths.baselines.iterdir()) == NAMES == stats["baselines"]
+    assert list(paths.baseline_rankings()) == NAMES
+    assert (stats["users"], stats["items"]) == (3, 5)
+    assert set(stats["chosen"]["sasrec"]) == {"dropout", "validation_ndcg@10"}
+    assert "popularity" not in stats["chosen"], "it has no settings"
+    popularity, repeat_last = paths.baseline("popularity"), paths.baseline("repeat_last")
+    lists = pl.read_parquet(popularity.ranking).group_by("user").agg("item").sort("user")
+    # Training has a twice, b twice and c once; the other occurrences of c are in validation and test.
+    assert lists["item"].to_list() == [["a", "b", "c", "d"], ["a", "b", "c"], ["a", "b", "c"]]
+    newest = pl.read_parquet(repeat_last.ranking).filter(pl.col("user") == "v")
+    assert newest["item"].to_list() == ["c", "a", "b"]
+    # Two of the three validation users decide settings, so the other one is ranked for stacking.
+    stacking = pl.read_parquet(repeat_last.validation_ranking)
+    assert stacking.schema == RANKING_SCHEMA
+    (user,) = stacking["user"].unique()
+    assert stacking["item"].to_list()[0] == bought[user][-3], "the newest item before the validation target"
+    scores = recommenders.load_model(popularity.model).scores(ItemLists.from_lists([[]]))
+    assert scores.tolist() == [[2, 2, 1, 0, 0]]
