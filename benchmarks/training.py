@@ -30,7 +30,7 @@ from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import Windows
 from pixrec_core.stages import Work
 from pixrec_core.training import build
-from pixrec_core.training.sampler import LengthGroupedSampler
+from pixrec_core.training.batches import LengthGroupedSampler
 
 
 class Straightforward:

@@ -32,8 +32,8 @@ from pixrec_core.paths import VariantPaths
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
 from pixrec_core.training import processes
+from pixrec_core.training.batches import JointWindows
 from pixrec_core.training.group_engine import GroupEngine
-from pixrec_core.training.mixture import Mixture
 from pixrec_core.training.tracking import tracked
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
 from pixrec_core.training.validation import MeanValidation, Validation
@@ -137,7 +137,7 @@ def _fit(
     judges = {name: part.judge for name, part in parts.items()}
     trainer = DualTowerTrainer(
         model,
-        Mixture([(part.windows, part.collator) for part in parts.values()]),
+        JointWindows([(part.windows, part.collator) for part in parts.values()]),
         settings,
         state,
         paths.curves,

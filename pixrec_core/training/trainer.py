@@ -1,14 +1,14 @@
-"""transformers' Trainer, fitted to the dual tower."""
+"""transformers' Trainer for the dual tower: its batches, its loss, validation by retrieval, sharded checkpoints."""
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -21,48 +21,48 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
-from pixrec_core.models import process_group
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.training import sharding
-from pixrec_core.training.mixture import Mixture, OneDatasetBatches
+from pixrec_core.training.batches import JointWindows, OneDatasetBatchSampler
 
 log = logging.getLogger(__name__)
 
 Epoch = dict[str, float]
 
-CURVE_EVERY = 10  # steps between two points of the live curves
-FINISHED = "finished"  # marks an epoch's state as whole, so that what a killed writer left is never resumed
+LOGGING_STEPS = 10
+FINISHED = "finished"  # marks a checkpoint of the Trainer as complete, so that a half-written one is never resumed
 TERMS = ("loss", "generation", "item_item", "user_item")
+EPOCH_PREFIX, EVAL_PREFIX = "epoch_", "eval_"  # of an epoch's mean training losses and of its validation metrics
 
 
 class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Trains a dual tower, judges it after each epoch by retrieval, and keeps the best epoch's weights.
+    """Trains a dual tower, validates it by retrieval after each epoch, and keeps the weights of the best epoch.
 
-    In a process group each process trains its share of every batch, with its own copy of the model or its part of one
-    (`TrainingSettings.fsdp`); the first alone tells and writes.
+    In a process group each process trains its part of every batch, with a replica of the model or a shard of it
+    (`TrainingSettings.fsdp`). Only the first process logs and writes.
 
     Args:
-        model: to be trained in place.
-        mixture: what it trains on.
+        model: trained in place.
+        dataset: training windows, of one or several datasets.
         settings: of the training.
-        state: folder for what a resumed run needs.
-        curves: folder of TensorBoard event files: each term and the learning rate every `CURVE_EVERY` steps, and
-            every epoch's record.
-        validate: measures a model; must return "recall@10" and "ndcg@10".
-        on_epoch: told of each epoch.
+        state: folder of the checkpoints that a killed training resumes from.
+        curves: folder of TensorBoard event files.
+        validate: returns metrics of a model; must contain "recall@10" and "ndcg@10".
+        on_epoch: called with the losses and metrics of each epoch.
         name: of the run, for progress lines.
     """
 
     def __init__(
         self,
         model: DualTower,
-        mixture: Mixture,
+        dataset: JointWindows,
         settings: TrainingSettings,
         state: Path,
         curves: Path,
@@ -73,78 +73,78 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
     ) -> None:
         super().__init__(
             model=model,
-            args=_arguments(settings, state),
-            data_collator=mixture.collate,
-            train_dataset=mixture,
-            eval_dataset=mixture,  # the Trainer wants one; `evaluate` reads its own
-            callbacks=[EarlyStoppingCallback(settings.patience), _MarkFinished()],
+            args=_training_arguments(settings, state),
+            data_collator=dataset.collate,
+            train_dataset=dataset,
+            eval_dataset=dataset,  # the Trainer requires one; `evaluate` does not read it
+            callbacks=[EarlyStoppingCallback(settings.patience), _FinishedMark()],
         )
         self.remove_callback(PrinterCallback)
-        self.terms: dict[str, Tensor] = {}
         if self.is_world_process_zero():
             self.add_callback(_Progress(name))
-            self.add_callback(_Curves(curves, self.terms))
+            self.add_callback(_TensorBoard(curves))
         self._metric_for_best_model = settings.metric_for_best_model
-        self.is_distributed_loading_by_transformers = self._in_parts = settings.fsdp  # else it would be wrapped in DDP
+        self.is_distributed_loading_by_transformers = self._fsdp = settings.fsdp  # keeps accelerate from adding DDP
         self._validate = validate
         self._on_epoch = on_epoch
-        self._sums: dict[str, Tensor | float] = defaultdict(float)
+        self._last_terms = torch.zeros(len(TERMS))
+        self._term_sums: Tensor | float = 0.0
         self._steps = 0
         self._epoch_start = time.monotonic()
 
     def fit(self) -> None:
-        """Train to the end, from the last whole epoch where there is one, and load the best epoch's weights."""
+        """Train to the end, from the last complete epoch if there is one, and load the weights of the best epoch."""
         resumed = last_finished(Path(self.args.output_dir))
         if resumed and (epochs := _epochs_if_over(resumed)):
-            self.args.num_train_epochs = epochs  # patience had run out: nothing is left but to load the best epoch
+            self.args.num_train_epochs = epochs  # patience had run out: only the best epoch remains to be loaded
         self.train(resume_from_checkpoint=resumed)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimiser, of weights that are dealt out before: what a run resumes from is in them by now."""
-        if self._in_parts:
+        """Shard the weights if settings ask for it, then create the optimiser: resumed weights are loaded by now."""
+        if self._fsdp:
             sharding.shard(self.model)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write all weights, by the first process."""
+        """Write the complete weights, in the first process."""
         weights = sharding.full_state_dict(self.model.state_dict())
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Write the state of both, by the first process; transformers itself would write its part alone."""
+        """Write both complete states, in the first process; the Trainer would write the first process's shard only."""
         state = sharding.full_state_dict(self.optimizer.state_dict())
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """What `_save_optimizer_and_scheduler` wrote, mapped into memory: each process wants a part."""
+        """Load what `_save_optimizer_and_scheduler` wrote; memory-mapped, since each process needs only its shard."""
         if checkpoint:
             state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
             self.optimizer.load_state_dict(sharding.shard_optimizer_state(state, self.optimizer))
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_best_model(self) -> None:
-        """Not into parts, since whoever wants the best weights wants them whole: see `load_best`."""
-        if not self._in_parts:
+        """Skip sharded models: `load_best` loads the weights into a complete one."""
+        if not self._fsdp:
             super()._load_best_model()
 
     def load_best(self, model: DualTower) -> None:
-        """The best epoch's weights into a model like the one that was trained."""
+        """Load the weights of the best epoch into a model of the same shape."""
         self._load_from_checkpoint(self.state.best_model_checkpoint, model)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of one dataset each; transformers itself would cut them from one long row of examples.
+        """Return batches of one dataset each.
 
-        Every process goes through all of them, since the collator takes its share of each: accelerate itself would
-        hand whole batches out, whose items would not meet.
+        Every process iterates over all batches, and its collator takes a part of each. accelerate would give whole
+        batches to each process, so that items of different processes would not be each other's negatives.
         """
-        mixture: Mixture = self.train_dataset
-        batches = OneDatasetBatches(mixture.windows, self.args.train_batch_size, self.args.seed)
+        dataset: JointWindows = self.train_dataset
+        batches = OneDatasetBatchSampler(dataset.windows, self.args.train_batch_size, self.args.seed)
         loader = DataLoader(
-            mixture, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
+            dataset, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )
         prepared: DataLoader[Any] = prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
@@ -152,48 +152,52 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         return prepared
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """The mixed loss of a batch; its terms are all_reduce_sum up for the epoch's record.
+        """Return the mixed loss of this process's part of a batch; its terms are summed for the epoch's record.
 
-        Gradients are averaged over processes, and each one's loss is only its part of the batch's: hence the factor.
+        DDP and FSDP average gradients over processes, but a loss here is a part of the batch's loss, not a mean:
+        hence the factor.
         """
         outputs = model(**inputs)
-        whole = process_group.all_reduce_sum(torch.stack([outputs[term].detach() for term in TERMS]))
-        for term, value in zip(TERMS, whole, strict=True):
-            self.terms[term] = value
-            self._sums[term] = self._sums[term] + value
+        terms = torch.stack([outputs[term].detach() for term in TERMS])
+        self._last_terms = self.accelerator.reduce(terms, "sum")
+        self._term_sums = self._term_sums + self._last_terms
         self._steps += 1
         loss = outputs.loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Validate, record the epoch, and tell whoever listens."""
-        epoch = process_group.broadcast_object(self._record())
-        self._sums.clear()
-        self._steps, self._epoch_start = 0, time.monotonic()
-        prefixed = {f"eval_{key}": value for key, value in epoch.items()}
-        self.log(prefixed)
-        self._on_epoch(epoch)
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, prefixed)
-        return prefixed
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the terms of the last step; the Trainer's own mean since the last log differs after a resume."""
+        if "loss" in logs:
+            logs |= dict(zip(TERMS, self._last_terms.tolist(), strict=True))
+        if "train_runtime" not in logs:  # counted from the last resume, so misleading
+            super().log(logs, start_time)
 
-    def _record(self) -> Epoch:
-        """Losses and validation metrics of the epoch that ends."""
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validate, log the epoch and call `on_epoch`."""
+        metrics: dict[str, float] = broadcast_object_list([self._epoch_metrics()])[0]
+        self._term_sums, self._steps, self._epoch_start = 0.0, 0, time.monotonic()
+        self.log(metrics)  # adds the epoch
+        self._on_epoch(_epoch_record(metrics))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _epoch_metrics(self) -> dict[str, float]:
+        """Return mean losses and validation metrics of the epoch that ends, with their prefixes."""
         self.model.eval()
         with sharding.gathered_weights(self.model):
             metrics = self._validate(self.model)
         self.model.train()
-        losses = {term: float(self._sums[term]) / self._steps for term in TERMS} if self._steps else {}
-        seconds = time.monotonic() - self._epoch_start
-        return {"epoch": round(self.state.epoch), **losses, **metrics, "seconds": round(seconds, 3)}
+        losses = {}
+        if isinstance(self._term_sums, Tensor):
+            losses = {term: total / self._steps for term, total in zip(TERMS, self._term_sums.tolist(), strict=True)}
+        losses["seconds"] = round(time.monotonic() - self._epoch_start, 3)
+        prefixed = {EPOCH_PREFIX + name: value for name, value in losses.items()}
+        return prefixed | {EVAL_PREFIX + name: value for name, value in metrics.items()}
 
     def curves(self) -> dict[str, Any]:
-        """Every epoch's record, those before a resume included, and which was best."""
-        prefix = "eval_"
-        epochs = [
-            {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
-            for entry in self.state.log_history
-            if prefix + self._metric_for_best_model in entry
-        ]
+        """Return the record of every epoch, including those before a resume, and which epoch is best."""
+        metric = EVAL_PREFIX + self._metric_for_best_model
+        epochs = [_epoch_record(entry) for entry in self.state.log_history if metric in entry]
         best = max(epochs, key=lambda epoch: epoch[self._metric_for_best_model])
         return {
             "epochs": epochs,
@@ -206,33 +210,42 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         }
 
 
+def _epoch_record(logs: Mapping[str, float]) -> Epoch:
+    """Return an epoch's log entry as it is reported: the number of the epoch, losses and metrics without prefixes."""
+    record: Epoch = {"epoch": round(logs["epoch"])}
+    for name, value in logs.items():
+        if name.startswith((EPOCH_PREFIX, EVAL_PREFIX)):
+            record[name.removeprefix(EPOCH_PREFIX).removeprefix(EVAL_PREFIX)] = value
+    return record
+
+
 def remove_unfinished(state: Path) -> None:
-    """Remove what a killed writer left half."""
+    """Remove checkpoints that a killed training left half-written."""
     for folder in state.glob("checkpoint-*"):
         if not (folder / FINISHED).exists():
             files.remove(folder)
 
 
 def last_finished(state: Path) -> str | None:
-    """Folder of the newest whole epoch, to resume from."""
+    """Return the folder of the newest complete epoch, to resume from."""
     marks = state.glob(f"checkpoint-*/{FINISHED}")
     folders = sorted((mark.parent for mark in marks), key=lambda folder: int(folder.name.rpartition("-")[2]))
     return str(folders[-1]) if folders else None
 
 
 def _epochs_if_over(folder: str) -> int | None:
-    """Epochs that a saved training took, if it had come to its end; None where some are left."""
+    """Return how many epochs a saved training took if it had ended; None if some epochs are left."""
     state = TrainerState.load_from_json(str(Path(folder) / TRAINER_STATE_NAME))
     stopped = state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]
     return round(state.epoch) if stopped else None
 
 
-def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
+def _training_arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(state),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,  # of all processes together: each takes its share
+        per_device_train_batch_size=settings.batch_size,  # of all processes together: each takes a part
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,
@@ -241,25 +254,26 @@ def _arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
         bf16=settings.precision == "bfloat16" or (settings.precision == "auto" and is_torch_bf16_gpu_available()),
         use_cpu=not gpu,
         activation_checkpointing=settings.gradient_checkpointing,
-        ddp_find_unused_parameters=True,  # a share may hold no photo, and none may be left waiting for its gradient
+        ddp_find_unused_parameters=True,  # a process may have no photo in a batch
         dataloader_pin_memory=gpu,
         eval_strategy="epoch",
         save_strategy="epoch",
-        restore_callback_states_from_checkpoint=True,  # or patience would begin anew with each resume
+        restore_callback_states_from_checkpoint=True,  # patience continues to count after a resume
         load_best_model_at_end=True,
         metric_for_best_model=settings.metric_for_best_model,
         greater_is_better=True,
         remove_unused_columns=False,
-        logging_strategy="no",
+        logging_steps=LOGGING_STEPS,
+        logging_first_step=True,
         report_to=[],
         disable_tqdm=True,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would split pairs from the rows that they point to
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would break indices into the batch
     return arguments
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """A line every few seconds and one an epoch."""
+    """Logs a line every few seconds and one per epoch."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -279,20 +293,19 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_evaluate(self, _args: Any, _state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
-        told = ", ".join(f"{key.removeprefix('eval_')} {value:.4g}" for key, value in metrics.items())
-        log.info("%s: %s", self._name, told)
+        log.info("%s: %s", self._name, ", ".join(f"{name} {n:.4g}" for name, n in _epoch_record(metrics).items()))
 
 
-class _MarkFinished(TrainerCallback):  # type: ignore[misc]
-    """Marks an epoch's state once all of its files are written, and only then removes what it supersedes.
+class _FinishedMark(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint once all of its files are written, and only then removes older ones.
 
-    The Trainer's own limit would remove the best epoch that the last whole state names before the state that
-    names a better one is whole.
+    `save_total_limit` cannot do this: it removes the previous best epoch before the new checkpoint, which names a
+    better one, is complete.
     """
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         if args.world_size > 1:
-            distributed.barrier()  # each process writes the state of its own random numbers
+            distributed.barrier()  # each process writes the state of its random number generators
         if not state.is_world_process_zero:
             return
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -302,34 +315,15 @@ class _MarkFinished(TrainerCallback):  # type: ignore[misc]
                 files.remove(folder)
 
 
-class _Curves(TrainerCallback):  # type: ignore[misc]
-    """Live curves as TensorBoard reads them; a resumed run's points take the place of a killed one's.
+class _TensorBoard(TensorBoardCallback):  # type: ignore[misc]
+    """transformers' callback with one addition: a resumed training replaces the points of the killed one."""
 
-    Args:
-        folder: of the event files.
-        terms: of the loss, as the last step left them; reading one makes a GPU wait, so not at each step.
-    """
-
-    def __init__(self, folder: Path, terms: Mapping[str, Tensor]) -> None:
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
-        self._terms = terms
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
+        self.tb_writer = SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
 
-    def on_step_end(self, _args: Any, state: Any, _control: Any, lr_scheduler: Any, **_: Any) -> None:
-        if (state.global_step - 1) % CURVE_EVERY == 0:
-            rate = lr_scheduler.get_last_lr()[0]
-            self._add("step", {**self._terms, "learning_rate": rate}, state.global_step)
-
-    def on_evaluate(self, _args: Any, state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
-        named = {key.removeprefix("eval_"): value for key, value in metrics.items()}
-        self._add("epoch", named, state.global_step)
-
-    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
-        self._writer.close()
-
-    def _add(self, group: str, values: Mapping[str, Tensor | float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", float(value), step)
-        self._writer.flush()
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        super().on_log(args, state, control, {name: value for name, value in logs.items() if name != "epoch"})

@@ -1,5 +1,6 @@
 """A training that is killed, wherever it stands, ends as if nothing had been: bit for bit."""
 
+import logging
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ EPOCHS = 3
 def killed(folder: Path, where: str | int, how: signal.Signals) -> None:
     """Train, and end oneself at a step or in the middle of writing something; runs in a process of its own."""
     torch.set_num_threads(1)
-    trainer.CURVE_EVERY = 1
+    trainer.LOGGING_STEPS = 1
 
     def die(*_, **__) -> None:
         os.kill(os.getpid(), how)
@@ -39,7 +40,7 @@ def killed(folder: Path, where: str | int, how: signal.Signals) -> None:
     if where == "state":
         trainer.DualTowerTrainer._save_rng_state = die  # weights and optimiser are written, the rest is not
     elif where == "mark":
-        trainer._MarkFinished.on_save = die
+        trainer._FinishedMark.on_save = die
     elif where == "checkpoint":
         Processor.save_pretrained = die
     else:
@@ -67,7 +68,7 @@ def epochs(work: Work) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(opened: Path, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(trainer, "CURVE_EVERY", 1)
+    monkeypatch.setattr(trainer, "LOGGING_STEPS", 1)
     for name in ("whole", "killed"):
         shutil.copytree(opened, tmp_path / name)
     whole, hurt = (open_shop(tmp_path / name, training={"epochs": EPOCHS}) for name in ("whole", "killed"))
@@ -89,30 +90,36 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(opened
 
     assert epochs(hurt) == epochs(whole)
     assert points(hurt) == points(whole)
-    assert {step for tag, step in points(whole) if tag == "step/loss"} == set(range(1, steps + 1))
+    assert {step for tag, step in points(whole) if tag == "train/loss"} == set(range(1, steps + 1))
     weights = [load_file(each.variant_paths.checkpoint / checkpoint.WEIGHTS) for each in (whole, hurt)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_live_curves_hold_terms_rate_and_every_epochs_validation(shop) -> None:
+def test_tensorboard_shows_live_losses_and_the_record_of_every_epoch(shop, caplog) -> None:
+    caplog.set_level(logging.INFO, "pixrec_core.training.trainer")
     work = shop("text_only")
-    stats = pipeline.CHECKPOINT.materialise(work)["stats"]
-    shown = points(work)
-    every = set(range(1, stats["steps"] + 1, trainer.CURVE_EVERY))
+    steps = pipeline.CHECKPOINT.materialise(work)["stats"]["steps"]
+    curves, records = points(work), epochs(work)
+    logged = {1, *range(trainer.LOGGING_STEPS, steps + 1, trainer.LOGGING_STEPS)}
     for name in (*trainer.TERMS, "learning_rate"):
-        assert {step for tag, step in shown if tag == f"step/{name}"} == every
-    for number, epoch in enumerate(epochs(work), start=1):
-        for name in ("loss", "ndcg@10", "recall@10"):
-            step = number * stats["steps"] // 2
-            assert shown[f"epoch/{name}", step] == pytest.approx(epoch[name], rel=1e-6)
+        assert {step for tag, step in curves if tag == f"train/{name}"} == logged
+    for number, epoch in enumerate(records, start=1):
+        step = number * steps // 2
+        assert curves["train/epoch_loss", step] == pytest.approx(epoch["loss"], rel=1e-6)
+        for name in ("ndcg@10", "recall@10"):
+            assert curves[f"eval/{name}", step] == pytest.approx(epoch[name], rel=1e-6)
+    assert not any(tag.endswith("/epoch") for tag, _ in curves)
+    lines = [record.message for record in caplog.records if "recall@10" in record.message]
+    assert [line.count("epoch") for line in lines] == [1, 1]
+    assert [line.partition(",")[0] for line in lines] == ["text_only: epoch 1", "text_only: epoch 2"]
 
 
 def test_curves_are_those_of_the_last_training_alone(shop) -> None:
     pipeline.CHECKPOINT.materialise(shop("text_only"))
     work = shop("text_only", training={"epochs": 1})
     pipeline.CHECKPOINT.materialise(work)
-    assert len({step for tag, step in points(work) if tag == "epoch/loss"}) == 1
+    assert len({step for tag, step in points(work) if tag == "eval/recall@10"}) == 1
 
 
 class CrashError(Exception):

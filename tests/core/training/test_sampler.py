@@ -1,4 +1,4 @@
-"""The sampler: all windows once an epoch, in an order that can be had again, like lengths side by side."""
+"""The sampler: all windows once per epoch, in a reproducible order, with similar lengths next to each other."""
 
 import random
 
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from pixrec_core.models.windows import Windows
-from pixrec_core.training.sampler import LengthGroupedSampler
+from pixrec_core.training.batches import LengthGroupedSampler
 
 BATCH = 8
 
@@ -33,18 +33,18 @@ def padding(windows: Windows, numbers: list[int]) -> float:
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 17])
-def test_every_window_comes_once(windows: Windows, epoch: int) -> None:
+def test_each_epoch_has_every_window_once(windows: Windows, epoch: int) -> None:
     assert sorted(order(windows, epoch)) == list(range(len(windows)))
     assert len(LengthGroupedSampler(windows, BATCH, 0)) == len(windows)
 
 
-def test_seed_and_epoch_fix_the_order(windows: Windows) -> None:
+def test_seed_and_epoch_determine_the_order(windows: Windows) -> None:
     assert order(windows, epoch=3, seed=5) == order(windows, epoch=3, seed=5)
     assert order(windows, epoch=3, seed=5) != order(windows, epoch=4, seed=5)
     assert order(windows, epoch=3, seed=5) != order(windows, epoch=3, seed=6)
 
 
-def test_little_of_a_batch_is_padding(windows: Windows) -> None:
+def test_batches_have_little_padding(windows: Windows) -> None:
     at_random = list(range(len(windows)))
     random.Random(1).shuffle(at_random)
     assert padding(windows, at_random) > 0.3
@@ -52,11 +52,11 @@ def test_little_of_a_batch_is_padding(windows: Windows) -> None:
 
 
 @pytest.mark.parametrize("users", [1, BATCH - 1, BATCH + 1])
-def test_fewer_windows_than_it_groups_are_no_matter(users: int) -> None:
+def test_fewer_windows_than_a_group_are_sampled(users: int) -> None:
     assert sorted(order(Windows(pl.Series([[1, 2, 3]] * users), 5, 0))) == list(range(users))
 
 
-def test_windows_cut_anew_are_sampled_as_they_are_now() -> None:
+def test_windows_of_the_current_epoch_are_sampled() -> None:
     windows = Windows(pl.Series([list(range(8))] * 200), length=5, seed=0)
     sampler = LengthGroupedSampler(windows, BATCH, 0)
     for epoch in (0, 1):

@@ -13,7 +13,7 @@ from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.stages import Work
 from pixrec_core.training import build
-from pixrec_core.training.trainer import DualTowerTrainer, _arguments
+from pixrec_core.training.trainer import DualTowerTrainer, _training_arguments
 from pixrec_core.training.validation import Validation
 
 
@@ -117,7 +117,7 @@ def test_activations_in_bfloat16_computed_twice_leave_weights_in_float32(shop, s
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_precision_and_checkpointing_reach_the_trainer(tmp_path, precision: str, checkpointing: bool) -> None:
     settings = TrainingSettings(precision=precision, gradient_checkpointing=checkpointing)
-    arguments = _arguments(settings, tmp_path)
+    arguments = _training_arguments(settings, tmp_path)
     automatic = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     assert arguments.bf16 is {"auto": automatic, "float32": False, "bfloat16": True}[precision]
     assert arguments.activation_checkpointing is checkpointing

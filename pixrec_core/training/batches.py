@@ -1,0 +1,112 @@
+"""Training batches: windows of one dataset each, grouped by length.
+
+A joint training draws from several datasets in proportion to their size, but a batch never mixes them. Items of a batch
+are each other's negatives, and an item of another shop is an easy negative: its wording gives it away.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from pixrec_core.models.collate import Batch, Collator
+from pixrec_core.models.windows import Window, Windows
+
+Example = tuple[int, Window]
+
+
+class JointWindows(Dataset[Example]):
+    """The windows of all datasets in a row, each with the number of its dataset.
+
+    Args:
+        parts: windows and collator of each dataset; item numbers in both are those of the dataset.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Windows, Collator]]) -> None:
+        self.windows = [windows for windows, _ in parts]
+        self._collators = [collator for _, collator in parts]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut other windows and draw other negatives; called before each epoch."""
+        for windows in self.windows:
+            windows.set_epoch(epoch)
+        for collator in self._collators:
+            collator.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.windows))
+
+    def __getitem__(self, index: int) -> Example:
+        for number, windows in enumerate(self.windows):
+            if index < len(windows):
+                return number, windows[index]
+            index -= len(windows)
+        raise IndexError(index)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return this process's part of a batch; all examples must be of one dataset."""
+        numbers = {number for number, _ in examples}
+        assert len(numbers) == 1, f"a batch mixes datasets {sorted(numbers)}"
+        return self._collators[numbers.pop()]([window for _, window in examples])
+
+
+class OneDatasetBatchSampler(Sampler[list[int]]):
+    """Batches of `JointWindows`: each of one dataset and of windows of similar length, shuffled in every epoch.
+
+    Args:
+        windows: of each dataset.
+        batch_size: windows per step; the last batch of a dataset in an epoch may be smaller.
+        seed: fixes the order of each epoch.
+    """
+
+    def __init__(self, windows: Sequence[Windows], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size  # read by accelerate
+        self._samplers = [LengthGroupedSampler(each, batch_size, seed) for each in windows]
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        self._epoch = epoch
+        for sampler in self._samplers:
+            sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches, offset = list[list[int]](), 0
+        for sampler in self._samplers:
+            indices = [offset + index for index in sampler]
+            batches += [indices[n : n + self.batch_size] for n in range(0, len(indices), self.batch_size)]
+            offset += len(indices)
+        generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)))
+        yield from (batches[n] for n in torch.randperm(len(batches), generator=generator))
+
+    def __len__(self) -> int:
+        return sum(-(-len(sampler) // self.batch_size) for sampler in self._samplers)
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """transformers' grouping by length, for windows that change in every epoch; without it 40 % of a batch is padding.
+
+    Args:
+        windows: to sample from.
+        batch_size: windows per step.
+        seed: fixes the order of each epoch, so that a resumed training sees the same batches.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+        self._windows = windows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)))
+        yield from get_length_grouped_indices(self._windows.lengths, self._batch_size, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self._windows)

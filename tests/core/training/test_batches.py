@@ -1,0 +1,87 @@
+"""Batches of several datasets: every window once per epoch, one dataset per batch, datasets mixed in proportion."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import polars as pl
+import pytest
+
+from pixrec_core.models.windows import Windows
+from pixrec_core.training.batches import JointWindows, OneDatasetBatchSampler
+
+BATCH = 8
+USERS = (100, 41, 3)
+
+
+class RecordingCollator(NamedTuple):
+    """Returns its number and the windows that it was given."""
+
+    number: int
+
+    def __call__(self, windows) -> dict:
+        return {"collator": self.number, "windows": list(windows)}
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+
+@pytest.fixture
+def joint() -> JointWindows:
+    """Three datasets that use the same item numbers."""
+    return JointWindows(
+        [
+            (Windows(pl.Series([[1, 2, 3]] * users), 5, 0), RecordingCollator(number))
+            for number, users in enumerate(USERS)
+        ]
+    )
+
+
+def batches(joint: JointWindows, epoch: int = 0, seed: int = 0) -> list[list[int]]:
+    sampler = OneDatasetBatchSampler(joint.windows, BATCH, seed)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == len(list(sampler))
+    return list(sampler)
+
+
+def datasets(joint: JointWindows, epoch: int = 0) -> list[int]:
+    """Dataset of each batch, in order; a batch of two datasets would raise."""
+    return [joint.collate([joint[n] for n in batch])["collator"] for batch in batches(joint, epoch)]
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_each_epoch_has_every_window_once_and_each_batch_one_dataset(joint: JointWindows, epoch: int) -> None:
+    drawn = batches(joint, epoch)
+    assert sorted(n for batch in drawn for n in batch) == list(range(len(joint))) == list(range(sum(USERS)))
+    assert Counter(datasets(joint, epoch)) == {0: 13, 1: 6, 2: 1}, "100, 41 and 3 windows in batches of 8"
+
+
+def test_batches_of_different_datasets_are_shuffled(joint: JointWindows) -> None:
+    order = datasets(joint)
+    assert order != sorted(order)
+
+
+def test_seed_and_epoch_determine_the_order(joint: JointWindows) -> None:
+    assert batches(joint, 3, 5) == batches(joint, 3, 5)
+    assert batches(joint, 3, 5) != batches(joint, 4, 5)
+    assert batches(joint, 3, 5) != batches(joint, 3, 6)
+
+
+def test_every_epoch_has_the_same_number_of_steps() -> None:
+    joint = JointWindows(
+        [
+            (Windows(pl.Series([list(range(21))] * 30), 10, 0), RecordingCollator(0)),
+            (Windows(pl.Series([list(range(9))] * 9), 4, 0), RecordingCollator(1)),
+        ]
+    )
+    steps = set()
+    for epoch in range(20):
+        joint.set_epoch(epoch)
+        steps.add(len(batches(joint, epoch)))
+    assert len(steps) == 1
+
+
+def test_a_batch_that_mixes_datasets_is_refused(joint: JointWindows) -> None:
+    with pytest.raises(AssertionError, match=r"a batch mixes datasets \[0, 1\]"):
+        joint.collate([joint[0], joint[USERS[0]]])
+    with pytest.raises(IndexError):
+        joint[sum(USERS)]
