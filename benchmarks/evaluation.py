@@ -22,13 +22,13 @@ from pixrec_core.evaluation import metrics
 from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.ranking_table import to_ranking, write_ranking
-from pixrec_core.retrieval import kinds
+from pixrec_core.retrieval import faiss_index
 from pixrec_core.schemas import CATALOGUE_SCHEMA
 
 DEPTH, HISTORY, DIMENSION, BATCH = 100, 5, 128, 1024
 
 
-def unit(rows: int, seed: int) -> kinds.Vectors:
+def unit(rows: int, seed: int) -> faiss_index.Vectors:
     """Random unit vectors."""
     vectors = np.random.default_rng(seed).normal(size=(rows, DIMENSION)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -47,7 +47,7 @@ def shop(users: int, items: int) -> tuple[Targets, Any]:
     ]
 
 
-def loop(users: kinds.Vectors, items: kinds.Vectors, targets: Any) -> list[list[float]]:
+def loop(users: faiss_index.Vectors, items: faiss_index.Vectors, targets: Any) -> list[list[float]]:
     """One user at a time: scores, sort, metrics."""
     scored = []
     for vector, target in zip(users, targets, strict=True):
@@ -75,7 +75,7 @@ def timed(name: str, run: Callable[[], Any]) -> tuple[Any, float]:
 def compare(users: int, items: int, looped: int) -> None:
     """Every step of PixRec's side, then the loop."""
     user_vectors, item_vectors, (targets, bought) = unit(users, 0), unit(items, 1), shop(users, items)
-    searcher = kinds.make("flat", item_vectors)
+    searcher = faiss_index.create_index("flat", item_vectors)
     places = np.arange(DEPTH + HISTORY)
     lengths = DEPTH + targets.seen.group_by("user_index").len().sort("user_index")["len"].to_numpy().astype(np.int64)
 

@@ -1,7 +1,7 @@
-"""What `generative.likelihood_weight` does for a dataset: validation metrics of the hybrid ranker, one line a weight.
+"""Validation metrics of the hybrid ranker for several values of `generative.likelihood_weight`, one line per value.
 
-Weights are settings and must not be chosen on test users. This reads the artefacts of a variant that has an index, and
-ranks for validation users; a text's likelihood is computed once, whatever its weight.
+A setting must not be chosen on test users, so this ranks for validation users, with the artefacts of a variant that has
+an index. The likelihood of a text is computed once for all weights.
 
     python -m benchmarks.hybrid_weight --dataset sample [--variant multimodal] [--users 500] [--candidates 100]
 """
@@ -14,11 +14,11 @@ import torch
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.evaluation import metrics
-from pixrec_core.retrieval import generative
-from pixrec_core.retrieval.rank import Retriever
 from pixrec_core.retrieval.rankers import RankedItems, UserBatch
 from pixrec_core.retrieval.rankers._trie import Trie
-from pixrec_core.retrieval.rankers.hybrid import likelihoods, mix
+from pixrec_core.retrieval.rankers.hybrid import mix_scores, text_likelihoods
+from pixrec_core.retrieval.ranking import rank_in_batches
+from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.settings import load_settings
 from pixrec_core.stages import Work
 
@@ -27,31 +27,31 @@ WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @torch.inference_mode()
 def compare(work: Work, users: int, candidates: int) -> None:
-    """Rank the validation targets by every weight."""
-    shop = Retriever.read(work.variant_paths)
-    catalogue = shop.catalogue(work.variant_paths)
-    trie = Trie.of(catalogue.token_texts())
+    """Print the metrics of every weight."""
+    retriever = Retriever.load(work.variant_paths)
+    encoder, catalogue = retriever.encoder, retriever.ranker_catalogue(work.variant_paths)
+    trie = Trie.from_texts(catalogue.token_texts())
     validation = read_sequences(work.paths, schemas.VALIDATION)
     validation = validation.sample(min(users, validation.height), seed=0)
-    sequences = shop.inputs.numbers(validation[schemas.ITEMS]).to_list()
+    sequences = encoder.inputs.numbers(validation[schemas.ITEMS]).to_list()
     histories, targets = [each[:-1] for each in sequences], np.array([each[-1] for each in sequences])
-    asked = shop.users(histories, shop.vectors(histories), np.full(len(histories), candidates))
+    batch = retriever.user_batch(histories, encoder.user_vectors(histories), np.full(len(histories), candidates))
 
-    def rank(some: UserBatch) -> list[RankedItems]:
-        texts = [trie.text_of[items] for items in some.nearest]
-        found = likelihoods(catalogue.read(some.histories), trie, texts, shop.model.device)
+    def rank(users: UserBatch) -> list[RankedItems]:
+        texts = [trie.text_of[items] for items in users.nearest]
+        found = text_likelihoods(catalogue.read(users.histories), trie, texts, encoder.model.device)
         return [
-            RankedItems(items, values.astype(np.float32)) for items, values in zip(some.nearest, found, strict=True)
+            RankedItems(items, values.astype(np.float32)) for items, values in zip(users.nearest, found, strict=True)
         ]
 
-    found = generative.ranked(rank, asked, "hybrid")
+    found = rank_in_batches(rank, batch, "hybrid")
     print(f"{work.dataset}, {work.variant}: {len(targets)} validation users, {candidates} candidates")
     for weight in WEIGHTS:
         ranks = np.full(len(targets), np.inf)
         for user, (items, values) in enumerate(found):
-            scores = mix(asked.cosines[user], values.astype(np.float64), weight)
-            place = np.flatnonzero(items[np.argsort(-scores, kind="stable")] == targets[user])
-            ranks[user] = place[0] + 1 if len(place) else np.inf
+            scores = mix_scores(batch.cosines[user], values.astype(np.float64), weight)
+            position = np.flatnonzero(items[np.argsort(-scores, kind="stable")] == targets[user])
+            ranks[user] = position[0] + 1 if len(position) else np.inf
         recall, ndcg = metrics.recall(ranks, 10).mean(), metrics.ndcg(ranks, 10).mean()
         print(f"  weight {weight:4}: Recall@10 {recall:.4f}, NDCG@10 {ndcg:.4f}", flush=True)
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--variant", default="multimodal")
     parser.add_argument("--users", type=int, default=500)
-    parser.add_argument("--candidates", type=int, default=100, help="nearest items that are put in order anew")
+    parser.add_argument("--candidates", type=int, default=100, help="nearest items to re-rank")
     given = parser.parse_args()
     compare(Work(load_settings(), given.dataset, given.variant), given.users, given.candidates)
 

@@ -1,13 +1,13 @@
-"""Queries a second, recall, size and memory of each kind of index over a large catalogue, and of two kinds not taken.
+"""Queries per second, recall, size and memory of each kind of index over a large catalogue, and of two rejected kinds.
 
     python -m benchmarks.index [--items 1000000] [--queries 2048] [--rounds 3]
 
-The vectors are made up, but not uniform: items belong to 2,000 kinds of product, of which few hold most
-items, and kinds to 50 categories; each level adds a normal offset to the one above (1, 0.7 and 0.5), and
-the offset's j-th of 128 numbers shrinks with j ** -0.5, as trained vectors do not fill their space evenly.
-Queries are drawn in the same way and are no items. Times are of batches of 1,024 queries for the 100
-nearest items, as the ranking stage asks; kinds take turns. Recall is against the flat index. Each index is written
-and read again as serving does; memory is what reading takes that the system cannot drop and read again (Linux only).
+The vectors are synthetic, but not uniform: items belong to 2,000 products, of which few hold most items, and products
+to 50 categories. Each level adds a normal offset to the one above (1, 0.7 and 0.5), whose j-th of 128 dimensions is
+scaled by j ** -0.5, because trained vectors do not fill their space evenly. Queries have the same distribution and are
+no items. Times are of batches of 1,024 queries for the 100 nearest items, as in the ranking stage, and the kinds take
+turns. Recall is against the flat index. Each index is written and read again, as in serving; memory counts the pages that the
+system cannot drop and read again (Linux only).
 """
 
 import argparse
@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 import psutil
 
-from pixrec_core.retrieval import kinds
+from pixrec_core.retrieval import faiss_index
 
 DIMENSION = 128
 DEPTH = 100  # items of a list
@@ -32,11 +32,11 @@ BATCH = 1024  # queries at a time
 CATEGORIES, PRODUCTS = 50, 2_000
 
 
-def clustered(items: int, seed: int) -> kinds.Vectors:
-    """Unit vectors (items, 128) of products in categories; the products are the same for every seed."""
-    shop, random = np.random.default_rng(0), np.random.default_rng((1, seed))
-    categories = shop.normal(size=(CATEGORIES, DIMENSION))
-    products = categories[shop.integers(CATEGORIES, size=PRODUCTS)] + 0.7 * shop.normal(size=(PRODUCTS, DIMENSION))
+def clustered(items: int, seed: int) -> faiss_index.Vectors:
+    """Unit vectors (items, 128) of products in categories; every seed has the same products."""
+    shared, random = np.random.default_rng(0), np.random.default_rng((1, seed))
+    categories = shared.normal(size=(CATEGORIES, DIMENSION))
+    products = categories[shared.integers(CATEGORIES, size=PRODUCTS)] + 0.7 * shared.normal(size=(PRODUCTS, DIMENSION))
     popularity = 1 / np.arange(1, PRODUCTS + 1)
     drawn = random.choice(PRODUCTS, size=items, p=popularity / popularity.sum())
     spread = np.arange(1, DIMENSION + 1) ** -0.5
@@ -48,54 +48,54 @@ def clustered(items: int, seed: int) -> kinds.Vectors:
     return vectors
 
 
-def ivf(codes: str) -> Callable[[kinds.Vectors], Any]:
-    """An inverted file of 4 sqrt(N) clusters, of which 64 are looked into."""
+def ivf(codes: str) -> Callable[[faiss_index.Vectors], Any]:
+    """An inverted file of 4 sqrt(N) clusters, of which a search probes 64."""
 
-    def make(vectors: kinds.Vectors) -> Any:
+    def create(vectors: faiss_index.Vectors) -> Any:
         clusters = 2 ** round(np.log2(4 * len(vectors) ** 0.5))
         index = faiss.index_factory(DIMENSION, f"IVF{clusters},{codes}", faiss.METRIC_INNER_PRODUCT)
         index.cp.max_points_per_centroid, index.cp.niter = 39, 10
         if isinstance(index, faiss.IndexIVFPQ):
-            index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 39, 10  # learning 64 x 256 codes takes longest
+            index.pq.cp.max_points_per_centroid, index.pq.cp.niter = 39, 10  # training 64 x 256 codes takes longest
         index.train(vectors)
         index.add(vectors)
         index.nprobe = 64
         return index
 
-    return make
+    return create
 
 
-CONTENDERS: dict[str, Callable[[kinds.Vectors], Any]] = {
-    **kinds.KINDS,
+CONTENDERS: dict[str, Callable[[faiss_index.Vectors], Any]] = {
+    **faiss_index.INDEX_KINDS,
     "IVF, PQ of 64 bytes": ivf("PQ64np"),
-    "IVF, 8 bits a number": ivf("SQ8"),
+    "IVF, 8 bits per dimension": ivf("SQ8"),
 }
 
 
-def held() -> int:
-    """Bytes of this process's memory that are no file's."""
+def private_memory() -> int:
+    """Bytes of this process's memory that belong to no file."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - memory.shared)
 
 
-def held_by(name: str, path: Path) -> int:
-    """Bytes that an index holds in memory; to be asked of a new process, where no freed memory is used again."""
-    before = held()
-    index = kinds.read(name, path)
+def memory_of_index(name: str, path: Path) -> int:
+    """Bytes of memory that an index takes; to be called in a new process, which has no freed memory to reuse."""
+    before = private_memory()
+    index = faiss_index.read_index(name, path)
     assert index.ntotal
-    return held() - before
+    return private_memory() - before
 
 
-def written_and_read(index: Any, name: str, path: Path) -> tuple[Any, int, int]:
-    """The index as serving has it, its bytes on disk, and those that it holds in memory."""
+def write_and_read(index: Any, name: str, path: Path) -> tuple[Any, int, int]:
+    """The index as serving reads it, its bytes on disk, and its bytes in memory."""
     faiss.write_index(index, str(path))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        memory = pool.submit(held_by, name, path).result()
-    return kinds.read(name, path), path.stat().st_size, memory
+        memory = pool.submit(memory_of_index, name, path).result()
+    return faiss_index.read_index(name, path), path.stat().st_size, memory
 
 
-def search(index: Any, queries: kinds.Vectors) -> tuple[float, Any]:
-    """Queries a second, and the rows found."""
+def search(index: Any, queries: faiss_index.Vectors) -> tuple[float, Any]:
+    """Queries per second, and the rows found."""
     start = time.perf_counter()
     found = [index.search(queries[n : n + BATCH], DEPTH)[1] for n in range(0, len(queries), BATCH)]
     return len(queries) / (time.perf_counter() - start), np.concatenate(found)
@@ -110,13 +110,13 @@ def compare(items: int, count: int, rounds: int, folder: Path) -> None:
     """Build each kind once, then search in turns."""
     vectors, queries = clustered(items, seed=0), clustered(count, seed=1)
     indices = {}
-    for name, make in CONTENDERS.items():
+    for name, create in CONTENDERS.items():
         start, busy = time.perf_counter(), time.process_time()
-        index = make(vectors)
+        index = create(vectors)
         wall, cpu = time.perf_counter() - start, time.process_time() - busy
-        indices[name], size, memory = written_and_read(index, name, folder / f"{len(indices)}.faiss")
+        indices[name], size, memory = write_and_read(index, name, folder / f"{len(indices)}.faiss")
         print(
-            f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of processors); of a vector {size / items:5.0f} bytes on "
+            f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of CPU); {size / items:5.0f} bytes per vector on "
             f"disk, {memory / items:5.0f} in memory",
             flush=True,
         )
@@ -141,7 +141,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=2_048)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    print(f"{given.items:,} items of {DIMENSION} numbers, {faiss.omp_get_max_threads()} threads, {given.rounds} rounds")
+    print(
+        f"{given.items:,} items of {DIMENSION} dimensions, {faiss.omp_get_max_threads()} threads, {given.rounds} rounds"
+    )
     with tempfile.TemporaryDirectory() as folder:
         compare(given.items, given.queries, given.rounds, Path(folder))
 

@@ -1,16 +1,16 @@
-"""Users a second at inference: the index over item vectors, and rankers by the language model of the same checkpoint.
+"""Users per second at inference: the item index, and generative rankers with the language model of the same checkpoint.
 
-Dense: a history becomes a vector, the index knows its nearest items. The others read the same history and go on from
-there: beams (texts of the catalogue by beam search), generate_bm25 (the paper's way: texts of the model's own, looked
-up by BM25), hybrid (the nearest items in the order of texts and vectors). All are given the photos' features ready
-made, and their users in batches of like length. `generate` is the paper's way as one would first write it, on
-transformers' own beam search, a user and his photos at a time.
+Dense: the index finds the nearest items of the user vector. The generative rankers run the language model over the same
+history: beams (beam search over texts of the catalogue), generate_bm25 (the paper's method: the model writes texts,
+BM25 finds matching items), hybrid (re-ranks the nearest items by text likelihood and cosine). All use stored photo
+features and batches of users with similar history lengths. `generate` is a direct implementation of the paper's
+method with the beam search of transformers, one user at a time.
 
     python -m benchmarks.retrieval [--rounds 3] [--users 32] [--shoppers 300]
 
-All list 100 items for the same users, in turns in one process, on a checkpoint of one epoch over the generated shop.
-The rankers' own time includes the dense one, which they start from. Then the search alone, without the model, over
-larger catalogues of random vectors and texts.
+All rank 100 items for the same users, in turns in one process, with a checkpoint of one epoch on the sample dataset.
+The time of a generative ranker includes the dense ranking, which it starts from. Then only the search, without the
+model, over larger catalogues of random vectors and texts.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from pixrec_core.data.sequences import read_sequences
 from pixrec_core.data.text_search import TextSearch
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.ranking_table import DENSE
-from pixrec_core.retrieval import generative, kinds, rankers
-from pixrec_core.retrieval.rank import Retriever
-from pixrec_core.retrieval.rankers.generate_bm25 import hits, take_turns
+from pixrec_core.retrieval import faiss_index, rankers, ranking
+from pixrec_core.retrieval.rankers.generate_bm25 import round_robin, search_texts
+from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.settings import GenerativeSettings
 from pixrec_core.stages import Work
 
@@ -41,71 +41,71 @@ CATALOGUES = (400, 4_000, 100_000)
 
 
 def compare(work: Work, users: int, rounds: int) -> None:
-    """All rankers in turns."""
-    shop = Retriever.read(work.variant_paths)
-    catalogue = shop.catalogue(work.variant_paths)
+    """Time all rankers in turns."""
+    retriever = Retriever.load(work.variant_paths)
+    catalogue = retriever.ranker_catalogue(work.variant_paths)
     sequences = read_sequences(work.paths, schemas.TEST).sample(users, seed=0)[schemas.ITEMS]
-    histories = [items[:-1] for items in shop.inputs.numbers(sequences).to_list()]
+    histories = [items[:-1] for items in retriever.encoder.inputs.numbers(sequences).to_list()]
     lengths = np.full(users, DEPTH)
 
     def dense() -> Any:
-        return shop.users(histories, shop.vectors(histories), lengths)
+        return retriever.user_batch(histories, retriever.encoder.user_vectors(histories), lengths)
 
     def by_texts(name: str) -> Callable[[], Any]:
-        ranker = load_plugin(rankers.__name__, name).make(catalogue, GenerativeSettings())
+        ranker = load_plugin(rankers.__name__, name).create_ranker(catalogue, GenerativeSettings())
 
         def rank() -> Any:
-            asked = dense()
+            users = dense()
             return [
-                generative.complete(own, nearest, DEPTH).items
-                for own, nearest in zip(generative.ranked(ranker, asked, name), asked.nearest, strict=True)
+                ranking.complete_list(ranked, nearest, DEPTH).items
+                for ranked, nearest in zip(ranking.rank_in_batches(ranker, users, name), users.nearest, strict=True)
             ]
 
         return rank
 
     names = plugin_names(rankers.__name__)
     contenders: dict[str, Callable[[], Any]] = {DENSE: lambda: dense().nearest} | {n: by_texts(n) for n in names}
-    rival = Generation(shop, catalogue, DEPTH)
+    rival = Generation(retriever, catalogue, DEPTH)
     contenders["generate"] = lambda: rival(histories)
     for rank in contenders.values():
-        rank()  # what is set up at first use is no part of the rate
+        rank()  # the first call includes one-time preparation
     rates = {name: Rates() for name in contenders}
     for _ in range(rounds):
         for name, rank in contenders.items():
             lists = rates[name].time(rank, users)
-            assert all(len(set(row.tolist())) == len(row) for row in lists), "an item stands twice in a list"
+            assert all(len(set(row.tolist())) == len(row) for row in lists), "a list names an item twice"
     print(f"{users} users, {len(catalogue.items)} items, lists of {DEPTH}")
     show(rates)
 
 
 def search_alone(items: int, rounds: int) -> None:
-    """Without the model: 32 vectors' nearest items against 32 users' texts, on a catalogue of any size."""
+    """Time the nearest items of 32 vectors and the BM25 search of 32 users' texts, without the model."""
     random = np.random.default_rng(0)
     vectors = random.normal(size=(items, 128)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     words = np.array([f"word{n}" for n in range(2_000)])
     texts = [" ".join(row) for row in random.choice(words, size=(items, 8))]
-    search, places = TextSearch(texts), np.arange(items)
+    search, tie_order = TextSearch(texts), np.arange(items)
     users = [[texts[n] for n in random.choice(items, GenerativeSettings().beams)] for _ in range(32)]
     rates = {"index": Rates(), "BM25": Rates()}
-    searcher = kinds.make("flat", vectors)
+    searcher = faiss_index.create_index("flat", vectors)
     searcher.search(vectors[:1], DEPTH)
     for _ in range(rounds):
         rates["index"].time(lambda: searcher.search(vectors[:32], DEPTH), 32)
-        rates["BM25"].time(lambda: [take_turns(hits(search, own, places, DEPTH)) for own in users], 32)
+        rates["BM25"].time(lambda: [round_robin(search_texts(search, each, tie_order, DEPTH)) for each in users], 32)
     print(f"search alone, {items:,} items")
     show(rates)
 
 
 class Rates:
-    """Users a second of each round, and processor seconds a user, which other work on the machine blurs less."""
+    """Users per second of each round, and CPU seconds per user, which depend less on other work on the machine."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
         self.busy: list[float] = []
 
     def time(self, run: Callable[[], Any], users: int) -> Any:
-        """Run once and note both."""
+        """Run once and record both."""
         start, busy = time.perf_counter(), time.process_time()
         result = run()
         self.rates.append(users / (time.perf_counter() - start))
@@ -114,15 +114,15 @@ class Rates:
 
 
 def show(rates: Mapping[str, Rates]) -> None:
-    """Medians, spread, and how many times as fast as each other the first is."""
+    """Print medians and spread, and each rate as a fraction of the first."""
     first = next(iter(rates.values()))
     for name, each in rates.items():
         ratios = [a / b for a, b in zip(first.rates, each.rates, strict=True)]
         busy = statistics.median(each.busy) / statistics.median(first.busy)
         print(
             f"  {name:13} {statistics.median(each.rates):10,.2f} users/s ({min(each.rates):,.2f} to "
-            f"{max(each.rates):,.2f}), {1000 * statistics.median(each.busy):,.2f} ms of a processor a user; "
-            f"1/{statistics.median(ratios):,.0f} of the first, by processor 1/{busy:,.0f}",
+            f"{max(each.rates):,.2f}), {1000 * statistics.median(each.busy):,.2f} ms of CPU per user; "
+            f"1/{statistics.median(ratios):,.0f} of the first, by CPU time 1/{busy:,.0f}",
             flush=True,
         )
 
@@ -131,8 +131,8 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--users", type=int, default=32, help="users ranked in a round")
-    parser.add_argument("--shoppers", type=int, default=300, help="users of the generated shop")
+    parser.add_argument("--users", type=int, default=32, help="users ranked per round")
+    parser.add_argument("--shoppers", type=int, default=300, help="users of the sample dataset")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = open_shop(Path(folder), given.shoppers, INDEX_STAGES)

@@ -103,14 +103,14 @@ def item_index(work: Work) -> Stats:
     """Item vectors -> FAISS index."""
     from pixrec_core.retrieval import index
 
-    return index.build(work.dataset_settings.index, work.variant_paths)
+    return index.build_index(work.dataset_settings.index, work.variant_paths)
 
 
 def ranking(work: Work) -> Stats:
     """Test histories through the user tower, each to its nearest items; some through other rankers where asked for."""
-    from pixrec_core.retrieval import rank
+    from pixrec_core.retrieval import ranking as module
 
-    return rank.rank_test_users(
+    return module.rank_test_users(
         work.dataset_settings.retrieval, work.dataset_settings.generative, work.variant_paths, work.engine
     )
 

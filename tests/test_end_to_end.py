@@ -86,7 +86,14 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     assert second.stdout.count("up to date") == 18
 
     status = pixrec(folder, "status", "--dataset", "small").stdout
-    for figure in ("60 users", " bytes", " photos", "validation NDCG@10 0.", "flat, recall@10 1.000", "vectors of 16"):
+    for figure in (
+        "60 users",
+        " bytes",
+        " photos",
+        "validation NDCG@10 0.",
+        "flat, index recall@10 1.000",
+        "vectors of 16",
+    ):
         assert figure in status
     assert status.count(" min ago)") == 18
 

@@ -31,7 +31,7 @@ FIGURES: Final = {
     "joint_checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
     "checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
     "item_vectors": "{items:,} vectors of {dimension}",
-    "item_index": "{kind}, recall@10 {recall@10:.3f}",
+    "item_index": "{kind}, index recall@10 {recall@10:.3f}",
     "ranking": "{users:,} users",
     "evaluation": "{users:,} users",
 }

@@ -1,1 +1,1 @@
-"""From a checkpoint to rankings: vectors, the index over them, nearest items of each user."""
+"""From a checkpoint to rankings: item and user vectors, the index over items, and ranked lists per user."""

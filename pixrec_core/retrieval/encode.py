@@ -1,10 +1,11 @@
-"""Items and histories to vectors, in large batches of like length."""
+"""Encode items and histories with the two towers, in batches of similar length."""
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -32,181 +33,181 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
 
-#: Tokens of a padded batch. A processor is fastest where what passes between layers stays in its cache: with as many
-#: as a GPU wants, `tiny` takes half as long again.
+#: Padded tokens per batch. On a CPU, small batches keep activations in its cache: `tiny` takes half as long again
+#: with GPU-sized ones.
 CPU_TOKENS: Final = 2_048
 GPU_TOKENS: Final = 16_384
 VECTORS = "vectors.safetensors"
 ITEMS = "items.parquet"
-CHECKPOINT = "checkpoint_sha256"  # in the vectors' header
+CHECKPOINT = "checkpoint_sha256"  # key in the header of the vectors' file
 
 
 def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
-    """Write the vectors of the whole catalogue, and the photo features that histories will need again."""
+    """Write the vectors of the whole catalogue, and the photo features that encoding histories needs later."""
     model, processor = checkpoint.load(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
     inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
-        photos = photo_features(_features_folder(settings, paths, folder), model, inputs, engine)
-        vectors = item_vectors(model, inputs, photos, engine)
-        made_by = {CHECKPOINT: checkpoint.digest(paths.checkpoint)}
-        save_file({"vectors": vectors}, folder / VECTORS, metadata=made_by)
+        photos = _photo_features(_features_folder(settings, paths, folder), model, inputs, engine)
+        vectors = Encoder(model, inputs, photos).item_vectors(engine)
+        header = {CHECKPOINT: checkpoint.digest(paths.checkpoint)}
+        save_file({"vectors": vectors}, folder / VECTORS, metadata=header)
         pl.DataFrame({schemas.ITEM: inputs.items}).write_parquet(folder / ITEMS)
     return {"items": len(vectors), "dimension": vectors.shape[1]}
 
 
 def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
-    """Item ids and their vectors (N, D), in one order. The vectors stay on disk, mapped into memory.
+    """Item ids (N) and their vectors (N, D), in the same order. The vectors are memory-mapped.
 
     Raises:
-        MissingArtefactError: no item vectors.
-        ArtefactError: the file is damaged, or has other than one vector an item.
+        MissingArtefactError: there are no item vectors.
+        ArtefactError: a file is damaged, or the numbers of items and vectors differ.
     """
     items, path = read_item_ids(folder), files.require(folder / VECTORS)
     try:
-        with safe_open(path, "pt") as file:  # of all frameworks, PyTorch alone maps
+        with safe_open(path, "pt") as file:  # only the PyTorch loader maps the file instead of reading it
             vectors: Vectors = file.get_tensor("vectors").numpy()
     except SafetensorError as error:
         raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
     if len(vectors) != len(items):
         raise ArtefactError(
-            f"{path} has {len(vectors):,} vectors and {folder / ITEMS} {len(items):,} items; "
+            f"{path} has {len(vectors):,} vectors but {folder / ITEMS} has {len(items):,} items; "
             "materialise item_vectors again"
         )
     return items, vectors
 
 
-def checkpoint_sha256(folder: Path) -> str:
-    """Checksum of the checkpoint that item vectors came from."""
+def read_checkpoint_sha256(folder: Path) -> str:
+    """Checksum of the checkpoint that encoded the item vectors."""
     with safe_open(folder / VECTORS, "numpy") as file:
         return str(file.metadata()[CHECKPOINT])
 
 
 def read_item_ids(folder: Path) -> list[str]:
     """Item ids in the order of their vectors."""
-    ids: list[str] = pl.read_parquet(files.require(folder / ITEMS))[schemas.ITEM].to_list()
+    path = files.require(folder / ITEMS)
+    try:
+        ids: list[str] = pl.read_parquet(path, glob=False)[schemas.ITEM].to_list()
+    except pl.exceptions.PolarsError as error:
+        raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
     return ids
 
 
-def history_features(
+def photo_features_path(
     settings: ModelSettings, paths: VariantPaths, model: DualTower, inputs: TowerInputs
-) -> PhotoStore | None:
-    """Features of all photos as `encode_items` left them, for reading histories."""
-    return photo_features(_features_folder(settings, paths, paths.item_vectors), model, inputs)
-
-
-def kept_features(settings: ModelSettings, paths: VariantPaths, model: DualTower, inputs: TowerInputs) -> Path | None:
-    """The file that `history_features` reads; None where no item has a photo that is read."""
+) -> Path | None:
+    """The file of photo features that `Encoder.load` reads; None for a variant or dataset without photos."""
     if inputs.pixels is None:
         return None
     return _features_folder(settings, paths, paths.item_vectors) / feature_file(feature_key(model, inputs.pixels))
 
 
-def _features_folder(settings: ModelSettings, paths: VariantPaths, own: Path) -> Path:
-    """A frozen vision tower's features are kept since training; those of one that learnt belong to its vectors."""
-    return paths.dataset.cache if settings.vision == "frozen" else own
+def _features_folder(settings: ModelSettings, paths: VariantPaths, vectors_folder: Path) -> Path:
+    """Features of a frozen vision tower are shared by all variants; those of a trained one belong to its vectors."""
+    return paths.dataset.cache if settings.vision == "frozen" else vectors_folder
 
 
-def photo_features(folder: Path, model: DualTower, inputs: TowerInputs, engine: Engine = LOCAL) -> PhotoStore | None:
-    """Features of all photos under this model, each encoded once; None for a variant without photos."""
+def _photo_features(folder: Path, model: DualTower, inputs: TowerInputs, engine: Engine = LOCAL) -> PhotoStore | None:
+    """Features of all photos, each encoded at most once; None for a variant or dataset without photos."""
     return feature_store(folder, model, inputs.pixels, engine) if inputs.pixels else None
 
 
 @dataclass(frozen=True)
 class Encoder(DevicePickle):
-    """A tower, what it reads of each item, and features of all photos; None for a variant without photos."""
+    """A dual tower with its inputs: encodes items to v_T and histories to v_U.
+
+    Attributes:
+        model: the dual tower.
+        inputs: tokens and photos of each item.
+        photos: features of all photos; None for a variant without photos.
+        max_history_len: the encoder reads this many items of a history, the newest ones.
+    """
 
     model: DualTower
     inputs: TowerInputs
     photos: PhotoStore | None
+    max_history_len: int = sys.maxsize
+
+    @classmethod
+    def load(cls, paths: VariantPaths) -> Self:
+        """From a variant's checkpoint, the catalogue, and the photo features that `encode_items` wrote."""
+        model, processor = checkpoint.load(paths.checkpoint)
+        settings, training = checkpoint.load_settings(paths.checkpoint)
+        inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
+        photos = _photo_features(_features_folder(settings, paths, paths.item_vectors), model, inputs)
+        return cls(model, inputs, photos, training.max_history_len)
+
+    def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
+        """v_T of every item, (N, D)."""
+        lengths = [len(block.ids) for block in self.inputs.inputs.blocks]
+        return self._encode_all(self.encode_item_batch, range(len(lengths)), lengths, "items encoded", engine)
+
+    def user_vectors(self, histories: Sequence[Sequence[int]], engine: Engine = LOCAL) -> Vectors:
+        """v_U of every history, (U, D)."""
+        histories, blocks = self.crop(histories), self.inputs.inputs.blocks
+        lengths = [sum(len(blocks[item].ids) for item in history) for history in histories]
+        return self._encode_all(self.encode_history_batch, histories, lengths, "histories encoded", engine)
+
+    def crop(self, histories: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The newest `max_history_len` items of each history."""
+        return [history[-self.max_history_len :] for history in histories]
 
     @torch.inference_mode()
-    def items(self, numbers: Sequence[int]) -> Vectors:
-        """v_T of some items, (I, D)."""
-        batch = to_device(self.inputs.collator(self.photos).items(numbers), self.model.device)
-        return _numbers(self.model.item_vectors(batch, self.model.photo_features(batch["photos"])))
+    def encode_item_batch(self, items: Sequence[int]) -> Vectors:
+        """v_T of some items, (B, D)."""
+        batch = to_device(self.inputs.collator(self.photos).items(items), self.model.device)
+        return _to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"])))
 
     @torch.inference_mode()
-    def users(self, histories: Sequence[Sequence[int]]) -> Vectors:
+    def encode_history_batch(self, histories: Sequence[Sequence[int]]) -> Vectors:
         """v_U of some histories, (B, D)."""
         batch = self.inputs.collator(self.photos).histories(histories)
         del batch["spans"]
         batch = to_device(batch, self.model.device)
-        return _numbers(self.model.user_vectors(batch, self.model.photo_features(batch["photos"])))
+        return _to_numpy(self.model.user_vectors(batch, self.model.photo_features(batch["photos"])))
+
+    @torch.inference_mode()
+    def encode_new_item(self, collator: Collator) -> Vectors:
+        """v_T of a collator's only item, (1, D). An item outside the catalogue has no item-id embedding."""
+        batch = to_device(collator.items([0]), self.model.device)
+        no_id_embedding = torch.zeros(1, 1, device=self.model.device)
+        return _to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"]), no_id_embedding))
+
+    def _encode_all(
+        self,
+        encode_batch: Callable[[Sequence[T]], Vectors],
+        inputs: Sequence[T],
+        lengths: Sequence[int],
+        progress: str,
+        engine: Engine,
+    ) -> Vectors:
+        """Vectors of all inputs in their order, (len(inputs), D); `lengths` are in tokens."""
+        max_tokens = CPU_TOKENS if self.model.device.type == "cpu" else GPU_TOKENS
+        batches = length_batches(lengths, max_tokens)
+        encoded = engine.map_shards(encode_batch, [[inputs[row] for row in rows] for rows in batches])
+        vectors = np.empty((len(lengths), self.model.config.embedding_dim), dtype=np.float32)
+        for rows, part in zip(batches, track(encoded, progress + ", batches", len(batches), log), strict=True):
+            vectors[rows] = part
+        return vectors
 
 
-def _numbers(vectors: torch.Tensor) -> Vectors:
-    numbers: Vectors = vectors.float().cpu().numpy()
-    return numbers
-
-
-def item_vectors(model: DualTower, inputs: TowerInputs, photos: PhotoStore | None, engine: Engine = LOCAL) -> Vectors:
-    """v_T of every item, (N, D)."""
-    lengths = [len(block.ids) for block in inputs.inputs.blocks]
-    encode = Encoder(model, inputs, photos).items
-    most = _batch_tokens(model)
-    return _in_batches(range(len(lengths)), lengths, encode, "items encoded", model.config.embedding_dim, most, engine)
-
-
-@torch.inference_mode()
-def content_vector(model: DualTower, collator: Collator) -> Vectors:
-    """v_T of a collator's only item by its content alone, (1, D): one from outside the catalogue has no residual."""
-    batch = to_device(collator.items([0]), model.device)
-    without = torch.zeros(1, 1, device=model.device)
-    vector: Vectors = model.item_vectors(batch, model.photo_features(batch["photos"]), without).cpu().numpy()
-    return vector
-
-
-def user_vectors(
-    model: DualTower,
-    inputs: TowerInputs,
-    photos: PhotoStore | None,
-    histories: Sequence[Sequence[int]],
-    engine: Engine = LOCAL,
-) -> Vectors:
-    """v_U of every history, (U, D)."""
-    lengths = [sum(len(inputs.inputs.blocks[n].ids) for n in history) for history in histories]
-    encode = Encoder(model, inputs, photos).users
-    most = _batch_tokens(model)
-    return _in_batches(histories, lengths, encode, "histories encoded", model.config.embedding_dim, most, engine)
-
-
-def _batch_tokens(model: DualTower) -> int:
-    return CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
-
-
-def _in_batches(
-    things: Sequence[T],
-    lengths: Sequence[int],
-    encode: Callable[[Sequence[T]], Vectors],
-    what: str,
-    embedding_dim: int,
-    most: int,
-    engine: Engine,
-) -> Vectors:
-    """Encode everything, batched by length so that little is padding, and put it back in order.
+def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of inputs in batches, shortest inputs first, so that little is padding.
 
     Args:
-        things: to encode.
-        lengths: tokens of each.
-        encode: from things to vectors.
-        what: is being done.
-        embedding_dim: of a vector.
-        most: tokens of a padded batch of more than one.
-        engine: what maps over the batches.
+        lengths: tokens of each input.
+        max_tokens: most tokens of a batch after padding. A longer input forms a batch alone.
     """
-    order = np.argsort(lengths, kind="stable").tolist()
     batches, batch = [], list[int]()
-    for number in order:
-        if batch and (len(batch) + 1) * lengths[number] > most:
+    for row in np.argsort(lengths, kind="stable").tolist():
+        if batch and (len(batch) + 1) * lengths[row] > max_tokens:
             batches.append(batch)
             batch = []
-        batch.append(number)
-    if batch:
-        batches.append(batch)
-    encoded = engine.map_shards(encode, [[things[number] for number in numbers] for numbers in batches])
-    vectors = np.empty((len(lengths), embedding_dim), dtype=np.float32)
-    for numbers, part in zip(batches, track(encoded, what + ", batches", len(batches), log), strict=True):
-        vectors[numbers] = part
-    return vectors
+        batch.append(row)
+    return [*batches, batch] if batch else batches
+
+
+def _to_numpy(vectors: torch.Tensor) -> Vectors:
+    array: Vectors = vectors.float().cpu().numpy()
+    return array

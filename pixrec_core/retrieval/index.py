@@ -1,14 +1,14 @@
-"""FAISS index over item vectors, with what is needed to use it and to tell a damaged or foreign one.
+"""The item index: a FAISS index, the ids of its items, and a manifest with the checksums of all that belongs to it.
 
-The folder holds the index, the items' ids in its order, and a manifest that names the checksums of
-both, of the vectors that it was built from, and of the checkpoint that they came from.
+The manifest names the checksums of the index and its ids, of the item vectors that it was built from, and of the
+checkpoint that encoded them, so loading detects damaged files and those of another run.
 """
 
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import faiss
 import numpy as np
@@ -16,19 +16,32 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixrec_core import files
+from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval import encode, kinds
+from pixrec_core.retrieval import encode
+from pixrec_core.retrieval.encode import Encoder, Vectors
+from pixrec_core.retrieval.faiss_index import (
+    EXACT,
+    RECALL_AT,
+    choose_index_kind,
+    create_index,
+    measure_index_recall,
+    read_index,
+)
+from pixrec_core.schemas import ITEMS, TEST, VALIDATION
 from pixrec_core.settings import IndexSettings
 from pixrec_core.stages import Stats
 
 INDEX = "index.faiss"
 MANIFEST = "index.json"
+RECALL_USERS: Final = 200  # 2,000 neighbours: a standard error of about half a point or less
+RECALL_ITEMS: Final = 1_000
 
 
-class Manifest(BaseModel):
-    """What an index is and what it was built from."""
+class IndexManifest(BaseModel):
+    """Kind, size and origin of an index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,26 +56,26 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """An index that has been read.
+    """A loaded index.
 
     Attributes:
-        items: ids, in the index's order.
-        searcher: of FAISS.
-        vectors_folder: where the vectors lie that it was built from.
+        items: ids, in the order of the index.
+        searcher: the FAISS index.
+        vectors_folder: item vectors that the index was built from.
     """
 
     items: list[str]
     searcher: Any
     vectors_folder: Path
 
-    def nearest(self, queries: encode.Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def nearest(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows of the nearest items, nearest first, and their cosines, both (B, k).
 
-        Where an approximate index finds fewer than `k` items, the query is answered by exact search instead.
+        Exact search answers the queries for which an approximate index finds fewer than `k` items.
 
         Args:
             queries: (B, D), unit vectors.
-            k: items wanted, no more than there are.
+            k: number of items, at most the size of the catalogue.
         """
         cosines, rows = self.searcher.search(queries, k)
         short = (rows < 0).any(axis=1)
@@ -71,22 +84,24 @@ class ItemIndex:
             cosines[short], rows[short] = exact
         return rows, cosines
 
-    def lists(self, wanted: tuple[encode.Vectors, NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def nearest_lists(
+        self, request: tuple[Vectors, NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """`nearest` for lists of different lengths.
 
         Args:
-            wanted: (B, D) unit vectors, and (B,) items wanted for each of them; where there are fewer, all of them.
+            request: (B, D) unit vectors, and the length (B,) of each one's list; no list exceeds the catalogue.
 
         Returns:
-            Both (B, k); places past a list's length hold row -1.
+            Both (B, k); row -1 pads shorter lists.
         """
-        queries, lengths = wanted
+        queries, lengths = request
         k = min(int(lengths.max()), len(self.items))
         rows, cosines = self.nearest(queries, k)
         return np.where(np.arange(k) < lengths[:, None], rows, -1), cosines
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which is to search with as many threads: the last bits of a product depend on them."""
+        """State for another process, which must use as many threads: the last bits of a product depend on them."""
         return {**self.__dict__, "threads": faiss.omp_get_max_threads()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,70 +109,95 @@ class ItemIndex:
         self.__dict__.update(state)
 
     @cached_property
-    def vectors(self) -> encode.Vectors:
-        """Of all items, (N, D), on disk and mapped."""
+    def vectors(self) -> Vectors:
+        """Of all items, (N, D), memory-mapped."""
         return encode.read_item_vectors(self.vectors_folder)[1]
 
 
-def build(settings: IndexSettings, paths: VariantPaths) -> Stats:
-    """Write the index and return its manifest, with the recall that was measured against exact search.
+def build_index(settings: IndexSettings, paths: VariantPaths) -> Stats:
+    """Write the index and its manifest.
+
+    Returns:
+        The manifest; `recall@10`, the share of exact search's ten nearest items that the index finds; and
+        `recall_queries`, the vectors that this was measured with.
 
     Raises:
-        MissingArtefactError: no item vectors.
-        ArtefactError: they are damaged.
-        SettingsError: they are too few for the kind of index that the settings name.
+        MissingArtefactError: there are no item vectors.
+        ArtefactError: the item vectors are damaged.
+        SettingsError: the catalogue is too small for the kind of index in the settings.
     """
     items, vectors = encode.read_item_vectors(paths.item_vectors)
-    kind = kinds.choose(settings, len(items))
-    index = kinds.make(kind, vectors)
+    kind = choose_index_kind(settings, len(items))
+    index = create_index(kind, vectors)
     with files.replacing(paths.item_index) as folder:
         folder.mkdir()
-        with (folder / INDEX).open("wb") as file:  # by its name, FAISS would cut it short on a full disk, unheard
+        with (folder / INDEX).open("wb") as file:  # with a path, FAISS ignores errors of a full disk
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         shutil.copyfile(paths.item_vectors / encode.ITEMS, folder / encode.ITEMS)
-        manifest = Manifest(
+        manifest = IndexManifest(
             kind=kind,
             items=index.ntotal,
             dimension=index.d,
             sha256=files.sha256_file(folder / INDEX),
             items_sha256=files.sha256_file(folder / encode.ITEMS),
             vectors_sha256=files.sha256_file(paths.item_vectors / encode.VECTORS),
-            checkpoint_sha256=encode.checkpoint_sha256(paths.item_vectors),
+            checkpoint_sha256=encode.read_checkpoint_sha256(paths.item_vectors),
         ).model_dump()
         files.write_json(folder / MANIFEST, manifest)
         size = (folder / INDEX).stat().st_size
-    return {**manifest, "index_bytes": size, f"recall@{kinds.RECALL_AT}": kinds.recall(index, vectors)}
+    return {**manifest, "index_bytes": size, **_recall_stats(kind, index, vectors, paths)}
 
 
-def load(paths: VariantPaths) -> ItemIndex:
-    """Read the index, if it is whole and belongs to the checkpoint that is there.
+def _recall_stats(kind: str, index: Any, vectors: Vectors, paths: VariantPaths) -> Stats:
+    """Recall against exact search with the vectors that serving asks for: those of users.
+
+    Item vectors are their own nearest neighbours and lie where an index is dense, so they are asked for only where
+    there are no users.
+    """
+    if kind == EXACT:
+        return {f"recall@{RECALL_AT}": 1.0, "recall_queries": "none, the search is exact"}
+    for split in (VALIDATION, TEST) if paths.dataset.sequences.exists() else ():
+        sequences = read_sequences(paths.dataset, split)
+        if len(sequences):
+            sequences = sequences.sample(min(RECALL_USERS, len(sequences)), seed=0)
+            encoder = Encoder.load(paths)
+            histories = [each[:-1] for each in encoder.inputs.numbers(sequences[ITEMS]).to_list()]
+            recall = measure_index_recall(index, vectors, encoder.user_vectors(histories))
+            return {f"recall@{RECALL_AT}": recall, "recall_queries": f"{len(histories):,} {split} users"}
+    rows = np.random.default_rng(0).choice(len(vectors), min(RECALL_ITEMS, len(vectors)), replace=False)
+    recall = measure_index_recall(index, vectors, vectors[rows], rows)
+    return {f"recall@{RECALL_AT}": recall, "recall_queries": f"{len(rows):,} items"}
+
+
+def load_index(paths: VariantPaths) -> ItemIndex:
+    """Read the index, provided that it is undamaged and belongs to the variant's checkpoint and vectors.
 
     Raises:
-        MissingArtefactError: no index, or not what it was built from.
+        MissingArtefactError: the index, or an artefact that it was built from, is missing.
         ArtefactError: it is damaged, or belongs to other item vectors or to another checkpoint.
     """
-    manifest = _manifest(paths.item_index / MANIFEST)
-    _check(paths.item_index / INDEX, manifest.sha256, "is damaged")
-    _check(paths.item_index / encode.ITEMS, manifest.items_sha256, "is damaged")
-    _check(paths.item_vectors / encode.VECTORS, manifest.vectors_sha256, "is not what the index was built from")
+    manifest = _read_manifest(paths.item_index / MANIFEST)
+    _check_sha256(paths.item_index / INDEX, manifest.sha256, "is damaged")
+    _check_sha256(paths.item_index / encode.ITEMS, manifest.items_sha256, "is damaged")
+    _check_sha256(paths.item_vectors / encode.VECTORS, manifest.vectors_sha256, "is not what the index was built from")
     if checkpoint.digest(paths.checkpoint) != manifest.checkpoint_sha256:
         raise ArtefactError(
             f"{paths.item_index / INDEX} was built for another checkpoint than {paths.checkpoint}; "
             "materialise item_vectors and item_index again"
         )
-    items = encode.read_item_ids(paths.item_index)
-    return ItemIndex(items, kinds.read(manifest.kind, paths.item_index / INDEX), paths.item_vectors)
+    searcher = read_index(manifest.kind, paths.item_index / INDEX)
+    return ItemIndex(encode.read_item_ids(paths.item_index), searcher, paths.item_vectors)
 
 
-def _manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path) -> IndexManifest:
     try:
-        return Manifest.model_validate_json(files.require(path).read_bytes())
+        return IndexManifest.model_validate_json(files.require(path).read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "as a whole"
-        raise ArtefactError(f"{path} is damaged ({place}: {first['msg']}); materialise item_index again") from None
+        field = ".".join(map(str, first["loc"])) or "as a whole"
+        raise ArtefactError(f"{path} is damaged ({field}: {first['msg']}); materialise item_index again") from None
 
 
-def _check(path: Path, sha256: str, fault: str) -> None:
+def _check_sha256(path: Path, sha256: str, fault: str) -> None:
     if files.sha256_file(files.require(path)) != sha256:
         raise ArtefactError(f"{path} {fault}: its checksum differs; materialise item_index again")

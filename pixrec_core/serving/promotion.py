@@ -79,7 +79,7 @@ def _serve(paths: VariantPaths, fields: dict[str, object]) -> None:
     """Copy what serving needs, see that the copies belong together, and let them serve."""
     copies = paths.promoted.copies(int(str(fields["number"])), paths.variant)
     promoted.copy(paths, copies)
-    item_index = index.load(copies)
+    item_index = index.load_index(copies)
     model, processor = checkpoint.load(copies.checkpoint)
     settings, _ = checkpoint.load_settings(copies.checkpoint)
     inputs = TowerInputs.load(copies, model.backbone, processor, settings.item_tokens)
@@ -87,8 +87,8 @@ def _serve(paths: VariantPaths, fields: dict[str, object]) -> None:
         raise ArtefactError(
             f"{paths.item_index} does not hold the items of {paths.dataset.sequences}; materialise item_vectors again"
         )
-    if source := encode.kept_features(settings, paths, model, inputs):
-        target = encode.kept_features(settings, copies, model, inputs)
+    if source := encode.photo_features_path(settings, paths, model, inputs):
+        target = encode.photo_features_path(settings, copies, model, inputs)
         if target and not target.exists():
             files.link(files.require(source), target)
     promoted.write(paths.promoted, copies, fields | {"checkpoint_sha256": checkpoint.digest(copies.checkpoint)})

@@ -15,8 +15,7 @@ from pixrec_core.data.sequences import Histories, read_items
 from pixrec_core.errors import QueryError
 from pixrec_core.paths import PromotedPaths, VariantPaths
 from pixrec_core.retrieval import encode
-from pixrec_core.retrieval.query import lone_item
-from pixrec_core.retrieval.rank import Retriever
+from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.schemas import TITLE
 from pixrec_core.serving import promoted
 from pixrec_core.serving.promoted import Promotion
@@ -59,7 +58,7 @@ class Recommender:
         paths = PromotedPaths(folder)
         promotion = promoted.read(paths)
         copies = promoted.verify(paths, promotion)
-        return cls(promotion, copies, Retriever.read(copies))
+        return cls(promotion, copies, Retriever.load(copies))
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
@@ -126,7 +125,7 @@ class Recommender:
         Raises:
             QueryError: a history is empty, or an item is unknown.
         """
-        return self.retriever.vectors([self._numbers(history) for history in histories])
+        return self.retriever.encoder.user_vectors([self._numbers(history) for history in histories])
 
     def for_text(self, text: str, top: int = 10) -> list[Recommendation]:
         """The items nearest to one of which only the title is known.
@@ -150,7 +149,7 @@ class Recommender:
         Raises:
             QueryError: the bytes are no photo that can be used, or the variant reads none.
         """
-        if self.retriever.photos is None:
+        if self.retriever.encoder.photos is None:
             raise QueryError(
                 f"variant {self.promotion.variant} of {self.promotion.dataset} reads no photos; "
                 "ask by a text, or another variant"
@@ -162,8 +161,8 @@ class Recommender:
         return self._for_item({}, picture, top)
 
     def _for_item(self, known: Mapping[str, Any], photo: Image.Image | None, top: int) -> list[Recommendation]:
-        item = lone_item(self.retriever.inputs, known, photo, self.promotion.variant, self.retriever.text_tokens)
-        return self._nearest(encode.content_vector(self.retriever.model, item), top, [set()])[0]
+        vector = self.retriever.new_item_vector(known, photo, self.promotion.variant)
+        return self._nearest(vector, top, [set()])[0]
 
     def _nearest(
         self, vectors: encode.Vectors, top: int, left_out: Sequence[Collection[str]]
@@ -182,7 +181,7 @@ class Recommender:
 
     @cached_property
     def _number(self) -> dict[str, int]:
-        return {item: n for n, item in enumerate(self.retriever.inputs.items)}
+        return {item: n for n, item in enumerate(self.retriever.encoder.inputs.items)}
 
     def _numbers(self, history: Sequence[str]) -> list[int]:
         """Item numbers of a history."""

@@ -54,8 +54,9 @@ class Validation:
     def __call__(self, model: DualTower) -> dict[str, float]:
         """Recall@10 and NDCG@10 over the whole catalogue, items of the history included."""
         photos = features_now(model, self._photos, self._engine) if self._photos else None
-        items = encode.item_vectors(model, self._inputs, photos, self._engine)
-        users = encode.user_vectors(model, self._inputs, photos, self._histories, self._engine)
+        encoder = encode.Encoder(model, self._inputs, photos)
+        items = encoder.item_vectors(self._engine)
+        users = encoder.user_vectors(self._histories, self._engine)
         ranks = target_ranks(users, items, self._targets)
         return {"recall@10": float(metrics.recall(ranks, 10).mean()), "ndcg@10": float(metrics.ndcg(ranks, 10).mean())}
 

@@ -24,7 +24,7 @@ from pixrec_core.retrieval import index
 from pixrec_core.settings import IndexSettings, Settings
 from pixrec_core.stages import Stage, Work
 from tests.core.forks import CONTEXT, exit_code
-from tests.core.retrieval.test_index import built
+from tests.core.retrieval.test_index import build_example
 from tests.core.shop import DATA_STAGES, settings
 
 WITHOUT_TRAINING = (*DATA_STAGES, pipeline.BASELINES)
@@ -73,10 +73,10 @@ def test_a_full_disk_is_named_and_damages_nothing(stage: Stage, on_small_disk: W
 
 
 def test_a_full_disk_never_cuts_an_index_short(small_disk: Path) -> None:
-    paths = built(small_disk)
+    paths = build_example(small_disk)
     before = content(paths.item_index)
     with full(small_disk), pytest.raises(OSError, match="No space left on device"):
-        index.build(IndexSettings(kind="flat"), paths)
+        index.build_index(IndexSettings(kind="flat"), paths)
     assert content(paths.item_index) == before
 
 
@@ -118,7 +118,7 @@ def killed_in_sequences(folder: Path) -> None:
 def killed_in_index(folder: Path) -> None:
     """End oneself between an index and its manifest."""
     files.write_json = die
-    index.build(IndexSettings(kind="flat"), DatasetPaths(folder).variant("multimodal"))
+    index.build_index(IndexSettings(kind="flat"), DatasetPaths(folder).variant("multimodal"))
 
 
 TABLES = ("items", "interactions", "sequences", "cuts")
@@ -142,12 +142,12 @@ def test_a_kill_while_sequences_are_written_leaves_none_and_the_next_run_makes_t
 
 
 def test_a_kill_while_an_index_is_built_leaves_the_old_one(tmp_path: Path) -> None:
-    paths = built(tmp_path)
+    paths = build_example(tmp_path)
     before = content(paths.item_index)
     assert exit_code(killed_in_index, tmp_path) == -signal.SIGKILL
     assert (tmp_path / "variants" / "multimodal" / ".item_index.partial" / index.INDEX).exists()
     assert content(paths.item_index) == before
-    index.build(IndexSettings(kind="flat"), paths)
+    index.build_index(IndexSettings(kind="flat"), paths)
     assert content(paths.item_index) == before
     assert not list(tmp_path.rglob(".*.partial"))
 

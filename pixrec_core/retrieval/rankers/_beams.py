@@ -1,6 +1,6 @@
-"""Texts that are written side by side after each of some prompts.
+"""State of a beam search: partial texts in parallel after each prompt.
 
-Shapes: B prompts, W texts after each, V vocabulary, S tokens read so far after each prompt.
+Shapes: B prompts, W texts per prompt, V vocabulary, S tokens read so far after each prompt.
 """
 
 import torch
@@ -10,14 +10,14 @@ from pixrec_core.models.continuation import Continuation
 
 
 class Beams:
-    """Texts under way, all of one length; one that is empty to begin with.
+    """Partial texts of equal length; initially one empty text per prompt.
 
     Attributes:
-        scores: (B, W) log-probability of each text so far; -inf for one that is given up.
+        scores: (B, W) log-probability of each text so far; -inf for a pruned text.
         next: (B, W, V) log-probabilities of its next token.
 
     Args:
-        prompts: that they follow.
+        prompts: the encoded prompts.
     """
 
     def __init__(self, prompts: Continuation) -> None:
@@ -28,16 +28,16 @@ class Beams:
         self._length = 0
 
     def step(self, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
-        """Read one more token of each text.
+        """Extend the texts by one token.
 
         Args:
-            parents: (B, W) which of the present texts each new one goes on from.
-            tokens: (B, W) what it adds.
-            scores: (B, W) of the new ones.
+            parents: (B, W) index of the current text that each new one extends.
+            tokens: (B, W) the token that it adds.
+            scores: (B, W) of the new texts.
         """
-        kept = self._follows.gather(1, parents[..., None].expand(-1, -1, self._follows.shape[2]))
-        own = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
-        self._follows = torch.cat([kept, own], dim=2)
+        prefix = self._follows.gather(1, parents[..., None].expand(-1, -1, self._follows.shape[2]))
+        itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+        self._follows = torch.cat([prefix, itself], dim=2)
         hidden = self._prompts.read(tokens, torch.full_like(tokens, self._length), self._follows)
         self.next = self._prompts.scores(hidden).float().log_softmax(-1)
         self.scores = scores

@@ -1,4 +1,4 @@
-"""All texts of a catalogue as one tree of tokens, in flat arrays."""
+"""A token trie of all texts of a catalogue, in flat arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Trie:
-    """Nodes are numbered level by level from the root, so that the children of a node stand together.
+    """Nodes are numbered level by level from the root, so the children of a node are consecutive.
 
-    Shapes: M nodes, U different texts, N items.
+    Shapes: M nodes, U distinct texts, N items.
 
     Attributes:
-        tokens: (M,) last token of what a node spells; the root's means nothing.
-        parents: (M,) node before it; the root is its own.
+        tokens: (M,) last token of the prefix that a node spells; undefined for the root.
+        parents: (M,) parent node; the root is its own parent.
         first: (M,) first child of each node.
-        past: (M,) the one past its last child; equal to `first` where it has none.
-        ends_here: (M,) number of the text that a node spells, -1 where it spells none.
-        ends: (U,) node of each text; the root's where it is empty.
+        past: (M,) one past the last child; equal to `first` for a leaf.
+        ends_here: (M,) number of the text that ends at a node; -1 for none.
+        ends: (U,) node at which each text ends; the root for the empty text.
         lengths: (U,) tokens of each text.
-        text_of: (N,) number of each item's text; equal texts share it.
+        text_of: (N,) number of each item's text; items with equal texts share it.
     """
 
     tokens: Ids
@@ -39,8 +39,8 @@ class Trie:
     text_of: Ids
 
     @classmethod
-    def of(cls, texts: Sequence[Ids]) -> "Trie":
-        """Build it from the token ids of each item's text."""
+    def from_texts(cls, texts: Sequence[Ids]) -> "Trie":
+        """Build the trie from the token ids of each item's text."""
         table = np.full((len(texts), max(1, *map(len, texts))), NONE)
         for row, text in zip(table, texts, strict=True):
             row[: len(text)] = text
@@ -63,7 +63,7 @@ class Trie:
         return np.split(order, np.searchsorted(self.text_of[order], np.arange(1, len(self.ends))))
 
     def paths(self, nodes: Ids) -> Ids:
-        """Nodes from each one up to the root, filled with the root, (len(nodes), longest text)."""
+        """Path from each node up to the root, padded with the root, (len(nodes), longest text)."""
         steps = [nodes]
         for _ in range(int(self.lengths.max()) - 1):
             steps.append(self.parents[steps[-1]])
@@ -71,10 +71,10 @@ class Trie:
 
 
 def _node_ids(rows: Ids) -> tuple[NDArray[np.bool_], Ids]:
-    """Number the distinct beginnings of sorted texts (U, T), shorter ones first.
+    """Number the distinct prefixes of sorted texts (U, T), shorter prefixes first.
 
     Returns:
-        (T, U) whether a text is the first that begins as it does up to a depth, and (T, U) the node of that beginning.
+        (T, U) whether a text is the first one with its prefix of each length, and (T, U) the node of that prefix.
     """
     changed = np.ones(rows.shape, dtype=bool)
     changed[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)

@@ -21,7 +21,7 @@ from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models import checkpoint, photo_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.retrieval import encode, index, rank
+from pixrec_core.retrieval import encode, index, ranking
 from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings, SequenceSettings
 from pixrec_core.stages import Work
 from tests.core.data.hostile_server import hostile_server, jpeg, sends
@@ -45,7 +45,7 @@ def shop(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photo_store, "BATCH", 8)
         patch.setattr(encode, "CPU_TOKENS", 256)
-        patch.setattr(rank, "USERS_AT_A_TIME", 16)
+        patch.setattr(ranking, "USERS_PER_SEARCH", 16)
         yield work
 
 
@@ -53,8 +53,8 @@ def encoded_and_ranked(work, engine):
     """Files of item vectors and ranking."""
     paths = work.variant_paths
     encode.encode_items(paths, engine)
-    index.build(IndexSettings(), paths)
-    rank.rank_test_users(RetrievalSettings(), GenerativeSettings(), paths, engine)
+    index.build_index(IndexSettings(), paths)
+    ranking.rank_test_users(RetrievalSettings(), GenerativeSettings(), paths, engine)
     return {**contents(paths.item_vectors), "ranking": paths.ranking.read_bytes()}
 
 
@@ -70,8 +70,8 @@ def test_workers_compute_with_as_many_threads_as_here(shop, ray_engines):
     inputs = TowerInputs.load(shop.variant_paths, model.backbone, processor, 8)
     torch.set_num_threads(3)
     try:
-        there = encode.item_vectors(model, inputs, None, ray_engines[1])
-        assert there.tobytes() == encode.item_vectors(model, inputs, None).tobytes()
+        there = encode.Encoder(model, inputs, None).item_vectors(ray_engines[1])
+        assert there.tobytes() == encode.Encoder(model, inputs, None).item_vectors().tobytes()
     finally:
         torch.set_num_threads(1)
 

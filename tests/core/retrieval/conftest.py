@@ -1,4 +1,4 @@
-"""One thread for FAISS: indices as small as these take several longer, on a busy machine by far."""
+"""One thread for FAISS: several threads slow down searches in such small indices, most of all on a busy machine."""
 
 import faiss
 import pytest

@@ -1,4 +1,4 @@
-"""The index's folder: whole, damaged, and mixed up with others."""
+"""The artefact `item_index`: built, damaged, or belonging to other vectors."""
 
 import json
 import shutil
@@ -13,59 +13,64 @@ from pixrec_core import files
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import DatasetPaths, VariantPaths
-from pixrec_core.retrieval import encode, index, kinds
+from pixrec_core.retrieval import encode, faiss_index, index
 from pixrec_core.settings import IndexSettings
 
 ITEMS = 60
 
 
-def built(root: Path, seed: int = 0, kind: str = "flat", items: int = ITEMS) -> VariantPaths:
-    """Item vectors of a checkpoint of which only the checksum is there, and the index over them."""
+def build_example(root: Path, seed: int = 0, kind: str = "flat", items: int = ITEMS) -> VariantPaths:
+    """An index over random item vectors; of the checkpoint only the checksum exists."""
     paths = DatasetPaths(root).variant("multimodal")
     vectors = np.random.default_rng(seed).normal(size=(items, 8))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     files.write_json(paths.checkpoint / checkpoint.CURVES, {"weights_sha256": f"weights {seed}"})
     paths.item_vectors.mkdir()
-    made_by = {encode.CHECKPOINT: f"weights {seed}"}
-    save_file({"vectors": vectors}, paths.item_vectors / encode.VECTORS, metadata=made_by)
+    header = {encode.CHECKPOINT: f"weights {seed}"}
+    save_file({"vectors": vectors}, paths.item_vectors / encode.VECTORS, metadata=header)
     ids = [f"seed {seed} item {n}" for n in range(items)]
     pl.DataFrame({"item": ids}).write_parquet(paths.item_vectors / encode.ITEMS)
-    index.build(IndexSettings(kind=kind), paths)
+    index.build_index(IndexSettings(kind=kind), paths)
     return paths
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> VariantPaths:
-    return built(tmp_path / "own")
+    return build_example(tmp_path / "first")
 
 
 @pytest.fixture
 def others(tmp_path: Path) -> VariantPaths:
-    return built(tmp_path / "other", seed=1)
+    return build_example(tmp_path / "second", seed=1)
 
 
-def test_what_the_stage_tells(tmp_path: Path) -> None:
-    paths = built(tmp_path)
-    stats = index.build(IndexSettings(), paths)
+def test_the_stats_of_the_stage(tmp_path: Path) -> None:
+    paths = build_example(tmp_path)
+    stats = index.build_index(IndexSettings(), paths)
     manifest = json.loads((paths.item_index / index.MANIFEST).read_text())
     assert {name: stats[name] for name in manifest} == manifest
     assert (manifest["kind"], manifest["items"], manifest["dimension"]) == ("flat", ITEMS, 8)
     assert manifest["checkpoint_sha256"] == "weights 0"
-    assert stats["recall@10"] == 1
+    assert (stats["recall@10"], stats["recall_queries"]) == (1, "none, the search is exact")
     assert stats["index_bytes"] > ITEMS * 8 * 4
 
 
-def test_made_again_it_is_the_same(paths: VariantPaths) -> None:
+def test_recall_of_an_approximate_index_without_users_is_measured_with_items(tmp_path: Path) -> None:
+    stats = index.build_index(IndexSettings(kind="hnsw"), build_example(tmp_path))
+    assert (stats["recall@10"], stats["recall_queries"]) == (1, f"{ITEMS} items")
+
+
+def test_rebuilding_gives_the_same_bytes(paths: VariantPaths) -> None:
     first = (paths.item_index / index.INDEX).read_bytes()
-    index.build(IndexSettings(), paths)
+    index.build_index(IndexSettings(), paths)
     assert (paths.item_index / index.INDEX).read_bytes() == first
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_nearest_items(tmp_path: Path, kind: str) -> None:
-    paths = built(tmp_path, kind=kind)
+    paths = build_example(tmp_path, kind=kind)
     _, vectors = encode.read_item_vectors(paths.item_vectors)
-    loaded = index.load(paths)
+    loaded = index.load_index(paths)
     rows, cosines = loaded.nearest(vectors[:5], 7)
     expected = vectors[:5] @ vectors.T
     assert [loaded.items[n] for n in rows[:, 0]] == [f"seed 0 item {n}" for n in range(5)]
@@ -73,100 +78,100 @@ def test_nearest_items(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(cosines, -np.sort(-expected, axis=1)[:, :7], rtol=1e-5)
 
 
-def test_an_index_on_disk_is_checked_like_any_other_and_tells_cosines(tmp_path: Path) -> None:
-    paths = built(tmp_path, kind="ivfpq", items=kinds.IVFPQ_LEAST)
+def test_a_mapped_index_is_checked_and_scores_by_cosine(tmp_path: Path) -> None:
+    paths = build_example(tmp_path, kind="ivfpq", items=faiss_index.IVFPQ_MIN_ITEMS)
     _, vectors = encode.read_item_vectors(paths.item_vectors)
-    loaded = index.load(paths)
+    loaded = index.load_index(paths)
     rows, cosines = loaded.nearest(vectors[:5], 7)
     assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(cosines, np.einsum("qd,qkd->qk", vectors[:5], vectors[rows]), rtol=1e-5)
-    everything, _ = loaded.nearest(vectors[:1], len(vectors))  # more than the lists hold that are looked into
+    everything, _ = loaded.nearest(vectors[:1], len(vectors))  # more than the probed lists hold
     assert sorted(everything[0]) == list(range(len(vectors)))
     body = bytearray((paths.item_index / index.INDEX).read_bytes())
     body[-1] ^= 1
     files.remove(paths.item_index / index.INDEX)
     (paths.item_index / index.INDEX).write_bytes(body)
     with pytest.raises(ArtefactError, match=r"index\.faiss is damaged"):
-        index.load(paths)
+        index.load_index(paths)
     assert loaded.nearest(vectors[:5], 7)[0].tolist() == rows.tolist()
 
 
-class Shortsighted:
-    """Finds two items where three are wanted, for the second query."""
+class IncompleteSearcher:
+    """Finds only two of three items for the second query."""
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array([[7, 8, 9], [7, 8, -1]])
         return np.zeros(rows.shape, np.float32), rows
 
 
-def test_a_list_that_an_approximate_index_leaves_short_is_searched_exactly(paths: VariantPaths) -> None:
+def test_exact_search_completes_a_list_that_an_approximate_index_leaves_short(paths: VariantPaths) -> None:
     _, vectors = encode.read_item_vectors(paths.item_vectors)
-    rows, cosines = index.ItemIndex([], Shortsighted(), paths.item_vectors).nearest(vectors[:2], 3)
+    rows, cosines = index.ItemIndex([], IncompleteSearcher(), paths.item_vectors).nearest(vectors[:2], 3)
     expected = vectors[1] @ vectors.T
     assert rows.tolist() == [[7, 8, 9], np.argsort(-expected)[:3].tolist()]
     np.testing.assert_allclose(cosines[1], -np.sort(-expected)[:3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [index.INDEX, encode.ITEMS])
-@pytest.mark.parametrize("place", [0, 100, -1])
-def test_a_flipped_bit_is_named(paths: VariantPaths, name: str, place: int) -> None:
+@pytest.mark.parametrize("offset", [0, 100, -1])
+def test_a_flipped_bit_is_named(paths: VariantPaths, name: str, offset: int) -> None:
     path = paths.item_index / name
     body = bytearray(path.read_bytes())
-    body[place] ^= 1
+    body[offset] ^= 1
     path.write_bytes(body)
     with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* materialise item_index again"):
-        index.load(paths)
+        index.load_index(paths)
 
 
 @pytest.mark.parametrize("name", [index.INDEX, encode.ITEMS, index.MANIFEST])
-@pytest.mark.parametrize("kept", [0, 50])
-def test_a_truncated_file_is_named(paths: VariantPaths, name: str, kept: int) -> None:
+@pytest.mark.parametrize("size", [0, 50])
+def test_a_truncated_file_is_named(paths: VariantPaths, name: str, size: int) -> None:
     path = paths.item_index / name
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* materialise item_index again"):
-        index.load(paths)
+        index.load_index(paths)
 
 
 @pytest.mark.parametrize("name", [index.INDEX, encode.ITEMS])
 def test_a_file_of_another_index_is_named(paths: VariantPaths, others: VariantPaths, name: str) -> None:
     shutil.copyfile(others.item_index / name, paths.item_index / name)
-    with pytest.raises(ArtefactError, match=rf"own/.*item_index/{name} is damaged"):
-        index.load(paths)
+    with pytest.raises(ArtefactError, match=rf"first/.*item_index/{name} is damaged"):
+        index.load_index(paths)
 
 
 def test_an_index_over_other_vectors_is_refused(paths: VariantPaths, others: VariantPaths) -> None:
     shutil.copytree(others.item_index, paths.item_index, dirs_exist_ok=True)
-    with pytest.raises(ArtefactError, match=r"own/.*vectors\.safetensors is not what the index was built from"):
-        index.load(paths)
+    with pytest.raises(ArtefactError, match=r"first/.*vectors\.safetensors is not what the index was built from"):
+        index.load_index(paths)
 
 
 def test_an_index_of_another_checkpoint_is_refused(paths: VariantPaths, others: VariantPaths) -> None:
     for folder in ("item_index", "item_vectors"):
         shutil.copytree(getattr(others, folder), getattr(paths, folder), dirs_exist_ok=True)
-    with pytest.raises(ArtefactError, match=r"index\.faiss was built for another checkpoint than .*own/"):
-        index.load(paths)
+    with pytest.raises(ArtefactError, match=r"index\.faiss was built for another checkpoint than .*first/"):
+        index.load_index(paths)
 
 
 def test_a_manifest_of_another_shape_is_named(paths: VariantPaths) -> None:
     files.write_json(paths.item_index / index.MANIFEST, {"kind": "flat inner product", "items": 60, "dimension": 8})
     with pytest.raises(ArtefactError, match=r"index\.json is damaged \(sha256: Field required\)"):
-        index.load(paths)
+        index.load_index(paths)
 
 
-def test_without_an_index_there_is_nothing_to_load(paths: VariantPaths) -> None:
+def test_a_missing_index_is_named(paths: VariantPaths) -> None:
     files.remove(paths.item_index)
     with pytest.raises(MissingArtefactError, match=r"index\.json is not there"):
-        index.load(paths)
+        index.load_index(paths)
 
 
 def test_truncated_vectors_are_named(paths: VariantPaths) -> None:
     path = paths.item_vectors / encode.VECTORS
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match=r"vectors\.safetensors is damaged .* materialise item_vectors again"):
-        index.build(IndexSettings(), paths)
+        index.build_index(IndexSettings(), paths)
 
 
 def test_vectors_of_other_items_are_named(paths: VariantPaths) -> None:
     pl.DataFrame({"item": ["a"]}).write_parquet(paths.item_vectors / encode.ITEMS)
-    with pytest.raises(ArtefactError, match=r"has 60 vectors and .* 1 items; materialise item_vectors again"):
-        index.build(IndexSettings(), paths)
+    with pytest.raises(ArtefactError, match=r"has 60 vectors but .* has 1 items; materialise item_vectors again"):
+        index.build_index(IndexSettings(), paths)

@@ -58,7 +58,7 @@ def test_a_user_vectors_inner_products_are_the_scores(recommender, bought):
 
 def test_only_the_newest_items_are_read(recommender, bought):
     items = max(bought.values(), key=len)
-    assert len(items) > recommender.retriever.max_history_len == 4
+    assert len(items) > recommender.retriever.encoder.max_history_len == 4
     assert recommender.for_items(items) == recommender.for_items(items[-4:])
 
 
@@ -99,7 +99,7 @@ def test_what_nobody_bought_is_a_candidate_where_the_settings_want_it(tmp_path):
 @torch.inference_mode()
 def test_a_text_is_read_as_the_title_of_an_item(recommenders, variant):
     recommender = recommenders[variant]
-    model, processor = recommender.retriever.model, recommender.retriever.inputs.processor
+    model, processor = recommender.retriever.encoder.model, recommender.retriever.encoder.inputs.processor
     ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
     hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
     mean = hidden[0, len(processor.start_ids) :].mean(dim=0)

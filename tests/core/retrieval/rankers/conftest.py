@@ -1,4 +1,4 @@
-"""The towers of the model's tests, whose language models rank here; on one thread as there."""
+"""The towers of the model tests, whose language models rank here, on one thread."""
 
 from tests.core.models.conftest import _one_thread, tower
 

@@ -1,4 +1,4 @@
-"""The tree of a catalogue's texts, against plain dictionaries."""
+"""The token trie of a catalogue, compared with plain dictionaries."""
 
 import numpy as np
 from hypothesis import given
@@ -10,32 +10,32 @@ TEXTS = st.lists(st.lists(st.integers(0, 3), max_size=5).map(tuple), min_size=1,
 
 
 def trie_of(texts) -> Trie:
-    return Trie.of([np.array(text, np.int64) for text in texts])
+    return Trie.from_texts([np.array(text, np.int64) for text in texts])
 
 
-def spelt(trie: Trie) -> dict[tuple[int, ...], int]:
-    """Every beginning that can be reached from the root, and the number of the text that ends there."""
-    found, under_way = {}, [((), ROOT)]
-    while under_way:
-        text, node = under_way.pop()
+def prefixes(trie: Trie) -> dict[tuple[int, ...], int]:
+    """Every prefix that is reachable from the root, and the number of the text that ends there (-1 for none)."""
+    found, pending = {}, [((), ROOT)]
+    while pending:
+        text, node = pending.pop()
         found[text] = int(trie.ends_here[node])
         children = range(trie.first[node], trie.past[node])
-        under_way += [((*text, int(trie.tokens[child])), child) for child in children]
+        pending += [((*text, int(trie.tokens[child])), child) for child in children]
     return found
 
 
 @given(TEXTS)
-def test_it_spells_the_texts_and_nothing_else(texts):
+def test_it_holds_exactly_the_prefixes_of_the_texts(texts):
     trie, found = trie_of(texts), None
-    found = spelt(trie)
+    found = prefixes(trie)
     assert set(found) == {text[:length] for text in texts for length in range(len(text) + 1)} | {()}
-    assert len(found) == len(trie.tokens), "no node stands apart or twice"
+    assert len(found) == len(trie.tokens), "a node is unreachable or duplicated"
     assert {text for text, number in found.items() if number >= 0} == set(texts)
     assert [found[text] for text in texts] == trie.text_of.tolist()
 
 
 @given(TEXTS)
-def test_texts_from_their_ends(texts):
+def test_paths_from_the_end_of_a_text_spell_it(texts):
     trie = trie_of(texts)
     assert trie.lengths[trie.text_of].tolist() == [len(text) for text in texts]
     for text, path in zip(texts, trie.paths(trie.ends[trie.text_of]), strict=True):
@@ -43,8 +43,8 @@ def test_texts_from_their_ends(texts):
         assert tuple(trie.tokens[nodes].tolist()) == text
     items = trie.items_of()
     assert sorted(np.concatenate(items).tolist()) == list(range(len(texts)))
-    for number, own in enumerate(items):
-        assert trie.text_of[own].tolist() == [number] * len(own) != []
+    for number, rows in enumerate(items):
+        assert trie.text_of[rows].tolist() == [number] * len(rows) != []
 
 
 def test_by_hand():

@@ -1,4 +1,4 @@
-"""Rankings by the plain way: each item's text written out after each history, through the model's own `forward`."""
+"""Reference rankings: each item's full text after each history, through the `forward` of the model itself."""
 
 from dataclasses import replace
 from functools import cache
@@ -12,7 +12,7 @@ from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from tests.core.models.own_forward import own_logits
 from tests.core.models.small import Small, catalogue
 
-#: One item without a photo or a text; two items; some with a long one among them, so that windows slide.
+#: One item without a photo or a text; two items; several with a long one among them, so that windows slide.
 HISTORIES = [[0], [3, 5], [1, 2, 4, 1, 8]]
 LONG = [(7 * n) % 20 for n in range(50)]
 TWINS = {6: 5, 9: 5, 12: 11}  # items with the text of another one
@@ -23,13 +23,15 @@ def with_twins(tower: Small) -> Small:
     blocks = list(tower.inputs.blocks)
     for twin, other in TWINS.items():
         text, rest = blocks[other].text_length, blocks[twin].text_length
-        joined = (np.concatenate([blocks[other].ids[:text], blocks[twin].ids[rest:]]),
-                  np.concatenate([blocks[other].image_feature_index[:text], blocks[twin].image_feature_index[rest:]]))  # fmt: skip
+        joined = [
+            np.concatenate([getattr(blocks[other], name)[:text], getattr(blocks[twin], name)[rest:]])
+            for name in ("ids", "image_feature_index")
+        ]
         blocks[twin] = ItemBlock(*joined, text)
     return replace(tower, inputs=replace(tower.inputs, blocks=blocks))
 
 
-def shop(tower: Small) -> Catalogue:
+def example_catalogue(tower: Small) -> Catalogue:
     """The tower's items with random vectors."""
     items = [f"i{n:02}" for n in range(len(tower.inputs))]
     vectors = np.random.default_rng(0).normal(size=(len(items), 8)).astype(np.float32)
@@ -37,10 +39,10 @@ def shop(tower: Small) -> Catalogue:
     return Catalogue(items, tower.model, tower.collator, vectors, texts)
 
 
-def users_of(own: Catalogue, histories=HISTORIES) -> UserBatch:
-    """Users of random vectors, whose dense order is exact."""
-    vectors = np.random.default_rng(1).normal(size=(len(histories), own.vectors.shape[1])).astype(np.float32)
-    cosines = vectors @ own.vectors.T
+def users_of(items: Catalogue, histories=HISTORIES) -> UserBatch:
+    """Users with random vectors and an exact dense order."""
+    vectors = np.random.default_rng(1).normal(size=(len(histories), items.vectors.shape[1])).astype(np.float32)
+    cosines = vectors @ items.vectors.T
     nearest = np.argsort(-cosines, axis=1, kind="stable")
     return UserBatch(histories, vectors, nearest, np.take_along_axis(cosines, nearest, axis=1))
 

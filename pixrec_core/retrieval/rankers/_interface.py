@@ -1,4 +1,4 @@
-"""The two sides of a ranker: what it may use, and what it gives back."""
+"""Inputs and outputs of a generative ranker."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A trained tower and the items that it ranks.
+    """A trained dual tower and the items to rank.
 
     Attributes:
         items: (N,) ids.
         model: the dual tower.
-        collator: of its inputs, with photos.
-        vectors: (N, D) of the items.
-        texts: (N,) of the items, uncut; what BM25 looks in.
+        collator: prepares its inputs, photos included.
+        vectors: (N, D) item vectors.
+        texts: (N,) full item texts, for BM25.
     """
 
     items: Sequence[str]
@@ -34,23 +34,23 @@ class Catalogue:
     texts: Sequence[str]
 
     def token_texts(self) -> list[Ids]:
-        """(N,) token ids of each item's text, as far as the towers read it."""
+        """(N,) token ids of each item's text, cut as for the towers."""
         return [block.ids[: block.text_length] for block in self.collator.inputs.blocks]
 
     def read(self, histories: Sequence[Sequence[int]]) -> Continuation:
-        """Read histories up to where the next item's text would stand."""
+        """Run the language model over histories, up to the position where the next item's text would start."""
         return Continuation(self.model, to_device(self.collator.openings(histories), self.model.device))
 
 
 @dataclass(frozen=True)
 class UserBatch:
-    """Some users, and what the dense tower says of them.
+    """Users with their histories, vectors and nearest items.
 
     Attributes:
-        histories: (B,) items in a window, oldest first.
-        vectors: (B, D).
-        nearest: (B, k) items, nearest first, as the index found them; -1 past the end of a list.
-        cosines: (B, k) theirs.
+        histories: (B,) items, oldest first, cut to the newest ones.
+        vectors: (B, D) user vectors.
+        nearest: (B, k) items, nearest first; -1 pads shorter lists.
+        cosines: (B, k) of the nearest items.
     """
 
     histories: Sequence[Sequence[int]]
@@ -62,13 +62,13 @@ class UserBatch:
         return len(self.histories)
 
     def take(self, rows: Sequence[int]) -> "UserBatch":
-        """Some of them."""
+        """The users at these rows."""
         histories = [self.histories[row] for row in rows]
         return UserBatch(histories, self.vectors[rows], self.nearest[rows], self.cosines[rows])
 
 
 class RankedItems(NamedTuple):
-    """One user's items, best first and each once, with scores that never rise."""
+    """One user's items, best first and each once, with non-increasing scores."""
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
