@@ -1,9 +1,9 @@
-"""A synthetic shop: products with drawn photos, and shoppers whose taste in looks no text tells.
+"""A synthetic shop (`pixrec_core.data.sample`) in the format of Amazon Reviews 2023.
 
-Everything follows from `seed`: fetching again gives the same bytes (photos and compressed files as
-far as Pillow and zlib are the same). Each shopper has two favourite categories, keeps to the
-category of the last purchase, and mostly buys one colour and one pattern, which drift towards what
-was bought last. Only photos show colour and pattern, so a model that sees beats one that reads.
+The same `seed` gives the same bytes (photos and compressed files with the same versions of Pillow and zlib). Each
+shopper has two favourite categories, tends to stay in the category of the last purchase, and mostly buys one colour
+and one pattern, which drift towards the last purchase. Only photos show colour and pattern, so a model that uses
+photos beats one that only uses text.
 """
 
 import gzip
@@ -14,12 +14,13 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from pixrec_core import files
-from pixrec_core.data.sources import RawFiles, _sample_catalogue
-from pixrec_core.data.sources._sample_catalogue import Product
-from pixrec_core.data.sources._sample_dirt import soiled_metadata, soiled_reviews
-from pixrec_core.data.sources._sample_photos import draw
-from pixrec_core.data.sources._sample_records import metadata_records, review_records
-from pixrec_core.data.sources._sample_shoppers import purchases
+from pixrec_core.data.sample import catalogue as sample_catalogue
+from pixrec_core.data.sample.catalogue import Product
+from pixrec_core.data.sample.dirt import soiled_metadata, soiled_reviews
+from pixrec_core.data.sample.photos import draw
+from pixrec_core.data.sample.records import metadata_records, review_records
+from pixrec_core.data.sample.shoppers import purchases
+from pixrec_core.data.sources import RawFiles
 
 REVIEWS: Final = "reviews.jsonl.gz"
 METADATA: Final = "meta.jsonl.gz"
@@ -32,17 +33,17 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: int = Field(1000, ge=1, description="shoppers, with 5 to 14 interactions each")
-    items: int = Field(400, ge=32, description="products; a shopper never runs out of new ones")
-    seed: int = Field(0, description="of all chance; the same seed gives the same files")
+    items: int = Field(400, ge=32, description="products; enough that a shopper always finds a new one")
+    seed: int = Field(0, description="random seed; the same seed gives the same files")
 
 
 def catalogue(options: Options) -> list[Product]:
-    """The products with the looks that the files keep to themselves, for oracles in tests."""
-    return _sample_catalogue.catalogue(options.items, options.seed)
+    """Return the products with colour and pattern, which the files do not contain."""
+    return sample_catalogue.catalogue(options.items, options.seed)
 
 
 def fetch(options: Options, _root: Path, raw: Path) -> RawFiles:
-    """Generate reviews, metadata and photos into `raw`, all at once or not at all."""
+    """Generate reviews, metadata and photos in `raw`, atomically."""
     products = catalogue(options)
     reviews = review_records(list(purchases(products, options.users, options.seed)), options.seed)
     metadata = metadata_records(products, reviews, options.seed)
@@ -56,11 +57,11 @@ def fetch(options: Options, _root: Path, raw: Path) -> RawFiles:
 
 
 def watched(_options: Options, _root: Path) -> list[Path]:
-    """Nothing: all is made from the options."""
+    """Return no files: everything is generated from the options."""
     return []
 
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Compressed, without the time and the file name that gzip would note."""
+    """Write a gzip file without time and file name, so that its bytes only depend on the lines."""
     with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         packed.writelines(line + b"\n" for line in lines)

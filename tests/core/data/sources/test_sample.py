@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from pixrec_core.data.raw_files import fetch as fetch_stage
 from pixrec_core.data.raw_files import locate
+from pixrec_core.data.sample.catalogue import COLOURS, PATTERNS, Product
+from pixrec_core.data.sample.shoppers import Purchase, purchases
+from pixrec_core.data.sample.words import CATEGORIES
 from pixrec_core.data.sources import LOOPBACK_HOST, RawFiles, sample
-from pixrec_core.data.sources._sample_catalogue import COLOURS, PATTERNS, Product
-from pixrec_core.data.sources._sample_shoppers import Purchase, purchases
-from pixrec_core.data.sources._sample_words import CATEGORIES
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SourceSettings
 

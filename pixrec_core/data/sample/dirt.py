@@ -1,4 +1,4 @@
-"""What is wrong with real files, put into the sample's, so that every guard of the pipeline is exercised."""
+"""Faults of real files, added to the sample's files so that they exercise every guard of the pipeline."""
 
 import html
 import json
@@ -6,19 +6,19 @@ import random
 from itertools import islice
 from typing import Final
 
-from pixrec_core.data.sources._sample_records import Record, image
+from pixrec_core.data.sample.records import Record, image
 
-DEAD_PHOTO: Final = "gone.jpg"  # no such file is served
-MALFORMED_PER: Final = 250  # lines for one malformed one: 0.4 %, below the default limit
+DEAD_PHOTO: Final = "gone.jpg"  # no such file exists
+MALFORMED_PER: Final = 250  # lines per malformed line: 0.4 %, below the default `max_bad_share`
 MAX_MALFORMED: Final = 2
 DUPLICATE_SHARE: Final = 0.005
 UNKNOWN_SHARE: Final = 0.003
 ZERO_RATING_SHARE: Final = 0.002
-ITEM_DIRT_SHARE: Final = 0.01  # of each kind
+ITEM_DIRT_SHARE: Final = 0.01  # share of items per kind of fault
 
 
 def soiled_metadata(records: list[Record], seed: int) -> list[bytes]:
-    """Lines with dirt, from clean records, which are changed."""
+    """Return metadata lines with faults; changes `records`."""
     rng = random.Random(f"metadata dirt {seed}")
     deck = iter(rng.sample(records, len(records)))
     few = max(1, round(ITEM_DIRT_SHARE * len(records)))
@@ -38,7 +38,7 @@ def soiled_metadata(records: list[Record], seed: int) -> list[bytes]:
 
 
 def soiled_reviews(records: list[Record], seed: int) -> list[bytes]:
-    """Lines with dirt, from clean records; a duplicate follows its original."""
+    """Return review lines with faults; a duplicate follows its original."""
     rng = random.Random(f"review dirt {seed}")
     zero, twice, unknown = (
         set(rng.sample(range(len(records)), max(1, round(share * len(records)))))
@@ -55,7 +55,7 @@ def soiled_reviews(records: list[Record], seed: int) -> list[bytes]:
 
 
 def _lines(records: list[Record], rng: random.Random) -> list[bytes]:
-    """JSON lines, and among them a truncated one and one of broken UTF-8 where there are enough."""
+    """Return JSON lines; a large file has one truncated line and one with broken UTF-8."""
     lines = [json.dumps(record).encode() for record in records]
     whole = rng.choice(lines)
     malformed = (whole[: len(whole) // 2], whole[:20] + b"\xff\xfe" + whole[20:])

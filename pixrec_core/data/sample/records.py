@@ -1,4 +1,4 @@
-"""The sample in the shape of Amazon Reviews 2023: one metadata record a product, one review a purchase."""
+"""Amazon Reviews 2023 records of the sample: one metadata record per product, one review per purchase."""
 
 import random
 from collections import defaultdict
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pixrec_core.data.sample.catalogue import Product
+from pixrec_core.data.sample.shoppers import Purchase
+from pixrec_core.data.sample.words import CATEGORIES, OPINIONS
 from pixrec_core.data.sources import LOOPBACK_HOST
-from pixrec_core.data.sources._sample_catalogue import Product
-from pixrec_core.data.sources._sample_shoppers import Purchase
-from pixrec_core.data.sources._sample_words import CATEGORIES, OPINIONS
 
 Record = dict[str, Any]
 
@@ -19,11 +19,11 @@ PRICE_RANGE: Final = (8, 90)  # in the shop's currency
 FROM_PRICE_SHARE: Final = 0.03
 EMPTY_PRICE_SHARE: Final = 0.03
 NULL_PRICE_SHARE: Final = 0.1
-OTHER_ASIN_SHARE: Final = 0.15  # of reviews that name a variation of their item
+OTHER_ASIN_SHARE: Final = 0.15  # share of reviews whose `asin` is a variant of their item
 
 
 def review_records(bought: Sequence[Purchase], seed: int) -> list[Record]:
-    """One review a purchase, in the same order."""
+    """Return one review per purchase, in the same order."""
     rng = random.Random(f"reviews {seed}")
     return [_review(rng, purchase) for purchase in bought]
 
@@ -47,7 +47,7 @@ def _review(rng: random.Random, purchase: Purchase) -> Record:
 
 
 def metadata_records(products: Sequence[Product], reviews: Sequence[Record], seed: int) -> list[Record]:
-    """One record a product; its rating is the mean of its reviews."""
+    """Return one record per product; its rating is the mean of its reviews."""
     rng = random.Random(f"metadata {seed}")
     ratings: dict[str, list[float]] = defaultdict(list)
     for review in reviews:
@@ -77,7 +77,7 @@ def _metadata(rng: random.Random, product: Product, ratings: Sequence[float]) ->
 
 
 def image(rng: random.Random, file: str, variant: str) -> Record:
-    """An entry of `images`; the largest size is null now and then."""
+    """Return an entry of `images`; `hi_res` is sometimes null."""
     url = f"http://{LOOPBACK_HOST}/images/{file}"
     return {"thumb": url, "large": url, "variant": variant, "hi_res": None if rng.random() < 0.3 else url}
 

@@ -1,4 +1,4 @@
-"""The sample's products: what text tells of them, and the looks that only their photos show."""
+"""The sample's products: their texts, and their colours and patterns, which only the photos show."""
 
 import random
 import string
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import cycle, islice, product
 from typing import Final
 
-from pixrec_core.data.sources._sample_words import BRANDS, CATEGORIES, SERIES
+from pixrec_core.data.sample.words import BRANDS, CATEGORIES, SERIES
 
 DAY_MS: Final = 86_400_000
 START_MS: Final = int(datetime(2021, 3, 1, tzinfo=UTC).timestamp() * 1000)
@@ -25,7 +25,7 @@ COLOURS: Final = {
 }
 PATTERNS: Final = ("plain", "stripes", "dots")
 
-LATE_SHARE: Final = 0.1  # of the products come in the last 5 % of the time, so that some stay cold
+LATE_SHARE: Final = 0.1  # share of products released in the last 5 % of the time, so that some stay cold
 POPULARITY_EXPONENT: Final = 0.8  # of Zipf's law
 CODE_ALPHABET: Final = string.ascii_uppercase + string.digits
 
@@ -35,15 +35,15 @@ class Product:
     """One product.
 
     Attributes:
-        item: its `parent_asin`.
+        item: id, the `parent_asin` of its metadata.
         category: a key of `CATEGORIES`.
-        colour: a key of `COLOURS`; no text tells it.
-        pattern: one of `PATTERNS`; no text tells it.
-        brand: of `BRANDS`.
+        colour: a key of `COLOURS`; no text mentions it.
+        pattern: one of `PATTERNS`; no text mentions it.
+        brand: one of `BRANDS`.
         title: brand, series, material and noun.
-        photo: file name; `+` occurs in it, as in real ones.
-        popularity: relative share of sales within equal taste.
-        released: milliseconds since 1970; nobody buys it earlier.
+        photo: file name; may contain `+`, as real ones do.
+        popularity: weight of the product where taste is equal.
+        released: milliseconds since 1970; no purchase is earlier.
     """
 
     item: str
@@ -58,7 +58,7 @@ class Product:
 
 
 def catalogue(count: int, seed: int) -> list[Product]:
-    """`count` products, spread evenly over all categories, colours and patterns."""
+    """Return `count` products, spread evenly over all categories, colours and patterns."""
     rng = random.Random(f"catalogue {seed}")
     kinds = list(product(CATEGORIES, COLOURS, PATTERNS))
     rng.shuffle(kinds)

@@ -1,4 +1,4 @@
-"""The sample's shoppers: taste in category and look, recency, repeats and popularity."""
+"""The sample's shoppers, whose purchases follow taste in category and look, recency, repeats and popularity."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -8,17 +8,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pixrec_core.data.sources._sample_catalogue import COLOURS, PATTERNS, SPAN_MS, START_MS, Product
-from pixrec_core.data.sources._sample_words import CATEGORIES
+from pixrec_core.data.sample.catalogue import COLOURS, PATTERNS, SPAN_MS, START_MS, Product
+from pixrec_core.data.sample.words import CATEGORIES
 
 MIN_PURCHASES: Final = 5
 MAX_PURCHASES: Final = 14
-REPEAT: Final = 0.04  # probability that the next product is the last one again
+REPEAT: Final = 0.04  # probability that the next product repeats the last one
 TIE: Final = 0.12  # probability that a purchase shares its time with the one before
-DRIFT: Final = 0.1  # probability that the look last bought becomes the shopper's own
+DRIFT: Final = 0.1  # probability that the shopper's taste becomes the look of the last purchase
 
-# How many times likelier a match makes a product, all else equal.
-SAME_CATEGORY: Final = 5.0  # as the last purchase
+# Factors on the weight of a product that matches.
+SAME_CATEGORY: Final = 5.0  # the category of the last purchase
 FAVOURITE_CATEGORY: Final = 25.0
 OWN_COLOUR: Final = 200.0
 OWN_PATTERN: Final = 60.0
@@ -26,7 +26,7 @@ OWN_PATTERN: Final = 60.0
 
 @dataclass(frozen=True)
 class Purchase:
-    """One shopper bought one product at one time, in milliseconds since 1970."""
+    """One purchase; `timestamp` is in milliseconds since 1970."""
 
     user: str
     product: Product
@@ -34,7 +34,7 @@ class Purchase:
 
 
 class Shelf:
-    """The catalogue as arrays, to weigh every product at once."""
+    """The catalogue as arrays of one entry per product."""
 
     def __init__(self, products: Sequence[Product]) -> None:
         self.products = products
@@ -45,13 +45,13 @@ class Shelf:
         self.released = np.array([p.released for p in products])
 
     def draw(self, rng: random.Random, weights: NDArray[np.float64]) -> int:
-        """Index of one product, drawn in proportion to its weight."""
+        """Return the index of one product, drawn in proportion to its weight."""
         heights = np.cumsum(weights)
         return int(np.searchsorted(heights, rng.random() * heights[-1], side="right"))
 
 
 class Shopper:
-    """One shopper's taste and what they have bought."""
+    """The taste and the purchases of one shopper."""
 
     def __init__(self, rng: random.Random, shelf: Shelf) -> None:
         self.rng, self.shelf = rng, shelf
@@ -61,7 +61,7 @@ class Shopper:
         self.bought: list[int] = []
 
     def buy(self, timestamp: int) -> Product:
-        """The next product; nothing is bought twice but by an immediate repeat."""
+        """Return the next product; only an immediate repeat buys a product twice."""
         if self.bought and self.rng.random() < REPEAT:
             choice = self.bought[-1]
         else:
@@ -86,7 +86,7 @@ class Shopper:
 
 
 def purchases(products: Sequence[Product], users: int, seed: int) -> Iterator[Purchase]:
-    """Purchases of `users` shoppers, one shopper after another, each in order of time."""
+    """Yield the purchases of `users` shoppers, shopper by shopper, each in order of time."""
     rng = random.Random(f"shoppers {seed}")
     shelf = Shelf(products)
     for _ in range(users):
@@ -97,7 +97,7 @@ def purchases(products: Sequence[Product], users: int, seed: int) -> Iterator[Pu
 
 
 def _times(rng: random.Random) -> list[int]:
-    """Times of one shopper's purchases, rising, some of them tied."""
+    """Return the times of one shopper's purchases, ascending, some of them tied."""
     begin, end = rng.uniform(0.0, 0.9), rng.uniform(0.9, 1.0)
     before = sorted(rng.uniform(begin, end) for _ in range(rng.randint(MIN_PURCHASES, MAX_PURCHASES) - 1))
     times = [START_MS + int(SPAN_MS * share) for share in (*before, end)]

@@ -1,4 +1,4 @@
-"""The sample's vocabulary. No word here may name a colour or a pattern: looks stand in photos alone."""
+"""The sample's vocabulary. No word may name a colour or a pattern, which only the photos show."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Words:
-    """What texts of one category are made of."""
+    """The words of one category."""
 
     main_category: str
     path: tuple[str, ...]

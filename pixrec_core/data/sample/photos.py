@@ -1,4 +1,4 @@
-"""Product photos of the sample: drawn large, lit, and shrunk, on a light studio background."""
+"""Product photos of the sample, drawn on a light studio background at three times their size and then reduced."""
 
 import random
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from typing import Final
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from pixrec_core.data.sources._sample_catalogue import COLOURS, Product
-from pixrec_core.data.sources._sample_silhouettes import CREAM, RGB, SILHOUETTES, Part, Point, Silhouette
+from pixrec_core.data.sample.catalogue import COLOURS, Product
+from pixrec_core.data.sample.silhouettes import CREAM, RGB, SILHOUETTES, Part, Point, Silhouette
 
 SIZE: Final = 160  # pixels, edge of a photo
 OVERSAMPLING: Final = 3
 EDGE: Final = SIZE * OVERSAMPLING
-NEUTRAL: Final = 128  # the grey that changes nothing under hard light
-#: Grey of a cylinder from left to right, lit from the upper left.
+NEUTRAL: Final = 128  # the grey that hard light leaves unchanged
+#: Grey values across a cylinder, left to right, lit from the upper left.
 CYLINDER: Final = bytes((92, 122, 142, 152, 148, 138, 128, 116, 102, 88, 76))
 
 
 def draw(product: Product) -> Image.Image:
-    """The product's photo, `SIZE` x `SIZE`, RGB."""
+    """Return the product's photo, `SIZE` x `SIZE` pixels, RGB."""
     rng = random.Random(f"photo {product.item}")
     colour = _jittered(rng, COLOURS[product.colour])
     surfaces = {
@@ -30,19 +30,20 @@ def draw(product: Product) -> Image.Image:
     photo = _studio(rng)
     _cast_shadow(photo, silhouette)
     for part in silhouette.parts:
-        own = part.surface
-        _paint(photo, part, surfaces[own] if isinstance(own, str) else Image.new("RGB", (EDGE, EDGE), own))
+        surface = part.surface
+        image = surfaces[surface] if isinstance(surface, str) else Image.new("RGB", (EDGE, EDGE), surface)
+        _paint(photo, part, image)
     return photo.reduce(OVERSAMPLING)
 
 
 def _jittered(rng: random.Random, colour: RGB) -> RGB:
-    """A shade near the colour: no two dye lots are equal."""
+    """Return a colour close to `colour`, since real dye lots differ."""
     red, green, blue = (min(255, max(0, c + rng.randint(-9, 9))) for c in colour)
     return red, green, blue
 
 
 def _cloth(rng: random.Random, colour: RGB, pattern: str) -> Image.Image:
-    """Colour and pattern, over the whole photo."""
+    """Return an image filled with colour and pattern."""
     cloth = Image.new("RGB", (EDGE, EDGE), colour)
     pen = ImageDraw.Draw(cloth)
     if pattern == "stripes":
@@ -58,7 +59,7 @@ def _cloth(rng: random.Random, colour: RGB, pattern: str) -> Image.Image:
 
 
 def _studio(rng: random.Random) -> Image.Image:
-    """A wall that fades into the floor."""
+    """Return the background: a wall that fades into the floor."""
     warmth = rng.randint(-4, 4)
     wall, floor = (248 + warmth, 248, 248 - warmth), (226 + warmth, 226, 226 - warmth)
     fade = Image.linear_gradient("L").resize((EDGE, EDGE))
@@ -66,7 +67,7 @@ def _studio(rng: random.Random) -> Image.Image:
 
 
 def _cast_shadow(photo: Image.Image, silhouette: Silhouette) -> None:
-    """A soft shadow on the floor, or all around what lies flat."""
+    """Paint a soft shadow on the floor, or around a product that lies flat."""
     shadow = Image.new("L", (SIZE, SIZE))
     pen = ImageDraw.Draw(shadow)
     if silhouette.foot is None:
@@ -83,7 +84,7 @@ def _cast_shadow(photo: Image.Image, silhouette: Silhouette) -> None:
 
 
 def _paint(photo: Image.Image, part: Part, surface: Image.Image) -> None:
-    """Lay one lit part over the photo, working on its bounding box alone."""
+    """Paint one lit part over the photo; only its bounding box is computed."""
     mask = _mask(part)
     box = mask.getbbox()
     assert box is not None, "a part lies outside the photo"
@@ -100,15 +101,15 @@ def _mask(part: Part) -> Image.Image:
         pen.polygon(points, 255)
     else:
         pen.line(points, 255, round(part.width * EDGE))
-        for point in points:  # round ends, and round joints too: those of `line` itself are ragged
+        for point in points:  # round ends and joints; the joints of `line` are ragged
             pen.circle(point, part.width * EDGE / 2, 255)
     return mask
 
 
 def _light(part: Part, mask: Image.Image) -> Image.Image:
-    """Grey for hard light: edges that face the upper left are lit, the others lie in shade.
+    """Return grey values for hard light: edges that face the upper left are bright, the others dark.
 
-    Computed at a third of the size: it is soft anyway.
+    Computed at a third of the size, which is enough for soft light.
     """
     size = (max(1, mask.width // 3), max(1, mask.height // 3))
     margin = round(part.puff * SIZE) + 1

@@ -1,7 +1,7 @@
-"""Outlines of the sample's products, as parts laid over one another.
+"""Outlines of the sample's products, as parts painted over one another.
 
-Coordinates are shares of the photo's edge, from the top left corner. Each silhouette draws its
-proportions anew, so that no two photos of a category are alike.
+Coordinates are fractions of the photo's edge, from the top left corner. Each silhouette has random proportions, so
+that photos of one category differ.
 """
 
 import math
@@ -24,11 +24,11 @@ class Part:
 
     Attributes:
         outline: corners of a polygon, or a line's path where `width` is set.
-        surface: `look` is colour and pattern, `colour` the colour alone, `shade` a darker one;
-            otherwise a colour of its own.
-        width: of a line with round ends, as a share of the edge.
-        round: whether it curves away to the left and right, as a cylinder does.
-        puff: how far from its edge it still bends, as a share of the photo's edge.
+        surface: `look` is colour and pattern, `colour` the colour alone, `shade` a darker colour;
+            otherwise a fixed colour.
+        width: width of a line with round ends, as a fraction of the photo's edge.
+        round: whether it is lit like a cylinder.
+        puff: width of the rounded border, as a fraction of the photo's edge.
     """
 
     outline: Sequence[Point]
@@ -40,12 +40,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Silhouette:
-    """A product.
+    """The drawing of a product.
 
     Attributes:
         parts: from back to front.
-        foot: half the width of its shadow on the floor; None lies flat.
-        floor: where it stands, from the top.
+        foot: half the width of its shadow on the floor; None for a product that lies flat.
+        floor: height of the floor, from the top.
     """
 
     parts: Sequence[Part]
@@ -54,13 +54,13 @@ class Silhouette:
 
 
 def arc(centre: Point, radius: Point, start: float = 0, end: float = 360, steps: int = 48) -> list[Point]:
-    """Points on an ellipse, angles in degrees, clockwise from the right."""
+    """Return points on an ellipse; angles are in degrees, clockwise from the right."""
     angles = (math.radians(start + (end - start) * i / steps) for i in range(steps + 1))
     return [(centre[0] + radius[0] * math.cos(a), centre[1] + radius[1] * math.sin(a)) for a in angles]
 
 
 def smooth(points: Sequence[Point], closed: bool = True, steps: int = 10) -> list[Point]:
-    """A Catmull-Rom curve through the points."""
+    """Return a Catmull-Rom curve through the points."""
     n = len(points)
     segments = n if closed else n - 1
 
@@ -80,7 +80,7 @@ def _between(a: Point, b: Point, c: Point, d: Point, t: float) -> Point:
 
 
 def mirrored(right: Sequence[Point], axis: float = 0.5) -> list[Point]:
-    """The right half of an outline, from top to bottom, and its mirror image."""
+    """Return an outline from its right half, which runs from top to bottom."""
     return [*right, *((2 * axis - x, y) for x, y in reversed(right))]
 
 
