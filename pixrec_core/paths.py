@@ -70,8 +70,8 @@ class DatasetPaths:
         return self.root / "images.parquet"
 
     @property
-    def photo_signs(self) -> Path:
-        """Size and time of each local file that a photo was made from."""
+    def photo_snapshot(self) -> Path:
+        """Size and modification time of each local file that a photo was read from; not an artefact."""
         return self.root / "images.signs.parquet"
 
     @property

@@ -156,10 +156,10 @@ def _raw_digest(work: Work) -> str:
 
 
 def _images_external_inputs(work: Work) -> Any:
-    """Photos that lie in a local folder may be replaced there."""
+    """Size and time of local photos, which may be replaced under the same name."""
     from pixrec_core.data import local_photos
 
-    return local_photos.digest(work.paths)
+    return local_photos.snapshot_digest(work.paths)
 
 
 def _images_digest(work: Work) -> str:

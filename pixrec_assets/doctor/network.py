@@ -10,7 +10,6 @@ import requests
 from pixrec_assets.doctor.finding import Finding, Level
 from pixrec_core import engine
 from pixrec_core.data import raw_files
-from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.errors import PixRecError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_URL
@@ -73,8 +72,10 @@ def _photo(paths: DatasetPaths) -> str | None:
     """A photo's URL on the host that most come from; None before there is a catalogue, or where photos are local."""
     if not paths.items.exists():
         return None
-    urls = pl.scan_parquet(paths.items).select(IMAGE_URL, host=pl.col(IMAGE_URL).str.extract(HOST)).drop_nulls()
-    urls = urls.filter(~pl.col("host").str.ends_with(f"/{LOOPBACK_HOST}"))
+    from pixrec_core.data.local_photos import is_local
+
+    urls = pl.scan_parquet(paths.items).filter(~is_local(pl.col(IMAGE_URL)))
+    urls = urls.select(IMAGE_URL, host=pl.col(IMAGE_URL).str.extract(HOST)).drop_nulls()
     hosts = urls.group_by("host").agg(pl.len(), pl.col(IMAGE_URL).first()).sort("len", "host", descending=True)
     found = hosts.head(1).collect()
     return None if found.is_empty() else str(found[IMAGE_URL][0])

@@ -11,12 +11,11 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from pixrec_core import files
-from pixrec_core.data import photos
+from pixrec_core.data import local_photos, photos
 from pixrec_core.data.fetching import Fetcher
 from pixrec_core.data.guarded_connections import FetchError
 from pixrec_core.data.image_journal import FAILED, OK, TRYING, Journal, Outcome
 from pixrec_core.data.retrying import wait_s
-from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import ImageSettings
 
@@ -31,7 +30,7 @@ class Task:
 
     @property
     def host(self) -> str:
-        """The host to be gentle with; a URL that has none fails later, with a reason."""
+        """The host whose requests are limited; empty for a local photo, and for a URL that will fail."""
         try:
             return urlsplit(self.url).netloc.rpartition("@")[2].lower()
         except ValueError:
@@ -46,13 +45,12 @@ class Downloader:
         settings: ImageSettings,
         paths: DatasetPaths,
         journal: Journal,
-        own_host: str | None,
         stop: threading.Event,
     ) -> None:
         self._settings = settings
         self._paths = paths
         self._journal = journal
-        self._own_host = own_host
+        self._folder = local_photos.photo_folder(paths)
         self._stop = stop
         self._idle: list[Fetcher] = []
         self._closing = ExitStack()
@@ -66,7 +64,7 @@ class Downloader:
         self._closing.close()
 
     def settle(self, task: Task) -> bool:
-        """Bring one photo, or find out why there is none, and note it; returns whether the network was needed."""
+        """Bring one photo, or find out why there is none, and note it; returns whether it was read anew."""
         before = task.before
         if before and before.status == FAILED:  # noted by the killed run that this one goes on with
             return False
@@ -82,7 +80,7 @@ class Downloader:
         while True:
             attempts += 1
             try:
-                return self._store(task, self._get(task.url), attempts)
+                return self._store(task, self._read(task.url), attempts)
             except photos.PhotoError as error:
                 return Outcome(task.item, task.url, FAILED, attempts, str(error))
             except FetchError as error:
@@ -92,14 +90,21 @@ class Downloader:
                 if self._stop.wait(wait_s(attempts, error.wait_s)):
                     raise  # the run ends; the next one goes on from the journal
 
+    def _read(self, url: str) -> bytes:
+        """Bytes of a photo, from the web or from the dataset's photo folder."""
+        path = local_photos.local_path(url)
+        if path is None:
+            return self._get(url)
+        return local_photos.read_photo(self._folder, path, self._settings.max_bytes)
+
     def _get(self, url: str) -> bytes:
         """Fetch with a fetcher that no other thread uses meanwhile."""
         try:
             fetcher = self._idle.pop()
         except IndexError:
-            fetcher = self._closing.enter_context(Fetcher(self._settings, self._own_host))
+            fetcher = self._closing.enter_context(Fetcher(self._settings))
         try:
-            return fetcher.get(url.strip().replace(LOOPBACK_HOST, self._own_host or LOOPBACK_HOST, 1))
+            return fetcher.get(url.strip())
         finally:
             self._idle.append(fetcher)
 

@@ -31,9 +31,9 @@ HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept": "image/*", "A
 class Fetcher:
     """Fetches photos one after another over connections that stay open. Use one a thread."""
 
-    def __init__(self, settings: ImageSettings, own_host: str | None = None) -> None:
+    def __init__(self, settings: ImageSettings) -> None:
         self._settings = settings
-        self._guard = Guard(settings, own_host)
+        self._guard = Guard(settings)
         self._pools = GuardedPools(self._guard, ca_certs=certifi.where())
 
     def __enter__(self) -> Self:

@@ -49,12 +49,10 @@ class Guard:
 
     Attributes:
         settings: seconds to wait, and which hosts and addresses may be connected to.
-        own_host: "address:port" that may be connected to whatever the settings say.
         until: when the photo must be complete, on the monotonic clock.
     """
 
     settings: ImageSettings
-    own_host: str | None
     until: float = 0.0
 
     def patience(self) -> float:
@@ -74,8 +72,7 @@ class Guard:
         Raises:
             FetchError: the host is unknown, not allowed, or leads to an address that is not public.
         """
-        own = f"{host}:{port}" == self.own_host
-        if not (own or _allowed(host, self.settings)):
+        if not _allowed(host, self.settings):
             raise FetchError("host not allowed")
         try:
             answers = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
@@ -84,7 +81,7 @@ class Guard:
         except socket.gaierror as error:
             raise FetchError("unknown host", transient=error.errno == socket.EAI_AGAIN) from None
         found = [str(answer[4][0]) for answer in answers]
-        if not (own or self.settings.allow_private_hosts or all(map(is_public, found))):
+        if not (self.settings.allow_private_hosts or all(map(is_public, found))):
             raise FetchError("address not public")
         return found
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -20,11 +20,10 @@ import polars as pl
 from PIL import Image
 
 from pixrec_core import files, progress
-from pixrec_core.data import image_manifest, local_photos, raw_files
+from pixrec_core.data import image_manifest, local_photos
 from pixrec_core.data.by_host import map_by_host
 from pixrec_core.data.downloading import Downloader, Task
 from pixrec_core.data.image_journal import FAILED, TRYING, Journal, Outcome
-from pixrec_core.data.photo_server import serving
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
@@ -60,11 +59,13 @@ def download(settings: ImageSettings, paths: DatasetPaths, engine: Engine = LOCA
     killed run goes on where it was, however many workers it had.
 
     Raises:
-        MissingArtefactError: the catalogue or the raw files have not been made.
+        MissingArtefactError: the catalogue or the raw files have not been built.
+        SourceError: the folder of local photos is gone.
         ArtefactError: the manifest of an earlier run is damaged.
     """
     start = time.monotonic()
     files.require(paths.items)
+    local_photos.photo_folder(paths)
     with Journal(paths.images_journal, settings) as journal:
         for left in paths.images_journals[1:]:
             journal.take_over(left)
@@ -107,8 +108,7 @@ class Fetch:
         stop = threading.Event()
         with (
             Journal(own, self.settings) as journal,
-            _served(raw_files.locate(paths).photos) as own_host,
-            Downloader(self.settings, paths, journal, own_host, stop) as downloader,
+            Downloader(self.settings, paths, journal, stop) as downloader,
             closing(image_manifest.known(paths, self.settings.size, journals, share.number, share.shares)) as known,
         ):
             settled = map_by_host(downloader.settle, starmap(Task, known), share.threads, share.per_host, stop)
@@ -116,18 +116,11 @@ class Fetch:
 
 
 def _forget_replaced(paths: DatasetPaths, journal: Journal) -> None:
-    """Let the journal have the photos whose local file was replaced before the new signs are noted."""
-    now = local_photos.signs(paths)
-    for item, url in local_photos.replaced(paths, now).iter_rows():
+    """Note in the journal which local photos were replaced, and only then the new snapshot: a kill loses none."""
+    now = local_photos.stat_snapshot(paths)
+    for item, url in local_photos.replaced_photos(paths, now).iter_rows():
         journal.append(Outcome(item, url, TRYING, 0, "replaced"))
-    local_photos.note(paths, now)
-
-
-@contextmanager
-def _served(folder: Path | None) -> Iterator[str | None]:
-    """Host and port that stand for `LOOPBACK_HOST`, where the dataset brings its photos along."""
-    with serving(folder) if folder else nullcontext() as host:
-        yield host
+    local_photos.write_snapshot(paths, now)
 
 
 def _remove_orphans(paths: DatasetPaths, manifest: Path) -> None:
@@ -168,6 +161,11 @@ def _stats(paths: DatasetPaths, fetched: int, seconds: float) -> Stats:
     if reasons:
         told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
         log.warning("%d of %d photos failed: %s", failed, urls, told)
+    if local_photos.NO_FOLDER in reasons:
+        log.warning(
+            "warning: the catalogue names local photos, but the dataset has no photo folder; name it in "
+            "[datasets.<name>.source] of pixrec.toml (`photos` or `serve_photos`). The run continues without them"
+        )
     return {
         "urls": urls,
         "ok": urls - failed,

@@ -4,6 +4,7 @@ Fields of the 2018 release (`asin`, `category`, `brand`, `imageURLHighRes`, ...)
 of 2023 where a line lacks the latter.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,8 @@ _PHOTOS: Final = ("images", "imageURLHighRes", "imageURL")
 
 #: `list_items`: strings of a JSON list, or a string alone. `number`: of 12.5, "12.50", "$1,299"; not of "from 3.99".
 #: `photo`: of the image marked MAIN, else of the first that has a URL. `large` (500 pixels) goes before `hi_res`:
-#: it is more than a model sees, at a tenth of the bytes.
+#: it is more than a model sees, at a tenth of the bytes. `address`: an http(s) URL, or the path of a local photo if the
+#: dataset has a photo folder.
 _MACROS: Final = r"""
 CREATE MACRO list_items(j) AS CASE
     WHEN j[1] = '[' THEN list_transform(
@@ -43,12 +45,13 @@ CREATE MACRO number(t) AS CASE WHEN regexp_full_match(t, '[$£€¥]? ?([0-9]+|[
     THEN TRY_CAST(regexp_replace(t, '[^0-9.]', '', 'g') AS DOUBLE) END;
 CREATE MACRO any_price(j) AS CASE WHEN j[1] = '"' THEN number(trim(text(j))) ELSE TRY_CAST(j AS DOUBLE) END;
 CREATE MACRO price(j) AS CASE WHEN any_price(j) > 0 AND isfinite(any_price(j)) THEN any_price(j) END;
-CREATE MACRO web(t) AS CASE WHEN regexp_full_match(trim(t), '(?i)https?://[^\s\p{Cc}]+') THEN trim(t) END;
-CREATE MACRO urls(l) AS list_filter(list_transform(l, lambda t: web(t)), lambda t: t IS NOT NULL);
+CREATE MACRO address(t) AS CASE WHEN regexp_full_match(trim(t), '(?i)https?://[^\s\p{Cc}]+')
+    OR (has_local_photos() AND regexp_full_match(trim(t), '[^\p{Cc}]+') AND NOT contains(t, '://')) THEN trim(t) END;
+CREATE MACRO addresses(l) AS list_filter(list_transform(l, lambda t: address(t)), lambda t: t IS NOT NULL);
 CREATE MACRO images(j) AS list_transform(
     CASE WHEN j[1] = '[' THEN from_json(j, '[{"variant":"VARCHAR","large":"VARCHAR","hi_res":"VARCHAR",
         "thumb":"VARCHAR"}]') ELSE [] END,
-    lambda i: {main: i.variant = 'MAIN', url: coalesce(web(i.large), web(i.hi_res), web(i.thumb))});
+    lambda i: {main: i.variant = 'MAIN', url: coalesce(address(i.large), address(i.hi_res), address(i.thumb))});
 CREATE MACRO photo(j) AS coalesce(
     list_filter(images(j), lambda i: i.main AND i.url IS NOT NULL)[1].url,
     list_filter(images(j), lambda i: i.url IS NOT NULL)[1].url);
@@ -83,8 +86,8 @@ SHAPE: Final = Shape(
         **{column: f"coalesce(text({_raw(fields)}), '')" for column, fields in _TEXTS.items()},
         **{column: f"list_items({_raw(fields)})" for column, fields in _LISTS.items()},
         PRICE: "price(raw.price)",
-        IMAGE_URL: "coalesce(photo(raw.images), urls(list_items(raw.imageURLHighRes))[1], "
-        "urls(list_items(raw.imageURL))[1])",
+        IMAGE_URL: "coalesce(photo(raw.images), addresses(list_items(raw.imageURLHighRes))[1], "
+        "addresses(list_items(raw.imageURL))[1])",
     },
     fault=f"coalesce(id_fault('parent_asin', {_KEY}), CASE {_faults()} END)",
     macros=_MACROS,
@@ -109,7 +112,7 @@ _ITEMS = f"""
 def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     """Write items.parquet (ITEM_SCHEMA, sorted by item) and the quarantine of bad lines.
 
-    Missing texts are empty, missing lists too; price and image URL are null.
+    Missing texts are empty, missing lists too; price and `image_url` are null.
 
     Returns:
         rows, bad_lines, bad_share, duplicates, truncated; with_image, with_price.
@@ -119,7 +122,9 @@ def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
         SourceError: no metadata file, no good line in it, or too many bad ones.
     """
     raw = raw_files.locate(paths)
-    with json_lines.parse(raw.metadata, SHAPE, paths.items_quarantine, settings, raw.metadata_stand_for) as parsed:
+    has_local_photos = f"CREATE MACRO has_local_photos() AS {raw.photos is not None};"
+    shape = replace(SHAPE, macros=has_local_photos + SHAPE.macros)
+    with json_lines.parse(raw.metadata, shape, paths.items_quarantine, settings, raw.metadata_stand_for) as parsed:
         parsed.db.create_function("plain_text", plain_text, ["VARCHAR"], "VARCHAR")
         parsed.db.execute(_CLEANING)
         json_lines.write(parsed.db, _ITEMS, paths.items)

@@ -9,7 +9,6 @@ from typing import Any, Final
 from pixrec_core.data.sample.catalogue import Product
 from pixrec_core.data.sample.shoppers import Purchase
 from pixrec_core.data.sample.words import CATEGORIES, OPINIONS
-from pixrec_core.data.sources import LOOPBACK_HOST
 
 Record = dict[str, Any]
 
@@ -78,7 +77,7 @@ def _metadata(rng: random.Random, product: Product, ratings: Sequence[float]) ->
 
 def image(rng: random.Random, file: str, variant: str) -> Record:
     """Return an entry of `images`; `hi_res` is sometimes null."""
-    url = f"http://{LOOPBACK_HOST}/images/{file}"
+    url = f"images/{file}"
     return {"thumb": url, "large": url, "variant": variant, "hi_res": None if rng.random() < 0.3 else url}
 
 

@@ -17,9 +17,6 @@ A source module has three names:
 from dataclasses import dataclass
 from pathlib import Path
 
-#: A host in image URLs that stands for the dataset's own folder, whatever port it is served on.
-LOOPBACK_HOST = "127.0.0.1:PORT"
-
 
 @dataclass(frozen=True)
 class RawFiles:
@@ -31,8 +28,8 @@ class RawFiles:
     Attributes:
         reviews: `.jsonl` or `.jsonl.gz`, one review a line.
         metadata: `.jsonl` or `.jsonl.gz`, one item a line.
-        photos: folder to serve on a loopback port in place of `LOOPBACK_HOST` while photos are
-            downloaded; None where photos come from the web.
+        photos: folder of local photos, which the metadata name by their paths relative to it; None if all photos are
+            on the web.
         reviews_stand_for: the user's own file that `reviews` was made from, line n from line n; None where it is
             that file itself.
         metadata_stand_for: the same for `metadata`.

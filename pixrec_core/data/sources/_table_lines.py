@@ -11,7 +11,6 @@ import pyarrow as pa
 from pixrec_core import progress
 from pixrec_core.data.database import CONFIG, literal
 from pixrec_core.data.json_lines import FAULT
-from pixrec_core.data.sources import LOOPBACK_HOST
 from pixrec_core.data.sources._table_rows import BATCH, Table
 from pixrec_core.data.sources._table_times import NAMES, looks_like, milliseconds
 
@@ -71,7 +70,7 @@ def item_lines(columns: Mapping[str, str], schema: pa.Schema, separator: str | N
         columns: the file's columns by our names.
         schema: types of the columns.
         separator: between the texts of a list that is written as one text and is no JSON.
-        has_photos: whether what is no URL is the name of a file to be served.
+        has_photos: whether an image that is no URL is the path of a local photo.
     """
     fields, faults = {"parent_asin": _id("item", schema)}, [_empty("item", columns["item"])]
     for name in filter(columns.__contains__, _TEXTS):
@@ -84,9 +83,8 @@ def item_lines(columns: Mapping[str, str], schema: pa.Schema, separator: str | N
             told = literal(f"{columns[name]} is no JSON list: ")
             faults.append(f"WHEN ({fields[name]}) IS NULL THEN {told} || left({name}, 40)")
     if "image" in columns:
-        path = "replace(url_encode(trim(image::VARCHAR)), '%2F', '/')"
-        served = f"WHEN trim(image::VARCHAR) <> '' THEN {literal(f'http://{LOOPBACK_HOST}/')} || {path}"
-        url = f"CASE WHEN {_URL} THEN trim(image) {served if has_photos else ''} END"
+        path = "WHEN trim(image::VARCHAR) <> '' THEN trim(image::VARCHAR)" if has_photos else ""
+        url = f"CASE WHEN {_URL} THEN trim(image) {path} END"
         fields["images"] = f"CASE WHEN ({url}) IS NOT NULL THEN [{{'variant': 'MAIN', 'large': {url}}}] ELSE [] END"
     return _lines(columns, fields, faults)
 

@@ -13,11 +13,11 @@ from pixrec_core.settings import IngestSettings
 LENIENT = IngestSettings(max_bad_share=1.0)
 
 
-def at(root: Path, reviews: Path, metadata: Path) -> DatasetPaths:
-    """A dataset whose raw stage found these files."""
+def at(root: Path, reviews: Path, metadata: Path, photos: Path | None = None) -> DatasetPaths:
+    """A dataset whose raw stage found these files and this photo folder."""
     paths = DatasetPaths(root / "shop")
-    manifest = {"reviews": {"path": str(reviews)}, "metadata": {"path": str(metadata)}, "photos": None}
-    files.write_json(paths.raw_manifest, manifest)
+    manifest = {"reviews": {"path": str(reviews)}, "metadata": {"path": str(metadata)}}
+    files.write_json(paths.raw_manifest, manifest | {"photos": str(photos) if photos else None})
     return paths
 
 

@@ -15,8 +15,7 @@ from PIL import Image
 from pixrec_core import files
 from pixrec_core.data import image_manifest, images, retrying
 from pixrec_core.data.image_journal import Journal, Outcome
-from pixrec_core.data.sources import LOOPBACK_HOST
-from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.errors import ArtefactError, MissingArtefactError, SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
 from pixrec_core.settings import ImageSettings
@@ -178,7 +177,7 @@ class TestHostileAnswers:
         }
         write_items(paths, urls)
         stats = images.download(settings(allow_private_hosts=False), paths)
-        assert stats["failed_by_reason"] == {"bad url": 4, "address not public": 1}
+        assert stats["failed_by_reason"] == {"bad url": 2, "no photo folder": 2, "address not public": 1}
         assert not server.hits
 
     def test_no_credentials_in_the_log(self, server, paths, caplog):
@@ -415,25 +414,51 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(server, tmp_p
     assert server.hits.total() <= undisturbed + kills * chosen.threads  # what was in flight alone is asked for twice
 
 
-def test_own_photos_are_served_and_the_catalogue_keeps_its_word(tmp_path, paths):
-    folder = tmp_path / "shop"
-    (folder / "images").mkdir(parents=True)
-    (folder / "images" / "a+b, c d.jpg").write_bytes(jpeg())
-    url = f"http://{LOOPBACK_HOST}/images/a+b, c d.jpg"
-    write_items(paths, {"a": url, "b": f"http://{LOOPBACK_HOST}/../secret"}, photos=folder)
-    stats = images.download(settings(allow_private_hosts=False), paths)
-    assert stats["failed_by_reason"] == {"http 404": 1}
-    assert manifest(paths)["a"]["url"] == url
-    first = snapshot(paths)
-    for path in (paths.images_manifest, paths.image("a")):
-        path.unlink()
-    images.download(settings(allow_private_hosts=False), paths)  # on another port
-    assert snapshot(paths) == first
+class TestLocalPhotos:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "shop"
+        (folder / "images").mkdir(parents=True)
+        return folder
 
+    @pytest.mark.parametrize("prefix", ["", "http://127.0.0.1:PORT/"], ids=["path", "URL of an older version"])
+    def test_are_read_from_the_photo_folder_and_the_manifest_keeps_their_names(self, paths, folder, prefix):
+        (folder / "images" / "a+b, c d.jpg").write_bytes(jpeg())
+        url = f"{prefix}images/a+b, c d.jpg"
+        write_items(paths, {"a": url, "b": f"{prefix}../secret", "c": f"{prefix}images"}, photos=folder)
+        stats = images.download(settings(), paths)
+        assert stats["failed_by_reason"] == {"outside the photo folder": 1, "no such file": 1}
+        assert manifest(paths)["a"]["url"] == url
+        assert images.open_photo(paths, "a").size == (40, 30)
+        assert images.download(settings(), paths)["reused"] == 1
 
-def test_without_own_photos_the_placeholder_is_a_bad_url(paths):
-    write_items(paths, {"a": f"http://{LOOPBACK_HOST}/a.jpg"})
-    assert images.download(settings(), paths)["failed_by_reason"] == {"bad url": 1}
+    def test_meet_the_limits_of_downloaded_ones(self, paths, folder):
+        bodies = {
+            "large": b"x" * 60_001,
+            "wide": jpeg(400, 300),
+            "text": b"<html>",
+            "torn": jpeg(300, 300, quality=99)[:-700],
+        }
+        for name, body in bodies.items():
+            (folder / name).write_bytes(body)
+        write_items(paths, {name: name for name in bodies}, photos=folder)
+        reasons = images.download(settings(max_bytes=60_000, max_pixels=100_000), paths)["failed_by_reason"]
+        assert reasons == {"too many bytes": 1, "too many pixels": 1, "not an image": 1, "damaged image": 1}
+
+    def test_without_a_photo_folder_fail_with_a_warning(self, paths, caplog):
+        write_items(paths, {"a": "images/a.jpg", "b": "http://127.0.0.1:PORT/images/b.jpg"})
+        assert images.download(settings(), paths)["failed_by_reason"] == {"no photo folder": 2}
+        assert "the dataset has no photo folder; name it in [datasets.<name>.source]" in caplog.text
+
+    def test_a_photo_folder_that_is_gone_stops_the_stage_and_removes_nothing(self, paths, folder):
+        (folder / "a.jpg").write_bytes(jpeg())
+        write_items(paths, {"a": "a.jpg"}, photos=folder)
+        images.download(settings(), paths)
+        before = snapshot(paths)
+        folder.rename(folder.with_name("unmounted"))
+        with pytest.raises(SourceError, match=r"photo folder .*shop of toy does not exist; restore it"):
+            images.download(settings(), paths)
+        assert snapshot(paths) == before
 
 
 def test_real_photos(shared_data: Path, paths):

@@ -88,6 +88,27 @@ def test_chooses_the_photo(tmp_path, images, url):
     assert only(tmp_path, item(images=images))["image_url"] == url
 
 
+@pytest.mark.parametrize(
+    ("images", "path"),
+    [
+        ([photo("images/1.jpg")], "images/1.jpg"),
+        ([photo(" a b/\u00e9+c.jpg ")], "a b/\u00e9+c.jpg"),
+        ([photo("../1.jpg")], "../1.jpg"),  # refused by name at the images stage
+        ([photo("", thumb="t.jpg")], "t.jpg"),
+        ([photo("https://h/1", "PT01"), photo("2.jpg")], "2.jpg"),
+        ([photo("file:///etc/passwd")], None),
+        ([photo("a\nb.jpg")], None),
+    ],
+)
+def test_a_photo_may_be_a_path_if_the_dataset_has_a_photo_folder(tmp_path, images, path):
+    raw = tmp_path / "raw.jsonl"
+    raw.write_bytes(item(images=images))
+    assert built(raw_shop.at(tmp_path, raw, raw, tmp_path))[1]["image_url"].item() == path
+    if path is not None and not path.startswith("http"):
+        without = built(raw_shop.at(tmp_path, raw, raw))[1]["image_url"].item()
+        assert without is None or without.startswith("http")
+
+
 def test_texts_lose_markup_and_lists_what_is_empty_then(tmp_path):
     row = only(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Photos of a local folder that are replaced under the same name are fetched anew, and only they."""
+"""Local photos: no file outside the photo folder is read, and a file replaced under the same name is read again."""
 
 import os
 
@@ -9,7 +9,7 @@ from PIL import Image
 from pixrec_core import files
 from pixrec_core.data import images, local_photos
 from pixrec_core.data.image_journal import Journal, Outcome
-from pixrec_core.data.sources import LOOPBACK_HOST
+from pixrec_core.data.photos import PhotoError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.pipeline import IMAGES
 from pixrec_core.schemas import ITEM_SCHEMA
@@ -33,7 +33,7 @@ def folder(tmp_path):
 @pytest.fixture
 def paths(tmp_path, folder):
     """A catalogue of three local photos, one that is not there, and an item without any."""
-    urls = {name: f"http://{LOOPBACK_HOST}/{name}%20+.jpg" for name in "cabx"}
+    urls = {name: f"{name} +.jpg" for name in "cabx"}
     urls["none"] = None
     paths = DatasetPaths(tmp_path / "data" / "shop")
     paths.root.mkdir(parents=True)
@@ -43,6 +43,68 @@ def paths(tmp_path, folder):
     entry = {"path": "unused"}
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": str(folder)})
     return paths
+
+
+class TestReading:
+    @pytest.fixture(autouse=True)
+    def more_files(self, tmp_path, folder):
+        (tmp_path / "secret.jpg").write_bytes(b"secret")
+        (tmp_path / "photos2").mkdir()
+        (tmp_path / "photos2" / "secret.jpg").write_bytes(b"secret")
+        (folder / "sub").mkdir()
+        (folder / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+        (folder / "parent").symlink_to(tmp_path)
+        (folder / "alias.jpg").symlink_to(folder / "a +.jpg")
+        (folder / "loop").symlink_to(folder / "loop")
+        os.mkfifo(folder / "pipe")
+
+    @pytest.mark.parametrize("path", ["a +.jpg", "./a +.jpg", "sub/", "alias.jpg"])
+    def test_a_file_of_the_folder(self, folder, path):
+        if path == "sub/":
+            (folder / "sub" / "d.jpg").write_bytes(RED)
+            path = "sub/d.jpg"
+        assert local_photos.read_photo(folder, path, 10_000) == RED
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("../secret.jpg", "..", "sub/../../secret.jpg", "sub/../a +.jpg", "../photos2/secret.jpg"),
+            *("/etc/passwd", "//secret.jpg", "link.jpg", "parent/secret.jpg", "parent/photos2/secret.jpg"),
+        ],
+    )
+    def test_nothing_outside_the_folder(self, folder, path):
+        with pytest.raises(PhotoError, match="outside the photo folder"):
+            local_photos.read_photo(folder, path, 10_000)
+
+    def test_an_absolute_path_into_the_folder_is_refused(self, folder):
+        with pytest.raises(PhotoError, match="outside the photo folder"):
+            local_photos.read_photo(folder, str(folder / "a +.jpg"), 10_000)
+
+    @pytest.mark.parametrize("path", ["", ".", "sub", "none.jpg", "a +.jpg/b", "pipe", "a\0b", "loop", "a" * 5000])
+    def test_what_is_no_file_has_a_reason_and_blocks_nothing(self, folder, path):
+        with pytest.raises(PhotoError, match=r"no such file|unreadable file"):
+            local_photos.read_photo(folder, path, 10_000)
+
+    def test_a_file_over_the_limit(self, folder):
+        with pytest.raises(PhotoError, match="too many bytes"):
+            local_photos.read_photo(folder, "a +.jpg", len(RED) - 1)
+
+
+@pytest.mark.parametrize(
+    ("image_url", "path"),
+    [
+        ("images/a b.jpg", "images/a b.jpg"),
+        ("http://127.0.0.1:PORT/images/a%20b.jpg?v=2", "images/a b.jpg"),
+        ("http://127.0.0.1:PORT/%2e%2e/secret", "../secret"),
+        ("http://127.0.0.1:8000/a.jpg", None),
+        ("HTTPS://h/a.jpg", None),
+        ("file:///etc/passwd", None),
+    ],
+)
+def test_which_entries_are_paths(image_url, path):
+    assert local_photos.local_path(image_url) == path
+    found = pl.select(local_photos.is_local(pl.lit(image_url))).item()
+    assert found == (path is not None)
 
 
 def colours(paths):
@@ -56,33 +118,33 @@ def colours(paths):
 
 
 def replace(path, body):
-    """Write it anew, a second later."""
+    """Write other bytes, with a modification time one second later."""
     before = path.stat()
     path.write_bytes(body)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
 
 
-def test_signs_are_size_and_time_of_what_the_catalogue_names(paths, folder):
+def test_the_snapshot_has_size_and_time_of_the_files_that_the_catalogue_names(paths, folder):
     (folder / "another.jpg").write_bytes(RED)
     stat = (folder / "a +.jpg").stat()
-    signs = local_photos.signs(paths)
-    assert signs.columns == ["item", "url", "bytes", "modified_ns"]
-    assert signs["item"].to_list() == ["a", "b", "c", "x"]
-    assert signs.row(0)[2:] == (len(RED), stat.st_mtime_ns)
-    assert signs.row(3)[2:] == (-1, -1)
+    found = local_photos.stat_snapshot(paths)
+    assert found.columns == ["item", "url", "bytes", "modified_ns"]
+    assert found["item"].to_list() == ["a", "b", "c", "x"]
+    assert found.row(0)[2:] == (len(RED), stat.st_mtime_ns)
+    assert found.row(3)[2:] == (-1, -1)
 
 
-def test_only_what_was_replaced_is_fetched_anew(paths, folder):
+def test_only_replaced_files_are_read_again(paths, folder):
     first = images.download(SETTINGS, paths)
     assert (first["ok"], first["failed"]) == (3, 1)
     replace(folder / "b +.jpg", BLUE)
     stats = images.download(SETTINGS, paths)
-    assert stats["reused"] == 2  # the one that is not there is tried again, as ever
+    assert stats["reused"] == 2  # the missing file is tried again
     assert colours(paths) == {"a": "r", "b": "b", "c": "r"}
     assert images.download(SETTINGS, paths)["reused"] == 3
 
 
-def test_a_photo_touched_but_the_same_changes_nothing_later(paths, folder):
+def test_a_new_time_with_the_same_bytes_leaves_the_digest(paths, folder):
     images.download(SETTINGS, paths)
     before = images.digest(paths)
     replace(folder / "a +.jpg", RED)
@@ -90,20 +152,20 @@ def test_a_photo_touched_but_the_same_changes_nothing_later(paths, folder):
     assert images.digest(paths) == before
 
 
-def test_a_replacement_between_a_kill_and_the_next_run_is_seen(paths, folder):
-    """Of a run before this one there are signs; of the killed one a journal that has settled everything."""
+def test_a_replacement_between_a_killed_run_and_the_next_is_seen(paths, folder):
+    """A finished run left a snapshot, a killed one a journal in which every photo is settled."""
     images.download(SETTINGS, paths)
     kept = Outcome(**pl.read_parquet(paths.images_manifest).filter(item="a").row(0, named=True))
     with Journal(paths.images_journal, SETTINGS) as journal:
         journal.append(kept)
-        journal.append(Outcome("b", kept.url.replace("a", "b", 1), "failed", 1, "not an image"))
+        journal.append(Outcome("b", "b +.jpg", "failed", 1, "not an image"))
     for name in "ab":
         replace(folder / f"{name} +.jpg", BLUE)
     images.download(SETTINGS, paths)
     assert colours(paths) == {"a": "b", "b": "b", "c": "r"}
 
 
-def test_a_kill_after_the_signs_are_noted_loses_no_replacement(paths, folder, monkeypatch):
+def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder, monkeypatch):
     images.download(SETTINGS, paths)
     replace(folder / "b +.jpg", BLUE)
 
@@ -118,7 +180,7 @@ def test_a_kill_after_the_signs_are_noted_loses_no_replacement(paths, folder, mo
     assert colours(paths)["b"] == "b"
 
 
-def test_the_stage_is_stale_once_a_photo_is_another(paths, folder, tmp_path):
+def test_a_replaced_photo_makes_the_stage_stale(paths, folder, tmp_path):
     own = {"source": {"kind": "sample"}}
     work = Work(Settings(root=tmp_path, data_dir=paths.root.parent, datasets={"shop": own}), "shop")
     for stage in ("raw", "items"):
@@ -134,8 +196,8 @@ def test_the_stage_is_stale_once_a_photo_is_another(paths, folder, tmp_path):
     assert not IMAGES.is_current(work)
 
 
-def test_photos_of_the_web_have_no_signs(paths):
+def test_photos_on_the_web_have_no_snapshot(paths):
     entry = {"path": "unused"}
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": None})
-    assert local_photos.digest(paths) is None
-    assert local_photos.signs(paths).is_empty()
+    assert local_photos.snapshot_digest(paths) is None
+    assert local_photos.stat_snapshot(paths).is_empty()

@@ -23,7 +23,7 @@ from tests.core.data.hostile_server import hostile_server, sends
 from tests.core.data.raw_shop import item, review
 
 REVIEWS = review() + review(user_id="u2", parent_asin="q")
-METADATA = item() + item(parent_asin="q", images=[{"variant": "MAIN", "large": "http://127.0.0.1:PORT/images/q.jpg"}])
+METADATA = item() + item(parent_asin="q", images=[{"variant": "MAIN", "large": "images/q.jpg"}])
 
 
 def sample(root, server):
