@@ -80,7 +80,7 @@ def compare(work: Work, rounds: int, calls: int) -> None:
 def command(folder: Path, rounds: int) -> None:
     """The command from start to exit."""
     (folder / "pixrec.toml").write_text(TOML)
-    arguments = ["--config", str(folder / "pixrec.toml"), "recommend", "--dataset", "sample", "--text", "cup"]
+    arguments = ["--config", str(folder / "pixrec.toml"), "recommend", "sample", "--text", "cup"]
     environment = os.environ | {"PIXREC_DATA_DIR": str(folder)}
 
     def run() -> None:

@@ -1,81 +1,55 @@
 """Asset checks: the data contract, and the gate before serving.
 
-Each is evaluated where its artefact is made, so both share one reading. Each has the partitions of its asset: of two
-datasets the UI shows both outcomes, not just the later one.
+Each check has the partitions of its asset: with two datasets the UI shows both outcomes, not only the later one.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import dagster as dg
 
-from pixrec_assets.metadata import Metadata, markdown_table, of_stats
+from pixrec_assets.metadata import flatten_stats, markdown_table
 from pixrec_assets.partitions import DATASET_VARIANTS, DATASETS
-from pixrec_assets.stage_asset import materialise, result
 from pixrec_core import files
-from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.stages import Stage, Stats, Work
+from pixrec_core.stages import Stats
 
-NAME: Final = "contract"
+CONTRACT: Final = "contract"
 
 
-def _partitioned(partitions: dg.PartitionsDefinition[Any], **spec: Any) -> dg.AssetCheckSpec:
+def _partitioned_check(partitions: dg.PartitionsDefinition[Any], **spec: Any) -> dg.AssetCheckSpec:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # without it a check has one outcome for all partitions
         return dg.AssetCheckSpec(partitions_def=partitions, **spec)
 
 
-#: It blocks nothing: what served before goes on serving, and the evaluation tells of the new checkpoint anyway.
-NOT_WORSE: Final = _partitioned(
+#: It does not block: the earlier promotion serves on, and the evaluation reports the new checkpoint.
+NOT_WORSE: Final = _partitioned_check(
     DATASET_VARIANTS,
     name="not_worse_than_promoted",
     asset="promoted",
-    description="The new checkpoint is not surely worse than what served before; if it is, it was not promoted.",
+    description="The new checkpoint is not significantly worse than the promoted one. If it is, it is not promoted.",
 )
 
 
 def contract_check(artefact: str) -> dg.AssetCheckSpec:
-    """The check that the contract of an artefact holds."""
-    return _partitioned(
+    """Return the check that an artefact keeps its data contract."""
+    return _partitioned_check(
         DATASETS,
-        name=NAME,
+        name=CONTRACT,
         asset=artefact,
         blocking=True,
-        description="Every expectation of the data contract; a broken one stops all that would learn from the data.",
+        description="Every expectation of the data contract. A broken one stops all stages that read the artefact.",
     )
 
 
-def checked(
-    stage: Stage, work: Work, shown: Callable[[], Sequence[Metadata]]
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-    """Run a stage whose artefact has a contract, and tell how it was kept, or what broke it.
+def contract_result(artefact: str, paths: DatasetPaths, *, accepted: bool) -> dg.AssetCheckResult:
+    """Return the outcome of the contract, failed expectations first.
 
     Args:
-        stage: what to run.
-        work: where.
-        shown: metadata of the artefact, asked for when it is there.
-
-    Raises:
-        dagster.Failure: as `materialise` does.
-    """
-    try:
-        stamp = materialise(stage, work)
-    except dg.Failure as failure:
-        if isinstance(failure.__cause__, ContractError):
-            yield contract_result(stage.name, work.paths, kept=False)
-        raise
-    yield result(stage, work, stamp, *shown(), check_results=[contract_result(stage.name, work.paths, kept=True)])
-
-
-def contract_result(artefact: str, paths: DatasetPaths, *, kept: bool) -> dg.AssetCheckResult:
-    """The contract's outcome, failing expectations first.
-
-    Args:
-        artefact: what was checked.
-        paths: of its dataset.
-        kept: whether the stage accepts the artefact; what fails in an accepted one is a warning.
+        artefact: name of the artefact.
+        paths: paths of its dataset.
+        accepted: whether the stage accepts the artefact; then a failed expectation is a warning.
     """
     results: list[dict[str, Any]] = sorted(
         files.read_json(paths.contract(artefact)), key=lambda each: bool(each["passed"])
@@ -84,25 +58,25 @@ def contract_result(artefact: str, paths: DatasetPaths, *, kept: bool) -> dg.Ass
     columns = ("name", "passed", "observed", "expected", "severity")
     table = markdown_table(columns, ([each[column] for column in columns] for each in results))
     return dg.AssetCheckResult(
-        check_name=NAME,
+        check_name=CONTRACT,
         passed=not broken,
-        severity=dg.AssetCheckSeverity.WARN if kept else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if accepted else dg.AssetCheckSeverity.ERROR,
         description=f"{len(results) - len(broken)} of {len(results)} expectations hold",
         metadata={
             "expectations": table,
             "broken": len(broken),
             "checked": len(results),
-            **of_stats(broken, prefix="failed/"),
+            **flatten_stats(broken, prefix="failed/"),
         },
     )
 
 
 def gate_result(stats: Stats) -> dg.AssetCheckResult:
-    """What the gate decided, from the stats of stage `promoted`."""
+    """Return the decision of the gate, from the statistics of stage `promoted`."""
     return dg.AssetCheckResult(
         check_name=NOT_WORSE.name,
         passed=stats["promoted"],
         severity=dg.AssetCheckSeverity.WARN,
         description=stats["verdict"],
-        metadata=of_stats(stats),
+        metadata=flatten_stats(stats),
     )

@@ -1,4 +1,4 @@
-"""The command line: `pixrec run`, `pixrec backfill`, `pixrec status` and others."""
+"""The command line: `pixrec run`, `pixrec status`, `pixrec recommend` and others."""
 
 import os
 import sys
@@ -21,11 +21,11 @@ from pixrec_core.settings import CONFIG_VARIABLE
 
 EXAMPLES: Final = """\b
 Examples:
-  pixrec doctor                        # is this machine fit to run?
+  pixrec doctor                        # check this machine and the settings
   pixrec demo                          # the whole pipeline on generated data
-  pixrec run --dataset books           # one dataset of pixrec.toml, from raw files to the report
-  pixrec backfill --workers 2          # all of them
-  pixrec recommend --dataset books --text 'a short history of the sea'
+  pixrec run books                     # one dataset of pixrec.toml, from raw files to the report
+  pixrec run --workers 2               # all of them
+  pixrec recommend books --text 'a short history of the sea'
 """
 
 
@@ -33,11 +33,11 @@ Examples:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Settings file; without it $PIXREC_CONFIG, else pixrec.toml in this folder.",
+    help="Settings file; by default $PIXREC_CONFIG, else pixrec.toml in this folder.",
 )
 @click.version_option(package_name="pixrec")
 def cli(config: Path | None) -> None:
-    """Next-item recommendations from text and pixels."""
+    """Next-item recommendations from text and photos."""
     if config:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
@@ -47,7 +47,7 @@ for command in (backfill, demo, doctor, export, photos, recommend, run, settings
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are shown as one message, without a traceback."""
+    """Entry point. An error that the user can fix is printed as one message, without a traceback."""
     with stopped_by_signals() as signals:
         try:
             sys.exit(cli.main(standalone_mode=False) or 0)
@@ -58,6 +58,6 @@ def main() -> None:
             err.print(f"[red]{escape(str(error))}[/]")
             sys.exit(1)
         except (KeyboardInterrupt, click.Abort):
-            last = signals.last
-            err.print("interrupted; what was made before is kept")
-            sys.exit(128 + last)  # as shells have it: 130, 143
+            code = 128 + signals.last  # the convention of shells: 130, 143
+            err.print("interrupted; finished artefacts are kept")
+            sys.exit(code)

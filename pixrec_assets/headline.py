@@ -1,11 +1,11 @@
-"""The numbers that stand for an evaluation, for the terminal and for Dagster alike."""
+"""The main metrics of an evaluation, for the terminal and for Dagster."""
 
 from typing import Any, Final
 
 from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
 
-#: Items that the user has already may be recommended again, as people buy again.
+#: Items of the history may be recommended, since people buy again.
 PROTOCOL: Final = "seen_allowed"
 METRICS: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
 DECIDING: Final = "NDCG@10"
@@ -13,7 +13,7 @@ COLUMNS: Final = ("method", *METRICS)
 
 
 def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
-    """Method -> metric -> value, the best NDCG@10 last.
+    """Return method -> metric -> value, the best NDCG@10 last.
 
     Raises:
         MissingArtefactError: the dataset has not been evaluated.
@@ -27,7 +27,7 @@ def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
 
 
 def rows_of(measured: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
-    """One row a method under `COLUMNS`; "-" where a metric was not measured."""
+    """Return one row per method under `COLUMNS`; "-" for a metric that was not measured."""
     return [
         (method, *(f"{metrics[metric]:.4f}" if metric in metrics else "-" for metric in METRICS))
         for method, metrics in measured.items()

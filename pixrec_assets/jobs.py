@@ -1,13 +1,13 @@
-"""Three jobs, since one run has one kind of partition: `prepare_data`, `train`, `evaluate`.
+"""Three jobs, since one run has partitions of one kind: `prepare_data`, `train`, `evaluate`; and the weekly schedule.
 
-A fourth, `train_jointly`, is there where settings name joint trainings.
+A fourth job, `train_jointly`, exists if settings name joint trainings.
 """
 
 from typing import Final
 
 import dagster as dg
 
-from pixrec_assets.partitions import JOINT, SETTINGS
+from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
 
 PREPARE_DATA: Final = dg.define_asset_job(
     "prepare_data",
@@ -16,21 +16,21 @@ PREPARE_DATA: Final = dg.define_asset_job(
     description="Raw files to validated sequences of one dataset.",
 )
 
-#: Each step in a process of its own: the retry policy of a checkpoint catches one that was killed for its memory.
+#: Each step runs in its own process: the retry policy of a checkpoint then catches a step killed for its memory.
 ONE_BY_ONE: Final = dg.multiprocess_executor.configured({"max_concurrent": 1})
 
 TRAIN_JOINTLY: Final = dg.define_asset_job(
     "train_jointly",
     selection=dg.AssetSelection.groups(JOINT),
     executor_def=ONE_BY_ONE,
-    description="Sequences of several datasets to one checkpoint of a variant, for them to start from.",
+    description="Sequences of several datasets to one checkpoint per variant, for them to start from.",
 )
 
 TRAIN: Final = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.groups("model"),
     executor_def=ONE_BY_ONE,
-    description="Sequences to rankings of one dataset and variant, which serves unless it is worse.",
+    description="Sequences to rankings of one dataset and variant; the checkpoint is promoted unless it is worse.",
 )
 
 EVALUATE: Final = dg.define_asset_job(
@@ -41,3 +41,15 @@ EVALUATE: Final = dg.define_asset_job(
 )
 
 JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE)
+
+
+@dg.schedule(
+    job=PREPARE_DATA,
+    cron_schedule="0 3 * * 1",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Prepares every dataset again on Mondays at 03:00 UTC, one run each.",
+)
+def weekly_data() -> list[dg.RunRequest]:
+    """One run per dataset. The dataset as run key prevents a second run if the daemon died within a tick."""
+    return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]

@@ -1,4 +1,4 @@
-"""What the Dagster UI shows of an artefact: numbers (which it plots), sample rows, pictures."""
+"""Metadata of an artefact in the Dagster UI: numbers (which it plots), sample rows, pictures."""
 
 import base64
 import io
@@ -14,29 +14,29 @@ from PIL import Image, ImageOps
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, QUARANTINE_SCHEMA
 
-Metadata = Mapping[str, Any]
+Metadata = dict[str, Any]
 
 SAMPLE_ROWS: Final = 5
 CELL_CHARACTERS: Final = 80
-SIGNIFICANT_DIGITS: Final = 6  # of a number with a fraction: the other ten are noise to a reader
+SIGNIFICANT_DIGITS: Final = 6  # of a fraction
 MONTAGE_PHOTOS: Final = 18
 MONTAGE_COLUMNS: Final = 6
 THUMBNAIL: Final = 96  # pixels
 
 
-def of_stats(stats: Metadata, prefix: str = "") -> dict[str, Any]:
-    """Every value of a stage's stats, in digits that can be read; nested ones are named `outer/inner`."""
-    flat: dict[str, Any] = {}
+def flatten_stats(stats: Mapping[str, Any], prefix: str = "") -> Metadata:
+    """Return every value of a stage's statistics, rounded; a nested one is named `outer/inner`."""
+    flat: Metadata = {}
     for name, value in stats.items():
         if isinstance(value, dict):
-            flat |= of_stats(value, f"{prefix}{name}/")
+            flat |= flatten_stats(value, f"{prefix}{name}/")
         elif value is not None:
             flat[f"{prefix}{name}"] = float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value
     return flat
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MarkdownMetadataValue:
-    """A Markdown table; long cells are cut and nothing in a cell can end it."""
+    """Return a Markdown table; long cells are cut, and cell content is escaped."""
     lines = [columns, ["---"] * len(columns), *rows]
     return dg.MetadataValue.md("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
 
@@ -46,8 +46,8 @@ def _cell(value: Any) -> str:
     return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…"
 
 
-def of_table(path: Path, name: str = "sample") -> Metadata:
-    """Row count, columns and the first rows of a Parquet file."""
+def table_metadata(path: Path, name: str = "sample") -> Metadata:
+    """Return row count, columns and the first rows of a Parquet file."""
     table = pl.scan_parquet(path)
     columns = [dg.TableColumn(column, str(kind)) for column, kind in table.collect_schema().items()]
     return {
@@ -57,8 +57,8 @@ def of_table(path: Path, name: str = "sample") -> Metadata:
     }
 
 
-def of_quarantine(path: Path) -> Metadata:
-    """How many lines were put aside, for what reasons, and the first of them."""
+def quarantine_metadata(path: Path) -> Metadata:
+    """Return the number of rejected lines, their reasons, and the first of them."""
     if not path.exists():
         return {}
     lines = pl.read_parquet(path)
@@ -70,8 +70,8 @@ def of_quarantine(path: Path) -> Metadata:
     }
 
 
-def of_sequences(path: Path) -> Metadata:
-    """Users of each split and the first sequences, read without taking the writer's place."""
+def sequences_metadata(path: Path) -> Metadata:
+    """Return users per split and the first sequences; opened read-only, so a writer is not blocked."""
     with duckdb.connect(str(path), read_only=True) as database:
         splits = database.sql(
             "select split, count(*) as users, round(avg(len(items)), 2) as mean_items "
@@ -88,8 +88,8 @@ def _rows(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     return markdown_table(table.columns, table.rows())
 
 
-def of_photos(paths: DatasetPaths) -> Metadata:
-    """A contact sheet of the first photos, inside the Markdown itself, and why others failed."""
+def photo_metadata(paths: DatasetPaths) -> Metadata:
+    """Return a contact sheet of the first photos, embedded in the Markdown, and the reasons of failed ones."""
     manifest = pl.read_parquet(paths.images_manifest)
     failed = manifest.filter(pl.col("status") != "ok").group_by("reason").len("photos")
     stored = manifest.filter(pl.col("status") == "ok").get_column(ITEM).head(MONTAGE_PHOTOS)
@@ -100,8 +100,8 @@ def of_photos(paths: DatasetPaths) -> Metadata:
 def _montage(photos: Sequence[Path]) -> dg.MarkdownMetadataValue:
     rows = -(-len(photos) // MONTAGE_COLUMNS)
     sheet = Image.new("RGB", (MONTAGE_COLUMNS * THUMBNAIL, rows * THUMBNAIL), "white")
-    for place, photo in enumerate(photos):
-        row, column = divmod(place, MONTAGE_COLUMNS)
+    for number, photo in enumerate(photos):
+        row, column = divmod(number, MONTAGE_COLUMNS)
         with Image.open(photo) as image:
             thumbnail = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="white")
         sheet.paste(thumbnail, (column * THUMBNAIL, row * THUMBNAIL))

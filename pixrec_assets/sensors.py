@@ -1,4 +1,4 @@
-"""A sensor on raw files in local folders: what is new there sets off just what depends on it."""
+"""Sensors: one prepares a dataset whose raw files in a local folder changed, one trains what new data made stale."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any, Final
 import dagster as dg
 
 from pixrec_assets.jobs import PREPARE_DATA
+from pixrec_assets.partitions import JOINT, SETTINGS
 from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import files, pipeline
 from pixrec_core.data import raw_files
@@ -17,15 +18,22 @@ from pixrec_core.errors import PixRecError
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Work
 
-#: Seconds that a file must have rested: one that is still being copied is left to a later tick.
+#: Seconds since the last change of a file; a file that may still be copied waits for a later tick.
 SETTLED_S: Final = 60.0
 
-#: What reads the metadata file, and what a change of the reviews alone leads to.
+#: Stages that read the metadata file, and stages affected by a change of the reviews alone.
 ALL_DATA: Final = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
-OF_REVIEWS: Final = (pipeline.RAW, pipeline.INTERACTIONS, pipeline.SEQUENCES)
+AFTER_REVIEWS: Final = (pipeline.RAW, pipeline.INTERACTIONS, pipeline.SEQUENCES)
 
-#: What is kept of a dataset's files between two ticks: signs (size and time) by path, and checksums in their order.
+#: State of a dataset's files between two ticks: `stats` (size and time) by path, and `checksums` in the order of files.
 Seen = dict[str, Any]
+
+follow_data: Final = dg.AutomationConditionSensorDefinition(
+    "follow_data",
+    target=dg.AssetSelection.groups(*([JOINT] if SETTINGS.joint else []), "model", "evaluation"),
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Trains and evaluates what new data made stale, following the automation condition of each asset.",
+)
 
 
 @dg.sensor(
@@ -33,52 +41,52 @@ Seen = dict[str, Any]
     job=PREPARE_DATA,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Prepares a dataset whose files in a local folder got another content. Files are hashed only when "
-    "their size or time changed, and taken up only once they have rested for a minute.",
+    description="Prepares a dataset whose files in a local folder have new content. Files are hashed only if their size "
+    "or time changed, and used only after a minute without changes.",
 )
 def new_raw_files(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
-    """One run a dataset with news; a dataset whose files cannot be found is told of and keeps no other waiting."""
+    """Request one run per changed dataset. Missing files of one dataset are logged and do not hold up the others."""
     cursor: dict[str, Seen] = json.loads(context.cursor or "{}")
-    requests, told = [], []
+    requests, problems = [], []
     for dataset in settings.datasets:
         try:
-            request, cursor[dataset] = _look(Work(settings, dataset), cursor.get(dataset, {}))
+            request, cursor[dataset] = _inspect_files(Work(settings, dataset), cursor.get(dataset, {}))
         except (PixRecError, OSError) as error:
-            told.append(f"{dataset}: {error}")
+            problems.append(f"{dataset}: {error}")
         else:
             requests += [request] if request else []
-    for each in told:
-        context.log.warning(each)
-    skipped = None if requests else "; ".join(told) or "no file in a local folder has another content"
+    for problem in problems:
+        context.log.warning(problem)
+    skipped = None if requests else "; ".join(problems) or "no file in a local folder has new content"
     return dg.SensorResult(requests, skip_reason=skipped, cursor=json.dumps(cursor))
 
 
-def _look(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
-    """What a dataset's files ask for, and what to remember of them."""
+def _inspect_files(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
+    """Return the run that a dataset's files need, if any, and the state to keep for the next tick."""
     watched = raw_files.watched(work.dataset_settings.source, work.settings.root)
-    signs = files.stat_snapshot(watched)
-    if not watched or seen.get("signs") == signs or not _rested(watched):
+    stats = files.stat_snapshot(watched)
+    if not watched or seen.get("stats") == stats or not _are_settled(watched):
         return None, seen
-    sums = [files.sha256_file(path) for path in watched]
-    now = {"signs": signs, "sums": sums}
-    made = not seen and pipeline.RAW.is_current(work)
-    if made or seen.get("sums") == sums:
-        return None, now
-    return _request(work, _dependents(seen.get("sums", ()), sums), signs), now
+    checksums = [files.sha256_file(path) for path in watched]
+    state = {"stats": stats, "checksums": checksums}
+    was_built_before = not seen and pipeline.RAW.is_current(work)
+    if was_built_before or seen.get("checksums") == checksums:
+        return None, state
+    return _request_run(work, _stages_after(seen.get("checksums", ()), checksums), stats), state
 
 
-def _rested(watched: Sequence[Path]) -> bool:
+def _are_settled(watched: Sequence[Path]) -> bool:
     return all(path.exists() and time.time() - path.stat().st_mtime >= SETTLED_S for path in watched)
 
 
-def _dependents(before: Sequence[str], now: Sequence[str]) -> Sequence[Stage]:
-    """Stages that a change leads to; sums are of the reviews, then of the metadata."""
-    return OF_REVIEWS if before and before[1:] == now[1:] else ALL_DATA
+def _stages_after(before: Sequence[str], now: Sequence[str]) -> Sequence[Stage]:
+    """Stages affected by a change; the first checksum is of the reviews, the others are of the metadata."""
+    return AFTER_REVIEWS if before and before[1:] == now[1:] else ALL_DATA
 
 
-def _request(work: Work, stages: Sequence[Stage], signs: Mapping[str, Any]) -> dg.RunRequest:
-    """The key holds the files' times: a content that comes back later is asked for again."""
-    key = hashlib.sha256(json.dumps(signs, sort_keys=True).encode()).hexdigest()[:16]
+def _request_run(work: Work, stages: Sequence[Stage], stats: Mapping[str, Any]) -> dg.RunRequest:
+    """The run key contains the files' times, so content that returns later is requested again."""
+    key = hashlib.sha256(json.dumps(stats, sort_keys=True).encode()).hexdigest()[:16]
     return dg.RunRequest(
         run_key=f"{work.dataset} {key}",
         partition_key=work.dataset,

@@ -1,12 +1,13 @@
-"""From a stage of the core to a Dagster asset: lineage, partitions and versions come from the stage itself."""
+"""Turns a stage of the core into a Dagster asset: lineage, partitions and versions come from the stage."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
 
-from pixrec_assets.metadata import Metadata, of_stats
+from pixrec_assets.checks import contract_result
+from pixrec_assets.metadata import Metadata, flatten_stats
 from pixrec_assets.partitions import (
     ACROSS_VARIANTS,
     DATASET,
@@ -19,20 +20,23 @@ from pixrec_assets.partitions import (
     STARTING,
     VARIANT,
 )
-from pixrec_core.errors import LostProcessError, PixRecError
-from pixrec_core.settings import Settings
-from pixrec_core.stages import Stage, Stamp, Work
+from pixrec_core import pipeline
+from pixrec_core.errors import ContractError, LostProcessError, PixRecError
+from pixrec_core.stages import Stage, StageInputs, Stamp, Stats, Work
 
 OWNERS: Final = ["team:pixrec"]
 
+#: Resources of every asset: the settings, and the stage's inputs if the caller has inspected them, else None.
+RESOURCES: Final = {"settings", "inputs"}
+
 INTERRUPTED: Final = "interrupted"
 
-#: The raw stage makes two files, and each is an asset of its own.
+#: The raw stage builds two files, and each is an asset.
 RAW_ASSETS: Final = ("raw_reviews", "raw_metadata")
 
 PARTITIONS: Final = {"dataset": DATASETS, "variant": DATASET_VARIANTS, "joint": JOINT_VARIANTS}
 
-#: How the partitions of what is read become those of what reads it; within one kind they are the same.
+#: Partition mappings between an input and the asset that reads it; None within one partitioning.
 MAPPINGS: Final[Mapping[tuple[str, str], dg.PartitionMapping]] = {
     ("dataset", "variant"): ACROSS_VARIANTS,
     ("variant", "dataset"): ACROSS_VARIANTS,
@@ -40,58 +44,102 @@ MAPPINGS: Final[Mapping[tuple[str, str], dg.PartitionMapping]] = {
     ("joint", "variant"): STARTING,
 }
 
-#: Follow what the inputs became: one that was made again and came out the same (a weekly download without news)
-#: sets off no training. Data that broke their contract were not made, so they set off nothing either; the
-#: condition on blocking checks is left out, since it takes a warning for a failure and would wait for ever.
+#: Follow the content of inputs: an input that was rebuilt with the same content (a weekly download without news)
+#: starts no training. Data that broke their contract are not materialised, so they start nothing either. The condition
+#: on blocking checks is left out: it takes a warning for a failure and would wait for ever.
 FOLLOW_INPUTS: Final = (
     dg.AutomationCondition.eager()
     .replace(
         "newly_updated_without_root",
         dg.AutomationCondition.data_version_changed() & ~dg.AutomationCondition.executed_with_root_target(),
     )
-    .with_label("an input came out different")
+    .with_label("an input changed")
 )
 
-#: The same, a tick later where an input is about to follow too. Inputs of another partitioning are made in runs of
-#: their own: an evaluation must not start beside the trainings that it compares.
+#: The same, but one tick later if an input is about to change too. Inputs of another partitioning are built in runs of
+#: their own, and an evaluation must not start while the trainings that it compares are running.
 FOLLOW_SETTLED_INPUTS: Final = (
     FOLLOW_INPUTS
     & ~dg.AutomationCondition.any_deps_match(
         dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     )
-).with_label("an input came out different and none is about to")
+).with_label("an input changed and no other is about to")
 
 
 def stage_asset(
-    stage: Stage, *, group: str, kinds: set[str], reads: Sequence[str] = (), **options: Any
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Decorate the function that materialises `stage` as the asset of the same name.
+    stage: Stage,
+    details: str,
+    *,
+    group: str,
+    kinds: set[str],
+    reads: Sequence[str] = (),
+    show: Callable[[Work], Metadata] = lambda _: {},
+    check: Callable[[Stats], dg.AssetCheckResult] | None = None,
+    observes_epochs: bool = False,
+    **options: Any,
+) -> dg.AssetsDefinition:
+    """Return the asset that materialises a stage.
 
     Args:
-        stage: whose inputs, version and partitioning the asset has.
+        stage: the stage; the asset has its name, inputs, version and partitioning.
+        details: second paragraph of the asset's description; the first is the docstring of the stage.
         group: `data`, `joint`, `model` or `evaluation`.
-        kinds: what the UI draws as badges; three at most.
-        reads: asset names of the inputs where they are not the names of the stage's inputs.
+        kinds: badges in the UI, at most three.
+        reads: asset names of the inputs if they differ from the names of the stage's inputs.
+        show: metadata of the artefact to list first.
+        check: evaluates the asset's check from the stage's statistics; the check of a contract needs none.
+        observes_epochs: whether each epoch becomes an observation, which the UI plots.
         options: passed to `dagster.asset`.
     """
 
-    def decorate(body: Callable[..., Any]) -> dg.AssetsDefinition:
-        asset: dg.AssetsDefinition = dg.asset(
-            name=stage.name,
-            deps=list(reads) if reads else [_dependency(stage, each) for each in stage.inputs if is_used(each)],
-            partitions_def=PARTITIONS[stage.partitioned_by],
-            group_name=group,
-            kinds=kinds,
-            owners=OWNERS,
-            tags=tags_of(stage),
-            code_version=str(stage.version),
-            description=describe(stage, body),
-            automation_condition=None if group == "data" else _condition(stage),
-            **options,
-        )(body)
-        return asset
+    def build(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        work = work_of(context)
+        present: Stage = getattr(pipeline, stage.name.upper())
+        callbacks = {"on_epoch": _epoch_observer(context)} if observes_epochs else {}
+        has_contract = group == "data"
+        try:
+            stamp = materialise(present, work, context.resources.inputs, **callbacks)
+        except dg.Failure as failure:
+            if isinstance(failure.__cause__, ContractError):
+                yield contract_result(stage.name, work.paths, accepted=False)
+            raise
+        checks = [contract_result(stage.name, work.paths, accepted=True)] if has_contract else []
+        checks += [check(stamp["stats"])] if check else []
+        metadata = _order_metadata(present, work, stamp, show(work))
+        version = dg.DataVersion(stamp["data_version"])
+        yield dg.MaterializeResult(metadata=metadata, data_version=version, check_results=checks)
 
-    return decorate
+    asset: dg.AssetsDefinition = dg.asset(
+        name=stage.name,
+        deps=list(reads) if reads else [_dependency(stage, each) for each in stage.inputs if is_used(each)],
+        partitions_def=PARTITIONS[stage.partitioned_by],
+        group_name=group,
+        kinds=kinds,
+        owners=OWNERS,
+        tags=section_tags(stage),
+        code_version=str(stage.version),
+        description=f"{inspect.getdoc(stage.run)}\n\n{details}",
+        automation_condition=None if group == "data" else _condition(stage),
+        required_resource_keys=RESOURCES,
+        **options,
+    )(build)
+    return asset
+
+
+def _order_metadata(stage: Stage, work: Work, stamp: Stamp, first: Metadata) -> Metadata:
+    """The UI keeps this order: `first`, path, seconds, then the statistics, of which there may be dozens."""
+    rest = {"path": dg.MetadataValue.path(stage.artefact(work)), "seconds": stamp["seconds"]}
+    rest |= flatten_stats(stamp["stats"])
+    return {**first, **{name: value for name, value in rest.items() if name not in first}}
+
+
+def _epoch_observer(context: dg.AssetExecutionContext) -> Callable[[Mapping[str, Any]], None]:
+    def observe(epoch: Mapping[str, Any]) -> None:
+        context.log_event(
+            dg.AssetObservation(context.asset_key, partition=str(context.partition_key), metadata=flatten_stats(epoch))
+        )
+
+    return observe
 
 
 def _condition(stage: Stage) -> dg.AutomationCondition[Any]:
@@ -100,22 +148,17 @@ def _condition(stage: Stage) -> dg.AutomationCondition[Any]:
 
 
 def is_used(stage: Stage) -> bool:
-    """Whether settings give a stage anything to do: without a joint training there is no asset of one."""
+    """Whether settings use a stage: without a joint training there is no asset of one."""
     return stage.partitioned_by != "joint" or bool(SETTINGS.joint)
 
 
 def asset_keys(stage: Stage) -> list[dg.AssetKey]:
-    """Assets that a stage materialises."""
+    """Keys of the assets that a stage materialises."""
     return [dg.AssetKey(name) for name in (RAW_ASSETS if stage.name == "raw" else (stage.name,))]
 
 
-def describe(stage: Stage, body: Callable[..., Any]) -> str:
-    """What the stage does, then what the asset's own docstring adds."""
-    return f"{inspect.getdoc(stage.run)}\n\n{inspect.getdoc(body)}"
-
-
-def tags_of(stage: Stage) -> Mapping[str, str]:
-    """The settings sections that change the artefact, so that they can be searched for."""
+def section_tags(stage: Stage) -> Mapping[str, str]:
+    """One tag per settings section that changes the artefact, to search for in the UI."""
     return {f"pixrec/{section}": "" for section in stage.config_sections}
 
 
@@ -123,38 +166,26 @@ def _dependency(stage: Stage, source: Stage) -> dg.AssetDep:
     return dg.AssetDep(source.name, partition_mapping=MAPPINGS.get((source.partitioned_by, stage.partitioned_by)))
 
 
-def work_of(context: dg.AssetExecutionContext, settings: Settings) -> Work:
-    """The dataset or joint training, and the variant where there is one, that the run's partition names."""
-    key = context.partition_key
+def work_of(context: dg.AssetExecutionContext) -> Work:
+    """Return the dataset or joint training, and the variant if there is one, of the run's partition."""
+    settings, key = context.resources.settings, context.partition_key
     if isinstance(key, dg.MultiPartitionKey):
         names = key.keys_by_dimension
         return Work(settings, names[JOINT] if JOINT in names else names[DATASET], names[VARIANT])
     return Work(settings, key)
 
 
-def materialise(stage: Stage, work: Work, **callbacks: Any) -> Stamp:
-    """Run the stage.
+def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None, **callbacks: Any) -> Stamp:
+    """Run the stage and return its stamp.
 
     Raises:
-        dagster.Failure: the stage found something that its user can mend, and another try would find it
-            again; or its user stopped it, which a retry policy would otherwise take for a crash.
+        dagster.Failure: the stage reported an error, which a retry would meet again; or the user interrupted it, which a
+            retry policy would otherwise take for a crash. After a lost process a retry is allowed.
     """
     try:
-        return stage.materialise(work, **callbacks)
+        return stage.materialise(work, inputs=inputs, **callbacks)
     except PixRecError as error:
-        again = isinstance(error, LostProcessError)
-        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=again) from error
+        is_retried = isinstance(error, LostProcessError)
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=is_retried) from error
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
         raise dg.Failure(INTERRUPTED, allow_retries=False) from interrupt
-
-
-def result(stage: Stage, work: Work, stamp: Stamp, *shown: Metadata, **more: Any) -> dg.MaterializeResult[Any]:
-    """What Dagster records of a finished stage: its data version and metadata.
-
-    The UI lists metadata in this order: what is `shown`, where the artefact lies, then the stage's numbers, of which
-    there may be dozens.
-    """
-    first = {name: value for each in shown for name, value in each.items()}
-    rest = {"path": dg.MetadataValue.path(stage.artefact(work)), "seconds": stamp["seconds"]} | of_stats(stamp["stats"])
-    metadata = first | {name: value for name, value in rest.items() if name not in first}
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(stamp["data_version"]), **more)

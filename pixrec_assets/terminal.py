@@ -1,4 +1,4 @@
-"""What people see of a command: its two consoles, the core's progress lines, and which signal ended it."""
+"""Terminal output of the commands: both consoles, the core's log lines, durations; and which signal ended a command."""
 
 import logging
 import os
@@ -15,47 +15,55 @@ err = Console(highlight=False, soft_wrap=True, stderr=True)
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-def show_progress(place: str = "") -> None:
-    """The core's log lines on the terminal, behind the partition that they are about where several are under way."""
+def show_progress(partition: str = "") -> None:
+    """Print the core's log lines, with the partition in front if several run at once."""
     log = logging.getLogger("pixrec_core")
     log.setLevel(logging.INFO)
     handler = logging.StreamHandler()
-    behind = f"{place}: ".replace("%", "%%") if place else ""
-    handler.setFormatter(logging.Formatter(f"  %(asctime)s {behind}%(message)s", "%X"))
+    prefix = f"{partition}: ".replace("%", "%%") if partition else ""
+    handler.setFormatter(logging.Formatter(f"  %(asctime)s {prefix}%(message)s", "%X"))
     log.handlers = [handler]
 
 
-class Signals:
-    """Which of SIGINT and SIGTERM came; both raise KeyboardInterrupt.
+def duration(seconds: float) -> str:
+    """Seconds in words: `0.4 s`, `2 min 24 s`, `3 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
-    Dagster puts handlers of its own in place while a run is under way, which do not tell the two apart;
-    Python writes each signal's number to the wake-up descriptor whoever handles it.
+
+class Signals:
+    """Records which of SIGINT and SIGTERM arrived; both raise KeyboardInterrupt.
+
+    Dagster replaces signal handlers while a run is active, and its handlers do not distinguish the two. Python writes
+    the number of each signal to the wake-up descriptor, whichever handler is installed.
     """
 
-    def __init__(self, reader: int) -> None:
-        self._reader = reader
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
     @property
     def last(self) -> signal.Signals:
-        """The last one that came; SIGINT where none did, as a prompt that is left says it."""
-        with os.fdopen(os.dup(self._reader), "rb") as pipe:
-            came = [number for number in pipe.read() or b"" if number in STOPPING]
-        return signal.Signals(came[-1]) if came else signal.SIGINT
+        """The last signal that arrived; SIGINT if there was none, as when a prompt is aborted."""
+        with os.fdopen(os.dup(self._descriptor), "rb") as pipe:
+            arrived = [number for number in pipe.read() or b"" if number in STOPPING]
+        return signal.Signals(arrived[-1]) if arrived else signal.SIGINT
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[Signals]:
-    """Within, SIGTERM raises KeyboardInterrupt as SIGINT does, and it can be asked which of them came."""
+    """Within the block SIGTERM raises KeyboardInterrupt as SIGINT does; yield the record of which arrived."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in STOPPING}
-    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in STOPPING}
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield Signals(reader)
     finally:
-        signal.set_wakeup_fd(woken)
-        for number, handler in before.items():
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         os.close(reader)
         os.close(writer)

@@ -1,4 +1,8 @@
-"""Where tasks run: in this process, or in a few worker processes that each take one after the other."""
+"""Where stages run: in this process, or in a few worker processes with one stage at a time each.
+
+`concurrent.futures` breaks the whole pool when a worker is killed and does not report its exit code, and a Dagster run
+has one partition; here one killed worker is one failed stage, and a signal reaches every running stage.
+"""
 
 import multiprocessing
 import os
@@ -6,95 +10,110 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Final, NoReturn, Protocol
 
-from pixrec_assets.running import Fault, Task
 from pixrec_assets.terminal import STOPPING, show_progress
 from pixrec_core import pipeline
-from pixrec_core.stages import Work
+from pixrec_core.stages import StageInputs, StageRun, Work
 
-#: Seconds that a worker has to end its step after a signal; a training saves nothing, so it needs little.
+#: Seconds that a worker has to stop its stage after a signal.
 GRACE_S: Final = 30.0
 
-_SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would copy the threads of DuckDB and Polars half
+_SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would copy the threads of DuckDB and Polars in part
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage run failed.
+
+    Attributes:
+        text: a message for the user, or a traceback.
+        expected: whether `text` is a message.
+        run_id: the Dagster run.
+    """
+
+    text: str
+    expected: bool
+    run_id: str | None = None
 
 
 class Pool(Protocol):
-    """What runs tasks."""
+    """Runs stages."""
 
     @property
     def free(self) -> int:
-        """Tasks that could be started now."""
+        """How many stages could be started now."""
 
-    def start(self, task: Task) -> None:
-        """Take a task; only where one is `free`."""
+    def start(self, run: StageRun, inputs: StageInputs | None) -> None:
+        """Start a stage run; call it only while the pool is free."""
 
-    def wait(self) -> tuple[Task, Fault | None]:
-        """The next task that is done, and why it failed if it did."""
+    def wait(self) -> tuple[StageRun, Failure | None]:
+        """Wait for the next stage run that ends; return it, and why it failed if it did."""
 
     def stop(self) -> None:
-        """End what is under way."""
+        """Stop everything that runs."""
 
 
 class InProcessPool:
-    """One task at a time in this process."""
+    """Runs one stage at a time in this process."""
 
     def __init__(self) -> None:
-        self._task: Task | None = None
+        self._started: tuple[StageRun, StageInputs | None] | None = None
 
     @property
     def free(self) -> int:
-        return 0 if self._task else 1
+        return 0 if self._started else 1
 
-    def start(self, task: Task) -> None:
-        self._task = task
+    def start(self, run: StageRun, inputs: StageInputs | None) -> None:
+        self._started = run, inputs
 
-    def wait(self) -> tuple[Task, Fault | None]:
-        from pixrec_assets import execution  # brings Dagster, which takes seconds
+    def wait(self) -> tuple[StageRun, Failure | None]:
+        from pixrec_assets import execution  # imports Dagster, which takes seconds
 
-        assert self._task, "waited for nothing"
-        task, self._task = self._task, None
-        return task, execution.materialise(*task)
+        assert self._started, "wait() needs a started stage run"
+        (run, inputs), self._started = self._started, None
+        return run, execution.materialise(run.stage, run.work, inputs)
 
     def stop(self) -> None:
-        """Nothing is left: the signal that asks for it has ended the task."""
+        """Nothing runs any more: the signal has stopped the stage."""
 
 
-class Workers:
-    """A few processes, started as they are needed, each with one task at a time."""
+class WorkerPool:
+    """Runs stages in a few processes, started as they are needed."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._idle: list[_Worker] = []
-        self._busy: dict[Connection, tuple[_Worker, Task]] = {}
+        self._busy: dict[Connection, tuple[_Worker, StageRun]] = {}
 
     @property
     def free(self) -> int:
         return self.count - len(self._busy)
 
-    def start(self, task: Task) -> None:
-        self._idle = [worker for worker in self._idle if worker.process.is_alive()]  # memory may run out over idle ones
-        worker = self._idle.pop() if self._idle else _Worker(self.count, task[1])
-        worker.connection.send((task[0].name, task[1]))
-        self._busy[worker.connection] = worker, task
+    def start(self, run: StageRun, inputs: StageInputs | None) -> None:
+        self._idle = [worker for worker in self._idle if worker.process.is_alive()]  # an idle one may be killed too
+        worker = self._idle.pop() if self._idle else _Worker(self.count, run.work)
+        worker.connection.send((run.stage.name, run.work, inputs))
+        self._busy[worker.connection] = worker, run
 
-    def wait(self) -> tuple[Task, Fault | None]:
+    def wait(self) -> tuple[StageRun, Failure | None]:
         (connection, *_) = wait(list(self._busy))
         assert isinstance(connection, Connection)
-        worker, task = self._busy[connection]
+        worker, run = self._busy[connection]
         try:
-            fault: Fault | None = connection.recv()
+            failure: Failure | None = connection.recv()
             self._idle.append(worker)
         except (EOFError, ConnectionResetError):
-            fault = worker.bury(task[1])
+            failure = worker.clean_up(run)
         del self._busy[connection]
-        return task, fault
+        return run, failure
 
     def stop(self) -> None:
-        """Interrupt every worker's step; one that does not heed that is killed."""
+        """Interrupt the stage of every worker; kill a worker that does not stop in time."""
         busy = [worker for worker, _ in self._busy.values()]
         workers = [*self._idle, *busy]
         for worker in busy:
@@ -105,24 +124,24 @@ class Workers:
         try:
             for worker in workers:
                 worker.process.join(GRACE_S)
-        finally:  # another Ctrl-C while they are waited for ends the waiting
+        finally:  # a second Ctrl-C ends the waiting
             for worker in workers:
                 worker.process.kill()
                 worker.process.join()
 
 
 class _Worker:
-    """A process that answers each task with its fault, or None."""
+    """A process that answers each stage run with its failure, or None."""
 
     def __init__(self, count: int, work: Work) -> None:
         from pixrec_assets import execution
         from pixrec_assets.home import dagster_home
 
-        # Opened here first: Dagster's tables are made by whoever comes first, and two at once collide.
+        # Open the instance here first: two processes that create Dagster's tables at once collide.
         self._instance = execution.open_instance(dagster_home(work.settings))
         self.connection, far = _SPAWN.Pipe()
         self.process: BaseProcess = _SPAWN.Process(target=_serve, args=(far, count), name="pixrec worker")
-        with _signals_held():
+        with _signals_blocked():
             self.process.start()
         far.close()
 
@@ -130,8 +149,8 @@ class _Worker:
         if self.process.is_alive() and self.process.pid:
             os.kill(self.process.pid, signal.SIGINT)
 
-    def bury(self, work: Work) -> Fault:
-        """What to say of a worker that died over its task; its run is marked as failed."""
+    def clean_up(self, run: StageRun) -> Failure:
+        """Describe the end of a worker that died during a stage, and mark its Dagster run as failed."""
         from pixrec_assets import execution
 
         self.connection.close()
@@ -139,23 +158,24 @@ class _Worker:
         execution.fail_orphaned_runs(self._instance)
         code = self.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Fault(f"the worker process of {work.dataset} {how}; SIGKILL mostly means that memory ran out", True)
+        hint = "; the usual cause of SIGKILL is too little memory" if code == -signal.SIGKILL else ""
+        return Failure(f"The worker process of {run} {how}{hint}.", expected=True)
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """A child started within begins with the signals blocked, until it has left the terminal's process group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+def _signals_blocked() -> Iterator[None]:
+    """A child started within the block has the signals blocked until it leaves the terminal's process group."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _serve(connection: Connection, count: int) -> None:
-    """Run tasks until the other side closes the connection.
+    """Run stages until the other side closes the connection.
 
-    A group of its own keeps the terminal's Ctrl-C away: the parent passes it on, once.
+    The worker has a process group of its own, so the terminal's Ctrl-C reaches it once, through the parent.
     """
     os.setpgrp()
     for number in STOPPING:
@@ -164,34 +184,33 @@ def _serve(connection: Connection, count: int) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-        _answer(connection)
+        _run_received(connection)
     except (EOFError, BrokenPipeError):
-        _leave(0)
+        _exit_quietly(0)
     except KeyboardInterrupt:
-        _leave(128 + signal.SIGINT)
+        _exit_quietly(128 + signal.SIGINT)
 
 
-def _leave(code: int) -> NoReturn:
-    """End without a traceback, should a signal come while the interpreter clears up."""
+def _exit_quietly(code: int) -> NoReturn:
+    """Exit without a traceback even if a signal arrives while the interpreter shuts down."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
-def _answer(connection: Connection) -> None:
+def _run_received(connection: Connection) -> None:
     from pixrec_assets import execution
 
-    stages = {stage.name: stage for stage in pipeline.STAGES}
     while True:
-        name, work = connection.recv()
-        stage = stages[name]
+        name, work, inputs = connection.recv()
+        stage = pipeline.stage_named(name)
         show_progress(stage.partition_key(work))
-        connection.send(execution.materialise(stage, work))
+        connection.send(execution.materialise(stage, work, inputs))
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed can end nobody; training for it would hold the GPU and the checkpoint's lock."""
+    """Stop when the parent is killed: a training that continues would hold the GPU and the checkpoint's lock."""
     parent = multiprocessing.parent_process()
-    assert parent, "called in a process that has one"
+    assert parent, "a worker has a parent process"
     parent.join()
     os.kill(os.getpid(), signal.SIGINT)

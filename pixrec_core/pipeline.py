@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pixrec_core import files
-from pixrec_core.stages import Stage, Stats, Work
+from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
 
 def raw(work: Work) -> Stats:
@@ -59,33 +59,31 @@ def sequences(work: Work) -> Stats:
     return module.build(work.dataset_settings.sequences, work.paths, work.engine)
 
 
-def joint_checkpoint(work: Work, **callbacks: Any) -> Stats:
-    """Sequences and photos of several datasets -> one dual tower, for each of them to start from."""
+def joint_checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
+    """Train one dual tower on sequences and photos of several datasets, for each of them to start from."""
     from pixrec_core import training
 
-    joint = work.settings.joint[work.dataset]
+    joint, run = work.settings.joint[work.dataset], inputs.fingerprint
     datasets = {name: work.with_dataset(name).variant_paths for name in joint.datasets}
-    run = JOINT_CHECKPOINT.fingerprint(work)
-    with training.tracked(JOINT_CHECKPOINT, work, run, **callbacks) as on_epoch:
+    with training.tracked(work, inputs, **callbacks) as on_epoch:
         return training.train(
             joint.model, joint.training, work.variant_paths, datasets, run=run, engine=work.engine, on_epoch=on_epoch
         )
 
 
-def checkpoint(work: Work, **callbacks: Any) -> Stats:
-    """Sequences and photos -> a trained dual tower."""
+def checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
+    """Train a dual tower on sequences and photos."""
     from pixrec_core import training
 
-    own, paths = work.dataset_settings, work.variant_paths
-    start = work.with_dataset(own.start_from).variant_paths.checkpoint if own.start_from else None
-    run = CHECKPOINT.fingerprint(work)
-    with training.tracked(CHECKPOINT, work, run, **callbacks) as on_epoch:
+    settings, paths = work.dataset_settings, work.variant_paths
+    start = work.with_dataset(settings.start_from).variant_paths.checkpoint if settings.start_from else None
+    with training.tracked(work, inputs, **callbacks) as on_epoch:
         return training.train(
-            own.model,
-            own.training,
+            settings.model,
+            settings.training,
             paths,
             {work.dataset: paths},
-            run=run,
+            run=inputs.fingerprint,
             start=start,
             engine=work.engine,
             on_epoch=on_epoch,
@@ -213,6 +211,7 @@ JOINT_CHECKPOINT: Final = Stage(
     partitioned_by="joint",
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
+    resumes=True,
 )
 CHECKPOINT: Final = Stage(
     "checkpoint",
@@ -223,6 +222,7 @@ CHECKPOINT: Final = Stage(
     partitioned_by="variant",
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
+    resumes=True,
 )
 ITEM_VECTORS: Final = Stage(
     "item_vectors",
@@ -280,3 +280,8 @@ STAGES: Final = (
     EVALUATION,
     REPORT,
 )
+
+
+def stage_named(name: str) -> Stage:
+    """Return the stage of that name."""
+    return next(stage for stage in STAGES if stage.name == name)

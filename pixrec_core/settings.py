@@ -5,6 +5,7 @@ win. Sections at the top level hold for every dataset; `[datasets.<name>.<sectio
 them for one. `[joint.<name>]` is a training over several datasets, which others may start from.
 """
 
+import difflib
 import os
 import re
 import warnings
@@ -520,6 +521,12 @@ def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `under`, tables merged key by key."""
     both = {k: _overlay(under[k], over[k]) for k in under.keys() & over.keys() if isinstance(over[k], dict)}
     return under | over | both
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown name: the most similar known one, else all of them."""
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean `{similar[0]}`?" if similar else f"; known: {', '.join(known)}"
 
 
 def config_path() -> Path:

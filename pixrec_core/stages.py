@@ -1,8 +1,8 @@
-"""What makes a stage current: its settings, its code version and the data versions of its inputs.
+"""When a stage is current: its settings, its code version and the data versions of its inputs are unchanged.
 
-A stage leaves a stamp, written last and atomically: no stamp, no artefact. The stamp says what
-the artefact was made from (`fingerprint`) and what it is (`data_version`), so that a second run
-redoes exactly what a change of input, setting or code made stale.
+A finished stage writes a stamp, last and atomically: without a stamp there is no artefact. The stamp records what the
+artefact was built from (`fingerprint`) and what it is (`data_version`), so a second run rebuilds only the stages whose
+inputs, settings or code have changed.
 """
 
 import errno
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +28,18 @@ from pixrec_core.settings import DatasetSettings, JointSettings, Settings
 Stats = dict[str, Any]
 Stamp = dict[str, Any]
 
-#: How a system call says that nothing more can be written: no room, no quota, or a file past its limit.
+#: Errors of system calls that cannot write any more: disk full, quota reached, file size limit reached.
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Work:
-    """One stage's place of work: a dataset, and a variant where the stage has one.
+    """What a stage works on: a dataset, and a variant if the stage is partitioned by variant.
 
     Attributes:
-        settings: of the whole project.
-        dataset: its name, or that of a joint training: the two share one namespace, and one layout of files.
-        variant: None in a stage without variants.
+        settings: settings of the whole project.
+        dataset: name of a dataset or of a joint training; both share one namespace and one layout of files.
+        variant: None for a stage without variants.
     """
 
     settings: Settings
@@ -57,7 +57,7 @@ class Work:
 
     @property
     def engine(self) -> Engine:
-        """What the shards of heavy stages are worked on by; what they make is the same, so no fingerprint has it."""
+        """The engine for the shards of heavy stages. Results do not depend on it, so no fingerprint contains it."""
         return choose(self.settings.engine)
 
     @property
@@ -66,11 +66,11 @@ class Work:
 
     @property
     def variant_paths(self) -> VariantPaths:
-        assert self.variant is not None, "asked for the variant's paths in a stage without variants"
+        assert self.variant is not None, "a stage without variants has no variant paths"
         return self.paths.variant(self.variant)
 
     def with_variant(self, variant: str | None) -> "Work":
-        """The same dataset seen from another variant, or from none."""
+        """The same dataset with another variant, or with none."""
         return Work(self.settings, self.dataset, variant)
 
     def with_dataset(self, dataset: str) -> "Work":
@@ -79,19 +79,33 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One arrow of the pipeline.
+class StageInputs:
+    """State of everything that an artefact depends on.
 
     Attributes:
-        name: of the artefact, the stage and the Dagster asset alike.
-        run: does the work and returns what it saw.
-        artefact: where its artefact lies.
-        inputs: names of the stages whose artefacts it reads.
-        config_sections: names of the settings sections that change its result.
-        partitioned_by: whether there is one artefact a dataset, one a dataset and variant, or one a joint training and variant.
-        version: raised whenever the code comes to make another artefact from the same input.
+        fingerprint: hexadecimal SHA-256 of code version, settings and input versions.
+        versions: data version of each input artefact, by name.
+    """
+
+    fingerprint: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the pipeline, which builds one artefact per partition.
+
+    Attributes:
+        name: name of the stage, of its artefact and of its Dagster asset.
+        run: builds the artefact and returns its statistics.
+        artefact: path of the artefact.
+        inputs: stages whose artefacts this stage reads.
+        config_sections: names of the settings sections that change the artefact.
+        partitioned_by: one artefact per dataset, per dataset and variant, or per joint training and variant.
+        version: increased whenever the code builds another artefact from the same inputs.
         external_inputs: describes inputs from outside the pipeline, cheaply; part of the fingerprint.
-        digest: data version taken from content; without it, the fingerprint serves.
+        digest: data version computed from the content; without it the fingerprint is the data version.
+        resumes: `run` also gets the stage's inputs, and uses the fingerprint to find its own unfinished build.
     """
 
     name: str
@@ -103,125 +117,135 @@ class Stage:
     version: int = 1
     external_inputs: Callable[[Work], Any] | None = None
     digest: Callable[[Work], str] | None = None
+    resumes: bool = False
 
     def stamp_path(self, work: Work) -> Path:
         return (work.paths if self.partitioned_by == "dataset" else work.variant_paths).stamp(self.name)
 
     def partition_key(self, work: Work) -> str:
-        """The partition as Dagster writes it: `dataset`, `dataset|variant` or `joint|variant`."""
+        """The partition in Dagster's notation: `dataset`, `dataset|variant` or `joint|variant`."""
         return work.dataset if self.partitioned_by == "dataset" else f"{work.dataset}|{work.variant}"
 
     def stamp(self, work: Work) -> Stamp | None:
-        """What the last finished run left, or None."""
+        """The stamp of the last finished build, or None."""
         path = self.stamp_path(work)
         return files.read_json(path) if path.exists() else None
 
-    def fingerprint(self, work: Work) -> str:
-        """Hash of all that the artefact depends on.
+    def reads(self, work: Work) -> Iterator["StageRun"]:
+        """Yield every artefact that this one is built from, as the stage run that builds it."""
+        for stage in self.inputs:
+            if stage.partitioned_by == "joint":  # read by a checkpoint, and only if its dataset starts from one
+                start = work.dataset_settings.start_from
+                read = [work.with_dataset(start)] if start else []
+            elif self.partitioned_by == "joint":
+                read = [work.with_dataset(dataset) for dataset in work.settings.joint[work.dataset].datasets]
+            elif stage.partitioned_by == "variant" and self.partitioned_by == "dataset":
+                read = [work.with_variant(variant) for variant in work.settings.variants]
+            else:
+                read = [work]
+            yield from (StageRun(stage, each) for each in read)
+
+    def inspect_inputs(self, work: Work) -> StageInputs:
+        """Return the fingerprint and the versions of the input artefacts. It reads checksums, so call it once a build.
 
         Raises:
-            MissingArtefactError: an input has not been made.
-            ArtefactError: an input is not the one that its stamp tells of.
+            MissingArtefactError: an input has not been built.
+            ArtefactError: an input's checksum differs from its stamp.
         """
+        versions = self._versions(work)
         parts = {
             "stage": self.name,
             "version": self.version,
             "settings": {name: getattr(work.trained, name).model_dump(mode="json") for name in self.config_sections},
             "variant": None if self.partitioned_by == "dataset" else work.variant,
-            "inputs": self.versions(work),
+            "inputs": versions,
             "external_inputs": self.external_inputs(work) if self.external_inputs else None,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return StageInputs(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), versions)
 
-    def reads(self, work: Work) -> Iterable[tuple["Stage", Work]]:
-        """Every artefact that this one is made from: its stage and its place of work."""
-        for stage in self.inputs:
-            if (
-                stage.partitioned_by == "joint"
-            ):  # read by a dataset's checkpoint alone, and only where it starts from one
-                places = (
-                    [work.with_dataset(work.dataset_settings.start_from)] if work.dataset_settings.start_from else []
-                )
-            elif self.partitioned_by == "joint":
-                places = [work.with_dataset(dataset) for dataset in work.settings.joint[work.dataset].datasets]
-            elif stage.partitioned_by == "variant" and self.partitioned_by == "dataset":
-                places = [work.with_variant(variant) for variant in work.settings.variants]
-            else:
-                places = [work]
-            yield from ((stage, place) for place in places)
-
-    def versions(self, work: Work) -> dict[str, str]:
-        """Data version of every artefact that this one is made from, by name.
-
-        Raises:
-            MissingArtefactError: one of them has not been made.
-            ArtefactError: one of them is not what its stamp tells of.
-        """
+    def _versions(self, work: Work) -> dict[str, str]:
         found = {}
-        for stage, at in self.reads(work):
-            stamp = stage.stamp(at)
+        for source in self.reads(work):
+            is_same_partition = source.work == work
+            stamp = source.stage.stamp(source.work)
             if stamp is None:
+                partition = "" if is_same_partition else f" of {source.partition}"
+                variant = "" if self.partitioned_by == "dataset" else f" --variant {work.variant}"
                 raise MissingArtefactError(
-                    f"{self.name} of {work.dataset} needs {stage.name} of {stage.partition_key(at)}, not made yet"
+                    f"Cannot run `{self.name}` for {self.partition_key(work)}: its input `{source.stage.name}`{partition} "
+                    f"has not been built. Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
                 )
-            if not stage.is_whole(at, stamp):
+            if not source.stage.is_whole(source.work, stamp):
                 raise ArtefactError(
-                    f"{stage.artefact(at)} is damaged: its checksum is not the one in its stamp; make it again: "
-                    f"`pixrec run --dataset {at.dataset} --stage {stage.name} --force`"
+                    f"{source.stage.artefact(source.work)} is damaged: its checksum differs from its stamp. Rebuild it: "
+                    f"`pixrec run {source.work.dataset} --stage {source.stage.name} --force`"
                 )
-            found[stage.name if at == work else f"{stage.name}|{stage.partition_key(at)}"] = stamp["data_version"]
+            found[source.stage.name if is_same_partition else f"{source.stage.name}|{source.partition}"] = stamp[
+                "data_version"
+            ]
         return found
 
     def is_whole(self, work: Work, stamp: Stamp) -> bool:
-        """Whether the artefact is the one that its stamp tells of, as far as the stage has a checksum of it."""
+        """Whether the artefact has the checksum of its stamp; true for a stage without a checksum."""
         try:
             return self.digest is None or bool(self.digest(work) == stamp["data_version"])
-        except (ValueError, KeyError):  # the JSON that holds the checksum is none any more
+        except (ValueError, KeyError):  # the JSON file that holds the checksum is damaged
             return False
 
-    def is_current(self, work: Work) -> bool:
-        """Whether the artefact is there and nothing that it was made from has changed.
+    def is_current(self, work: Work, inputs: StageInputs | None = None) -> bool:
+        """Whether the artefact exists, is whole, and nothing that it was built from has changed.
 
-        What cannot be told, because an input is gone, is not current: making it again names the fault.
+        Without the inputs it cannot be judged and is not current: a build then reports what is missing.
+
+        Args:
+            work: the dataset and variant.
+            inputs: the result of `inspect_inputs`, if the caller has it.
         """
         stamp = self.stamp(work)
         try:
             return (
                 stamp is not None
                 and self.artefact(work).exists()
-                and stamp["fingerprint"] == self.fingerprint(work)
+                and stamp["fingerprint"] == (inputs or self.inspect_inputs(work)).fingerprint
                 and self.is_whole(work, stamp)
             )
         except PixRecError:
             return False
 
-    def materialise(self, work: Work, **callbacks: Any) -> Stamp:
-        """Run the stage and leave its stamp; a stamp of an earlier run is withdrawn first.
+    def materialise(self, work: Work, *, inputs: StageInputs | None = None, **callbacks: Any) -> Stamp:
+        """Build the artefact and return its stamp. The stamp of an earlier build is removed first.
+
+        Args:
+            work: the dataset and variant.
+            inputs: the result of `inspect_inputs`, if the caller has it. An input that changes after it was inspected
+                leaves the new artefact stale, so the next run builds it again.
+            callbacks: passed to `run`.
 
         Raises:
-            BusyError: another process is at it. The system frees the lock of one that dies, however it dies.
+            BusyError: another process is building it. The lock of a process that dies is released by the system.
             ArtefactError: the disk is full, or an input is damaged.
-            MissingArtefactError: an input has not been made.
-            PixRecError: whatever the stage found wrong.
+            MissingArtefactError: an input has not been built.
+            PixRecError: any fault that the stage reports.
         """
         lock = self.stamp_path(work).with_suffix(".lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(lock, timeout=0), self._full_disk_named(work):
-                return self._materialise(work, callbacks)
+                return self._materialise(work, inputs or self.inspect_inputs(work), callbacks)
         except Timeout:
-            message = f"another process is making {self.name} in {lock.parent.parent}; wait for it or end it"
-            raise BusyError(message) from None
+            raise BusyError(
+                f"Cannot run `{self.name}` for {self.partition_key(work)}: another process is building it in "
+                f"{lock.parent.parent}. Wait for that process or end it."
+            ) from None
 
-    def _materialise(self, work: Work, callbacks: dict[str, Any]) -> Stamp:
-        fingerprint = self.fingerprint(work)
+    def _materialise(self, work: Work, inputs: StageInputs, callbacks: dict[str, Any]) -> Stamp:
         files.remove(self.stamp_path(work))
         start = time.monotonic()
-        stats = self.run(work, **callbacks)
+        stats = self.run(work, inputs, **callbacks) if self.resumes else self.run(work, **callbacks)
         stamp = {
             "stage": self.name,
-            "fingerprint": fingerprint,
-            "data_version": self.digest(work) if self.digest else fingerprint,
+            "fingerprint": inputs.fingerprint,
+            "data_version": self.digest(work) if self.digest else inputs.fingerprint,
             "seconds": round(time.monotonic() - start, 3),
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "stats": stats,
@@ -231,7 +255,7 @@ class Stage:
 
     @contextmanager
     def _full_disk_named(self, work: Work) -> Iterator[None]:
-        """Every library words a full disk in its own way, and with its own exception; people need one."""
+        """Raise the same error for a full disk whichever library met it: each has its own exception and message."""
         try:
             yield
         except PixRecError:
@@ -239,8 +263,23 @@ class Stage:
         except Exception as error:
             if not any(os.strerror(code) in str(error) for code in FULL):
                 raise
-            message = (
-                f"no room to make {self.name} of {self.partition_key(work)} in {work.settings.data_dir} ({error}); make room, "
-                "or name another `data_dir`, and run again: what was there before is kept"
-            )
-            raise ArtefactError(message) from error
+            raise ArtefactError(
+                f"No room for `{self.name}` of {self.partition_key(work)} in {work.settings.data_dir} ({error}). "
+                "Free disk space or set another `data_dir`, then run again; earlier artefacts are kept."
+            ) from error
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage to run for one partition: one artefact to build."""
+
+    stage: Stage
+    work: Work
+
+    @property
+    def partition(self) -> str:
+        return self.stage.partition_key(self.work)
+
+    def __str__(self) -> str:
+        """Stage name and partition key; two runs with the same text build the same artefact."""
+        return f"{self.stage.name} {self.partition}"

@@ -59,16 +59,16 @@ ELSEWHERE = {
     "dg launch --job train --partition 'sample|text_only'": "tests/assets/test_launch.py",
     "dg launch --job evaluate --partition sample": "tests/assets/test_launch.py",
     "dg launch --assets 'group:data' --partition sample": "tests/assets/test_launch.py",
-    "pixrec export --dataset shop --variant multimodal --output shop-vectors": "tests/assets/test_recommend.py",
-    "pixrec backfill": "tests/assets/test_backfill.py",
-    "pixrec backfill --datasets books,films --workers 2": "tests/assets/test_backfill.py",
-    "pixrec backfill --datasets books --variants text_only --assets checkpoint,item_vectors": (
-        "tests/assets/test_backfill.py"
+    "pixrec export shop --variant multimodal --output shop-vectors": "tests/assets/test_recommend.py",
+    "pixrec backfill": "tests/assets/test_runner.py",
+    "pixrec run books films --workers 2": "tests/assets/test_runner.py",
+    "pixrec run books --variant text_only --up-to item_vectors": (
+        "tests/assets/test_runner.py"
     ),
 }
 
 #: Commands of tutorials that are meant to fail.
-REFUSED = {"pixrec run --dataset shop --stage raw"}
+REFUSED = {"pixrec run shop --stage raw"}
 
 #: What makes a tutorial's run a matter of seconds.
 SMALL = {

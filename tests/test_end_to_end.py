@@ -72,7 +72,7 @@ def pixrec(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
-    first = pixrec(folder, "run", "--dataset", "small")
+    first = pixrec(folder, "run", "small")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Traceback" not in first.stdout + first.stderr
     for method in ("popularity", "repeat_last", "text_only", "multimodal"):
@@ -80,12 +80,12 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     report = Path(first.stdout.rsplit("report: ", 1)[1].strip())
     assert "data:image/jpeg;base64," in report.read_text()
 
-    second = pixrec(folder, "run", "--dataset", "small")
+    second = pixrec(folder, "run", "small")
     assert second.returncode == 0
-    assert "materialising" not in second.stdout
+    assert "building" not in second.stdout
     assert second.stdout.count("up to date") == 18
 
-    status = pixrec(folder, "status", "--dataset", "small").stdout
+    status = pixrec(folder, "status", "small").stdout
     for figure in (
         "60 users",
         " bytes",
@@ -98,10 +98,10 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     assert status.count(" min ago)") == 18
 
     trained_again = pixrec(
-        folder, "run", "--dataset", "small", "--variant", "text_only", "--stage", "ranking", "--force"
+        folder, "run", "small", "--variant", "text_only", "--stage", "ranking", "--force"
     )
     assert trained_again.returncode == 0, trained_again.stderr
-    assert "ranking small|text_only: done" in trained_again.stdout
+    assert "ranking small|text_only: built" in trained_again.stdout
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_told_with_its_mend_and_without_a_traceback(folder: Path, dataset: str, told: list[str]) -> None:
-    done = pixrec(folder, "run", "--dataset", dataset)
+    done = pixrec(folder, "run", dataset)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     for words in told:
@@ -125,7 +125,7 @@ def test_a_mistake_is_told_with_its_mend_and_without_a_traceback(folder: Path, d
 
 @pytest.mark.slow
 def test_a_backbone_that_is_not_there_is_told(folder: Path) -> None:
-    done = pixrec(folder, "run", "--dataset", "blind", "--variant", "text_only", *only(*DATA, "checkpoint"))
+    done = pixrec(folder, "run", "blind", "--variant", "text_only", *only(*DATA, "checkpoint"))
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "backbone 'no/such-model'" in done.stderr
@@ -139,7 +139,7 @@ def test_a_killed_run_can_be_started_again(folder: Path, tmp_path: Path) -> None
     (tmp_path / "pixrec.toml").write_text(TOML.replace("epochs = 1", "epochs = 2"))
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     stages = only(*DATA, "checkpoint", "item_vectors", "item_index", "ranking")
-    command = [PIXREC, "run", "--dataset", "small", "--variant", "text_only", *stages]
+    command = [PIXREC, "run", "small", "--variant", "text_only", *stages]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as killed:
         state = tmp_path / "data/small/variants/text_only/training"
         deadline = time.monotonic() + 200
@@ -148,6 +148,6 @@ def test_a_killed_run_can_be_started_again(folder: Path, tmp_path: Path) -> None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         killed.kill()
-    again = pixrec(tmp_path, "run", "--dataset", "small", "--variant", "text_only", *stages)
+    again = pixrec(tmp_path, "run", "small", "--variant", "text_only", *stages)
     assert again.returncode == 0, again.stderr
-    assert "ranking small|text_only: done" in again.stdout
+    assert "ranking small|text_only: built" in again.stdout

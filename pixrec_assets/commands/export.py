@@ -6,32 +6,33 @@ from typing import Final
 import click
 from rich.markup import escape
 
+from pixrec_assets.commands.options import one_dataset_argument
 from pixrec_assets.terminal import out
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import load_settings
 
 EXAMPLES: Final = """\b
 Examples:
-  pixrec export --dataset books --output books-vectors
-  pixrec export --dataset books --variant text_only --output books-vectors
+  pixrec export books --output books-vectors
+  pixrec export books --variant text_only --output books-vectors
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--dataset", required=True, help="A dataset that the settings name.")
-@click.option("--variant", help="Whose vectors; without it the promoted variant with the best NDCG@10.")
+@one_dataset_argument
+@click.option("--variant", help="Variant to export; by default the promoted variant with the best NDCG@10.")
 @click.option(
     "--output",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write; an earlier export there is replaced.",
+    help="Folder to write; an earlier export in it is replaced.",
 )
 def export(dataset: str, variant: str | None, output: Path) -> None:
-    """Write the catalogue's vectors as Parquet, for a vector database.
+    """Write the item vectors of a DATASET as Parquet, for a vector database.
 
-    They are those of the promoted checkpoint, whatever has been trained since: docs/serving.md.
+    They come from the promoted checkpoint, even if another has been trained since: docs/serving.md.
     """
-    from pixrec_core.serving import export as module  # brings torch
+    from pixrec_core.serving import export as module  # imports torch
     from pixrec_core.serving.choice import choose
 
     settings = load_settings()

@@ -1,37 +1,49 @@
-"""`pixrec recommend`."""
+"""`pixrec recommend`: one query, answered as a table, as JSON or as a page."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
+from pixrec_assets.commands.options import one_dataset_argument
 from pixrec_assets.terminal import out
+from pixrec_core import files
+from pixrec_core.errors import QueryError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import load_settings
 
+if TYPE_CHECKING:
+    from pixrec_core.report.answer import Answer, Query
+
+WIDTH: Final = 120  # characters per line of a table in a file
+
 EXAMPLES: Final = """\b
 Examples:
-  pixrec recommend --dataset sample --text "red wool hat"
-  pixrec recommend --dataset books --user A1B2 --filter-seen --top 20
-  pixrec recommend --dataset books --photo cover.jpg --format html --output like-it.html
+  pixrec recommend sample --text "red wool hat"
+  pixrec recommend books --user A1B2 --filter-seen --top 20
+  pixrec recommend books --photo cover.jpg --format html --output similar.html
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--dataset", required=True, help="A dataset that the settings name.")
-@click.option("--user", help="Id of a user: what comes next after all that they had.")
-@click.option("--items", help="A history, oldest first, ids joined by commas: what comes next.")
-@click.option("--text", help="Words: the items nearest to one with this title.")
+@one_dataset_argument
+@click.option("--user", help="User id; returns the next items after the user's whole history.")
+@click.option("--items", help="Item ids of a history, oldest first, joined by commas; returns the next items.")
+@click.option("--text", help="Words; returns the items most similar to an item with this title.")
 @click.option(
     "--photo",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A photo's file: the items nearest to one that looks so.",
+    help="Image file; returns the most similar items.",
 )
-@click.option("--variant", help="Who answers; without it the promoted variant with the best NDCG@10.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Items wanted.")
-@click.option("--allow-seen/--filter-seen", default=True, help="Whether items of the history may be among them.")
-@click.option("--format", "shape", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead.")
+@click.option("--variant", help="Variant to query; by default the promoted variant with the best NDCG@10.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Number of items.")
+@click.option("--allow-seen/--filter-seen", default=True, help="Whether items of the history may be recommended.")
+@click.option("--format", "format_", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
 def recommend(
     dataset: str,
     user: str | None,
@@ -41,21 +53,75 @@ def recommend(
     variant: str | None,
     top: int,
     allow_seen: bool,
-    shape: str,
+    format_: str,
     output: Path | None,
 ) -> None:
-    """Recommend items to a user or after a history, or find those like a text or a photo.
+    """Recommend items of a DATASET to a user or after a history, or find items similar to a text or a photo.
 
-    What answers is the promoted checkpoint, whatever has been trained since.
+    The promoted checkpoint answers, even if another has been trained since.
     """
     if sum(given is not None for given in (user, items, text, photo)) != 1:
-        raise click.UsageError("give one of --user, --items, --text and --photo, and no more")
-    from pixrec_assets import recommending  # brings torch and faiss
+        raise click.UsageError("give exactly one of --user, --items, --text and --photo")
+    from pixrec_core.report.answer import Query, ask  # imports torch and faiss
+    from pixrec_core.serving import Recommender
+    from pixrec_core.serving.choice import choose
 
     settings = load_settings()
+    paths, max_bytes = DatasetPaths.of(settings.data_dir, dataset), settings.dataset(dataset).images.max_bytes
     if photo:
-        query = recommending.by_photo(photo, settings.dataset(dataset).images.max_bytes)
+        query = _photo_query(photo, max_bytes)
+    elif user is not None:
+        query = Query("user", user)
     else:
-        query = recommending.by_words(user=user, items=items, text=text)
-    told = recommending.answer(settings, dataset, variant, query, top, filter_seen=not allow_seen)
-    recommending.show(told, DatasetPaths.of(settings.data_dir, dataset), shape, output, out)
+        query = Query("text", text) if text is not None else Query("items", items or "")
+    folder = choose(dataset, paths, settings.variants, variant)
+    answer = ask(Recommender.load(folder.root), query, top, filter_seen=not allow_seen)
+    _show_answer(answer, paths, format_, output)
+
+
+def _photo_query(path: Path, max_bytes: int) -> "Query":
+    from pixrec_core.report.answer import Query
+
+    if (size := path.stat().st_size) > max_bytes:
+        raise QueryError(f"{path} has {size:,} bytes; photos may have {max_bytes:,} (images.max_bytes)")
+    return Query("photo", path.name, path.read_bytes())
+
+
+def _show_answer(answer: "Answer", paths: DatasetPaths, format_: str, output: Path | None) -> None:
+    """Print the answer, or write it to a file atomically."""
+    from pixrec_core.report.answer import as_html, as_json
+
+    texts: dict[str, Callable[[], str]] = {
+        "json": lambda: as_json(answer) + "\n",
+        "html": lambda: as_html(answer, paths),
+        "table": lambda: _plain_text(_answer_table(answer)),
+    }
+    if output:
+        with files.replacing(output) as temporary:
+            temporary.write_text(texts[format_](), encoding="utf-8")
+        out.print(f"{format_}: {escape(str(output))}")
+    elif format_ == "table":
+        out.print(_answer_table(answer))
+    else:
+        click.echo(texts[format_](), nl=False)
+
+
+def _answer_table(answer: "Answer") -> Table:
+    promotion = answer.recommender.promotion
+    table = Table(
+        "rank",
+        *(Column(name, overflow="fold") for name in ("item", "title")),
+        "score",
+        title=f"{promotion.dataset}, {promotion.variant}, promoted {promotion.promoted_at}",
+        title_justify="left",
+    )
+    for row in answer.rows():
+        table.add_row(str(row["rank"]), escape(row["item"]), escape(row["title"]), f"{row['score']:.4f}")
+    return table
+
+
+def _plain_text(table: Table) -> str:
+    console = Console(width=WIDTH, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

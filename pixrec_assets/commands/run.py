@@ -1,170 +1,148 @@
-"""`pixrec run`, `pixrec demo`, `pixrec backfill`: one way to make what is missing or stale, of one dataset or many."""
+"""`pixrec run`: run what is missing or stale; `pixrec backfill` and `pixrec demo` are spellings of it."""
 
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
-from pixrec_assets.backfill import READABLE, Backfill, Outcome, State
+from pixrec_assets.commands.options import dataset_arguments, deprecated_option
 from pixrec_assets.headline import COLUMNS, headline, rows_of
 from pixrec_assets.home import dagster_home
-from pixrec_assets.running import key_of, tasks_of
-from pixrec_assets.summary import summary
+from pixrec_assets.plan import plan_datasets
+from pixrec_assets.runner import READABLE, Outcome, Runner, State, summarise
 from pixrec_assets.terminal import err, out, show_progress
-from pixrec_assets.workers import InProcessPool, Workers
+from pixrec_assets.workers import InProcessPool, WorkerPool
 from pixrec_core import pipeline
+from pixrec_core.errors import MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import Settings, load_settings
 
 SAMPLE: Final = "sample"
 STAGES: Final = tuple(stage.name for stage in pipeline.STAGES)
-#: What test users' next items are, by split.
-HIDDEN: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
+#: Which item of each test user is to be predicted, by split.
+TARGETS: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
 
-RUN_EXAMPLES: Final = """\b
+EXAMPLES: Final = """\b
 Examples:
-  pixrec run --dataset sample
-  pixrec run --dataset sample --variant text_only
-  pixrec run --dataset sample --stage images --force    # try failed photos again
-"""
-BACKFILL_EXAMPLES: Final = """\b
-Examples:
-  pixrec backfill                                       # all datasets of pixrec.toml
-  pixrec backfill --datasets books,films --workers 2
-  pixrec backfill --datasets books --variants text_only --assets checkpoint,ranking
+  pixrec run                                        # every dataset of pixrec.toml
+  pixrec run books films --workers 2
+  pixrec run books --up-to sequences                # prepare the data, train nothing
+  pixrec run books --variant text_only
+  pixrec run books --stage images --force           # try failed photos again
 \b
-Exit code: 0 all made, 1 something failed, 2 wrong options, 130 Ctrl-C, 143 SIGTERM.
+Exit code: 0 everything is built, 1 a stage failed, 2 wrong options, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
-class Names(click.ParamType[tuple[str, ...]]):
-    """Names with commas between them, of those that are known where `known` says them."""
-
-    name = "NAME[,NAME...]"
-
-    def __init__(self, known: Sequence[str] = ()) -> None:
-        self.known = known
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        names = tuple(filter(None, (each.strip() for each in value.split(",")))) if isinstance(value, str) else value
-        for name in names:
-            if self.known and name not in self.known:
-                self.fail(f"{name!r} is not one of {', '.join(self.known)}", param, ctx)
-        return names
-
-
-@click.command(epilog=RUN_EXAMPLES)
-@click.option("--dataset", required=True, help="A dataset that the settings name, or a joint training.")
+@click.command(epilog=EXAMPLES)
+@dataset_arguments
 @click.option(
     "--variant",
     "variants",
     multiple=True,
-    help="Train only this one (repeatable); the evaluation, which compares all, is left to a run without it.",
+    help="Train only this variant (repeatable); stages that compare all variants are left out.",
 )
-@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Make only this one (repeatable).")
-@click.option("--force", is_flag=True, help="Make it again even where it is up to date.")
-def run(dataset: str, variants: tuple[str, ...], stages: tuple[str, ...], force: bool) -> None:
-    """Make what is missing or stale of one dataset, and show how well the variants do.
-
-    A run that was stopped or killed goes on when it is started again: what was made is kept, and a
-    training continues after its last whole epoch.
-    """
-    settings = load_settings()
-    outcomes = _backfill(settings, (dataset,), variants, stages, 1, force=force)
-    _end_unless_made(settings, outcomes, f"run --dataset {dataset}")
-    _show_headline(settings, dataset)
-
-
-@click.command()
-def demo() -> None:
-    """The whole pipeline on generated shoppers and drawn photos; no download, no settings file needed."""
-    settings = load_settings()
-    outcomes = _backfill(settings, (SAMPLE,), (), (), 1, force=False)
-    _end_unless_made(settings, outcomes, f"run --dataset {SAMPLE}")
-    _show_headline(settings, SAMPLE)
-
-
-@click.command(epilog=BACKFILL_EXAMPLES)
-@click.option("--datasets", type=Names(), default=(), help="Datasets and joint trainings; all datasets without it.")
-@click.option("--variants", type=Names(), default=(), help="Train only these; what compares all is left out.")
-@click.option("--assets", type=Names(STAGES), default=(), help=f"Make only these, of {', '.join(STAGES)}.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes to run in.")
-@click.option("--force", is_flag=True, help="Make it again even where it is up to date.")
-def backfill(
-    datasets: tuple[str, ...], variants: tuple[str, ...], assets: tuple[str, ...], workers: int, force: bool
+@click.option("--stage", "stages", multiple=True, metavar="STAGE", help="Run only this stage (repeatable).")
+@click.option("--up-to", metavar="STAGE", help="Run this stage and everything that it depends on.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
+@click.option("--force", is_flag=True, help="Run stages again even if they are up to date.")
+@deprecated_option("datasets")
+@deprecated_option("variants")
+@deprecated_option("assets")
+def run(
+    datasets: tuple[str, ...],
+    variants: tuple[str, ...],
+    stages: tuple[str, ...],
+    up_to: str | None,
+    workers: int,
+    force: bool,
 ) -> None:
-    """Make what is missing or stale of several datasets, without a daemon.
+    """Run what is missing or stale of each DATASET, and show the metrics of its methods.
 
-    Every artefact is a Dagster run with its partition's tag, to be seen in the UI afterwards. A
-    failure stops only what depends on it. With one worker all runs in this process; with more, what
-    does not depend on one another runs at a time, one training at a time where the pool `gpu` says so.
+    A DATASET is a dataset or a joint training of pixrec.toml; without one, all datasets run. Inputs run first. A failed
+    stage stops only the stages that depend on it. The same command continues after a failure or an interruption:
+    finished artefacts are kept, and a training resumes after its last finished epoch.
+
+    Every artefact is a Dagster run with its partition as tag, visible in the UI afterwards. With one worker, stages
+    run in this process; with more, stages that do not depend on each other run at the same time, but only one training.
     """
+    for name in (*stages, *filter(None, [up_to])):
+        if name not in STAGES:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(STAGES)}")
+    if stages and up_to:
+        raise click.UsageError("give --stage or --up-to, not both")
     settings = load_settings()
     datasets = datasets or tuple(settings.datasets)
-    outcomes = _backfill(settings, datasets, variants, assets, workers, force=force)
-    out.print(summary(outcomes))
-    lacking = {work.dataset for _, work in (o.task for o in outcomes if o.state not in READABLE)}
-    again = [name for name in datasets if name in lacking] or datasets
-    options = {"datasets": again, "variants": variants, "assets": assets}
-    chosen = [f"--{name} {shlex.quote(','.join(values))}" for name, values in options.items() if values]
-    _end_unless_made(settings, outcomes, " ".join(["backfill", *chosen, f"--workers {workers}"]))
-
-
-def _backfill(
-    settings: Settings,
-    datasets: Sequence[str],
-    variants: Sequence[str],
-    stages: Sequence[str],
-    workers: int,
-    *,
-    force: bool,
-) -> list[Outcome]:
-    tasks = tasks_of(settings, datasets, variants, stages)
+    runs = plan_datasets(settings, datasets, variants, stages, up_to)
     show_progress()
-    return Backfill(tasks, InProcessPool() if workers == 1 else Workers(workers), out, force=force).run()
+    outcomes = Runner(runs, InProcessPool() if workers == 1 else WorkerPool(workers), out, force=force).run_all()
+    out.print(summarise(outcomes))
+    unfinished = {outcome.run.work.dataset for outcome in outcomes if outcome.state not in READABLE}
+    if unfinished:
+        again = [name for name in datasets if name in unfinished] or datasets
+        options = {"--variant": variants, "--stage": stages, "--up-to": [up_to] if up_to else []}
+        words = [
+            "run",
+            *again,
+            *(word for option, names in options.items() for name in names for word in (option, name)),
+        ]
+        _explain_and_exit(settings, outcomes, [*words, *(["--workers", str(workers)] if workers > 1 else [])])
+    for dataset in datasets:
+        if dataset in settings.datasets:
+            _show_metrics(settings, dataset)
 
 
-def _end_unless_made(settings: Settings, outcomes: Sequence[Outcome], again: str) -> None:
-    """Where something is lacking, say what and how to go on, and end the process.
+def _spelling(name: str, summary: str, **fixed: Any) -> click.Command:
+    """Return `pixrec run` under another name; parameters in `fixed` are set and not options."""
+    parameters = [parameter for parameter in run.params if not fixed]
+    epilog = f"\b\nExamples:\n  pixrec {name}\n"
+
+    def call(**options: Any) -> None:
+        click.get_current_context().invoke(run, **fixed, **options)
+
+    return click.Command(name, callback=call, params=parameters, help=summary, epilog=epilog)
+
+
+backfill = _spelling("backfill", "The same as `pixrec run`, under the name that Dagster has for many partitions.")
+demo = _spelling("demo", "The same as `pixrec run sample`: the whole pipeline on generated data.", datasets=(SAMPLE,))
+
+
+def _explain_and_exit(settings: Settings, outcomes: Sequence[Outcome], words: Sequence[str]) -> None:
+    """Print why stages failed and how to continue, then end the process.
 
     Raises:
-        KeyboardInterrupt: a signal ended it.
-        SystemExit: with code 1, something failed.
+        KeyboardInterrupt: a signal stopped the runs.
+        SystemExit: with code 1, a stage failed.
     """
-    if all(outcome.state in READABLE for outcome in outcomes):
-        return
-    for outcome in outcomes:
-        if outcome.state is State.FAILED:
-            _explain(outcome, dagster_home(settings))
-    config = click.get_current_context().find_root().params["config"]
-    command = f"pixrec --config {shlex.quote(str(config))} {again}" if config else f"pixrec {again}"
-    err.print(f"What was made before is kept. To go on: [bold]{escape(command)}[/]")
-    if any(outcome.state in (State.STOPPED, State.NOT_BEGUN) for outcome in outcomes):
+    failed = [outcome for outcome in outcomes if outcome.state is State.FAILED]
+    for outcome in failed:
+        assert outcome.failure, "a failed stage run has its failure"
+        err.print(f"[bold red]{escape(str(outcome.run))} failed[/]\n[red]{escape(outcome.failure.text.strip())}[/]")
+        if not outcome.failure.expected:
+            home = dagster_home(settings)
+            err.print(
+                f"This is unexpected. The whole log is run {outcome.failure.run_id} of the Dagster instance in {home}"
+            )
+    lacks_input = MissingArtefactError.__name__
+    if not failed or not all(each.failure and each.failure.text.startswith(lacks_input) for each in failed):
+        config = click.get_current_context().find_root().params.get("config")
+        command = shlex.join(["pixrec", *(["--config", str(config)] if config else []), *words])
+        err.print(f"Finished artefacts are kept. To continue: [bold]{escape(command)}[/]")
+    if any(outcome.state in (State.STOPPED, State.NOT_STARTED) for outcome in outcomes):
         raise KeyboardInterrupt
     sys.exit(1)
 
 
-def _explain(failed: Outcome, home: Path) -> None:
-    """What went wrong in one task."""
-    assert failed.fault, "a failed task has its fault"
-    err.print(f"[bold red]{escape(' of '.join(key_of(failed.task)))} failed[/]")
-    err.print(f"[red]{escape(failed.fault.text.strip())}[/]")
-    if not failed.fault.known:
-        err.print(f"This is unexpected. The whole log is run {failed.fault.run_id} of the Dagster instance in {home}")
-
-
-def _show_headline(settings: Settings, dataset: str) -> None:
+def _show_metrics(settings: Settings, dataset: str) -> None:
     paths = DatasetPaths.of(settings.data_dir, dataset)
     if not paths.metrics.exists():
         return
-    table = Table(
-        *COLUMNS, title=f"{HIDDEN[settings.dataset(dataset).sequences.split]}, seen items allowed", title_justify="left"
-    )
+    target = TARGETS[settings.dataset(dataset).sequences.split]
+    table = Table(*COLUMNS, title=f"{dataset}: {target}, seen items allowed", title_justify="left")
     for row in rows_of(headline(paths)):
         table.add_row(*map(escape, row))
     out.print(table)

@@ -7,20 +7,21 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from pixrec_assets import running
+from pixrec_assets.commands.options import dataset_arguments
 from pixrec_assets.headline import DECIDING, headline
+from pixrec_assets.plan import plan_dataset
 from pixrec_assets.terminal import out
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import load_settings
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import StageRun
 
 EXAMPLES: Final = """\b
 Examples:
   pixrec status
-  pixrec status --dataset books
+  pixrec status books
 """
 
-#: The figure of each stage that is worth a glance, from the stats in its stamp.
+#: The main figure of each stage, from the statistics in its stamp.
 FIGURES: Final = {
     "raw": "{reviews_bytes:,} + {metadata_bytes:,} bytes",
     "items": "{profile[rows]:,} items",
@@ -38,44 +39,46 @@ FIGURES: Final = {
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--dataset", "names", multiple=True, help="Only this dataset or joint training (repeatable).")
-def status(names: tuple[str, ...]) -> None:
-    """What has been made, when, whether it is still current, and how good it is.
+@dataset_arguments
+def status(datasets: tuple[str, ...]) -> None:
+    """Show the artefacts of each DATASET: when they were built, whether they are current, and their main figure.
 
-    Stale is what was made from inputs, settings or code that have changed since; `pixrec run` makes
-    it again. Times are UTC.
+    An artefact is stale if its inputs, settings or code have changed since; `pixrec run` builds it again. Times are UTC.
+    Without a DATASET, all datasets and joint trainings are shown.
     """
     settings = load_settings()
-    for name in names or (*settings.joint, *settings.datasets):
-        table = Table("artefact", "partition", "made", "state", "figure", title=name, title_justify="left")
-        for stage, work in running.planned(settings, name, (), ()):
-            if work.dataset == name:
-                table.add_row(stage.name, escape(stage.partition_key(work)), *_state(stage, work))
+    for name in datasets or (*settings.joint, *settings.datasets):
+        table = Table("artefact", "partition", "built", "state", "figure", title=name, title_justify="left")
+        for run in plan_dataset(settings, name):
+            if run.work.dataset == name:
+                table.add_row(run.stage.name, escape(run.partition), *_cells(run))
         out.print(table)
         _show_best(DatasetPaths.of(settings.data_dir, name))
 
 
-def _state(stage: Stage, work: Work) -> tuple[str, str, str]:
-    stamp = stage.stamp(work)
+def _cells(run: StageRun) -> tuple[str, str, str]:
+    """When the artefact was built, its state, and its figure."""
+    stamp = run.stage.stamp(run.work)
     if stamp is None:
-        return "-", "[dim]not made[/]", ""
-    if not stage.is_current(work):
+        return "-", "[dim]not built[/]", ""
+    if not run.stage.is_current(run.work):
         state = "[yellow]stale[/]"
     else:
         state = "[green]current[/]" if stamp["stats"].get("promoted", True) else "[yellow]refused[/]"
-    made = datetime.fromisoformat(stamp["finished_at"])
-    return f"{made:%Y-%m-%d %H:%M} ({age(datetime.now(UTC) - made)})", state, figure(stage.name, stamp["stats"])
+    built = datetime.fromisoformat(stamp["finished_at"])
+    figure = format_figure(run.stage.name, stamp["stats"])
+    return f"{built:%Y-%m-%d %H:%M} ({format_age(datetime.now(UTC) - built)})", state, figure
 
 
-def age(passed: timedelta) -> str:
-    """Days, hours or minutes, whichever is the first to be one or more."""
+def format_age(age: timedelta) -> str:
+    """Return the age in days, hours or minutes: the largest unit of which it has at least one."""
     units = {"d": 86_400, "h": 3_600, "min": 60}
-    unit, seconds = next(((u, s) for u, s in units.items() if passed.total_seconds() >= s), ("min", 60))
-    return f"{int(passed.total_seconds() // seconds)} {unit} ago"
+    unit, seconds = next(((u, s) for u, s in units.items() if age.total_seconds() >= s), ("min", 60))
+    return f"{int(age.total_seconds() // seconds)} {unit} ago"
 
 
-def figure(stage: str, stats: dict[str, Any]) -> str:
-    """A stage's figure in words; none where an earlier version of the stage did not count it."""
+def format_figure(stage: str, stats: dict[str, Any]) -> str:
+    """Return a stage's main figure; empty if an earlier version of the stage did not record it."""
     try:
         return FIGURES.get(stage, "").format(**stats)
     except (KeyError, TypeError, ValueError):

@@ -17,7 +17,7 @@ from pixrec_core import files
 from pixrec_core.errors import SettingsError
 from pixrec_core.models import checkpoint
 from pixrec_core.settings import without_secrets
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import StageInputs, Work
 from pixrec_core.training.trainer import Epoch
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ FINGERPRINT: Final = "fingerprint"
 
 
 @contextmanager
-def tracked(stage: Stage, work: Work, fingerprint: str, on_epoch: Listener = lambda _: None) -> Iterator[Listener]:
+def tracked(work: Work, inputs: StageInputs, on_epoch: Listener = lambda _: None) -> Iterator[Listener]:
     """Yield what is to be told of each epoch of a training: `on_epoch`, and MLflow's run where settings ask for one.
 
     The run is finished when the block ends, and then has the checkpoint's model card and record; it has failed when
@@ -44,9 +44,8 @@ def tracked(stage: Stage, work: Work, fingerprint: str, on_epoch: Listener = lam
     was not sent is sent with the next epoch.
 
     Args:
-        stage: that trains; the versions of what it is made from are told.
         work: where the checkpoint is trained.
-        fingerprint: of all that the outcome depends on.
+        inputs: fingerprint of the training and versions of its inputs; the run records both.
         on_epoch: told first.
 
     Raises:
@@ -56,7 +55,7 @@ def tracked(stage: Stage, work: Work, fingerprint: str, on_epoch: Listener = lam
     if settings.uri is None:
         yield on_epoch
         return
-    run = _opened(settings.uri, work, fingerprint, stage.versions(work))
+    run = _opened(settings.uri, work, inputs.fingerprint, inputs.versions)
 
     def tell_both(epoch: Epoch) -> None:
         on_epoch(epoch)

@@ -15,7 +15,7 @@ from pixrec_core.data.contract import CheckResult
 from pixrec_core.data.rules import Artefact
 from pixrec_core.errors import ContractError
 from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
-from pixrec_core.stages import Stage, Stats, Work
+from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
 BROKEN = CheckResult("train_users", passed=False, observed=1, expected="at least 2", severity="error")
 KEPT = CheckResult("items_without_id", passed=True, observed=0, expected="0", severity="error")
@@ -89,7 +89,8 @@ def broken(artefact: Artefact) -> Callable[[Work], Stats]:
     return run
 
 
-def checkpoint(work: Work, on_epoch: Callable[[dict[str, Any]], None]) -> Stats:
+def checkpoint(work: Work, inputs: StageInputs, on_epoch: Callable[[dict[str, Any]], None]) -> Stats:
+    assert inputs.fingerprint
     work.variant_paths.checkpoint.mkdir(parents=True, exist_ok=True)
     for epoch, loss in enumerate((2.0, 1.5), start=1):
         on_epoch({"epoch": epoch, "loss": loss, "validation": {"NDCG@10": epoch / 10}})
@@ -152,14 +153,14 @@ def report(work: Work) -> Stats:
 
 def fakes() -> Iterator[Stage]:
     """Every stage of the pipeline with the fake of its name, reading fakes."""
-    made: dict[str, Stage] = {}
+    built: dict[str, Stage] = {}
     for stage in pipeline.STAGES:
         digest = raw_digest if stage.name == "raw" else None
-        inputs = tuple(made[source.name] for source in stage.inputs)
+        inputs = tuple(built[source.name] for source in stage.inputs)
         run = globals()[stage.name]
         run.__doc__ = stage.run.__doc__  # which describes the asset
-        made[stage.name] = replace(stage, run=run, external_inputs=None, digest=digest, inputs=inputs)
-        yield made[stage.name]
+        built[stage.name] = replace(stage, run=run, external_inputs=None, digest=digest, inputs=inputs)
+        yield built[stage.name]
 
 
 def install(setattr_: Callable[[Any, str, Any], None] = setattr) -> None:

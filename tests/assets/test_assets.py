@@ -29,7 +29,7 @@ def materialise(settings: Settings, instance: dg.DagsterInstance) -> Callable[..
             ASSETS,
             selection=[key for stage in stages for key in asset_keys(stage)],
             partition_key=partition,
-            resources={"settings": settings},
+            resources={"settings": settings, "inputs": None},
             instance=instance,
             raise_on_error=False,
         )
@@ -52,7 +52,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> li
     """Let a stage raise; the list grows with each of its runs."""
     runs: list[str] = []
 
-    def broken(work: Work, **_):
+    def broken(work: Work, *_, **__):
         runs.append(work.dataset)
         raise error
 
@@ -162,4 +162,6 @@ def test_a_training_that_lost_a_process_may_be_tried_again(settings: Settings, e
 def test_a_stage_before_its_inputs_says_what_is_missing(materialise, settings: Settings):
     result = materialise([pipeline.ITEMS], "sample")
     (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    assert failure.user_failure_data.description.startswith("MissingArtefactError: items of sample needs raw")
+    assert failure.user_failure_data.description.startswith(
+        "MissingArtefactError: Cannot run `items` for sample: its input `raw`"
+    )

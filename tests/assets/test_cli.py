@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
-from pixrec_assets import cli, running
-from pixrec_assets.commands.status import age
+from pixrec_assets import cli
+from pixrec_assets.commands.status import format_age
 from pixrec_assets.home import dagster_home
+from pixrec_assets.plan import plan_dataset
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings, load_settings
@@ -27,8 +28,8 @@ DATA = ["raw", "items", "interactions", "images", "sequences"]
 TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking", "promoted"]
 
 
-def made(out: str) -> list[str]:
-    return [line.split(" ")[0] for line in out.splitlines() if line.endswith("materialising ...")]
+def built(out: str) -> list[str]:
+    return [line.split(" ")[0] for line in out.splitlines() if line.endswith("building ...")]
 
 
 def replace_stage(monkeypatch, name: str, **changes) -> None:
@@ -37,52 +38,52 @@ def replace_stage(monkeypatch, name: str, **changes) -> None:
     monkeypatch.setattr(pipeline, name.upper(), next(s for s in stages if s.name == name))
 
 
-def make_all(settings: Settings) -> None:
-    """Make everything, without Dagster."""
-    for stage, work in running.planned(settings, "sample", (), ()):
-        stage.materialise(work, **({"on_epoch": lambda _: None} if stage.name == "checkpoint" else {}))
+def build_all(settings: Settings) -> None:
+    """Build every artefact, without Dagster."""
+    for run in plan_dataset(settings, "sample"):
+        run.stage.materialise(run.work, **({"on_epoch": lambda _: None} if run.stage.name == "checkpoint" else {}))
 
 
 def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, settings):
     code, out, _ = pixrec("demo")
     assert code == 0
-    assert made(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "evaluation", "report"]
+    assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "evaluation", "report"]
     assert "multimodal │ 0.2500" in out
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
-    assert (code, made(out)) == (0, [])
-    assert out.count("up to date (made 20") == 23
+    assert (code, built(out)) == (0, [])
+    assert out.count("up to date (built 20") == 23
 
 
 def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
-    make_all(settings)
+    build_all(settings)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
-    assert made(pixrec("run", "--dataset", "sample", "--variant", "text_only")[1]) == TRAINED
-    assert made(pixrec("run", "--dataset", "sample")[1]) == [*TRAINED, *TRAINED, "evaluation", "report"]
+    assert built(pixrec("run", "sample", "--variant", "text_only")[1]) == TRAINED
+    assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "evaluation", "report"]
 
 
 def test_the_same_bytes_again_make_nothing_else_stale(pixrec):
-    assert pixrec("run", "--dataset", "sample", "--stage", "raw", "--stage", "items")[0] == 0
-    assert made(pixrec("run", "--dataset", "sample", "--stage", "raw", "--force")[1]) == ["raw"]
-    assert made(pixrec("run", "--dataset", "sample", "--stage", "items")[1]) == []
+    assert pixrec("run", "sample", "--stage", "raw", "--stage", "items")[0] == 0
+    assert built(pixrec("run", "sample", "--stage", "raw", "--force")[1]) == ["raw"]
+    assert built(pixrec("run", "sample", "--stage", "items")[1]) == []
 
 
 def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
-    pixrec("run", "--dataset", "sample", "--stage", "raw", "--stage", "items")
+    pixrec("run", "sample", "--stage", "raw", "--stage", "items")
     monkeypatch.setenv("PIXREC_INGEST__MAX_BAD_SHARE", "0.5")
     code, out, _ = pixrec("status")
     states = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if "│" in line}
     assert code == 0
-    assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not made")
+    assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not built")
 
 
 def test_a_refused_promotion_is_told_in_every_run_and_fails_none(pixrec, monkeypatch):
     replace_stage(monkeypatch, "promoted", run=fake_stages.refused)
     for _ in range(2):
-        code, out, _ = pixrec("run", "--dataset", "sample", "--variant", "text_only")
+        code, out, _ = pixrec("run", "sample", "--variant", "text_only")
         assert code == 0
         assert "refused, as it is worse: NDCG@10 [0.1]" in out
-    assert made(out) == []
+    assert built(out) == []
     rows = [line for line in pixrec("status")[1].splitlines() if "sample|text_only" in line]
     assert [row.split("│")[4].strip() for row in rows] == [*["current"] * 4, "refused"]
 
@@ -92,20 +93,20 @@ def test_a_refused_promotion_is_told_in_every_run_and_fails_none(pixrec, monkeyp
     [({"seconds": 59}, "0 min"), ({"minutes": 119}, "1 h"), ({"hours": 23}, "23 h"), ({"days": 8, "hours": 9}, "8 d")],
 )
 def test_how_fresh_it_is_is_told_in_the_largest_unit(passed, told):
-    assert age(timedelta(**passed)) == f"{told} ago"
+    assert format_age(timedelta(**passed)) == f"{told} ago"
 
 
 def test_status_of_one_dataset_and_of_an_unknown_one(pixrec):
-    assert "report" in pixrec("status", "--dataset", "sample")[1]
-    assert "unknown dataset 'nope'" in pixrec("status", "--dataset", "nope")[2]
+    assert "report" in pixrec("status", "sample")[1]
+    assert "unknown dataset 'nope'" in pixrec("status", "nope")[2]
 
 
 @pytest.mark.parametrize("command", sorted(cli.cli.commands))
 def test_every_command_explains_itself(pixrec, command):
     code, out, _ = pixrec(command, "--help")
     assert code == 0
-    assert len(cli.cli.commands[command].help or "") > 60
-    assert f"pixrec {command}" in out or command in ("demo", "settings")
+    assert len(cli.cli.commands[command].help or "") > 50
+    assert f"pixrec {command}" in out or command == "settings"
 
 
 class TestPhotos:
@@ -114,14 +115,14 @@ class TestPhotos:
         pipeline.IMAGES.run(Work(settings, "sample"))
 
     def test_how_many_by_status_and_reason_and_how_to_go_on(self, pixrec):
-        code, out, _ = pixrec("photos", "--dataset", "sample")
+        code, out, _ = pixrec("photos", "sample")
         rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in out.splitlines() if "│" in line]
         assert code == 0
         assert rows == [["ok", "-", "1"], ["failed", "HTTP 404", "1"]]
-        assert "pixrec run --dataset sample --stage images --force" in out
+        assert "pixrec run sample --stage images --force" in out
 
     def test_each_one_that_failed(self, pixrec):
-        code, out, _ = pixrec("photos", "--dataset", "sample", "--failed")
+        code, out, _ = pixrec("photos", "sample", "--failed")
         assert code == 0
         assert [cell.strip() for cell in out.splitlines()[3].split("│")[1:5]] == [
             "b",
@@ -132,8 +133,8 @@ class TestPhotos:
         assert "a.jpg" not in out
 
     def test_as_json(self, pixrec):
-        _, counted, _ = pixrec("photos", "--dataset", "sample", "--json")
-        _, failed, _ = pixrec("photos", "--dataset", "sample", "--failed", "--json")
+        _, counted, _ = pixrec("photos", "sample", "--json")
+        _, failed, _ = pixrec("photos", "sample", "--failed", "--json")
         assert json.loads(counted) == [
             {"status": "ok", "reason": None, "photos": 1},
             {"status": "failed", "reason": "HTTP 404", "photos": 1},
@@ -144,12 +145,12 @@ class TestPhotos:
     def test_without_failures_nothing_is_to_be_tried_again(self, pixrec, settings):
         path = Work(settings, "sample").paths.images_manifest
         pl.read_parquet(path).filter(status="ok").write_parquet(path)
-        assert "--force" not in pixrec("photos", "--dataset", "sample")[1]
-        assert json.loads(pixrec("photos", "--dataset", "sample", "--failed", "--json")[1]) == []
+        assert "--force" not in pixrec("photos", "sample")[1]
+        assert json.loads(pixrec("photos", "sample", "--failed", "--json")[1]) == []
 
     def test_before_any_download_the_stage_to_run_is_named(self, pixrec, settings):
         Work(settings, "sample").paths.images_manifest.unlink()
-        code, _, err = pixrec("photos", "--dataset", "sample")
+        code, _, err = pixrec("photos", "sample")
         assert code == 1
         assert "images.parquet is not there; run the stage" in err
 
@@ -159,28 +160,28 @@ def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypat
         raise SettingsError("the folder [x] is not there")
 
     replace_stage(monkeypatch, "items", run=broken)
-    code, out, err = pixrec("run", "--dataset", "sample")
+    code, out, err = pixrec("run", "sample")
     assert code == 1
-    assert made(out) == ["raw", "items"]
+    assert built(out) == ["raw", "items"]
     assert "SettingsError: the folder [x] is not there" in err
-    assert "pixrec run --dataset sample" in err
+    assert "pixrec run sample" in err
     assert "Traceback" not in err
     assert "Stack Trace" not in err
 
 
 def test_a_partition_that_another_process_is_making_is_refused_with_the_reason(pixrec, settings):
-    pixrec("run", "--dataset", "sample", "--stage", "raw")
+    pixrec("run", "sample", "--stage", "raw")
     with FileLock(pipeline.ITEMS.stamp_path(Work(settings, "sample")).with_suffix(".lock")):
-        code, _, err = pixrec("run", "--dataset", "sample")
+        code, _, err = pixrec("run", "sample")
     assert code == 1
-    assert "BusyError: another process is making items" in err
-    assert "wait for it or end it" in err
-    assert pixrec("run", "--dataset", "sample")[0] == 0
+    assert "BusyError: Cannot run `items` for sample: another process is building it" in err
+    assert "Wait for that process or end it" in err
+    assert pixrec("run", "sample")[0] == 0
 
 
 def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, settings, monkeypatch):
     replace_stage(monkeypatch, "items", run=lambda _: 1 // 0)
-    code, _, err = pixrec("run", "--dataset", "sample")
+    code, _, err = pixrec("run", "sample")
     assert code == 1
     assert "ZeroDivisionError" in err
     assert "test_cli.py" in err
@@ -190,14 +191,14 @@ def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, s
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["run", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
-        (["photos", "--dataset", "nope"], 1, "unknown dataset 'nope'"),
+        (["run", "nope"], 1, "unknown dataset 'nope'"),
+        (["photos", "nope"], 1, "unknown dataset 'nope'"),
         (
-            ["run", "--dataset", "sample", "--variant", "nope"],
+            ["run", "sample", "--variant", "nope"],
             1,
-            "unknown variant nope; known: multimodal, collaborative, text_only",
+            "unknown variant 'nope'; known: multimodal, collaborative, text_only",
         ),
-        (["run", "--dataset", "sample", "--stage", "nope"], 2, "'nope' is not one of 'raw'"),
+        (["run", "sample", "--stage", "nope"], 2, "'nope' is not one of raw, items"),
         (["--config", "nope.toml", "status"], 2, "nope.toml"),
     ],
 )
@@ -228,7 +229,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
 
 
 def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
-    order = [(stage.name, work.variant) for stage, work in running.planned(settings, "sample", (), ())]
+    order = [(run.stage.name, run.work.variant) for run in plan_dataset(settings, "sample")]
     variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
     assert order[6:] == [*variants, ("evaluation", None), ("report", None)]
 
@@ -236,7 +237,7 @@ def test_variants_come_one_after_the_other_and_what_compares_them_last(settings)
 INTERRUPTED = """
 import time
 from tests.assets import fake_stages
-def checkpoint(work, on_epoch):
+def checkpoint(work, inputs, on_epoch):
     print("TRAINING", flush=True)
     time.sleep(60)
 fake_stages.checkpoint = checkpoint
@@ -250,7 +251,7 @@ main()
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, number, code):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", INTERRUPTED, "run", "--dataset", "sample"]
+    command = [sys.executable, "-c", INTERRUPTED, "run", "sample"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -260,7 +261,7 @@ def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, numbe
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert "interrupted; what was made before is kept" in err
+    assert "interrupted; finished artefacts are kept" in err
     assert "Traceback" not in err
     work = Work(load_settings(), "sample", "multimodal")
     assert pipeline.SEQUENCES.is_current(work)
@@ -268,11 +269,11 @@ def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, numbe
 
 
 def test_nothing_to_do_needs_no_dagster(settings):
-    make_all(settings)
+    build_all(settings)
     code = "from tests.assets import fake_stages; fake_stages.install(); import sys\n"
     code += "from pixrec_assets.cli import cli; cli(['demo'], standalone_mode=False)\n"
     code += "import json; print(json.dumps(sorted(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert "materialising" not in done.stdout
+    assert "building" not in done.stdout
     assert not {"dagster", "torch", "faiss"} & set(json.loads(done.stdout.splitlines()[-1]))

@@ -39,7 +39,7 @@ def run(instance: dg.DagsterInstance, folder: Path, users: int) -> dg.ExecuteInP
         ASSETS,
         selection=[key for stage in DATA for key in asset_keys(stage)],
         partition_key="sample",
-        resources={"settings": Settings(root=folder, datasets={"sample": {"source": source}})},
+        resources={"settings": Settings(root=folder, datasets={"sample": {"source": source}}), "inputs": None},
         instance=instance,
     )
 

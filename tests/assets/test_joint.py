@@ -52,7 +52,11 @@ def materialise(settings: Settings, instance: dg.DagsterInstance) -> Callable[..
     def run(names: tuple[str, ...], partition: str) -> dg.ExecuteInProcessResult:
         keys = [key for name in names for key in asset_keys(getattr(pipeline, name.upper()))]
         return dg.materialize(
-            assets, selection=keys, partition_key=partition, resources={"settings": settings}, instance=instance
+            assets,
+            selection=keys,
+            partition_key=partition,
+            resources={"settings": settings, "inputs": None},
+            instance=instance,
         )
 
     return run
@@ -73,8 +77,8 @@ def pixrec(settings: Settings, instance: dg.DagsterInstance, monkeypatch, capsys
     return call
 
 
-def made(out: str) -> list[str]:
-    return [line.removesuffix(": materialising ...") for line in out.splitlines() if line.endswith("materialising ...")]
+def built(out: str) -> list[str]:
+    return [line.removesuffix(": building ...") for line in out.splitlines() if line.endswith("building ...")]
 
 
 def test_the_joint_training_is_an_asset_with_partitions_and_a_job(settings: Settings):
@@ -138,32 +142,32 @@ def test_new_data_ask_for_the_joint_training_before_what_starts_from_it(material
 
 
 def test_a_run_of_a_dataset_makes_its_joint_training_first_and_nothing_twice(pixrec):
-    code, out = pixrec("run", "--dataset", "books", "--variant", "text_only")
+    code, out = pixrec("run", "books", "--variant", "text_only")
     assert code == 0
-    assert made(out) == [
+    assert built(out) == [
         *(f"{name} books" for name in (*DATA, "baselines")),
         *(f"{name} toys" for name in DATA),
         "joint_checkpoint both|text_only",
         *(f"{name} books|text_only" for name in TRAINED),
     ]
-    assert made(pixrec("run", "--dataset", "books", "--variant", "text_only")[1]) == []
-    assert made(pixrec("run", "--dataset", "both")[1]) == [
+    assert built(pixrec("run", "books", "--variant", "text_only")[1]) == []
+    assert built(pixrec("run", "both")[1]) == [
         "joint_checkpoint both|multimodal",
         "joint_checkpoint both|collaborative",
     ]
 
 
 def test_a_dataset_that_starts_from_none_has_nothing_to_do_with_it(pixrec):
-    assert not any("both" in line or "books" in line for line in made(pixrec("run", "--dataset", "cars")[1]))
+    assert not any("both" in line or "books" in line for line in built(pixrec("run", "cars")[1]))
 
 
 def test_one_stage_of_a_dataset_leaves_the_others_alone(pixrec):
-    assert made(pixrec("run", "--dataset", "books", "--stage", "raw")[1]) == ["raw books"]
+    assert built(pixrec("run", "books", "--stage", "raw")[1]) == ["raw books"]
 
 
 def test_a_new_joint_checkpoint_makes_the_one_that_started_from_it_stale(pixrec, settings: Settings, monkeypatch):
-    pixrec("run", "--dataset", "books", "--variant", "text_only")
-    pixrec("run", "--dataset", "toys", "--variant", "text_only")
+    pixrec("run", "books", "--variant", "text_only")
+    pixrec("run", "toys", "--variant", "text_only")
     assert pipeline.CHECKPOINT.is_current(Work(settings, "books", "text_only"))
     Path("pixrec.toml").write_text(TOML.replace("[joint.both]", "[joint.both]\ntraining = { seed = 7 }"))
     changed = load_settings()

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pixrec_assets import running
+from pixrec_assets.plan import plan_dataset
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
@@ -54,8 +54,8 @@ def test_the_three_jobs_make_everything(launch, tmp_path):
     launch("--job", "prepare_data", "--partition", "sample")
     launch("--job", "train", "--partition", "sample|text_only")
     launch("--job", "evaluate", "--partition", "sample")
-    for stage, work in running.planned(load_settings(), "sample", (), ()):
-        assert stage.is_current(work), stage.name
+    for run in plan_dataset(load_settings(), "sample"):
+        assert run.stage.is_current(run.work), str(run)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         assert instance.get_materialized_partitions(dg.AssetKey("ranking")) == {"sample|text_only"}
@@ -72,8 +72,8 @@ def test_a_group_of_assets_and_two_stages_of_training_can_be_launched(launch, tm
     assert pipeline.SEQUENCES.is_current(Work(settings, "a"))
     assert pipeline.BASELINES.stamp(Work(settings, "a")) is None
 
-    for stage, work in running.planned(settings, "b", (), ("raw", "items", "interactions", "images", "sequences")):
-        stage.materialise(work)
+    for run in plan_dataset(settings, "b", up_to="sequences"):
+        run.stage.materialise(run.work)
     launch("--job", "train_jointly", "--partition", "all|text_only")
     launch("--job", "train", "--partition", "b|text_only")
     assert pipeline.RANKING.is_current(Work(settings, "b", "text_only"))

@@ -6,14 +6,21 @@ import io
 import polars as pl
 from PIL import Image
 
-from pixrec_assets.metadata import markdown_table, of_photos, of_quarantine, of_sequences, of_stats, of_table
+from pixrec_assets.metadata import (
+    flatten_stats,
+    markdown_table,
+    photo_metadata,
+    quarantine_metadata,
+    sequences_metadata,
+    table_metadata,
+)
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 from tests.assets import fake_stages
 
 
 def test_stats_are_flattened_and_empty_values_left_out():
-    assert of_stats({"a": 1, "b": {"c": 0.5, "d": {"e": "x"}}, "f": None}) == {"a": 1, "b/c": 0.5, "b/d/e": "x"}
+    assert flatten_stats({"a": 1, "b": {"c": 0.5, "d": {"e": "x"}}, "f": None}) == {"a": 1, "b/c": 0.5, "b/d/e": "x"}
 
 
 def test_no_cell_can_end_a_table_or_bring_markup():
@@ -25,7 +32,7 @@ def test_a_parquet_file_shows_rows_columns_and_a_sample(settings: Settings):
     work = Work(settings, "sample")
     work.paths.root.mkdir(parents=True)
     fake_stages.items(work)
-    shown = of_table(work.paths.items)
+    shown = table_metadata(work.paths.items)
     assert shown["dagster/row_count"] == 2
     assert [column.name for column in shown["dagster/column_schema"].columns] == ["item", "title"]
     assert "Red shirt" in shown["sample"].md_str
@@ -34,16 +41,16 @@ def test_a_parquet_file_shows_rows_columns_and_a_sample(settings: Settings):
 def test_the_quarantine_is_counted_by_reason(tmp_path):
     lines = {"file": ["m"] * 3, "line": [1, 2, 3], "reason": ["no title", "broken", "no title"], "raw": ["{"] * 3}
     pl.DataFrame(lines).write_parquet(tmp_path / "q.parquet")
-    shown = of_quarantine(tmp_path / "q.parquet")
+    shown = quarantine_metadata(tmp_path / "q.parquet")
     assert shown["quarantine_lines"] == 3
     assert shown["quarantine_reasons"].md_str.splitlines()[2:] == ["| no title | 2 |", "| broken | 1 |"]
-    assert of_quarantine(tmp_path / "none.parquet") == {}
+    assert quarantine_metadata(tmp_path / "none.parquet") == {}
 
 
 def test_photos_become_one_small_picture(settings: Settings):
     work = Work(settings, "sample")
     fake_stages.images(work)
-    shown = of_photos(work.paths)
+    shown = photo_metadata(work.paths)
     _, _, encoded = shown["photos"].md_str.removesuffix(")").partition("base64,")
     picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
     assert picture.size == (6 * 96, 96)
@@ -58,5 +65,5 @@ def test_sequences_are_counted_by_split(settings: Settings):
     work = Work(settings, "sample")
     work.paths.root.mkdir(parents=True)
     fake_stages.sequences(work)
-    shown = of_sequences(work.paths.sequences)
+    shown = sequences_metadata(work.paths.sequences)
     assert shown["splits"].md_str.splitlines()[2:] == ["| test | 1 | 1.0 |", "| train | 1 | 2.0 |"]

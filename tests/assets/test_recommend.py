@@ -93,7 +93,7 @@ KINDS = ["--user", "--items", "--text", "--photo"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_in_each_format(pixrec, asked, kind):
     value, expected = asked[kind]
-    arguments = ["--dataset", "shop", "--variant", "multimodal", kind, value]
+    arguments = ["shop", "--variant", "multimodal", kind, value]
     code, table, err = pixrec(*arguments)
     assert (code, err) == (0, "")
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in table.splitlines() if line.startswith("│")]
@@ -110,7 +110,7 @@ def test_each_kind_in_each_format(pixrec, asked, kind):
 
 @pytest.mark.parametrize("shape", ["table", "json", "html"])
 def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
-    arguments = ["--dataset", "shop", "--text", "cup", "--top", "2", "--format", shape]
+    arguments = ["shop", "--text", "cup", "--top", "2", "--format", shape]
     path = tmp_path / "new folder" / "answer"
     code, out, _ = pixrec(*arguments, "--output", str(path))
     assert (code, out) == (0, f"{shape}: {path}\n")
@@ -120,7 +120,7 @@ def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
 
 def test_seen_items_are_left_out_if_asked(pixrec, recommender):
     items = recommender.retriever.item_index.items[:5]
-    arguments = ["--dataset", "shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
+    arguments = ["shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
     listed = {}
     for option in ("--allow-seen", "--filter-seen"):
         told = json.loads(pixrec(*arguments, "--format", "json", option)[1])
@@ -136,7 +136,7 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
     try:
         for path, score in zip(manifests, (0.2, 0.1), strict=True):
             files.write_json(path, files.read_json(path) | {"score": score})
-        told = json.loads(pixrec("--dataset", "shop", "--text", "cup", "--format", "json")[1])
+        told = json.loads(pixrec("shop", "--text", "cup", "--format", "json")[1])
         assert told["variant"] == best
     finally:
         for path, body in zip(manifests, before, strict=True):
@@ -146,8 +146,8 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["shop"], 2, "give one of --user, --items, --text and --photo, and no more"),
-        (["shop", "--text", "cup", "--user", "u"], 2, "give one of --user, --items, --text and --photo, and no more"),
+        (["shop"], 2, "give exactly one of --user, --items, --text and --photo"),
+        (["shop", "--text", "cup", "--user", "u"], 2, "give exactly one of --user, --items, --text and --photo"),
         (["shop", "--text", "cup", "--top", "0"], 2, "0 is not in the range x>=1"),
         (["shop", "--photo", "no.jpg"], 2, "File 'no.jpg' does not exist"),
         (["nope", "--text", "cup"], 1, "unknown dataset 'nope'"),
@@ -165,19 +165,19 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
 )
 def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, code, told):
     (served.settings.root / "large").write_bytes(b"\0" * 100_001)
-    got, out, err = pixrec("--dataset", *arguments)
+    got, out, err = pixrec(*arguments)
     assert (got, out) == (code, "")
     assert told in err
     assert "Traceback" not in err
 
 
 def test_what_answers_can_be_exported(pixrec, recommender, tmp_path):
-    arguments = ["--dataset", "shop", "--variant", "multimodal", "--output", str(tmp_path / "vectors")]
+    arguments = ["shop", "--variant", "multimodal", "--output", str(tmp_path / "vectors")]
     code, out, err = pixrec(*arguments, command="export")
     path, count = tmp_path / "vectors" / "items.parquet", len(recommender.retriever.item_index.items)
     assert (code, out, err) == (0, f"{count} vectors of 16 numbers, multimodal of shop: {path}\n", "")
     assert pl.read_parquet(path, columns=["item"])["item"].to_list() == recommender.retriever.item_index.items
-    code, _, err = pixrec("--dataset", "shop", "--output", str(tmp_path), command="export")
+    code, _, err = pixrec("shop", "--output", str(tmp_path), command="export")
     assert (code, "is no earlier export" in err) == (1, True)
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_index_is_named(pixrec, served, tmp_path, monkeypatch):
     shutil.copytree(served.settings.root, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/shop/variants/multimodal/promoted/1/item_index/index.faiss").write_bytes(b"no index")
-    code, _, err = pixrec("--dataset", "shop", "--text", "cup", "--variant", "multimodal")
+    code, _, err = pixrec("shop", "--text", "cup", "--variant", "multimodal")
     assert code == 1
     assert "promoted/1/item_index/index.faiss is damaged" in err
     assert "promote again (`pixrec run --dataset NAME --stage promoted`)" in err

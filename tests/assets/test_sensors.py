@@ -75,7 +75,7 @@ def folders(project: Path) -> Folders:
 def test_new_datasets_are_prepared_whole_and_once(folders):
     assert folders.tick() == {"books": ALL, "films": ALL}
     assert folders.tick() == {}
-    assert folders.told.skip_message == "no file in a local folder has another content"
+    assert folders.told.skip_message == "no file in a local folder has new content"
 
 
 def test_other_reviews_lead_to_what_reads_reviews_and_other_metadata_to_all(folders):

@@ -37,7 +37,7 @@ def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> 
 def served_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> Work:
     """The shop with a promoted checkpoint of random weights: all that serving reads is there, and no time is spent."""
     work = open_shop(data_dir, variant, **sections)
-    for stage in (replace(pipeline.CHECKPOINT, run=untrained), *AFTER_TRAINING):
+    for stage in (replace(pipeline.CHECKPOINT, run=untrained, resumes=False), *AFTER_TRAINING):
         stage.materialise(work)
     return work
 

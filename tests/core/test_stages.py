@@ -77,7 +77,7 @@ def test_what_an_input_became_makes_a_stage_stale(work: Work) -> None:
 
 def test_a_stage_without_its_input_says_which(work: Work) -> None:
     second = made("two", inputs=(made("one"),))
-    with pytest.raises(MissingArtefactError, match="two of shop needs one of shop"):
+    with pytest.raises(MissingArtefactError, match=r"Cannot run `two` for shop: its input `one` has not been built. Run `pixrec run shop --up-to two`"):
         second.materialise(work)
 
 
@@ -131,7 +131,7 @@ def test_a_process_that_dies_in_a_stage_leaves_it_to_the_next(work: Work) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "RUNNING\n"
-        with pytest.raises(BusyError, match="another process is making one"):
+        with pytest.raises(BusyError, match="Cannot run `one` for shop: another process is building it"):
             stage.materialise(work)
         other.kill()
     stage.materialise(work)
@@ -154,11 +154,11 @@ def test_a_joint_stage_reads_all_its_datasets_and_is_read_where_settings_say_so(
     last = made("last", partitioned_by="variant", inputs=(first, joint))
     settings = joined(work)
     shop, other, both = (Work(settings, name, "text_only") for name in ("shop", "other", "all"))
-    with pytest.raises(MissingArtefactError, match=r"joint of all needs one of shop, not made yet"):
+    with pytest.raises(MissingArtefactError, match=r"`joint` for all\|text_only: its input `one` of shop has not been built"):
         joint.materialise(both)
     first.materialise(shop)
     first.materialise(other)
-    with pytest.raises(MissingArtefactError, match=r"last of shop needs joint of all\|text_only, not made yet"):
+    with pytest.raises(MissingArtefactError, match=r"`last` for shop\|text_only: its input `joint` of all\|text_only has not been built"):
         last.materialise(shop)
     last.materialise(other)
     joint.materialise(both)

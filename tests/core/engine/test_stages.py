@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def shop(tmp_path_factory):
     """A shop with a checkpoint, whose batches are so small that there are many."""
     work = open_shop(tmp_path_factory.mktemp("shop"))
-    replace(pipeline.CHECKPOINT, run=untrained).materialise(work)
+    replace(pipeline.CHECKPOINT, run=untrained, resumes=False).materialise(work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photo_store, "BATCH", 8)
         patch.setattr(encode, "CPU_TOKENS", 256)
@@ -90,7 +90,7 @@ def test_the_engine_makes_nothing_stale(shop):
     settings = shop.settings.model_copy(update={"engine": shop.settings.engine.model_copy(update={"kind": "ray"})})
     other = Work(settings, shop.dataset, shop.variant)
     assert pipeline.CHECKPOINT.is_current(other)
-    assert pipeline.ITEM_VECTORS.fingerprint(other) == pipeline.ITEM_VECTORS.fingerprint(shop)
+    assert pipeline.ITEM_VECTORS.inspect_inputs(other) == pipeline.ITEM_VECTORS.inspect_inputs(shop)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def test_two_processes_never_train_one_variant(shop) -> None:
     work = shop()
     lock = pipeline.CHECKPOINT.stamp_path(work).with_suffix(".lock")
     lock.parent.mkdir(parents=True)
-    with FileLock(lock), pytest.raises(BusyError, match="another process is making checkpoint"):
+    with FileLock(lock), pytest.raises(BusyError, match="another process is building it"):
         pipeline.CHECKPOINT.materialise(work)
 
 
