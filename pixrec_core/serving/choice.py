@@ -24,5 +24,5 @@ def choose(dataset: str, paths: DatasetPaths, variants: Sequence[str], wanted: s
     if not there:
         told = f"variant {wanted}" if wanted else "no variant"
         verb = "has not been promoted" if wanted else "has been promoted"
-        raise MissingArtefactError(f"{told} of {dataset} {verb} yet; run `pixrec run --dataset {dataset}` first")
+        raise MissingArtefactError(f"{told} of {dataset} {verb} yet; run `pixrec run {dataset}` first")
     return max(there, key=lambda folder: promoted.read(folder).score)

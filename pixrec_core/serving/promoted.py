@@ -80,7 +80,7 @@ def verify(paths: PromotedPaths, promotion: Promotion) -> VariantPaths:
 
 
 def _mend(paths: PromotedPaths) -> str:
-    return f"remove the folder {paths.root} and promote again (`pixrec run --dataset NAME --stage promoted`)"
+    return f"remove the folder {paths.root} and promote again (`pixrec run NAME --stage promoted`)"
 
 
 def write(paths: PromotedPaths, copies: VariantPaths, promotion: Mapping[str, object]) -> None:

@@ -50,7 +50,7 @@ def promote(dataset: str, settings: DatasetSettings, paths: VariantPaths) -> Sta
     else:
         reason += (
             f". What was promoted at {served.promoted_at if served else '-'} goes on serving; to promote this one "
-            f"nevertheless: PIXREC_PROMOTION__TOLERANCE=1 pixrec run --dataset {dataset} --variant {paths.variant} "
+            f"nevertheless: PIXREC_PROMOTION__TOLERANCE=1 pixrec run {dataset} --variant {paths.variant} "
             "--stage promoted"
         )
     measured = asdict(comparison) if comparison else {}

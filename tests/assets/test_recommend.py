@@ -151,7 +151,7 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
         (["shop", "--text", "cup", "--top", "0"], 2, "0 is not in the range x>=1"),
         (["shop", "--photo", "no.jpg"], 2, "File 'no.jpg' does not exist"),
         (["nope", "--text", "cup"], 1, "unknown dataset 'nope'"),
-        (["empty", "--text", "cup"], 1, "no variant of empty has been promoted yet; run `pixrec run --dataset empty`"),
+        (["empty", "--text", "cup"], 1, "no variant of empty has been promoted yet; run `pixrec run empty`"),
         (["shop", "--text", "cup", "--variant", "nope"], 1, "unknown variant 'nope'; known: multimodal, text_only"),
         (["empty", "--text", "cup", "--variant", "text_only"], 1, "variant text_only of empty has not been promoted"),
         (["shop", "--user", "nobody"], 1, "unknown user 'nobody'"),
@@ -188,4 +188,4 @@ def test_a_damaged_index_is_named(pixrec, served, tmp_path, monkeypatch):
     code, _, err = pixrec("shop", "--text", "cup", "--variant", "multimodal")
     assert code == 1
     assert "promoted/1/item_index/index.faiss is damaged" in err
-    assert "promote again (`pixrec run --dataset NAME --stage promoted`)" in err
+    assert "promote again (`pixrec run NAME --stage promoted`)" in err

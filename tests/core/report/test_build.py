@@ -92,7 +92,7 @@ def test_tells_the_data(paths):
         assert fact in text
     assert "ab12" not in text
     assert "2,345,678 parameters" in text
-    assert "pixrec run --dataset shop" in text
+    assert "pixrec run shop" in text
 
 
 @pytest.mark.parametrize(("source", "banner"), [("sample", True), ("tables", False)])

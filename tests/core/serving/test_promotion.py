@@ -92,7 +92,7 @@ def test_only_what_is_surely_worse_is_refused(third: Work, place: Callable[[int]
     assert (stats["pairs"], stats["old"]) == (USERS, 0.5)
     assert stats["new"] == pytest.approx(sum(1 / log2(1 + r) if r <= 10 else 0 for r in map(place, range(60))) / 60)
     assert stats["verdict"].startswith("promoted: NDCG@10" if passed else "refused, as it is worse: NDCG@10")
-    assert ("PIXREC_PROMOTION__TOLERANCE=1 pixrec run --dataset shop --variant text_only" in stats["verdict"]) != passed
+    assert ("PIXREC_PROMOTION__TOLERANCE=1 pixrec run shop --variant text_only" in stats["verdict"]) != passed
     assert (third.variant_paths.promoted.manifest.read_bytes() == before) != passed
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_copy_is_named_with_its_mend(shop: Work, name: str) -> None:
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    mend = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run --dataset NAME --stage"
+    mend = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run NAME --stage"
     with pytest.raises(ArtefactError, match=mend):
         Recommender.load(shop.variant_paths.promoted.root)
     with pytest.raises(ArtefactError, match=mend):
