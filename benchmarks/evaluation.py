@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from pixrec_core.evaluation import metrics
-from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
+from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking, without_seen
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.ranking_table import to_ranking, write_ranking
 from pixrec_core.retrieval import faiss_index
@@ -94,8 +94,8 @@ def compare(users: int, items: int, looped: int) -> None:
 
     def score() -> Any:
         filtered = without_seen(ranking, targets)
-        _ = target_ranks(filtered, targets, DEPTH), coverage(filtered, targets, 10)
-        return metrics.per_user(target_ranks(ranking, targets, DEPTH)), coverage(ranking, targets, 10)
+        _ = listed_ranks(filtered, targets, DEPTH), coverage(filtered, targets, 10)
+        return metrics.per_user(listed_ranks(ranking, targets, DEPTH)), coverage(ranking, targets, 10)
 
     (ours, _), scored = timed("score, both protocols", score)
     theirs, seconds = timed(f"loop, {looped} users", lambda: loop(user_vectors[:looped], item_vectors, bought[:looped]))

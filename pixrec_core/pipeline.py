@@ -131,7 +131,7 @@ def evaluation(work: Work) -> Stats:
     """Rankings and true targets -> metrics, per user first."""
     from pixrec_core.evaluation import evaluate
 
-    return evaluate.evaluate(work.dataset_settings.retrieval, work.paths, work.settings.variants)
+    return evaluate.evaluate_rankings(work.dataset_settings.retrieval, work.paths, work.settings.variants)
 
 
 def report(work: Work) -> Stats:

@@ -30,6 +30,11 @@ def popularity_ranks(train_counts: NDArray[Any]) -> NDArray[np.int64]:
     return ranks
 
 
+def id_indices(ids: pl.Expr, sorted_ids: pl.Series, *, strict: bool = True) -> pl.Expr:
+    """Return the index of each id in `sorted_ids`; for an unknown id null, or an error if `strict`."""
+    return ids.cast(pl.Enum(sorted_ids), strict=strict).to_physical().cast(pl.UInt32)
+
+
 def top_items(
     scores: NDArray[np.float32], lengths: NDArray[np.int64], popularity_ranks: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

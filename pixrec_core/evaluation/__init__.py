@@ -1,1 +1,1 @@
-"""What rankings are worth: metrics per user first, then their mean, with intervals."""
+"""Evaluation of rankings: metrics per user, then their means with confidence intervals."""

@@ -1,8 +1,7 @@
-"""Rankings and true targets -> metrics.json and outcomes.parquet, under two protocols at once.
+"""Rankings and targets -> metrics.json and outcomes.parquet, under two protocols.
 
-`seen_allowed`: the lists as they are, all users. `seen_filtered`: the items of a user's history are
-taken out of the list; users who bought one of them again cannot be served so and are left out.
-See docs/metrics.md.
+`seen_allowed`: unchanged lists, all users. `seen_filtered`: lists without the items of the user's history, and without
+the users whose target is such an item. See docs/metrics.md.
 """
 
 import logging
@@ -15,9 +14,9 @@ import polars as pl
 
 from pixrec_core import files
 from pixrec_core.data.sequences import read_items
-from pixrec_core.evaluation.lists import ItemFacts, describe
+from pixrec_core.evaluation.lists import ItemFacts, describe_lists
 from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
-from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
+from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking, without_seen
 from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.ranking_table import DENSE, SPEEDS
@@ -31,12 +30,12 @@ SEEN_ALLOWED = "seen_allowed"
 SEEN_FILTERED = "seen_filtered"
 
 
-def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
-    """Score every baseline, and every one of `variants` that has been ranked, by its language model too if so.
+def evaluate_rankings(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
+    """Evaluate every baseline, and each of `variants` that has rankings, those of generative rankers included.
 
     Raises:
-        MissingArtefactError: sequences, photos or baselines have not been made.
-        ContractError: training sequences hold what they must not.
+        MissingArtefactError: sequences, photos or baselines have not been built.
+        ContractError: sequences hold held-out items.
         ArtefactError: a ranking does not fit the test split.
     """
     targets = Targets.read(paths)
@@ -54,31 +53,32 @@ def evaluate(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequenc
     protocols = _protocols(outcomes, targets, variants)
     metrics = {**facts, "depth": settings.depth, "protocols": protocols, "generative": generative}
     files.write_json(paths.metrics, metrics)
-    headline = {method: figures["NDCG@10"]["value"] for method, figures in protocols[SEEN_ALLOWED]["methods"].items()}
+    headline = {method: values["NDCG@10"]["value"] for method, values in protocols[SEEN_ALLOWED]["methods"].items()}
     return {**facts, "ndcg@10": headline}
 
 
 def _generative(
     paths: VariantPaths, targets: Targets, item_facts: ItemFacts, depth: int
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Rankings by the language model against the dense one, of the users that have them; and what became of these.
+    """Return metrics of the generative rankers and of the dense ranking for the same users, and their outcomes.
 
-    The table leaves the dense one out, as the variant's own rows are the same.
+    The outcomes leave out the dense ranking, which the variant's rows have already.
     """
     folder = paths.generative
     speeds = files.read_json(folder / SPEEDS)
     rankings = {method: folder / f"{method}.parquet" for method in speeds}
-    some = targets.of_users(pl.read_parquet(rankings[DENSE], columns=[USER])[USER].unique())
-    outcomes = _outcomes(rankings, some, item_facts, depth)
-    protocols = _protocols(outcomes, some, [m for m in speeds if m != DENSE])
+    ranked_users = targets.of_users(pl.read_parquet(rankings[DENSE], columns=[USER])[USER].unique())
+    outcomes = _outcomes(rankings, ranked_users, item_facts, depth)
+    protocols = _protocols(outcomes, ranked_users, [m for m in speeds if m != DENSE])
     named = {f"{paths.variant}/{m}": outcome for m, outcome in outcomes[SEEN_ALLOWED].items() if m != DENSE}
-    return {"users": len(some.users), "users_per_second": speeds, "protocols": protocols}, _table(named, some)
+    values = {"users": len(ranked_users.users), "users_per_second": speeds, "protocols": protocols}
+    return values, _table(named, ranked_users)
 
 
 def _outcomes(
     rankings: Mapping[str, Path], targets: Targets, item_facts: ItemFacts, depth: int
 ) -> dict[str, dict[str, Outcome]]:
-    """Protocol -> method -> what it did."""
+    """Return the outcome of each method by protocol."""
     outcomes: dict[str, dict[str, Outcome]] = {SEEN_ALLOWED: {}, SEEN_FILTERED: {}}
     for method, path in rankings.items():
         ranking = read_ranking(path, method, targets, depth)
@@ -91,7 +91,7 @@ def _outcomes(
 def _protocols(
     outcomes: Mapping[str, dict[str, Outcome]], targets: Targets, variants: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    groups = {name: belongs.to_numpy() for name, belongs in targets.groups().items()}
+    groups = {name: member.to_numpy() for name, member in targets.groups().items()}
     repeat = targets.table[REPEAT].to_numpy()
     return {
         SEEN_ALLOWED: summarise(outcomes[SEEN_ALLOWED], np.ones_like(repeat), groups, variants),
@@ -100,7 +100,7 @@ def _protocols(
 
 
 def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
-    """Method -> its ranking: baselines by name, then variants."""
+    """Return the ranking of each method: baselines by name, then variants."""
     files.require(paths.baselines)
     return paths.baseline_rankings() | {
         v: paths.variant(v).ranking for v in variants if paths.variant(v).ranking.exists()
@@ -109,14 +109,14 @@ def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
 
 def _outcome(ranking: pl.DataFrame, targets: Targets, item_facts: ItemFacts, depth: int) -> Outcome:
     return Outcome(
-        target_ranks(ranking, targets, depth),
-        describe(ranking, targets, item_facts),
+        listed_ranks(ranking, targets, depth),
+        describe_lists(ranking, targets, item_facts),
         coverage(ranking, targets, COVERAGE_K),
     )
 
 
 def _table(outcomes: Mapping[str, Outcome], targets: Targets) -> pl.DataFrame:
-    """`OUTCOME_SCHEMA`: one row a method and user, seen items allowed: the target and its rank."""
+    """Return `OUTCOME_SCHEMA`: target and rank, one row per method and user, seen items allowed."""
     target = targets.items.gather(targets.table[ITEM_INDEX])
     frames = [
         pl.DataFrame(

@@ -1,12 +1,10 @@
-"""What lists are like, whether or not they hold the target: how surprising, how varied, how much is known already.
+"""Properties of recommended lists: novelty, diversity and the share of seen items.
 
-None of these is better for being higher: a list drawn by chance is novel and varied. They are read
-beside the metrics of the target.
+Higher is not better: a random list is novel and diverse. Read them together with the metrics of the target.
 """
 
 import re
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -21,25 +19,25 @@ from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import HAS_IMAGE, RANK, TRAIN_COUNT
 
-K: Final = 10  # items of a list that are looked at
+K: Final = 10  # items of a list that count
 NOVELTY: Final = f"novelty@{K}"
 REPEATS: Final = f"repeats@{K}"
 TEXT_DIVERSITY: Final = f"text_diversity@{K}"
 IMAGE_DIVERSITY: Final = f"image_diversity@{K}"
-USERS_AT_A_TIME: Final = 10_000  # bounds the memory: 15 MB of photo features
+USERS_PER_BLOCK: Final = 10_000  # bounds the memory: 15 MB of photo features
 
 Vectors: TypeAlias = sparse.csr_array | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ItemFacts:
-    """What lists are described by.
+    """Facts of items from which the properties of lists are computed.
 
     Attributes:
-        information: (n,) bits that an item's appearance would tell: -log2 of its share of training
-            interactions. An item that nobody took counts as taken once.
-        contents: name of a diversity -> (n, F) vectors of length 1, whose cosine lies between 0 and
-            1; a row of zeros for an item that has no such content.
+        information: (n,) bits: -log2 of the item's share of training interactions. A cold item counts as one
+            interaction.
+        contents: (n, F) vectors by name of a diversity, of length 1 and with cosines from 0 to 1; a row of zeros for
+            an item without such content.
     """
 
     information: NDArray[np.float64]
@@ -47,10 +45,10 @@ class ItemFacts:
 
     @classmethod
     def read(cls, paths: DatasetPaths, catalogue: pl.DataFrame) -> Self:
-        """From the catalogue, and from its photos where there are any.
+        """Compute the facts from the catalogue and its photos.
 
         Raises:
-            MissingArtefactError: photos that the catalogue speaks of are not there.
+            MissingArtefactError: a photo of the catalogue is missing.
             ArtefactError: a photo is damaged.
         """
         counts = catalogue[TRAIN_COUNT].to_numpy()
@@ -62,57 +60,54 @@ class ItemFacts:
         return cls(information, contents)
 
 
-def describe(ranking: pl.DataFrame, targets: Targets, facts: ItemFacts) -> dict[str, PerUser]:
-    """Each figure of each test user's first `K` items, (users,); 0 where the user has no list.
+def describe_lists(ranking: pl.DataFrame, targets: Targets, facts: ItemFacts) -> dict[str, PerUser]:
+    """Return (users,) each property of each test user's first `K` items; 0 for a user without a list.
 
     Args:
-        ranking: user_index, item_index and rank, as `read_ranking` gives it.
+        ranking: user_index, item_index and rank, from `read_ranking`.
         targets: the test split.
-        facts: of the catalogue's items.
+        facts: of the catalogue.
     """
     top = ranking.filter(pl.col(RANK) <= K)
     shape = (len(targets.users), len(targets.items))
     cells = (top[USER_INDEX].to_numpy(), top[ITEM_INDEX].to_numpy())
     lists = sparse.csr_array((np.ones(top.height, np.float32), cells), shape=shape)
     lengths = np.maximum(np.diff(lists.indptr), 1)
-    known = top.join(targets.seen, on=[USER_INDEX, ITEM_INDEX], how="semi")[USER_INDEX].to_numpy()
+    seen = top.join(targets.seen, on=[USER_INDEX, ITEM_INDEX], how="semi")[USER_INDEX].to_numpy()
     return {
         NOVELTY: lists @ facts.information / lengths,
-        REPEATS: np.bincount(known, minlength=shape[0]) / lengths,
+        REPEATS: np.bincount(seen, minlength=shape[0]) / lengths,
         **{name: diversity(lists, vectors) for name, vectors in facts.contents.items()},
     }
 
 
 def diversity(lists: sparse.csr_array, vectors: Vectors) -> PerUser:
-    """1 - mean cosine over the pairs of a list; (users,). Items without content make no pairs; 0 where there are none.
+    """Return (users,) 1 - the mean cosine over pairs of items with content; 0 for a list without pairs.
 
     Args:
         lists: (users, n) ones and zeros.
-        vectors: (n, F) of length 1 or 0. The cosines of all pairs come from the length of their sum:
+        vectors: (n, F) of length 1 or 0. The length of their sum gives the cosines of all pairs:
             |sum|^2 = items + 2 * sum of cosines.
     """
     has_content = np.asarray((vectors * vectors).sum(axis=1)) > 0
     items = lists @ has_content.astype(np.float64)
-    starts = range(0, lists.shape[0], USERS_AT_A_TIME)
-    squares = np.concatenate([_squared(lists[s : s + USERS_AT_A_TIME] @ vectors) for s in starts] or [np.empty(0)])
+    starts = range(0, lists.shape[0], USERS_PER_BLOCK)
+    squares = np.concatenate([_squared(lists[s : s + USERS_PER_BLOCK] @ vectors) for s in starts] or [np.empty(0)])
     pairs = items * (items - 1)
     return np.where(pairs > 0, 1 - (squares - items) / np.maximum(pairs, 1), 0)
 
 
 def _squared(sums: Any) -> PerUser:
-    """Squared length of each row, dense or sparse."""
+    """Return the squared length of each row, dense or sparse."""
     squares: PerUser = np.asarray((sums * sums).sum(axis=1), np.float64)
     return squares
 
 
 def tf_idf(texts: list[str]) -> sparse.csr_array:
-    """(n, words) of length 1: the words of each text, each once, rare ones weighing more."""
-    words = [sorted(set(re.findall(r"\w+", text.lower()))) for text in texts]
-    column = {word: number for number, word in enumerate(sorted(set(chain.from_iterable(words))))}
-    columns = np.array([column[word] for word in chain.from_iterable(words)], np.int64)
-    in_texts = np.bincount(columns, minlength=len(column))
-    weight = 1 + np.log((1 + len(texts)) / (1 + in_texts))
-    ends = np.cumsum([0, *map(len, words)])
-    vectors = sparse.csr_array((weight[columns], columns, ends), shape=(len(texts), len(column)))
-    lengths = np.sqrt((vectors * vectors).sum(axis=1))
-    return vectors.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]).tocsr()
+    """Return (n, words) TF-IDF vectors of length 1; each word of a text counts once."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not any(re.search(r"\w", text) for text in texts):  # scikit-learn refuses an empty vocabulary
+        return sparse.csr_array((len(texts), 0))
+    vectorizer = TfidfVectorizer(binary=True, token_pattern=r"\w+")  # noqa: S106 (no password)
+    return sparse.csr_array(vectorizer.fit_transform(texts))

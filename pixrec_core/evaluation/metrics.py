@@ -1,7 +1,7 @@
-"""Metrics of one target a user, as pure functions of its rank.
+"""Metrics for one target per user, as pure functions of its rank.
 
-A rank counts from 1; a target that is not in the list has rank infinity. Adding a metric is adding
-one function and its line in `METRICS`.
+Ranks count from 1; a target that is not in the list has rank infinity. A new metric is one function and its line in
+`METRICS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ PerUser = NDArray[np.float64]
 
 
 def recall(ranks: PerUser, k: int) -> PerUser:
-    """1 where the target is among the first `k`, else 0; (users,). With one target it is the hit rate too."""
+    """Return (users,) 1 if the target is among the first `k`, else 0. With one target this is the hit rate too."""
     return (ranks <= k).astype(np.float64)
 
 
 def ndcg(ranks: PerUser, k: int) -> PerUser:
-    """1 / log2(1 + rank) where the target is among the first `k`, else 0; (users,). The ideal list scores 1."""
+    """Return (users,) 1 / log2(1 + rank) if the target is among the first `k`, else 0."""
     return np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)
 
 
 def reciprocal_rank(ranks: PerUser) -> PerUser:
-    """1 / rank, and 0 where the target is not in the list; (users,)."""
+    """Return (users,) 1 / rank, or 0 if the target is not in the list."""
     return 1 / ranks
 
 
@@ -41,5 +41,5 @@ METRICS: Final[Mapping[str, Callable[[PerUser], PerUser]]] = MappingProxyType(
 
 
 def per_user(ranks: PerUser) -> PerUser:
-    """All of `METRICS`, in their order; (users, metrics)."""
+    """Return (users, metrics) all of `METRICS`, in their order."""
     return np.stack([metric(ranks) for metric in METRICS.values()], axis=1)

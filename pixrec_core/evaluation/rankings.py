@@ -1,4 +1,4 @@
-"""Reading of ranking tables: what is wrong with one is refused, not averaged away."""
+"""Reading of ranking tables: an invalid one is refused."""
 
 from pathlib import Path
 
@@ -7,74 +7,79 @@ import polars as pl
 
 from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.metrics import PerUser
-from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets, index
+from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, USER_INDEX, Targets
+from pixrec_core.ranking_table import id_indices
 from pixrec_core.schemas import ITEM, RANK, RANKING_SCHEMA, USER
 
 
 def read_ranking(path: Path, method: str, targets: Targets, depth: int) -> pl.DataFrame:
-    """A ranking in integers, sorted by user and rank: user_index, item_index, rank.
+    """Return a ranking in integers, sorted by user and rank: user_index, item_index, rank.
 
     Raises:
-        ArtefactError: other columns than `RANKING_SCHEMA`, users or items that are not those of
-            the test split and the catalogue, an item twice in a list, gaps in ranks, or lists
-            too short for `depth` once the seen items are taken out.
+        ArtefactError: other columns than `RANKING_SCHEMA`, users or items that are not in the test split and the
+            catalogue, an item twice in a list, gaps in ranks, or lists that are shorter than `depth` without the seen
+            items.
     """
-    found = pl.read_parquet_schema(path)
-    if {name: found.get(name) for name in RANKING_SCHEMA} != dict(RANKING_SCHEMA):
-        raise ArtefactError(f"ranking of {method}: {path} has columns {found}; expected {dict(RANKING_SCHEMA)}")
+    columns = pl.read_parquet_schema(path)
+    if {name: columns.get(name) for name in RANKING_SCHEMA} != dict(RANKING_SCHEMA):
+        raise ArtefactError(f"ranking of {method}: {path} has columns {columns}; expected {dict(RANKING_SCHEMA)}")
     ranking = (
         pl.scan_parquet(path)
         .select(
-            index(USER, targets.users).alias(USER_INDEX), index(ITEM, targets.items).alias(ITEM_INDEX), pl.col(RANK)
+            id_indices(pl.col(USER), targets.users, strict=False).alias(USER_INDEX),
+            id_indices(pl.col(ITEM), targets.items, strict=False).alias(ITEM_INDEX),
+            pl.col(RANK),
         )
         .sort(USER_INDEX, RANK)
         .collect()
     )
-    problems = {what: count for what, count in _problems(ranking, targets, depth).items() if count}
+    problems = [f"{count:,} {problem}" for problem, count in _problems(ranking, targets, depth).items() if count]
     if problems:
-        told = ", ".join(f"{count} {what}" for what, count in problems.items())
-        raise ArtefactError(f"ranking of {method} ({path}) does not fit the test split: {told}; rank again")
+        message = f"ranking of {method} ({path}) does not fit the test split: {', '.join(problems)}; rebuild it"
+        raise ArtefactError(message)
     return ranking
 
 
 def _problems(ranking: pl.DataFrame, targets: Targets, depth: int) -> dict[str, int]:
-    """How often each rule is broken."""
+    """Return how often each rule is broken."""
     lists = ranking.group_by(USER_INDEX).agg(
         pl.len().alias("length"), pl.col(RANK).min().alias("first"), pl.col(RANK).max().alias("last"),
-        pl.col(RANK).n_unique().alias("different"),
+        pl.col(RANK).n_unique().alias("distinct"),
     )  # fmt: skip
-    gapless = (pl.col("first") == 1) & (pl.col("last") == pl.col("length")) & (pl.col("different") == pl.col("length"))
-    needed = targets.seen.group_by(USER_INDEX).len("seen").join(lists, on=USER_INDEX)
+    # One integer per row: to count distinct structs takes several times as long.
     cells = ranking.select(pl.col(USER_INDEX).cast(pl.UInt64) * len(targets.items) + pl.col(ITEM_INDEX))
     known = cells.to_series().drop_nulls()
-    whole = (pl.col("seen") + depth).clip(upper_bound=len(targets.items))
+    gapless = (pl.col("first") == 1) & (pl.col("last") == pl.col("length")) & (pl.col("distinct") == pl.col("length"))
+    seen = targets.seen.group_by(USER_INDEX).agg(pl.len().alias("seen"))
+    lengths = lists.join(seen, on=USER_INDEX)
+    required = (pl.col("seen") + depth).clip(upper_bound=len(targets.items))
     return {
         "test users without a list": len(targets.users) - lists[USER_INDEX].drop_nulls().len(),
         "rows of unknown users": ranking[USER_INDEX].null_count(),
         "rows of unknown items": ranking[ITEM_INDEX].null_count(),
         "rows that repeat an item of the list": len(known) - known.n_unique(),
         "lists with gaps in their ranks": lists.filter(~gapless.fill_null(value=False)).height,
-        f"lists shorter than depth {depth} plus the seen items": needed.filter(pl.col("length") < whole).height,
+        f"lists shorter than depth {depth} plus the seen items": lengths.filter(pl.col("length") < required).height,
     }
 
 
 def without_seen(ranking: pl.DataFrame, targets: Targets) -> pl.DataFrame:
-    """The ranking without the items of each user's history, ranks closed up; users whose target is gone left out."""
-    left_out = targets.table.filter("repeat").select(USER_INDEX)
-    return closed_up(
-        ranking.join(left_out, on=USER_INDEX, how="anti", maintain_order="left").join(
+    """Return the ranking without seen items, ranks renumbered, and without the users whose target is a seen item."""
+    repeat_users = targets.table.filter(REPEAT).select(USER_INDEX)
+    return renumber(
+        ranking.join(repeat_users, on=USER_INDEX, how="anti", maintain_order="left").join(
             targets.seen, on=[USER_INDEX, ITEM_INDEX], how="anti", maintain_order="left"
         )
     )
 
 
-def closed_up(ranking: pl.DataFrame) -> pl.DataFrame:
-    """A ranking that rows were taken out of, with ranks that count from 1 again."""
+def renumber(ranking: pl.DataFrame) -> pl.DataFrame:
+    """Return a ranking, after rows were removed, with ranks from 1 again."""
     return ranking.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(USER_INDEX).alias(RANK))
 
 
-def target_ranks(ranking: pl.DataFrame, targets: Targets, depth: int) -> PerUser:
-    """Rank of each test user's target, infinity past `depth`; (users,)."""
+def listed_ranks(ranking: pl.DataFrame, targets: Targets, depth: int) -> PerUser:
+    """Return (users,) the rank of each test user's target in its list, infinity past `depth`."""
     hits = ranking.join(targets.table, on=[USER_INDEX, ITEM_INDEX]).filter(pl.col(RANK) <= depth)
     ranks = np.full(len(targets.users), np.inf)
     ranks[hits[USER_INDEX]] = hits[RANK]
@@ -82,5 +87,5 @@ def target_ranks(ranking: pl.DataFrame, targets: Targets, depth: int) -> PerUser
 
 
 def coverage(ranking: pl.DataFrame, targets: Targets, k: int) -> float:
-    """Share of the catalogue (0 to 1) that stands among anybody's first `k`."""
+    """Return the share of the catalogue (0 to 1) that is among the first `k` items of any user."""
     return ranking.filter(pl.col(RANK) <= k)[ITEM_INDEX].n_unique() / len(targets.items)

@@ -16,6 +16,7 @@ from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, photo_files, photo_rows
 from pixrec_core.models.process_group import WHOLE, RankInfo
 from pixrec_core.paths import VariantPaths
+from pixrec_core.ranking_table import id_indices
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class TowerInputs:
 
     def numbers(self, sequences: pl.Series) -> pl.Series:
         """Lists of item ids to lists of item numbers, in a column: as Python objects they take ten times the memory."""
-        known = sequences.cast(pl.List(pl.Enum(self.items)))
-        return known.list.eval(pl.element().to_physical().cast(pl.Int64))
+        return sequences.list.eval(id_indices(pl.element(), pl.Series(self.items)).cast(pl.Int64))
 
     def collator(
         self, photos: PhotoStore | None = None, negatives: Negatives | None = None, rank_info: RankInfo = WHOLE

@@ -63,6 +63,7 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
 
     Raises:
         MissingArtefactError: the stage `sequences` has not run.
+        ContractError: sequences hold held-out items.
     """
     train = TrainData.read(paths)
     item_ids, test, validation = read_items(paths)[ITEM], read_sequences(paths, TEST), read_sequences(paths, VALIDATION)

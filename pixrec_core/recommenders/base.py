@@ -21,11 +21,12 @@ from scipy import sparse
 
 from pixrec_core import files, prompts
 from pixrec_core.data.photo_features import photo_features
-from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import ArtefactError
+from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.evaluation.validation import tuning_users
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.ranking_table import popularity_ranks, top_items
+from pixrec_core.ranking_table import id_indices, popularity_ranks, top_items
 from pixrec_core.recommenders._item_lists import ItemLists, Scores
 from pixrec_core.schemas import ITEM, ITEMS, MOMENTS, TRAIN, VALIDATION
 
@@ -65,12 +66,10 @@ class TrainData:
 
         Raises:
             MissingArtefactError: the stage `sequences` has not run.
+            ContractError: sequences hold held-out items.
         """
-        catalogue, train, validation = (
-            read_items(paths),
-            read_sequences(paths, TRAIN),
-            read_sequences(paths, VALIDATION),
-        )
+        catalogue, sequences = read_items(paths), read_checked_sequences(paths)
+        train, validation = sequences[TRAIN], sequences[VALIDATION]
         tuning = validation.filter(tuning_users(validation.height))
         return cls(
             n_items=catalogue.height,
@@ -220,5 +219,5 @@ def before_target(sequences: pl.DataFrame) -> pl.Series:
 
 def index_lists(lists: pl.Series, item_ids: pl.Series) -> ItemLists:
     """Return lists of item ids as lists of indices into `item_ids`, which is sorted and holds all of them."""
-    values = lists.explode(empty_as_null=False).cast(pl.Enum(item_ids)).to_physical()
+    values = lists.explode(empty_as_null=False).to_frame(ITEM).select(id_indices(pl.col(ITEM), item_ids)).to_series()
     return ItemLists.of(values.to_numpy(), lists.list.len().to_numpy())

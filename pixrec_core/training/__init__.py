@@ -18,6 +18,7 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.engine.ray import RayEngine
 from pixrec_core.errors import ContractError
+from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.models import checkpoint, hub, tuning
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
@@ -80,6 +81,7 @@ def train(
     """
     for each in datasets.values():
         require_valid(each.dataset)
+        read_checked_sequences(each.dataset)
     model_settings, state = hub.pinned(model_settings), _state_folder(paths, run)
     given = model_settings, settings, paths, datasets, state, start
     if settings.processes == 1:

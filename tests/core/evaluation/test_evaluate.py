@@ -8,7 +8,7 @@ import pytest
 
 from pixrec_core import files
 from pixrec_core.errors import MissingArtefactError
-from pixrec_core.evaluation.evaluate import evaluate
+from pixrec_core.evaluation.evaluate import evaluate_rankings
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import OUTCOME_SCHEMA, RANKING_SCHEMA
 from pixrec_core.settings import RetrievalSettings
@@ -46,7 +46,7 @@ def paths(tmp_path):
 
 @pytest.fixture
 def metrics(paths):
-    evaluate(RetrievalSettings(depth=4), paths, ("multimodal", "text_only", "not_ranked_yet"))
+    evaluate_rankings(RetrievalSettings(depth=4), paths, ("multimodal", "text_only", "not_ranked_yet"))
     return json.loads(paths.metrics.read_text())
 
 
@@ -144,7 +144,7 @@ def test_rankings_by_the_language_model_are_compared_with_the_dense_one_over_the
     for method, items in (("dense", LISTS["multimodal"]), ("beams", "bdafec")):
         write_ranking(folder / f"{method}.parquet", items, "uw")
     files.write_json(folder / "speeds.json", {"dense": 200.0, "beams": 12.5})
-    evaluate(RetrievalSettings(depth=4), paths, ("multimodal", "text_only"))
+    evaluate_rankings(RetrievalSettings(depth=4), paths, ("multimodal", "text_only"))
     (variant, own), = json.loads(paths.metrics.read_text())["generative"].items()  # fmt: skip
     assert (variant, own["users"]) == ("multimodal", 2)
     assert own["users_per_second"] == {"dense": 200.0, "beams": 12.5}
@@ -167,7 +167,7 @@ def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
     paths.sequences.unlink()
     items = sequences_file.catalogue(["a", "a", "a"], ITEMS, imageless="e")
     sequences_file.write(paths, items, sequences_file.sequences(dict.fromkeys(BOUGHT, "aba")))
-    evaluate(RetrievalSettings(depth=4), paths, ())
+    evaluate_rankings(RetrievalSettings(depth=4), paths, ())
     filtered = json.loads(paths.metrics.read_text())["protocols"]["seen_filtered"]
     assert filtered == {"users": 0, "left_out": 3, "methods": {}, "groups": {}, "paired": []}
 
@@ -175,4 +175,4 @@ def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
 def test_baselines_come_first(paths):
     files.remove(paths.baselines)
     with pytest.raises(MissingArtefactError, match="baselines"):
-        evaluate(RetrievalSettings(), paths, ("multimodal",))
+        evaluate_rankings(RetrievalSettings(), paths, ("multimodal",))

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pixrec_core.evaluation import lists
-from pixrec_core.evaluation.lists import ItemFacts, describe, diversity, tf_idf
+from pixrec_core.evaluation.lists import ItemFacts, describe_lists, diversity, tf_idf
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import TEST
@@ -28,7 +28,7 @@ def test_diversity_by_hand():
 
 @settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, 19)), min_size=1, max_size=9), st.integers(1, 4))
-def test_diversity_equals_a_loop_over_pairs(chosen, at_a_time):
+def test_diversity_equals_a_loop_over_pairs(chosen, per_block):
     vectors = np.abs(np.random.default_rng(0).normal(size=(20, 5)))
     vectors[::4] = 0
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -38,7 +38,7 @@ def test_diversity_equals_a_loop_over_pairs(chosen, at_a_time):
         pairs = [vectors[a] @ vectors[b] for a, b in combinations(items, 2) if a % 4 and b % 4]
         expected.append(1 - np.mean(pairs) if pairs else 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lists, "USERS_AT_A_TIME", at_a_time)
+        patch.setattr(lists, "USERS_PER_BLOCK", per_block)
         assert np.allclose(diversity(incidence, vectors), expected)
 
 
@@ -64,7 +64,7 @@ def test_what_lists_are_like(tmp_path):
         orient="row",
     )
 
-    found = describe(ranking, Targets.of(catalogue, test), ItemFacts.read(paths, catalogue))
+    found = describe_lists(ranking, Targets.of(catalogue, test), ItemFacts.read(paths, catalogue))
 
     # Of four interactions a has 3, b 1; c and d count as one each. u has a and b.
     assert found["novelty@10"] == pytest.approx([(np.log2(4 / 3) + 3 * 2) / 4, 0])
@@ -80,5 +80,5 @@ def test_only_the_first_ten_count(tmp_path):
     ranking = pl.DataFrame({"user_index": [0] * 12, "item_index": range(12), "rank": range(1, 13)})
     ranking = ranking.cast({"user_index": pl.UInt32, "item_index": pl.UInt32})
     facts = ItemFacts.read(DatasetPaths.of(tmp_path, "tiny"), catalogue)
-    assert describe(ranking, Targets.of(catalogue, test), facts)["novelty@10"] == pytest.approx([4])
+    assert describe_lists(ranking, Targets.of(catalogue, test), facts)["novelty@10"] == pytest.approx([4])
     assert list(facts.contents) == ["text_diversity@10"], "without a photo there is no diversity of photos"

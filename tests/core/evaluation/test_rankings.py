@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.errors import ArtefactError
-from pixrec_core.evaluation.rankings import coverage, read_ranking, target_ranks, without_seen
+from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking, without_seen
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.schemas import RANKING_SCHEMA, TEST
 from tests.core import sequences_file
@@ -37,10 +37,10 @@ def read(tmp_path):
 
 def test_ranks_of_targets(read):
     targets, ranking = targets_of(BOUGHT), read(table(GOOD).sample(fraction=1, shuffle=True, seed=1))
-    assert target_ranks(ranking, targets, DEPTH).tolist() == [np.inf, 1, np.inf]
+    assert listed_ranks(ranking, targets, DEPTH).tolist() == [np.inf, 1, np.inf]
     assert coverage(ranking, targets, 1) == 3 / 6
     kept = without_seen(ranking, targets)  # u: c d; v is left out, its target stands in its history; w: a c
-    assert target_ranks(kept, targets, DEPTH).tolist() == [2, np.inf, np.inf]
+    assert listed_ranks(kept, targets, DEPTH).tolist() == [2, np.inf, np.inf]
     assert coverage(kept, targets, 2) == 3 / 6
 
 
@@ -94,5 +94,5 @@ def test_both_protocols_equal_plain_loops(users, depth):
         ranks = [
             ranked.index(bought[u][-1]) + 1 if bought[u][-1] in ranked else np.inf for u, ranked in expected.items()
         ]
-        assert target_ranks(found, targets, depth).tolist() == [r if r <= depth else np.inf for r in ranks]
+        assert listed_ranks(found, targets, depth).tolist() == [r if r <= depth else np.inf for r in ranks]
         assert coverage(found, targets, 2) == len({i for ranked in expected.values() for i in ranked[:2]}) / 6

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from pixrec_core.evaluation.metrics import METRICS, per_user
-from pixrec_core.evaluation.rankings import target_ranks
+from pixrec_core.evaluation.rankings import listed_ranks
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.schemas import TEST
 from tests.core import sequences_file
@@ -29,7 +29,7 @@ def test_all_metrics_equal_those_of_ranx():
     targets = Targets.of(sequences_file.catalogue([], ITEMS), test)
     rows = [(u, int(item), rank) for u, user in enumerate(bought) for rank, item in enumerate(lists[user], 1)]
     schema = {"user_index": pl.UInt32, "item_index": pl.UInt32, "rank": pl.Int32}
-    ours = per_user(target_ranks(pl.DataFrame(rows, schema, orient="row"), targets, DEPTH))
+    ours = per_user(listed_ranks(pl.DataFrame(rows, schema, orient="row"), targets, DEPTH))
 
     relevant = ranx.Qrels({user: {items[-1]: 1} for user, items in bought.items()})
     run = ranx.Run({user: {item: 1 / rank for rank, item in enumerate(lists[user], 1)} for user in bought})
