@@ -10,7 +10,8 @@ data/<dataset>/
   sequences.duckdb          items, interactions and sequences that belong together, validated
   contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
   baselines/<method>/       model/  ranking.parquet, of test users  validation_ranking.parquet, of stacking users
-  variants/<variant>/       checkpoint/  item_vectors/  item_index/  ranking.parquet
+  variants/<variant>/       checkpoint/  item_vectors/  item_index/
+                            ranking.parquet, of test users  validation_ranking.parquet, of stacking users
                             generative/<ranker>.parquet, speeds.json: rankings by the language model, where asked for
                             curves/: TensorBoard event files of the training, written as it goes
                             promoted/: what serves; promoted.json names one of its numbered folders
@@ -205,7 +206,13 @@ class VariantPaths:
 
     @property
     def ranking(self) -> Path:
+        """Of test users."""
         return self.root / "ranking.parquet"
+
+    @property
+    def validation_ranking(self) -> Path:
+        """Of validation users on whom no setting was chosen."""
+        return self.root / "validation_ranking.parquet"
 
     @property
     def generative(self) -> Path:

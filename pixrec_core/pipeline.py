@@ -248,6 +248,7 @@ RANKING: Final = Stage(
     (ITEM_INDEX,),
     ("retrieval", "generative"),
     partitioned_by="variant",
+    version=2,
 )
 PROMOTED: Final = Stage(
     "promoted",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pixrec_core import files
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.engine import Engine
+from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import VariantPaths
 from pixrec_core.plugins import load_plugin
 from pixrec_core.progress import track
@@ -22,7 +23,7 @@ from pixrec_core.retrieval.encode import Vectors
 from pixrec_core.retrieval.index import ItemIndex
 from pixrec_core.retrieval.rankers import RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.retriever import Retriever
-from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, USER
+from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, USER, VALIDATION
 from pixrec_core.settings import GenerativeSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -36,17 +37,24 @@ SEED = 0
 def rank_test_users(
     settings: RetrievalSettings, generative: GenerativeSettings, paths: VariantPaths, engine: Engine
 ) -> Stats:
-    """Write each test user's ranking: `depth` items, and one more for each distinct item of the history.
+    """Write rankings of test users and stacking users: `depth` items, and one more per distinct item of the history.
 
-    The users sampled by `generative` also get a list of the same length from each of its rankers.
+    The test users sampled by `generative` also get a list of the same length from each of its rankers.
 
     Raises:
         MissingArtefactError: there is no checkpoint or no index.
         ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
     """
     retriever, test = Retriever.load(paths), read_sequences(paths.dataset, TEST)
-    histories = [sequence[:-1] for sequence in retriever.encoder.inputs.numbers(test[ITEMS]).to_list()]
-    lengths = np.array([settings.depth + len(set(history)) for history in histories])
+    validation = read_sequences(paths.dataset, VALIDATION)
+    stacking = validation.filter(stacking_users(validation.height))
+    files.remove(paths.validation_ranking)
+    if stacking.height:  # the encoder takes no empty batch
+        histories, lengths = _histories(retriever, stacking, settings.depth)
+        vectors = retriever.encoder.user_vectors(histories, engine)
+        frames = _dense_frames(retriever.item_index, stacking[USER], vectors, lengths, engine)
+        write_ranking(paths.validation_ranking, frames)
+    histories, lengths = _histories(retriever, test, settings.depth)
     start = time.monotonic()
     vectors = retriever.encoder.user_vectors(histories, engine)
     frames = _dense_frames(retriever.item_index, test[USER], vectors, lengths, engine)
@@ -62,6 +70,14 @@ def rank_test_users(
         request = RankRequest(test[USER][sample], lengths[sample], speeds[DENSE])
         speeds = _rank_generatively(generative, retriever, batch, request, paths)
     return {"users": len(histories), "rows": rows, "users_per_second": speeds}
+
+
+def _histories(
+    retriever: Retriever, sequences: pl.DataFrame, depth: int
+) -> tuple[list[Sequence[int]], NDArray[np.int64]]:
+    """The items before each target, and the number of items that each user's ranking has."""
+    histories = [sequence[:-1] for sequence in retriever.encoder.inputs.numbers(sequences[ITEMS]).to_list()]
+    return histories, np.array([depth + len(set(history)) for history in histories], np.int64)
 
 
 def _dense_frames(

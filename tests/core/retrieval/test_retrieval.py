@@ -9,6 +9,7 @@ from pixrec_core import files, pipeline, schemas
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.evaluation.rankings import read_ranking
 from pixrec_core.evaluation.targets import Targets
+from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.retrieval import encode, index, ranking
@@ -38,15 +39,19 @@ def test_item_vectors_are_unit_and_in_the_catalogues_order(ranked: Work) -> None
 
 
 @torch.no_grad()
-def test_the_ranking_equals_brute_force(ranked: Work) -> None:
+@pytest.mark.parametrize("split", [schemas.VALIDATION, schemas.TEST])
+def test_the_ranking_equals_brute_force(ranked: Work, split: str) -> None:
     paths = ranked.variant_paths
     items, vectors = encode.read_item_vectors(paths.item_vectors)
     model, processor = checkpoint.load(paths.checkpoint)
     inputs = TowerInputs.load(paths, model.backbone, processor, 8)
     collator = inputs.collator()  # computed from pixels, without stored features
-    test = read_sequences(ranked.paths, schemas.TEST)
-    table = pl.read_parquet(paths.ranking)
-    for user, sequence in test.select(schemas.USER, schemas.ITEMS).rows()[:10]:
+    sequences, path = read_sequences(ranked.paths, split), paths.ranking
+    if split == schemas.VALIDATION:
+        sequences, path = sequences.filter(stacking_users(sequences.height)), paths.validation_ranking
+    table = pl.read_parquet(path)
+    assert table[schemas.USER].unique().sort().equals(sequences[schemas.USER])
+    for user, sequence in sequences.select(schemas.USER, schemas.ITEMS).rows()[:10]:
         history = inputs.numbers(pl.Series([sequence[:-1]]))[0].to_list()
         batch = collator.histories([history[-4:]])
         vector = model.user_vectors(batch, model.photo_features(batch["photos"]))[0]
