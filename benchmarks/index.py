@@ -6,8 +6,8 @@ The vectors are synthetic, but not uniform: items belong to 2,000 products, of w
 to 50 categories. Each level adds a normal offset to the one above (1, 0.7 and 0.5), whose j-th of 128 dimensions is
 scaled by j ** -0.5, because trained vectors do not fill their space evenly. Queries have the same distribution and are
 no items. Times are of batches of 1,024 queries for the 100 nearest items, as in the ranking stage, and the kinds take
-turns. Recall is against the flat index. Each index is written and read again, as in serving; memory counts the pages that the
-system cannot drop and read again (Linux only).
+turns. Recall is against the flat index. Each index is written and read again, as in serving; memory counts the pages
+that the system cannot drop and read again (Linux only).
 """
 
 import argparse

@@ -115,9 +115,9 @@ def ranking(work: Work) -> Stats:
 
 def promoted(work: Work) -> Stats:
     """Checkpoint, vectors, index and ranking -> what serves, unless it is worse than what serves already."""
-    from pixrec_core.serving import promotion
+    from pixrec_core.serving import gate
 
-    return promotion.promote(work.dataset, work.dataset_settings, work.variant_paths)
+    return gate.promote_unless_worse(work.dataset, work.dataset_settings, work.variant_paths)
 
 
 def baselines(work: Work) -> Stats:

@@ -33,12 +33,12 @@ def export(dataset: str, variant: str | None, output: Path) -> None:
     They come from the promoted checkpoint, even if another has been trained since: docs/serving.md.
     """
     from pixrec_core.serving import export as module  # imports torch
-    from pixrec_core.serving.choice import choose
+    from pixrec_core.serving.promotion import choose_promotion
 
     settings = load_settings()
     settings.dataset(dataset)
-    folder = choose(dataset, DatasetPaths.of(settings.data_dir, dataset), settings.variants, variant)
-    written = module.export(folder, output.resolve())
+    folder = choose_promotion(dataset, DatasetPaths.of(settings.data_dir, dataset), settings.variants, variant)
+    written = module.export_items(folder, output.resolve())
     out.print(
         f"{written['items']:,} vectors of {written['dimension']} numbers, {written['variant']} of {dataset}: "
         f"{escape(str(output / module.EXPORTED))}"

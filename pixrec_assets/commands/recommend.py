@@ -64,7 +64,7 @@ def recommend(
         raise click.UsageError("give exactly one of --user, --items, --text and --photo")
     from pixrec_core.report.answer import Query, ask  # imports torch and faiss
     from pixrec_core.serving import Recommender
-    from pixrec_core.serving.choice import choose
+    from pixrec_core.serving.promotion import choose_promotion
 
     settings = load_settings()
     paths, max_bytes = DatasetPaths.of(settings.data_dir, dataset), settings.dataset(dataset).images.max_bytes
@@ -74,7 +74,7 @@ def recommend(
         query = Query("user", user)
     else:
         query = Query("text", text) if text is not None else Query("items", items or "")
-    folder = choose(dataset, paths, settings.variants, variant)
+    folder = choose_promotion(dataset, paths, settings.variants, variant)
     answer = ask(Recommender.load(folder.root), query, top, filter_seen=not allow_seen)
     _show_answer(answer, paths, format_, output)
 

@@ -1,4 +1,4 @@
-"""What serves: the promoted checkpoint of each variant, and recommendations by it."""
+"""Serving: the gate before it, the promoted artefacts, recommendations from them, and their export."""
 
 from pixrec_core.serving.recommender import Recommendation, Recommender
 

@@ -1,4 +1,4 @@
-"""A promoted checkpoint's items for a vector database: one Parquet file, and how its vectors are to be compared."""
+"""Export of a promoted checkpoint's item vectors for a vector database: a Parquet file and a manifest."""
 
 import time
 from collections.abc import Iterator
@@ -12,42 +12,42 @@ from pixrec_core import files
 from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import SettingsError
 from pixrec_core.paths import DatasetPaths, PromotedPaths
-from pixrec_core.retrieval import encode
+from pixrec_core.retrieval.encode import Vectors, read_item_vectors
 from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, TITLE
-from pixrec_core.serving import promoted
+from pixrec_core.serving.promotion import read_promotion, verify_promotion
 from pixrec_core.stages import Stats
 
 EXPORTED: Final = "items.parquet"
 MANIFEST: Final = "export.json"
 PHOTO: Final = "photo"  # path of the stored file within the dataset's folder; null without one
 VECTOR: Final = "vector"
-ROWS_AT_A_TIME: Final = 65_536  # 33 MB of vectors of 128 numbers
+ROWS_PER_BATCH: Final = 65_536  # 33 MB of vectors with 128 dimensions
 
 
-def export(folder: PromotedPaths, output: Path) -> Stats:
-    """Write all items with their vectors and, last, a manifest; the folder as a whole or not at all.
+def export_items(folder: PromotedPaths, output: Path) -> Stats:
+    """Write all items with their vectors, and a manifest. The folder appears complete or not at all.
 
     Args:
-        folder: what serves.
-        output: to write; an earlier export there is replaced.
+        folder: the promoted folder.
+        output: folder to write; replaces an earlier export.
 
     Returns:
-        The manifest: what was exported, of which checkpoint, and how its vectors are compared.
+        The manifest: the origin of the vectors and the metric that compares them.
 
     Raises:
         MissingArtefactError: nothing has been promoted.
-        ArtefactError: some of it is damaged.
-        SettingsError: something else than an earlier export has the output's name.
+        ArtefactError: a promoted file is damaged.
+        SettingsError: `output` exists and is no earlier export.
     """
-    _refuse_others(output)
-    promotion = promoted.read(folder)
-    copies = promoted.verify(folder, promotion)
-    items, vectors = encode.read_item_vectors(copies.item_vectors)
+    _check_output(output)
+    promotion = read_promotion(folder)
+    copies = verify_promotion(folder, promotion)
+    items, vectors = read_item_vectors(copies.item_vectors)
     catalogue = read_items(copies.dataset)
-    assert catalogue[ITEM].to_list() == items, "a promotion has one catalogue"
+    assert catalogue[ITEM].to_list() == items, "the vectors and the catalogue of a promotion differ"
     with files.replacing(output) as temporary:
         temporary.mkdir()
-        _write(temporary / EXPORTED, _frames(catalogue, vectors))
+        _write_frames(temporary / EXPORTED, _frames(catalogue, vectors))
         manifest = {
             "dataset": promotion.dataset,
             "variant": promotion.variant,
@@ -64,32 +64,32 @@ def export(folder: PromotedPaths, output: Path) -> Stats:
     return manifest
 
 
-def _refuse_others(output: Path) -> None:
-    """A folder is replaced as a whole, so it must hold nothing that an export did not write."""
+def _check_output(output: Path) -> None:
+    """Refuse a folder with other files, since an export replaces the whole folder."""
     if output.exists() and not (output.is_dir() and {each.name for each in output.iterdir()} <= {EXPORTED, MANIFEST}):
-        raise SettingsError(f"{output} is there and is no earlier export; name a folder that is not there yet")
+        raise SettingsError(f"{output} exists and is no earlier export; name a folder that does not exist yet")
 
 
-def _frames(catalogue: pl.DataFrame, vectors: encode.Vectors) -> Iterator[pl.DataFrame]:
-    """Rows of the export, so many of them in memory at a time."""
-    place = DatasetPaths(Path())
-    for start in range(0, len(vectors), ROWS_AT_A_TIME):
-        some = catalogue[start : start + ROWS_AT_A_TIME]
+def _frames(catalogue: pl.DataFrame, vectors: Vectors) -> Iterator[pl.DataFrame]:
+    """Rows of the export, `ROWS_PER_BATCH` at a time."""
+    relative = DatasetPaths(Path())
+    for start in range(0, len(vectors), ROWS_PER_BATCH):
+        batch = catalogue[start : start + ROWS_PER_BATCH]
         photos = [
-            place.image(item).as_posix() if has_image else None
-            for item, has_image in some.select(ITEM, HAS_IMAGE).iter_rows()
+            relative.image(item).as_posix() if has_image else None
+            for item, has_image in batch.select(ITEM, HAS_IMAGE).iter_rows()
         ]
-        yield some.select(
+        yield batch.select(
             ITEM,
             TITLE,
             IMAGE_URL,
             pl.Series(PHOTO, photos, pl.String),
-            pl.Series(VECTOR, vectors[start : start + ROWS_AT_A_TIME]),
+            pl.Series(VECTOR, vectors[start : start + ROWS_PER_BATCH]),
         )
 
 
-def _write(path: Path, frames: Iterator[pl.DataFrame]) -> None:
-    """Frames one after the other; a vector is a list of fixed size."""
+def _write_frames(path: Path, frames: Iterator[pl.DataFrame]) -> None:
+    """Write frames to one Parquet file, with vectors as fixed-size lists."""
     tables = (frame.to_arrow(compat_level=pl.CompatLevel.oldest()) for frame in frames)
     first = next(tables)
     with parquet.ParquetWriter(path, first.schema) as writer:

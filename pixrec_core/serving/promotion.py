@@ -1,94 +1,146 @@
-"""The gate between training and serving: a new checkpoint serves unless it is surely worse than the one before.
+"""A promoted folder: numbered copies of all that serving needs, and the manifest that names the copy that serves.
 
-The rule: of the users who were asked the same both times, the upper end of the 95 % interval of NDCG@10 (new -
-old, paired bootstrap) must not lie below minus the tolerance. See docs/serving.md.
+The manifest is written last and replaced atomically, so a promotion that is killed leaves the served copy as it was.
+The previous copy stays until the next promotion, for processes that are still reading it.
 """
 
-from dataclasses import asdict
-from typing import Final
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixrec_core import files
-from pixrec_core.errors import ArtefactError
-from pixrec_core.evaluation.comparison import METRIC, Answers, Comparison, compare
-from pixrec_core.models import checkpoint
-from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval import encode, index
-from pixrec_core.serving import promoted
-from pixrec_core.serving.promoted import Promotion
-from pixrec_core.settings import DatasetSettings
-from pixrec_core.stages import Stats
-
-FEWEST_PAIRS: Final = 30  # below, the bootstrap of so few users covers far less than it says
+from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
+from pixrec_core.evaluation.comparison import Comparison
+from pixrec_core.paths import DatasetPaths, PromotedPaths, VariantPaths
 
 
-def promote(dataset: str, settings: DatasetSettings, paths: VariantPaths) -> Stats:
-    """Let the new checkpoint serve unless it is surely worse; what served before is left untouched then.
+class Promotion(BaseModel):
+    """The manifest of a promoted folder.
 
-    Args:
-        dataset: its name.
-        settings: its own; the tolerance, and how photos are read.
-        paths: of the variant.
+    Attributes:
+        number: of the promotion, from 1; names its folder.
+        dataset: of the catalogue and the users.
+        variant: determines which of text and photo the towers read.
+        promoted_at: UTC.
+        checkpoint_sha256: checksum of the weights.
+        score: NDCG@10 over all test users, seen items allowed.
+        comparison: with the previous promotion; None where there was nothing to compare.
+        photo_size: longest edge of a stored photo, pixels.
+        max_pixels: largest width x height of a photo in a query.
+        files: path within the folder -> SHA-256.
+    """
 
-    Returns:
-        `promoted`, whether it was; `verdict`, why, in a sentence; the score and the comparison.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    dataset: str
+    variant: str
+    promoted_at: str
+    checkpoint_sha256: str
+    score: float
+    comparison: Comparison | None
+    photo_size: int
+    max_pixels: int
+    files: dict[str, str]
+
+
+def read_promotion(paths: PromotedPaths) -> Promotion:
+    """The manifest of the copy that serves.
 
     Raises:
-        MissingArtefactError: there is no ranking, or something else to promote.
-        ContractError: sequences of a split know more than they may.
-        ArtefactError: something to promote does not fit the rest, or what serves is damaged.
+        MissingArtefactError: nothing has been promoted.
+        ArtefactError: the manifest is damaged.
     """
-    new = Answers.read(paths)
-    served = promoted.read(paths.promoted) if paths.promoted.manifest.exists() else None
-    comparison = compare(Answers.read(promoted.verify(paths.promoted, served)), new) if served else None
-    passed, reason = _judge(served, comparison, len(new.targets.users), settings.promotion.tolerance)
-    score = float(new.scores().mean())
-    if passed:
-        fields = {"dataset": dataset, "variant": paths.variant, "score": score, "comparison": comparison}
-        photos = {"photo_size": settings.images.size, "max_pixels": settings.images.max_pixels}
-        _serve(paths, fields | photos | {"number": served.number + 1 if served else 1})
-    else:
-        reason += (
-            f". What was promoted at {served.promoted_at if served else '-'} goes on serving; to promote this one "
-            f"nevertheless: PIXREC_PROMOTION__TOLERANCE=1 pixrec run {dataset} --variant {paths.variant} "
-            "--stage promoted"
-        )
-    measured = asdict(comparison) if comparison else {}
-    return {"promoted": passed, "verdict": reason, "ndcg@10": score, **measured}
+    if not paths.manifest.exists():
+        raise MissingArtefactError(f"{paths.manifest} is not there: nothing has been promoted; run `pixrec run` first")
+    try:
+        return Promotion.model_validate_json(paths.manifest.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "as a whole"
+        raise ArtefactError(f"{paths.manifest} is damaged ({field}: {first['msg']}); {_remedy(paths)}") from None
 
 
-def _judge(served: Promotion | None, compared: Comparison | None, users: int, tolerance: float) -> tuple[bool, str]:
-    """Whether the new checkpoint may serve, and why."""
-    if served is None:
-        return True, "promoted: the first one, with nothing to compare it with"
-    pairs = compared.pairs if compared else 0
-    if compared is None or pairs < FEWEST_PAIRS:
-        return True, (
-            f"promoted without a comparison: only {pairs:,} of {users:,} test users have the history and the next item "
-            f"that they had at {served.promoted_at}; it takes {FEWEST_PAIRS}"
-        )
-    told = (
-        f"{METRIC} {compared.new:.4f}, before {compared.old:.4f} ({compared.new - compared.old:+.4f}, 95 % interval "
-        f"{compared.low:+.4f} to {compared.high:+.4f}, {pairs:,} of {users:,} test users)"
-    )
-    passed = compared.high >= -tolerance
-    return passed, f"{'promoted' if passed else 'refused, as it is worse'}: {told}"
+def choose_promotion(
+    dataset: str, paths: DatasetPaths, methods: Sequence[str], method: str | None = None
+) -> PromotedPaths:
+    """The promoted folder of a method; by default of the one with the best NDCG@10 at promotion.
+
+    Of equal scores, the first of `methods` wins.
+
+    Raises:
+        SettingsError: the method is not among `methods`.
+        MissingArtefactError: it has not been promoted, or no method has.
+        ArtefactError: a manifest is damaged.
+    """
+    if method is not None and method not in methods:
+        raise SettingsError(f"unknown variant {method!r}; known: {', '.join(methods)}")
+    folders = [paths.variant(name).promoted for name in ([method] if method else methods)]
+    promoted = [folder for folder in folders if folder.manifest.exists()]
+    if not promoted:
+        subject = f"variant {method} of {dataset} has not" if method else f"no variant of {dataset} has"
+        raise MissingArtefactError(f"{subject} been promoted yet; run `pixrec run {dataset}` first")
+    return max(promoted, key=lambda folder: read_promotion(folder).score)
 
 
-def _serve(paths: VariantPaths, fields: dict[str, object]) -> None:
-    """Copy what serving needs, see that the copies belong together, and let them serve."""
-    copies = paths.promoted.copies(int(str(fields["number"])), paths.variant)
-    promoted.copy(paths, copies)
-    item_index = index.load_index(copies)
-    model, processor = checkpoint.load(copies.checkpoint)
-    settings, _ = checkpoint.load_settings(copies.checkpoint)
-    inputs = TowerInputs.load(copies, model.backbone, processor, settings.item_tokens)
-    if inputs.items != item_index.items:
-        raise ArtefactError(
-            f"{paths.item_index} does not hold the items of {paths.dataset.sequences}; materialise item_vectors again"
-        )
-    if source := encode.photo_features_path(settings, paths, model, inputs):
-        target = encode.photo_features_path(settings, copies, model, inputs)
-        if target and not target.exists():
-            files.link(files.require(source), target)
-    promoted.write(paths.promoted, copies, fields | {"checkpoint_sha256": checkpoint.digest(copies.checkpoint)})
+def verify_promotion(paths: PromotedPaths, promotion: Promotion) -> VariantPaths:
+    """Paths of the copy that serves, after a check of every file's checksum.
+
+    Raises:
+        ArtefactError: a file is missing or has changed; the message names it.
+    """
+    copies = paths.copies(promotion.number, promotion.variant)
+    for name, sha256 in promotion.files.items():
+        path = copies.root / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing; {_remedy(paths)}")
+        if files.sha256_file(path) != sha256:
+            raise ArtefactError(f"{path} is damaged: its checksum is not that of the promotion; {_remedy(paths)}")
+    return copies
+
+
+def _remedy(paths: PromotedPaths) -> str:
+    return f"remove the folder {paths.root} and promote again (`pixrec run NAME --stage promoted`)"
+
+
+def write_promotion(paths: PromotedPaths, copies: VariantPaths, fields: Mapping[str, object]) -> None:
+    """Make a complete copy the one that serves: write the manifest, then delete all copies but it and the previous one.
+
+    Args:
+        paths: of the promoted folder.
+        copies: the copy, in the folder of the promotion's number.
+        fields: of `Promotion`, without `promoted_at` and `files`.
+    """
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    checksums = {str(path.relative_to(copies.root)): files.sha256_file(path) for path in sorted(_files_in(copies.root))}
+    promotion = Promotion.model_validate({**fields, "promoted_at": now, "files": checksums})
+    files.write_json(paths.manifest, promotion.model_dump(mode="json"))
+    for folder in paths.root.iterdir():
+        if folder.is_dir() and folder.name not in {str(promotion.number), str(promotion.number - 1)}:
+            files.remove(folder)
+
+
+def copy_artefacts(paths: VariantPaths, copies: VariantPaths) -> None:
+    """Hard-link all artefacts that serving needs, so that no later run can change them.
+
+    Raises:
+        MissingArtefactError: an artefact has not been built.
+    """
+    files.remove(copies.root)
+    for source, target in (
+        (paths.checkpoint, copies.checkpoint),
+        (paths.item_vectors, copies.item_vectors),
+        (paths.item_index, copies.item_index),
+        (paths.ranking, copies.ranking),
+        (paths.dataset.sequences, copies.dataset.sequences),
+        (paths.dataset.images_manifest, copies.dataset.images_manifest),
+    ):
+        for path in _files_in(files.require(source)):
+            files.link(path, target / path.relative_to(source))
+
+
+def _files_in(path: Path) -> Iterator[Path]:
+    """The file itself, or all files in a folder except locks."""
+    yield from [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file() and p.suffix != ".lock")

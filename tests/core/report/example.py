@@ -16,7 +16,7 @@ from pixrec_core.report.answer import Answer, Query
 from pixrec_core.report.inputs import titles_of
 from pixrec_core.schemas import CATALOGUE_SCHEMA, INTERACTION_SCHEMA, RANKING_SCHEMA
 from pixrec_core.serving import Recommendation
-from pixrec_core.serving.promoted import Promotion
+from pixrec_core.serving.promotion import Promotion
 from tests.core import sequences_file
 
 ITEMS = [f"i{n:02}" for n in range(30)]

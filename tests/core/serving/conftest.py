@@ -1,4 +1,4 @@
-"""Promoted checkpoints of a small shop: made once, copied for tests that change them."""
+"""Promoted checkpoints of a small dataset: built once, copied for tests that change them."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
-    """The shop by variant; not to be changed."""
+    """The dataset by variant; tests must not change it."""
     folder = tmp_path_factory.mktemp("served")
     return {variant: served_shop(folder, variant) for variant in VARIANTS}
 
@@ -32,6 +32,6 @@ def recommenders(served: dict[str, Work]) -> dict[str, Recommender]:
 
 @pytest.fixture
 def shop(served: dict[str, Work], tmp_path: Path) -> Work:
-    """A copy of the text-only shop; its promoted files have no second name, so that they can be damaged alone."""
+    """A copy of the text-only dataset without hard links, so that tests can damage single files."""
     shutil.copytree(served["text_only"].settings.root, tmp_path, dirs_exist_ok=True)
     return open_shop(tmp_path, "text_only")

@@ -1,4 +1,4 @@
-"""The Python examples of docs/serving.md, run as they stand."""
+"""The Python examples of docs/serving.md, run unchanged."""
 
 import re
 import shutil
@@ -8,28 +8,28 @@ import pytest
 
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommendation, export
-from pixrec_core.serving.promotion import FEWEST_PAIRS
+from pixrec_core.serving.gate import MIN_PAIRS
 from pixrec_core.settings import PromotionSettings
 from pixrec_core.stages import Work
 
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 
 
-def test_its_numbers_are_those_of_the_code() -> None:
+def test_its_numbers_equal_those_of_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert f"fewer than {FEWEST_PAIRS} users" in text
+    assert f"fewer than {MIN_PAIRS} users" in text
     assert f"tolerance = {PromotionSettings().tolerance} " in text
 
 
 @pytest.fixture
 def examples() -> list[str]:
-    """`pixrec_core.serving` alone, and then with a vector database."""
+    """First `pixrec_core.serving` alone, then with a vector database."""
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
 def names(examples: list[str], served: dict[str, Work], tmp_path: Path, monkeypatch, capsys) -> dict:
-    """What the first example leaves; what it prints is captured."""
+    """Variables of the first example; its output is captured."""
     work = served["collaborative"]
     shutil.copytree(work.variant_paths.promoted.root, tmp_path / "data/shop/variants/multimodal/promoted")
     shutil.copyfile(next(work.paths.images.rglob("*.jpg")), tmp_path / "mug.jpg")
@@ -48,8 +48,8 @@ def test_the_example_runs(names: dict, capsys) -> None:
 
 def test_a_vector_database_finds_what_the_index_finds(names: dict, examples: list[str], tmp_path: Path) -> None:
     pytest.importorskip("qdrant_client", reason="the client of the vector database is not installed")
-    export.export(PromotedPaths(tmp_path / "data/shop/variants/multimodal/promoted"), tmp_path / "shop-vectors")
+    export.export_items(PromotedPaths(tmp_path / "data/shop/variants/multimodal/promoted"), tmp_path / "shop-vectors")
     exec(compile(examples[1], str(PAGE), "exec"), names)
-    own = names["recommender"].for_items(names["history"], 5)
-    assert [point.payload["item"] for point in names["found"]] == [each.item for each in own]
-    assert [point.score for point in names["found"]] == pytest.approx([each.score for each in own], abs=1e-5)
+    expected = names["recommender"].for_items(names["history"], 5)
+    assert [point.payload["item"] for point in names["found"]] == [each.item for each in expected]
+    assert [point.score for point in names["found"]] == pytest.approx([each.score for each in expected], abs=1e-5)

@@ -1,4 +1,4 @@
-"""Exported vectors: as Parquet readers and a vector database find them."""
+"""Exported vectors as Parquet readers and a vector database see them."""
 
 from pathlib import Path
 
@@ -21,49 +21,49 @@ def folder(served: dict[str, Work]) -> PromotedPaths:
     return served["collaborative"].variant_paths.promoted
 
 
-def test_every_item_with_its_vector_and_what_it_shows(
+def test_every_item_is_exported_with_its_vector_and_photo(
     folder: PromotedPaths, served: dict[str, Work], recommenders: dict[str, Recommender], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(export, "ROWS_AT_A_TIME", 7)
-    export.export(folder, tmp_path / "new" / "export")
-    path, shop = tmp_path / "new" / "export" / "items.parquet", recommenders["collaborative"].retriever
+    monkeypatch.setattr(export, "ROWS_PER_BATCH", 7)
+    export.export_items(folder, tmp_path / "new" / "export")
+    path, retriever = tmp_path / "new" / "export" / "items.parquet", recommenders["collaborative"].retriever
     schema = parquet.read_schema(path)
     assert schema.names == ["item", "title", "image_url", "photo", "vector"]
-    assert schema.field("vector").type == pa.list_(pa.float32(), shop.item_index.vectors.shape[1])
+    assert schema.field("vector").type == pa.list_(pa.float32(), retriever.item_index.vectors.shape[1])
     rows = pl.read_parquet(path)
     catalogue = recommenders["collaborative"].catalogue
-    assert rows["item"].to_list() == shop.item_index.items
+    assert rows["item"].to_list() == retriever.item_index.items
     assert rows.select("item", "title", "image_url").equals(catalogue.select("item", "title", "image_url"))
-    np.testing.assert_array_equal(rows["vector"].to_numpy(), shop.item_index.vectors)
+    np.testing.assert_array_equal(rows["vector"].to_numpy(), retriever.item_index.vectors)
     assert rows["photo"].is_not_null().equals(catalogue["has_image"], check_names=False)
     assert all((served["collaborative"].paths.root / photo).is_file() for photo in rows["photo"].drop_nulls())
     assert {each.name for each in (tmp_path / "new").iterdir()} == {"export"}
 
 
-def test_the_manifest_says_whose_vectors_and_how_they_are_compared(
+def test_the_manifest_names_the_origin_and_the_metric(
     folder: PromotedPaths, served: dict[str, Work], tmp_path: Path
 ) -> None:
-    told = export.export(folder, tmp_path / "export")
-    assert files.read_json(tmp_path / "export" / "export.json") == told
+    manifest = export.export_items(folder, tmp_path / "export")
+    assert files.read_json(tmp_path / "export" / "export.json") == manifest
     expected = {
         "dataset": "shop", "variant": "collaborative", "dimension": 16, "metric": "inner_product", "unit_vectors": True,
         "checkpoint_sha256": checkpoint.digest(served["collaborative"].variant_paths.checkpoint),
         "items_sha256": files.sha256_file(tmp_path / "export" / "items.parquet"),
     }  # fmt: skip
-    assert expected.items() <= told.items()
-    assert told["items"] == len(pl.read_parquet(tmp_path / "export" / "items.parquet"))
+    assert expected.items() <= manifest.items()
+    assert manifest["items"] == len(pl.read_parquet(tmp_path / "export" / "items.parquet"))
 
 
-def test_an_earlier_export_is_replaced_and_nothing_else(folder: PromotedPaths, tmp_path: Path) -> None:
+def test_only_an_earlier_export_is_replaced(folder: PromotedPaths, tmp_path: Path) -> None:
     output = tmp_path / "export"
     output.mkdir()
-    first, second = (export.export(folder, output) for _ in range(2))
+    first, second = (export.export_items(folder, output) for _ in range(2))
     assert first["items_sha256"] == second["items_sha256"]
     (output / "holiday.jpg").touch()
     (tmp_path / "file").touch()
     for other in (output, tmp_path / "file"):
-        with pytest.raises(SettingsError, match="is there and is no earlier export; name a folder that is not there"):
-            export.export(folder, other)
+        with pytest.raises(SettingsError, match="exists and is no earlier export; name a folder that does not exist"):
+            export.export_items(folder, other)
     assert {each.name for each in output.iterdir()} == {"holiday.jpg", "items.parquet", "export.json"}
 
 
@@ -73,5 +73,5 @@ def test_damaged_vectors_are_not_exported(shop: Work, tmp_path: Path) -> None:
     body[-1] ^= 1
     path.write_bytes(body)
     with pytest.raises(ArtefactError, match=r"vectors\.safetensors is damaged"):
-        export.export(shop.variant_paths.promoted, tmp_path / "export")
+        export.export_items(shop.variant_paths.promoted, tmp_path / "export")
     assert not (tmp_path / "export").exists()

@@ -1,4 +1,4 @@
-"""The gate before serving, over lists written by hand; and what a killed or damaged promotion leaves."""
+"""The gate before serving, with rankings by hand; killed and damaged promotions."""
 
 import os
 import shutil
@@ -16,7 +16,8 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, ITEMS, RANKING_SCHEMA, TEST, USER
-from pixrec_core.serving import Recommender, promoted, promotion
+from pixrec_core.serving import Recommender, gate, promotion
+from pixrec_core.serving.promotion import read_promotion
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats, Work
 from tests.core import shop as shops
@@ -25,27 +26,27 @@ from tests.core.forks import exit_code
 USERS = 60
 
 
-def rank(work: Work, place: Callable[[int], int]) -> None:
-    """Rank the whole catalogue so that the target of the n-th user stands at a given rank."""
+def rank(work: Work, rank_of: Callable[[int], int]) -> None:
+    """Write a ranking of the whole catalogue with the target of the n-th user at rank `rank_of(n)`."""
     items, rows = read_items(work.paths)[ITEM].to_list(), []
     for n, (user, bought) in enumerate(read_sequences(work.paths, TEST).select(USER, ITEMS).rows()):
         others = [item for item in items if item != bought[-1]]
-        ranked = [*others[: place(n) - 1], bought[-1], *others[place(n) - 1 :]]
+        ranked = [*others[: rank_of(n) - 1], bought[-1], *others[rank_of(n) - 1 :]]
         rows += [(user, number, item, -float(number)) for number, item in enumerate(ranked, 1)]
     with files.replacing(work.variant_paths.ranking) as path:
         pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(path)
 
 
-def promote(work: Work, place: Callable[[int], int], tolerance: float = 0.0) -> Stats:
-    rank(work, place)
-    own = work.dataset_settings.model_copy(
+def promote(work: Work, rank_of: Callable[[int], int], tolerance: float = 0.0) -> Stats:
+    rank(work, rank_of)
+    settings = work.dataset_settings.model_copy(
         update={"promotion": work.dataset_settings.promotion.model_copy(update={"tolerance": tolerance})}
     )
-    return promotion.promote("shop", own, work.variant_paths)
+    return gate.promote_unless_worse("shop", settings, work.variant_paths)
 
 
 def new_targets(work: Work, users: int) -> None:
-    """Let the first users have bought something else last."""
+    """Change the last item of the first users."""
     with files.replacing(work.paths.sequences) as path:
         shutil.copyfile(work.paths.sequences, path)
         with duckdb.connect(path) as connection:
@@ -59,7 +60,7 @@ def new_targets(work: Work, users: int) -> None:
 
 @pytest.fixture
 def third(shop: Work) -> Work:
-    """The shop with a ranking promoted that has every target at rank 3."""
+    """The dataset with a promoted ranking that has every target at rank 3."""
     files.remove(shop.variant_paths.promoted.root)
     assert promote(shop, lambda _: 3)["promoted"]
     return shop
@@ -70,67 +71,69 @@ def test_the_first_checkpoint_is_promoted_without_comparison(shop: Work) -> None
     stats = promote(shop, lambda _: 3)
     assert stats == {"promoted": True, "verdict": "promoted: the first one, with nothing to compare it with",
                      "ndcg@10": 1 / log2(4)}  # fmt: skip
-    served = promoted.read(shop.variant_paths.promoted)
+    served = read_promotion(shop.variant_paths.promoted)
     assert (served.number, served.variant, served.score, served.comparison) == (1, "text_only", 0.5, None)
 
 
 @pytest.mark.parametrize(
-    ("place", "passed"),
+    ("rank_of", "passed"),
     [
         (lambda _: 1, True),  # better
         (lambda _: 3, True),  # equal
         (lambda n: 4 if n == 0 else 3, True),  # slightly worse: (59/60)^60 = 36 % of the resamples lack user 0
-        (lambda n: 4 if n % 2 else 2, True),  # as often better as worse, and better by more
+        (lambda n: 4 if n % 2 else 2, True),  # better as often as worse, and by more
         (lambda n: 4 if n % 2 else 3, False),  # worse for half of the users, better for none
         (lambda _: 20, False),  # much worse
     ],
 )
-def test_only_what_is_surely_worse_is_refused(third: Work, place: Callable[[int], int], passed: bool) -> None:
+def test_only_a_significantly_worse_checkpoint_is_refused(
+    third: Work, rank_of: Callable[[int], int], passed: bool
+) -> None:
     before = third.variant_paths.promoted.manifest.read_bytes()
-    stats = promote(third, place)
+    stats = promote(third, rank_of)
     assert stats["promoted"] is passed
     assert (stats["pairs"], stats["old"]) == (USERS, 0.5)
-    assert stats["new"] == pytest.approx(sum(1 / log2(1 + r) if r <= 10 else 0 for r in map(place, range(60))) / 60)
+    assert stats["new"] == pytest.approx(sum(1 / log2(1 + r) if r <= 10 else 0 for r in map(rank_of, range(60))) / 60)
     assert stats["verdict"].startswith("promoted: NDCG@10" if passed else "refused, as it is worse: NDCG@10")
     assert ("PIXREC_PROMOTION__TOLERANCE=1 pixrec run shop --variant text_only" in stats["verdict"]) != passed
     assert (third.variant_paths.promoted.manifest.read_bytes() == before) != passed
 
 
 @pytest.mark.parametrize(("tolerance", "passed"), [(0.069, False), (0.07, True), (1, True)])
-def test_the_tolerance_is_what_may_surely_be_lost(third: Work, tolerance: float, passed: bool) -> None:
+def test_the_tolerance_is_a_loss_that_may_pass(third: Work, tolerance: float, passed: bool) -> None:
     # Each user loses 1 / log2(4) - 1 / log2(5) = 0.0693, so that is both ends of the interval.
     assert promote(third, lambda _: 4, tolerance)["promoted"] is passed
 
 
 @pytest.mark.parametrize(("changed", "passed"), [(30, False), (31, True), (60, True)])
-def test_too_few_users_who_were_asked_the_same_decide_nothing(third: Work, changed: int, passed: bool) -> None:
+def test_too_few_unchanged_users_decide_nothing(third: Work, changed: int, passed: bool) -> None:
     new_targets(third, changed)
     stats = promote(third, lambda _: 20)
     assert stats["promoted"] is passed
-    told = f"only {60 - changed} of 60 test users" if passed else "30 of 60 test users"
-    assert told in stats["verdict"]
+    words = f"only {60 - changed} of 60 test users" if passed else "30 of 60 test users"
+    assert words in stats["verdict"]
 
 
-def test_the_copy_before_stays_until_the_next_promotion(third: Work) -> None:
+def test_the_previous_copy_stays_until_the_next_promotion(third: Work) -> None:
     paths = third.variant_paths.promoted
     for number in (2, 3):
         promote(third, lambda _: 3)
-        assert promoted.read(paths).number == number
+        assert read_promotion(paths).number == number
     assert {path.name for path in paths.root.iterdir()} == {"promoted.json", "2", "3"}
 
 
-def test_a_later_training_changes_nothing_that_serves(third: Work) -> None:
+def test_a_later_training_does_not_change_what_serves(third: Work) -> None:
     folder = third.variant_paths.promoted.root
-    asked = read_items(third.paths)[ITEM].to_list()[:3]
-    before = Recommender.load(folder).for_items(asked)
+    history = read_items(third.paths)[ITEM].to_list()[:3]
+    before = Recommender.load(folder).for_items(history)
     shops.untrained(third, seed=1)
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         stage.run(third)
-    assert Recommender.load(folder).for_items(asked) == before
-    assert promotion.promote("shop", third.dataset_settings, third.variant_paths)["pairs"] == USERS
+    assert Recommender.load(folder).for_items(history) == before
+    assert gate.promote_unless_worse("shop", third.dataset_settings, third.variant_paths)["pairs"] == USERS
 
 
-def test_what_does_not_belong_together_is_not_promoted(third: Work) -> None:
+def test_artefacts_of_two_trainings_are_not_promoted(third: Work) -> None:
     before = third.variant_paths.promoted.manifest.read_bytes()
     shops.untrained(third, seed=1)
     with pytest.raises(ArtefactError, match=r"was built for another checkpoint.* materialise item_vectors"):
@@ -139,43 +142,45 @@ def test_what_does_not_belong_together_is_not_promoted(third: Work) -> None:
 
 
 def killed(root: Path) -> None:
-    """Promote, and end oneself before the manifest is written; runs in a process of its own."""
-    promoted.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    promotion.promote("shop", DatasetSettings(source={"kind": "sample"}), DatasetPaths(root).variant("text_only"))
+    """Promote, and kill the process before it writes the manifest; for a separate process."""
+    promotion.write_promotion = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    gate.promote_unless_worse(
+        "shop", DatasetSettings(source={"kind": "sample"}), DatasetPaths(root).variant("text_only")
+    )
 
 
-def test_a_promotion_killed_before_its_manifest_leaves_what_served(third: Work) -> None:
+def test_a_promotion_killed_before_its_manifest_leaves_the_served_copy(third: Work) -> None:
     folder = third.variant_paths.promoted.root
-    asked = read_items(third.paths)[ITEM].to_list()[:3]
-    before, manifest = Recommender.load(folder).for_items(asked), (folder / "promoted.json").read_bytes()
+    history = read_items(third.paths)[ITEM].to_list()[:3]
+    before, manifest = Recommender.load(folder).for_items(history), (folder / "promoted.json").read_bytes()
     shops.untrained(third, seed=1)
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX):
         stage.run(third)
     rank(third, lambda _: 1)
     assert exit_code(killed, third.paths.root) == -signal.SIGKILL
-    assert (folder / "2" / "checkpoint" / "model.safetensors").exists()  # it had copied already
+    assert (folder / "2" / "checkpoint" / "model.safetensors").exists()  # the copy was complete
     assert (folder / "promoted.json").read_bytes() == manifest
-    assert Recommender.load(folder).for_items(asked) == before
+    assert Recommender.load(folder).for_items(history) == before
     (folder / "2" / "leftover").touch()
     assert promote(third, lambda _: 1)["promoted"]
-    assert promoted.read(third.variant_paths.promoted).number == 2
+    assert read_promotion(third.variant_paths.promoted).number == 2
     assert not (folder / "2" / "leftover").exists()
-    assert Recommender.load(folder).for_items(asked) != before
+    assert Recommender.load(folder).for_items(history) != before
 
 
 @pytest.mark.parametrize("vision", ["trainable", "frozen"])
-def test_what_serves_needs_nothing_beside_its_folder(tmp_path: Path, served: dict[str, Work], vision: str) -> None:
+def test_a_promoted_folder_is_self_contained(tmp_path: Path, served: dict[str, Work], vision: str) -> None:
     shutil.copytree(served["image_only"].settings.root, tmp_path / "shop")
     work = shops.open_shop(tmp_path / "shop", "image_only", model={"vision": vision})
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         shops.untrained(work) if stage is pipeline.ITEM_VECTORS else None
         stage.run(work)
-    promotion.promote("shop", work.dataset_settings, work.variant_paths)
-    asked = read_items(work.paths)[ITEM].to_list()[:3]
-    before = Recommender.load(work.variant_paths.promoted.root).for_items(asked)
+    gate.promote_unless_worse("shop", work.dataset_settings, work.variant_paths)
+    history = read_items(work.paths)[ITEM].to_list()[:3]
+    before = Recommender.load(work.variant_paths.promoted.root).for_items(history)
     elsewhere = work.variant_paths.promoted.root.rename(tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "shop")
-    assert Recommender.load(elsewhere).for_items(asked) == before
+    assert Recommender.load(elsewhere).for_items(history) == before
 
 
 @pytest.mark.parametrize(
@@ -185,32 +190,34 @@ def test_what_serves_needs_nothing_beside_its_folder(tmp_path: Path, served: dic
         "sequences.duckdb", "images.parquet", "ranking.parquet",
     ],
 )  # fmt: skip
-def test_a_damaged_copy_is_named_with_its_mend(shop: Work, name: str) -> None:
+def test_a_damaged_copy_is_named_with_the_remedy(shop: Work, name: str) -> None:
     path = shop.variant_paths.promoted.root / "1" / name
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    mend = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run NAME --stage"
-    with pytest.raises(ArtefactError, match=mend):
+    message = (
+        rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run NAME --stage"
+    )
+    with pytest.raises(ArtefactError, match=message):
         Recommender.load(shop.variant_paths.promoted.root)
-    with pytest.raises(ArtefactError, match=mend):
+    with pytest.raises(ArtefactError, match=message):
         promote(shop, lambda _: 1)
 
 
-def test_a_copy_that_is_gone_is_named(shop: Work) -> None:
+def test_a_missing_copy_is_named(shop: Work) -> None:
     (shop.variant_paths.promoted.root / "1" / "images.parquet").unlink()
-    with pytest.raises(ArtefactError, match=r"1/images\.parquet is gone; remove the folder"):
+    with pytest.raises(ArtefactError, match=r"1/images\.parquet is missing; remove the folder"):
         Recommender.load(shop.variant_paths.promoted.root)
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "as a whole: "), ('{"number": 1}', "dataset: Field required")])
-def test_a_damaged_manifest_is_named(shop: Work, content: str, told: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [("{", "as a whole: "), ('{"number": 1}', "dataset: Field required")])
+def test_a_damaged_manifest_is_named(shop: Work, content: str, message: str) -> None:
     shop.variant_paths.promoted.manifest.write_text(content)
-    with pytest.raises(ArtefactError, match=rf"promoted\.json is damaged \({told}.*promote again"):
+    with pytest.raises(ArtefactError, match=rf"promoted\.json is damaged \({message}.*promote again"):
         Recommender.load(shop.variant_paths.promoted.root)
 
 
-def test_before_any_promotion_there_is_nothing_to_load(shop: Work) -> None:
+def test_loading_before_any_promotion_fails(shop: Work) -> None:
     files.remove(shop.variant_paths.promoted.root)
     with pytest.raises(MissingArtefactError, match=r"promoted\.json is not there: nothing has been promoted"):
         Recommender.load(shop.variant_paths.promoted.root)

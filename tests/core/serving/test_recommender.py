@@ -1,4 +1,4 @@
-"""Recommendations of a promoted checkpoint, against the ranking stage and the towers read by hand."""
+"""Recommendations of a promoted checkpoint, compared with the ranking stage and with the towers directly."""
 
 import io
 
@@ -19,33 +19,33 @@ from tests.core.shop import served_shop
 
 @pytest.fixture
 def recommender(recommenders: dict[str, Recommender]) -> Recommender:
-    """Of the variant that has texts, photos and learned vectors."""
+    """Of the variant with texts, photos and item-id embeddings."""
     return recommenders["collaborative"]
 
 
 @pytest.fixture
 def bought(served: dict[str, Work]) -> dict[str, list[str]]:
-    """All that each user had."""
+    """All items of each user."""
     return dict(read_sequences(served["collaborative"].paths, TEST).select(USER, ITEMS).rows())
 
 
-def test_a_history_is_answered_as_the_ranking_stage_does(recommender, served, bought):
+def test_recommendations_equal_those_of_the_ranking_stage(recommender, served, bought):
     ranking = pl.read_parquet(served["collaborative"].variant_paths.ranking).sort(USER, RANK)
     users = list(bought)[:5]
     lists = recommender.for_histories([bought[user][:-1] for user in users])
     for user, answer in zip(users, lists, strict=True):
-        own = ranking.filter(pl.col(USER) == user).head(10)
-        assert [each.item for each in answer] == own[ITEM].to_list()
-        np.testing.assert_allclose([each.score for each in answer], own["score"], atol=1e-5)
+        expected = ranking.filter(pl.col(USER) == user).head(10)
+        assert [each.item for each in answer] == expected[ITEM].to_list()
+        np.testing.assert_allclose([each.score for each in answer], expected["score"], atol=1e-5)
 
 
-def test_a_user_is_answered_by_all_that_they_had(recommender, bought):
+def test_a_user_query_takes_the_whole_history(recommender, bought):
     user, items = next(iter(bought.items()))
     assert recommender.history(user) == items
     assert recommender.for_user(user) == recommender.for_items(items)
 
 
-def test_a_user_vectors_inner_products_are_the_scores(recommender, bought):
+def test_inner_products_of_user_and_item_vectors_are_the_scores(recommender, bought):
     histories = list(bought.values())[:3]
     vectors = recommender.user_vectors(histories)
     items, known = encode.read_item_vectors(recommender.paths.item_vectors)
@@ -56,35 +56,35 @@ def test_a_user_vectors_inner_products_are_the_scores(recommender, bought):
         np.testing.assert_allclose([each.score for each in answer], np.sort(scores)[::-1][:5], atol=1e-5)
 
 
-def test_only_the_newest_items_are_read(recommender, bought):
+def test_only_the_newest_items_of_a_history_count(recommender, bought):
     items = max(bought.values(), key=len)
     assert len(items) > recommender.retriever.encoder.max_history_len == 4
     assert recommender.for_items(items) == recommender.for_items(items[-4:])
 
 
-def test_many_at_once_are_answered_as_one_by_one(recommender, bought):
+def test_a_batch_gives_the_same_lists_as_single_queries(recommender, bought):
     histories = [bought[user] for user in list(bought)[:3]]
     for filter_seen in (False, True):
-        together = recommender.for_histories(histories, 5, filter_seen=filter_seen)
-        for history, answer in zip(histories, together, strict=True):
+        batch = recommender.for_histories(histories, 5, filter_seen=filter_seen)
+        for history, answer in zip(histories, batch, strict=True):
             alone = recommender.for_items(history, 5, filter_seen=filter_seen)
             assert [each.item for each in answer] == [each.item for each in alone]
 
 
-def test_what_is_seen_can_be_left_out(recommender, bought):
+def test_seen_items_can_be_filtered(recommender, bought):
     items = next(iter(bought.values()))
     whole = recommender.for_items(items, 1000)
     assert recommender.for_items(items, 5, filter_seen=True) == [each for each in whole if each.item not in items][:5]
 
 
-def test_every_item_is_a_candidate_and_none_comes_twice(recommender, bought):
+def test_every_item_is_a_candidate_once(recommender, bought):
     answer = recommender.for_items(next(iter(bought.values())), 1000)
     assert sorted(each.item for each in answer) == recommender.catalogue[ITEM].to_list()
     assert [each.score for each in answer] == sorted((each.score for each in answer), reverse=True)
 
 
-def test_what_nobody_bought_is_a_candidate_where_the_settings_want_it(tmp_path):
-    wanted = {"min_item_interactions": 12, "include_cold_items": True}  # the other items are as good as never bought
+def test_items_without_interactions_are_candidates_if_the_settings_include_them(tmp_path):
+    wanted = {"min_item_interactions": 12, "include_cold_items": True}  # all other items count as never bought
     work = served_shop(tmp_path, "text_only", sequences=wanted)
     histories = read_sequences(work.paths, TEST)[ITEMS].to_list()
     new = set(pl.read_parquet(work.paths.items)[ITEM]) - {item for history in histories for item in history}
@@ -92,12 +92,12 @@ def test_what_nobody_bought_is_a_candidate_where_the_settings_want_it(tmp_path):
     recommender = Recommender.load(work.variant_paths.promoted.root)
     answer = {each.item for each in recommender.for_items(histories[0], 1000)}
     assert new < answer
-    assert recommender.for_items([*new][:2], 5), "and read as a history, once somebody has bought it"
+    assert recommender.for_items([*new][:2], 5), "a new item is no valid history"
 
 
 @pytest.mark.parametrize("variant", ["collaborative", "text_only"])
 @torch.inference_mode()
-def test_a_text_is_read_as_the_title_of_an_item(recommenders, variant):
+def test_a_text_is_encoded_as_the_title_of_an_item(recommenders, variant):
     recommender = recommenders[variant]
     model, processor = recommender.retriever.encoder.model, recommender.retriever.encoder.inputs.processor
     ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
@@ -111,8 +111,8 @@ def test_a_text_is_read_as_the_title_of_an_item(recommenders, variant):
     np.testing.assert_allclose([each.score for each in answer], (vectors @ vector)[best], atol=1e-5)
 
 
-def test_a_photo_finds_the_item_that_it_shows(recommenders, served):
-    recommender = recommenders["image_only"]  # whose items are their photos and nothing else
+def test_a_photo_finds_its_item(recommenders, served):
+    recommender = recommenders["image_only"]  # its items are photos only
     item = recommender.catalogue.filter("has_image")[ITEM][3]
     first = recommender.for_photo(served["image_only"].paths.image(item).read_bytes(), 1)[0]
     assert first == Recommendation(item, pytest.approx(1, abs=1e-4))
@@ -125,20 +125,24 @@ def png(mode: str, size: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("variant", "ask", "told"),
+    ("variant", "query", "message"),
     [
-        ("collaborative", lambda r: r.for_user("nobody"), "unknown user 'nobody': shop had none of theirs at 20"),
+        (
+            "collaborative",
+            lambda r: r.for_user("nobody"),
+            "unknown user 'nobody': shop had no interactions of this user at 20",
+        ),
         ("collaborative", lambda r: r.for_items(["no", "B0"]), r"unknown item 'no', 'B0': not among the \d+ of shop"),
         ("collaborative", lambda r: r.for_items([str(n) for n in range(7)]), "'4' and 2 more: not among"),
-        ("collaborative", lambda r: r.for_items([]), "a history holds no item"),
+        ("collaborative", lambda r: r.for_items([]), "the history is empty"),
         ("collaborative", lambda r: r.for_text(" \n"), "the text is empty"),
         ("collaborative", lambda r: r.for_text("cup", 0), "top is 0; it must be 1 or more"),
         ("collaborative", lambda r: r.for_photo(b"<html>404</html>"), "cannot be used: not an image"),
         ("collaborative", lambda r: r.for_photo(png("1", (10_000, 6_000))), "cannot be used: too many pixels"),
-        ("text_only", lambda r: r.for_photo(png("RGB", (8, 8))), "variant text_only of shop reads no photos; ask by"),
-        ("image_only", lambda r: r.for_text("cup"), "variant image_only reads no texts; ask by a photo"),
+        ("text_only", lambda r: r.for_photo(png("RGB", (8, 8))), "variant text_only of shop reads no photos; query by"),
+        ("image_only", lambda r: r.for_text("cup"), "variant image_only reads no texts; query by a photo"),
     ],
 )
-def test_what_cannot_be_answered_is_named_with_its_mend(recommenders, variant, ask, told):
-    with pytest.raises(QueryError, match=told):
-        ask(recommenders[variant])
+def test_an_invalid_query_is_named_with_the_remedy(recommenders, variant, query, message):
+    with pytest.raises(QueryError, match=message):
+        query(recommenders[variant])
