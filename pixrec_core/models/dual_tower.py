@@ -16,12 +16,16 @@ from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
+from pixrec_core.errors import CheckpointError
 from pixrec_core.models.backbones import adapter_of
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.item_id_embedding import ItemIdEmbedding
 from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
 
 disable_progress_bar()  # a checkpoint is one shard; bars of one step would only break up progress lines
+
+#: Weights whose names differ in checkpoints of earlier versions: pattern of the old name, new name.
+RENAMED_WEIGHTS = {r"^residual\.": "item_id_embedding."}
 
 
 class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
@@ -95,6 +99,29 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
         # Saved once, under the name that they are tied to; without this the Trainer warns of what it did not miss.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """The model of a checkpoint folder, as transformers loads it; checkpoints of earlier versions load too.
+
+        Raises:
+            CheckpointError: the weights lack a tensor, have one too many, or have one of another shape. transformers
+                would only warn and draw random values.
+        """
+        kwargs = {"key_mapping": RENAMED_WEIGHTS, "ignore_mismatched_sizes": True} | kwargs
+        model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
+        problems += [f"{name} is unexpected" for name in sorted(info["unexpected_keys"])]
+        problems += [
+            f"{name} has shape {tuple(found)} in place of {tuple(expected)}"
+            for name, found, expected in sorted(info["mismatched_keys"])
+        ]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise CheckpointError(
+                f"the weights in {folder} do not fit its config.json: {shown}. Restore the folder, or train again"
+            )
+        return (model, info) if output_loading_info else model
 
     def add_item_id_embedding(self, items: int, dropout: float) -> None:
         """Let each of `items` items of a catalogue learn a vector of its own; it starts at zero."""
