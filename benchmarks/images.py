@@ -77,7 +77,7 @@ def ours(job: Job, folder: Path) -> float:
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": None})
     settings = ImageSettings(size=job.size, threads=job.threads, per_host=job.threads, allow_private_hosts=True)
     start = time.perf_counter()
-    stats = images.download(settings, paths)
+    stats = images.download_images(settings, paths)
     seconds = time.perf_counter() - start
     assert stats["ok"] == job.count, stats["failed_by_reason"]
     return seconds

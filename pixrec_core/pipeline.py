@@ -48,7 +48,7 @@ def images(work: Work) -> Stats:
     from pixrec_core.data import contract
     from pixrec_core.data import images as module
 
-    stats = module.download(work.dataset_settings.images, work.paths, work.engine)
+    stats = module.download_images(work.dataset_settings.images, work.paths, work.engine)
     return stats | {"profile": contract.enforce("images", work.paths)}
 
 
@@ -163,7 +163,7 @@ def _images_external_inputs(work: Work) -> Any:
 def _images_digest(work: Work) -> str:
     from pixrec_core.data import images as module
 
-    return module.digest(work.paths)
+    return module.manifest_digest(work.paths)
 
 
 def _backbone_external_inputs(work: Work) -> Any:

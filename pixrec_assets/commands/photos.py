@@ -29,13 +29,13 @@ def photos(dataset: str, failed: bool, as_json: bool) -> None:
 
     `pixrec run DATASET --stage images --force` tries failed photos again and keeps the others.
     """
-    from pixrec_core.data import image_journal, image_manifest  # imports what downloads and decodes
+    from pixrec_core.data import image_manifest  # imports Pillow and DuckDB
 
     settings = load_settings()
     settings.dataset(dataset)
-    manifest = image_manifest.read(DatasetPaths.of(settings.data_dir, dataset))
-    failures = manifest.filter(status=image_journal.FAILED).select(ITEM, "url", "reason", "attempts")
-    rows = failures if failed else image_manifest.counts(manifest.lazy())
+    manifest = image_manifest.read_manifest(DatasetPaths.of(settings.data_dir, dataset))
+    failures = manifest.filter(status=image_manifest.FAILED).select(ITEM, "url", "reason", "attempts")
+    rows = failures if failed else image_manifest.count_outcomes(manifest.lazy())
     if as_json:
         click.echo(json.dumps(rows.to_dicts(), indent=2, ensure_ascii=False))
         return

@@ -83,8 +83,7 @@ def _photo(paths: DatasetPaths) -> str | None:
 
 def _photo_host(subject: str, url: str, images: ImageSettings) -> Finding:
     """One photo, fetched by the rules that hold for all."""
-    from pixrec_core.data.fetching import Fetcher
-    from pixrec_core.data.guarded_connections import FetchError
+    from pixrec_core.data.fetching import Fetcher, FetchError
 
     shown = without_secrets(url)
     quick = images.model_copy(update={"timeout_s": TIMEOUT_S, "deadline_s": 2 * TIMEOUT_S})

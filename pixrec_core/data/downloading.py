@@ -1,36 +1,42 @@
-"""One photo from its URL to its file: fetch, try again, decode, store, note what came of it."""
+"""Download photos in threads, with a limit per host: read, retry, decode, store, and log the outcome in the journal."""
 
 import hashlib
 import os
 import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pixrec_core import files
 from pixrec_core.data import local_photos, photos
-from pixrec_core.data.fetching import Fetcher
-from pixrec_core.data.guarded_connections import FetchError
-from pixrec_core.data.image_journal import FAILED, OK, TRYING, Journal, Outcome
+from pixrec_core.data.fetching import Fetcher, FetchError
+from pixrec_core.data.image_manifest import FAILED, OK, TRYING, Journal, Outcome
 from pixrec_core.data.retrying import wait_s
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import ImageSettings
 
+#: Tasks read ahead, so that another host's task can start while one host is busy.
+LOOKAHEAD: Final = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One item whose photo is wanted. `before` is what an earlier run made of the same URL."""
+    """One item whose photo is wanted. `previous` is the outcome of the same URL in an earlier run."""
 
     item: str
     url: str
-    before: Outcome | None
+    previous: Outcome | None
 
     @property
     def host(self) -> str:
-        """The host whose requests are limited; empty for a local photo, and for a URL that will fail."""
+        """The host whose requests are limited; empty for a local photo, and for a malformed URL, which fails later."""
         try:
             return urlsplit(self.url).netloc.rpartition("@")[2].lower()
         except ValueError:
@@ -38,71 +44,63 @@ class Task:
 
 
 class Downloader:
-    """Settles tasks in any number of threads: each borrows a fetcher with connections of its own."""
+    """Processes tasks in any number of threads; each thread borrows a fetcher that no other one uses meanwhile."""
 
-    def __init__(
-        self,
-        settings: ImageSettings,
-        paths: DatasetPaths,
-        journal: Journal,
-        stop: threading.Event,
-    ) -> None:
+    def __init__(self, settings: ImageSettings, paths: DatasetPaths, journal: Journal, stop: threading.Event) -> None:
         self._settings = settings
         self._paths = paths
         self._journal = journal
         self._folder = local_photos.photo_folder(paths)
         self._stop = stop
         self._idle: list[Fetcher] = []
-        self._closing = ExitStack()
-        # A decoded photo can take hundreds of megabytes, and more of them at a time than cores gain nothing.
+        self._fetchers = ExitStack()
+        # A decoded photo can take hundreds of megabytes, and decoding more photos than there are cores gains nothing.
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._closing.close()
+        self._fetchers.close()
 
-    def settle(self, task: Task) -> bool:
-        """Bring one photo, or find out why there is none, and note it; returns whether it was read anew."""
-        before = task.before
-        if before and before.status == FAILED:  # noted by the killed run that this one goes on with
+    def process(self, task: Task) -> bool:
+        """Store the photo or the reason for its failure; returns whether it had to be read or downloaded."""
+        previous = task.previous
+        if previous and previous.status == FAILED:  # in the journal of the killed run that this run resumes
             return False
-        if before and before.status == OK and _unchanged(self._paths.image(task.item), before):
-            self._journal.append(before)
+        if previous and previous.status == OK and self._is_stored(previous):
+            self._journal.append(previous)
             return False
-        tried = before.attempts if before and before.status == TRYING else 0
-        self._journal.append(self._outcome(task, tried))
+        tries = previous.attempts if previous and previous.status == TRYING else 0
+        self._journal.append(self._download(task, tries))
         return True
 
-    def _outcome(self, task: Task, tried: int) -> Outcome:
-        attempts = tried
+    def _is_stored(self, outcome: Outcome) -> bool:
+        path = self._paths.image(outcome.item)
+        return path.is_file() and files.sha256_file(path) == outcome.sha256
+
+    def _download(self, task: Task, attempts: int) -> Outcome:
         while True:
             attempts += 1
             try:
                 return self._store(task, self._read(task.url), attempts)
-            except photos.PhotoError as error:
-                return Outcome(task.item, task.url, FAILED, attempts, str(error))
             except FetchError as error:
                 if not error.transient or attempts >= self._settings.attempts:
                     return Outcome(task.item, task.url, FAILED, attempts, error.reason)
                 self._journal.append(Outcome(task.item, task.url, TRYING, attempts, error.reason))
                 if self._stop.wait(wait_s(attempts, error.wait_s)):
-                    raise  # the run ends; the next one goes on from the journal
+                    raise  # the run ends; the next one resumes from the journal
+            except photos.PhotoError as error:
+                return Outcome(task.item, task.url, FAILED, attempts, str(error))
 
     def _read(self, url: str) -> bytes:
-        """Bytes of a photo, from the web or from the dataset's photo folder."""
         path = local_photos.local_path(url)
-        if path is None:
-            return self._get(url)
-        return local_photos.read_photo(self._folder, path, self._settings.max_bytes)
-
-    def _get(self, url: str) -> bytes:
-        """Fetch with a fetcher that no other thread uses meanwhile."""
+        if path is not None:
+            return local_photos.read_photo(self._folder, path, self._settings.max_bytes)
         try:
             fetcher = self._idle.pop()
         except IndexError:
-            fetcher = self._closing.enter_context(Fetcher(self._settings))
+            fetcher = self._fetchers.enter_context(Fetcher(self._settings))
         try:
             return fetcher.get(url.strip())
         finally:
@@ -114,17 +112,65 @@ class Downloader:
             data = photos.encode(photo)
         with files.replacing(self._paths.image(task.item)) as temporary:
             temporary.write_bytes(data)
-        return Outcome(
-            task.item,
-            task.url,
-            OK,
-            attempts,
-            sha256=hashlib.sha256(data).hexdigest(),
-            width=photo.width,
-            height=photo.height,
-            bytes=len(data),
-        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Outcome(task.item, task.url, OK, attempts, None, sha256, photo.width, photo.height, len(data))
 
 
-def _unchanged(path: Path, outcome: Outcome) -> bool:
-    return path.is_file() and files.sha256_file(path) == outcome.sha256
+class _HasHost(Protocol):
+    @property
+    def host(self) -> str: ...
+
+
+T = TypeVar("T", bound=_HasHost)
+R = TypeVar("R")
+
+
+def map_by_host(
+    work: Callable[[T], R], tasks: Iterable[T], threads: int, per_host: int, stop: threading.Event
+) -> Iterator[R]:
+    """Yield `work(task)` of every task, in the order in which they finish.
+
+    At most `LOOKAHEAD` + `threads` tasks are in memory. An exception of `work` is raised here after the running tasks
+    have ended.
+
+    Args:
+        work: called in a thread.
+        tasks: read as they are needed.
+        threads: tasks at a time.
+        per_host: of them, tasks of one host.
+        stop: set after an exception, and when the caller closes the iterator, so that `work` can stop waiting.
+    """
+    source = iter(tasks)
+    waiting: dict[str, deque[T]] = {}
+    running: dict[Future[R], str] = {}
+    ended: SimpleQueue[Future[R]] = SimpleQueue()
+    with ThreadPoolExecutor(threads, thread_name_prefix="pixrec-photo") as pool:
+        try:
+            while True:
+                for task in islice(source, LOOKAHEAD - sum(map(len, waiting.values()))):
+                    waiting.setdefault(task.host, deque()).append(task)
+                for host, task in _pop_startable(waiting, Counter(running.values()), threads, per_host):
+                    future = pool.submit(work, task)
+                    running[future] = host
+                    future.add_done_callback(ended.put)
+                if not running:
+                    return
+                future = ended.get()
+                del running[future]
+                yield future.result()
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _pop_startable(
+    waiting: dict[str, deque[T]], running: Counter[str], threads: int, per_host: int
+) -> Iterator[tuple[str, T]]:
+    """Pop from `waiting` the tasks that both limits allow to start, with their hosts."""
+    free = threads - running.total()
+    for host in list(waiting):
+        for _ in range(min(free, per_host - running[host], len(waiting[host]))):
+            free -= 1
+            yield host, waiting[host].popleft()
+        if not waiting[host]:
+            del waiting[host]

@@ -1,101 +1,189 @@
-"""The manifest of photos, what came of each URL, and what it leaves a run to do.
+"""Outcomes of photos: the journal of a running download, and the manifest of a finished one.
 
-Catalogue, manifest and journal may have millions of rows. They stay in their files, and DuckDB joins
-them there; rows come out as a stream.
+The journal is a JSON lines file: the settings in its first line, then one outcome per line in the manifest's columns.
+A failed try that will be repeated is logged too, with status "trying", so that a resumed run counts on from it and
+ends with the manifest of an uninterrupted run.
+
+Catalogue, manifest and journal may have millions of rows, so DuckDB joins the files and rows are streamed.
 """
 
 import glob
+import json
+import logging
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
 
 import duckdb
 import polars as pl
+from pydantic import TypeAdapter
 
 from pixrec_core import files
 from pixrec_core.data import database
 from pixrec_core.data.database import literal
-from pixrec_core.data.image_journal import OK, Outcome
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA
+from pixrec_core.settings import ImageSettings
 
-SIZE_KEY: Final = "pixrec.size"  # in the file's metadata: the setting that its photos were made with
+OK: Final = "ok"
+FAILED: Final = "failed"
+TRYING: Final = "trying"
+SIZE_KEY: Final = "pixrec.size"  # Parquet metadata: the setting `images.size` of the stored photos
 
 _BATCH: Final = 512
 _SQL_TYPES: Final = {pl.String: "VARCHAR", pl.Int32: "INTEGER", pl.Int64: "BIGINT"}
 _COLUMNS: Final = {name: _SQL_TYPES[type(kind)] for name, kind in IMAGE_SCHEMA.items()}
 
-#: Rows in the order in which they were told; the line with the journal's settings is a row of nulls.
-_TOLD: Final = f"CREATE TEMP TABLE told ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})"
-_KEPT: Final = "INSERT INTO told BY NAME SELECT * FROM read_parquet($file) WHERE status = 'ok'"
-_NOTED: Final = f"""
-INSERT INTO told BY NAME SELECT * FROM read_json($file, format = 'newline_delimited', columns = {_COLUMNS})
+#: Rows in the order in which they were logged. The journal's line of settings becomes a row of nulls, which is left out.
+_CREATE: Final = f"CREATE TEMP TABLE outcomes ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})"
+_READ_MANIFEST: Final = "INSERT INTO outcomes BY NAME SELECT * FROM read_parquet($file) WHERE status = 'ok'"
+_READ_JOURNAL: Final = f"""
+INSERT INTO outcomes BY NAME SELECT * FROM read_json($file, format = 'newline_delimited', columns = {_COLUMNS})
 WHERE item IS NOT NULL
 """  # noqa: S608
-#: Of each item and URL the newest stays. In steps, since each of them spills to disk and a window over all does not.
-_NEWEST: Final = "DELETE FROM told WHERE rowid NOT IN (SELECT max(rowid) FROM told GROUP BY item, url)"
-_WANTED: Final = f"""
+#: The last outcome of each item and URL stays. An aggregation spills to disk, which a window function does not.
+_KEEP_LAST: Final = "DELETE FROM outcomes WHERE rowid NOT IN (SELECT max(rowid) FROM outcomes GROUP BY item, url)"
+_CATALOGUE: Final = f"""
 SELECT {", ".join(_COLUMNS)}
 FROM (SELECT item, image_url AS url FROM read_parquet({{items}}) WHERE image_url IS NOT NULL)
-LEFT JOIN told USING (item, url)
-WHERE hash(item) % $shares = $share
+LEFT JOIN outcomes USING (item, url)
+WHERE hash(item) % $partitions = $partition
 """  # noqa: S608
 
+log = logging.getLogger(__name__)
 
-def known(
-    paths: DatasetPaths, size: int, journals: Sequence[Path], share: int = 0, shares: int = 1
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One row of the manifest; `IMAGE_SCHEMA` has the units."""
+
+    item: str
+    url: str
+    status: str
+    attempts: int
+    reason: str | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+
+
+_LINE: Final = TypeAdapter(Outcome)
+
+
+class Journal:
+    """An append-only file of outcomes, to which several threads may write."""
+
+    def __init__(self, path: Path, settings: ImageSettings) -> None:
+        """Open the journal and keep the valid lines of a killed run.
+
+        If that run had other settings, only its stored photos stay, and only if `size` is the same: failures may
+        succeed now.
+        """
+        self._settings = settings
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(settings.model_dump_json().encode() + b"\n")
+            file.writelines(_valid_lines(path, settings))
+        self._file = path.open("ab")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, outcome: Outcome) -> None:
+        """Write an outcome; it has reached the operating system when the call returns."""
+        line = _LINE.dump_json(outcome) + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+
+    def move_from(self, path: Path) -> None:
+        """Append the outcomes of another journal and remove it."""
+        with self._lock:
+            self._file.writelines(_valid_lines(path, self._settings))
+            self._file.flush()
+        files.remove(path)
+
+
+def _valid_lines(path: Path, settings: ImageSettings) -> Iterator[bytes]:
+    """Lines of a journal that a resumed run can use, up to the first damaged one; streamed, there may be millions."""
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            before = json.loads(file.readline())
+            same, same_size = before == settings.model_dump(mode="json"), before["size"] == settings.size
+            for line in file:
+                if line.endswith(b"\n"):  # a kill can truncate the last line
+                    outcome = _LINE.validate_json(line)
+                    if same or (same_size and outcome.status == OK):
+                        yield line
+    except (ValueError, TypeError, KeyError) as error:
+        log.warning("warning: %s is damaged (%s); photos after the damage are fetched again", path, error)
+
+
+def read_wanted(
+    paths: DatasetPaths, size: int, journals: Sequence[Path], partition: int = 0, partitions: int = 1
 ) -> Generator[tuple[str, str, Outcome | None]]:
-    """Item and URL of every photo that is wanted, with what an earlier run made of it.
+    """Yield item, URL and previous outcome of every photo that the catalogue names.
 
-    That is, from the journals, whatever a killed run noted, else from the manifest a photo of the same
-    size; failures of a whole run are to be tried again.
+    The outcome comes from the journals, else from the manifest if its photos have the same size. The manifest's
+    failures are left out, since a new run tries them again.
 
     Args:
         paths: of the dataset.
-        size: setting that photos are made with.
-        journals: of the run under way, later ones win.
-        share: which part of the photos, from 0.
-        shares: parts that they fall into, by a hash of their item.
+        size: the setting `images.size`.
+        journals: of the present run; later ones take precedence.
+        partition: which part of the photos, from 0.
+        partitions: number of parts; a hash of the item selects the part.
 
     Raises:
-        MissingArtefactError: the catalogue has not been made.
-        ArtefactError: it or the manifest is damaged.
+        MissingArtefactError: the catalogue has not been built.
+        ArtefactError: the catalogue or the manifest is damaged.
     """
-    with _told(paths, journals, with_manifest=_size(paths) == str(size)) as connection:
-        for row in _rows(connection, _wanted(paths), {"share": share, "shares": shares}):
+    with _outcomes(paths, journals, with_manifest=_stored_size(paths) == str(size)) as connection:
+        for row in _rows(connection, _catalogue(paths), {"partition": partition, "partitions": partitions}):
             outcome = Outcome(**dict(zip(_COLUMNS, row, strict=True)))
             yield outcome.item, outcome.url, outcome if outcome.status else None
 
 
-def write(paths: DatasetPaths, size: int, target: Path) -> None:
-    """Write to `target` what the journals say of every photo that is wanted, sorted by item. Schema: `IMAGE_SCHEMA`."""
+def write_manifest(paths: DatasetPaths, size: int, target: Path) -> None:
+    """Write the journals' outcomes of the catalogue's photos to `target`, sorted by item. Schema: `IMAGE_SCHEMA`."""
     metadata = f"KV_METADATA {{{literal(SIZE_KEY)}: {literal(size)}}}"
-    with _told(paths, paths.images_journals, with_manifest=False) as connection:
+    with _outcomes(paths, paths.images_journals, with_manifest=False) as connection:
         connection.execute(
-            f"COPY ({_wanted(paths)} ORDER BY item) TO {literal(target)} "
+            f"COPY ({_catalogue(paths)} ORDER BY item) TO {literal(target)} "
             f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20_480, {metadata})",
-            {"share": 0, "shares": 1},
+            {"partition": 0, "partitions": 1},
         )
 
 
 @contextmanager
-def _told(paths: DatasetPaths, journals: Sequence[Path], with_manifest: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with a table `told`: the newest outcome of each item and URL."""
+def _outcomes(
+    paths: DatasetPaths, journals: Sequence[Path], *, with_manifest: bool
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with a table `outcomes`: the last outcome of each item and URL."""
     with database.querying(database.SMALL) as connection:
-        connection.execute(_TOLD)
+        connection.execute(_CREATE)
         if with_manifest:
-            connection.execute(_KEPT, {"file": glob.escape(str(paths.images_manifest))})
+            connection.execute(_READ_MANIFEST, {"file": glob.escape(str(paths.images_manifest))})
         for journal in journals:
-            connection.execute(_NOTED, {"file": glob.escape(str(journal))})
-        connection.execute(_NEWEST)
+            connection.execute(_READ_JOURNAL, {"file": glob.escape(str(journal))})
+        connection.execute(_KEEP_LAST)
         yield connection
 
 
-def _wanted(paths: DatasetPaths) -> str:
-    return _WANTED.format(items=literal(database.parquet(paths.items)))
+def _catalogue(paths: DatasetPaths) -> str:
+    return _CATALOGUE.format(items=literal(database.parquet(paths.items)))
 
 
 def _rows(
@@ -106,8 +194,8 @@ def _rows(
         yield from batch
 
 
-def _size(paths: DatasetPaths) -> str | None:
-    """The size of the manifest's photos; None where it says none or there is none."""
+def _stored_size(paths: DatasetPaths) -> str | None:
+    """The setting `images.size` of the manifest's photos; None if there is no manifest or it does not say."""
     path = paths.images_manifest
     try:
         return pl.read_parquet_metadata(path).get(SIZE_KEY) if path.exists() else None
@@ -115,11 +203,11 @@ def _size(paths: DatasetPaths) -> str | None:
         raise _damaged(path, error) from error
 
 
-def read(paths: DatasetPaths) -> pl.DataFrame:
-    """What came of each URL, as the last whole run left it. Schema: `IMAGE_SCHEMA`.
+def read_manifest(paths: DatasetPaths) -> pl.DataFrame:
+    """Outcome of each photo in the last finished run. Schema: `IMAGE_SCHEMA`.
 
     Raises:
-        MissingArtefactError: no run has ended yet.
+        MissingArtefactError: no run has finished yet.
         ArtefactError: the file is damaged.
     """
     path = files.require(paths.images_manifest)
@@ -130,17 +218,17 @@ def read(paths: DatasetPaths) -> pl.DataFrame:
 
 
 def _damaged(path: Path, error: Exception) -> ArtefactError:
-    return ArtefactError(f"{path} is no manifest of photos ({error}); remove it to fetch them again")
+    return ArtefactError(f"{path} is not a manifest of photos ({error}); remove it and run `images` again")
 
 
-def stored(manifest: Path) -> Iterator[str]:
-    """Items of a manifest that have a photo."""
+def stored_items(manifest: Path) -> Iterator[str]:
+    """Items of a manifest that have a stored photo."""
     query = f"SELECT item FROM read_parquet({literal(glob.escape(str(manifest)))}) WHERE status = '{OK}'"  # noqa: S608
     with database.querying(database.SMALL) as connection:
         yield from (item for (item,) in _rows(connection, query))
 
 
-def counts(manifest: pl.LazyFrame) -> pl.DataFrame:
-    """How many photos of each status and reason, the most first."""
+def count_outcomes(manifest: pl.LazyFrame) -> pl.DataFrame:
+    """Number of photos per status and reason, largest first."""
     counted = manifest.group_by("status", "reason").agg(pl.len().alias("photos"))
     return counted.sort(["photos", "status", "reason"], descending=[True, True, False]).collect()

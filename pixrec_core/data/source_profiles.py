@@ -9,7 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from pixrec_core.data import database
-from pixrec_core.data.image_journal import FAILED, OK
+from pixrec_core.data.image_manifest import FAILED, OK
 from pixrec_core.data.interactions import MAX_TIMESTAMP
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM

@@ -1,6 +1,6 @@
 import pytest
 
-from pixrec_core.data.addresses import is_public
+from pixrec_core.data.fetching import is_public
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pixrec_core.data.by_host import LOOKAHEAD, map_by_host
+from pixrec_core.data.downloading import LOOKAHEAD, map_by_host
 
 
 @dataclass(frozen=True)

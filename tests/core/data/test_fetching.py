@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from pixrec_core.data.fetching import MAX_REDIRECTS, Fetcher
-from pixrec_core.data.guarded_connections import FetchError
+from pixrec_core.data.fetching import MAX_REDIRECTS, Fetcher, FetchError
 from pixrec_core.data.retrying import MAX_WAIT_S
 from pixrec_core.settings import ImageSettings
 from tests.core.data.hostile_server import hostile_server, raw, sends, trickles
@@ -202,7 +201,7 @@ class TestAddresses:
         assert fetch(server.url("/a", sends(b"photo"))) == b"photo"
 
     def test_a_redirect_is_checked_like_a_url(self, server, fetch, monkeypatch):
-        monkeypatch.setattr("pixrec_core.data.guarded_connections.is_public", lambda ip: ip == "127.0.0.1")
+        monkeypatch.setattr("pixrec_core.data.fetching.is_public", lambda ip: ip == "127.0.0.1")
         url = server.url("/a", sends(b"", 302, Location=f"http://127.0.0.2:{server.server_port}/secret"))
         assert failure(fetch, url, allow_private_hosts=False).reason == "address not public"
         assert dict(server.hits) == {"/a": 1}
@@ -220,7 +219,7 @@ class TestAddresses:
             return real(next(answers, "127.0.0.1"), port, *args, **kwargs)
 
         monkeypatch.setattr(socket, "getaddrinfo", rebinding)
-        monkeypatch.setattr("pixrec_core.data.guarded_connections.is_public", lambda ip: ip != "127.0.0.1")
+        monkeypatch.setattr("pixrec_core.data.fetching.is_public", lambda ip: ip != "127.0.0.1")
         error = failure(fetch, f"http://rebind.test:{server.server_port}/a", allow_private_hosts=False, timeout_s=0.3)
         assert error.reason in {"timeout", "connection"}
         assert asked == ["rebind.test"]

@@ -11,8 +11,7 @@ import pytest
 import trustme
 from pydantic import ValidationError
 
-from pixrec_core.data.fetching import Fetcher
-from pixrec_core.data.guarded_connections import FetchError
+from pixrec_core.data.fetching import Fetcher, FetchError
 from pixrec_core.settings import ImageSettings
 from tests.core.data.hostile_server import hostile_server, sends, trickles
 

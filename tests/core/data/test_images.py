@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixrec_core import files
 from pixrec_core.data import image_manifest, images, retrying
-from pixrec_core.data.image_journal import Journal, Outcome
+from pixrec_core.data.image_manifest import Journal, Outcome
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
@@ -69,7 +69,7 @@ def snapshot(paths):
 def test_photos_and_manifest(server, paths):
     photo = jpeg(600, 300)
     write_items(paths, {"b": server.url("/b", sends(photo)), "a": server.url("/a"), "none": None})
-    stats = images.download(settings(size=200), paths)
+    stats = images.download_images(settings(size=200), paths)
     table = pl.read_parquet(paths.images_manifest)
     stored = paths.image("b").read_bytes()
     assert table.schema == IMAGE_SCHEMA
@@ -100,21 +100,21 @@ def test_columns_of_an_outcome_are_those_of_the_manifest():
 @pytest.mark.parametrize("urls", [{}, {"a": None, "b": None}])
 def test_a_catalogue_without_urls(paths, urls):
     write_items(paths, urls)
-    stats = images.download(settings(), paths)
+    stats = images.download_images(settings(), paths)
     assert (stats["urls"], stats["ok"], stats["items_with_photo_share"]) == (0, 0, 0.0)
     assert pl.read_parquet(paths.images_manifest).schema == IMAGE_SCHEMA
 
 
 def test_the_catalogue_must_be_there(paths):
     with pytest.raises(MissingArtefactError, match=r"items\.parquet"):
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
 
 
 def test_one_url_for_many_items_and_ids_of_any_kind(server, paths):
     url = server.url("/a", sends(jpeg()))
     items = ["../../etc/passwd", "a/b", "é", "", " ", "x" * 500]
     write_items(paths, dict.fromkeys(items, url))
-    assert images.download(settings(), paths)["ok"] == len(items)
+    assert images.download_images(settings(), paths)["ok"] == len(items)
     assert all(images.open_photo(paths, item).size == (40, 30) for item in items)
     assert all(p.is_relative_to(paths.images) for p in paths.root.rglob("*.jpg"))
 
@@ -136,7 +136,7 @@ class TestHostileAnswers:
     def test_fail_at_once_with_their_reason(self, server, paths, answer, reason):
         write_items(paths, {"a": server.url("/a", answer)})
         pixels = 10_000 if reason == "too many pixels" else 1_000_000
-        stats = images.download(settings(max_pixels=pixels, max_bytes=60_000), paths)
+        stats = images.download_images(settings(max_pixels=pixels, max_bytes=60_000), paths)
         assert stats["failed_by_reason"] == {reason: 1}
         assert manifest(paths)["a"]["attempts"] == 1
         assert not paths.image("a").exists()
@@ -146,12 +146,12 @@ class TestHostileAnswers:
     )
     def test_passing_trouble_is_tried_again(self, server, paths, trouble):
         write_items(paths, {"a": server.url("/a", in_turn(trouble, trouble, sends(jpeg())))})
-        assert images.download(settings(), paths)["ok"] == 1
+        assert images.download_images(settings(), paths)["ok"] == 1
         assert manifest(paths)["a"]["attempts"] == 3
 
     def test_lasting_trouble_ends(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(b"", 500))})
-        assert images.download(settings(attempts=3), paths)["failed_by_reason"] == {"http 500": 1}
+        assert images.download_images(settings(attempts=3), paths)["failed_by_reason"] == {"http 500": 1}
         assert server.hits["/a"] == manifest(paths)["a"]["attempts"] == 3
 
     def test_waits_double_with_jitter_up_to_a_minute(self, monkeypatch):
@@ -164,7 +164,7 @@ class TestHostileAnswers:
     def test_retry_after_is_honoured(self, server, paths):
         write_items(paths, {"a": server.url("/a", in_turn(sends(b"", 429, Retry_After="1"), sends(jpeg())))})
         start = time.monotonic()
-        assert images.download(settings(), paths)["ok"] == 1
+        assert images.download_images(settings(), paths)["ok"] == 1
         assert time.monotonic() - start >= 1
 
     def test_private_addresses_and_bad_urls(self, server, paths):
@@ -176,7 +176,7 @@ class TestHostileAnswers:
             "v6": "http://[",
         }
         write_items(paths, urls)
-        stats = images.download(settings(allow_private_hosts=False), paths)
+        stats = images.download_images(settings(allow_private_hosts=False), paths)
         assert stats["failed_by_reason"] == {"bad url": 2, "no photo folder": 2, "address not public": 1}
         assert not server.hits
 
@@ -184,7 +184,7 @@ class TestHostileAnswers:
         caplog.set_level(logging.INFO)
         url = server.url("/a?key=sesame", sends(b"", 500)).replace("//", "//user:sesame@")
         write_items(paths, {"a": url})
-        images.download(settings(attempts=2), paths)
+        images.download_images(settings(attempts=2), paths)
         assert "http 500 (1)" in caplog.text
         assert "sesame" not in caplog.text
 
@@ -203,7 +203,7 @@ def test_a_full_disk_ends_the_run_and_no_wait_holds_it_up(server, paths, monkeyp
     monkeypatch.setattr(files, "replacing", full)
     start = time.monotonic()
     with pytest.raises(OSError, match="No space left"):
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
     assert time.monotonic() - start < 5
     assert not paths.images_manifest.exists()
     assert paths.images_journal.exists()
@@ -212,54 +212,54 @@ def test_a_full_disk_ends_the_run_and_no_wait_holds_it_up(server, paths, monkeyp
 def test_one_host_gets_few_requests_at_a_time(server, paths):
     server.delay_s = 0.02
     write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(30)})
-    images.download(settings(threads=8, per_host=3), paths)
+    images.download_images(settings(threads=8, per_host=3), paths)
     assert server.most == 3
 
 
 class TestAgain:
     def test_nothing_is_fetched_twice(self, server, paths):
         write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(5)})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         before = snapshot(paths)
-        stats = images.download(settings(threads=2), paths)
+        stats = images.download_images(settings(threads=2), paths)
         assert (stats["ok"], stats["reused"]) == (5, 5)
         assert server.hits.total() == 5
         assert snapshot(paths) == before
 
     def test_what_failed_is_tried_again(self, server, paths):
         write_items(paths, {"a": server.url("/a"), "b": server.url("/b", sends(jpeg()))})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         server.url("/a", sends(jpeg()))
-        stats = images.download(settings(), paths)
+        stats = images.download_images(settings(), paths)
         assert (stats["ok"], stats["reused"], dict(server.hits)) == (2, 1, {"/a": 2, "/b": 1})
 
     @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x")], ids=["lost", "changed"])
     def test_a_photo_that_is_not_as_it_was_stored(self, server, paths, damage):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         before = snapshot(paths)
         damage(paths.image("b"))
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         assert dict(server.hits) == {"/a": 1, "/b": 2, "/c": 1}
         assert snapshot(paths) == before
 
     def test_another_url_and_another_size(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg(90, 90))) for n in "ab"})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         write_items(paths, {"a": server.url("/a"), "b": server.url("/b2", sends(jpeg(50, 50)))})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         assert (manifest(paths)["a"]["width"], manifest(paths)["b"]["width"]) == (90, 50)
         assert dict(server.hits) == {"/a": 1, "/b": 1, "/b2": 1}
-        images.download(settings(size=30), paths)
+        images.download_images(settings(size=30), paths)
         assert {row["width"] for row in manifest(paths).values()} == {30}
 
     def test_counts_by_status_and_reason(self, server, paths):
         with pytest.raises(MissingArtefactError):
-            image_manifest.read(paths)
+            image_manifest.read_manifest(paths)
         urls = {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"} | {n: server.url(f"/{n}") for n in "cd"}
         write_items(paths, urls | {"e": "ftp://e"})
-        images.download(settings(), paths)
-        assert image_manifest.counts(image_manifest.read(paths).lazy()).rows() == [
+        images.download_images(settings(), paths)
+        assert image_manifest.count_outcomes(image_manifest.read_manifest(paths).lazy()).rows() == [
             ("ok", None, 2),
             ("failed", "http 404", 2),
             ("failed", "bad url", 1),
@@ -267,17 +267,17 @@ class TestAgain:
 
     def test_photos_of_items_that_are_gone_or_fail_now_are_removed(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         (paths.image("a").parent / ".x.jpg.partial").write_bytes(b"left by a killed run")
         write_items(paths, {"a": server.url("/a"), "b": server.url("/gone"), "d": None})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         assert [p for p in paths.images.rglob("*") if p.is_file()] == [paths.image("a")]
 
     def test_a_damaged_manifest_says_how_to_mend_it(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_manifest.write_bytes(b"no parquet")
         with pytest.raises(ArtefactError, match=r"images\.parquet .* remove it"):
-            images.download(settings(), paths)
+            images.download_images(settings(), paths)
 
 
 class TestJournal:
@@ -299,7 +299,7 @@ class TestJournal:
     def test_a_resumed_run_believes_whole_lines(self, server, paths, tail):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"})
         self.leave(paths, [self.failed(server)], tail)
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         assert dict(server.hits) == {"/b": 1}
         assert manifest(paths)["a"]["attempts"] == 2
 
@@ -309,14 +309,14 @@ class TestJournal:
     def test_a_journal_of_nonsense_is_begun_anew(self, server, paths, content):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_journal.write_bytes(content)
-        assert images.download(settings(), paths)["ok"] == 1
+        assert images.download_images(settings(), paths)["ok"] == 1
         assert not paths.images_journal.exists()
 
     def test_what_stands_before_a_damaged_line_is_believed(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
         later = json.dumps(dataclasses.asdict(self.line("c", server.url("/c"), "failed", reason="http 404")))
         self.leave(paths, [self.failed(server)], tail=b'{"item": "b"}\n' + later.encode() + b"\n")
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         assert dict(server.hits) == {"/b": 1, "/c": 1}
 
     def test_the_last_line_of_a_photo_counts_and_its_own_url_alone(self, server, paths):
@@ -324,30 +324,30 @@ class TestJournal:
         trying = self.line("a", server.url("/a"), "trying", attempts=1, reason="http 503")
         elsewhere = self.line("b", server.url("/old"), "failed", reason="http 404")
         self.leave(paths, [trying, self.failed(server), elsewhere])
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         assert dict(server.hits) == {"/b": 1}
         assert [(row["status"], row["attempts"]) for row in manifest(paths).values()] == [("failed", 2), ("ok", 1)]
 
     def test_failures_under_other_settings_are_tried_again(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         self.leave(paths, [self.failed(server)], max_bytes=10)
-        assert images.download(settings(), paths)["ok"] == 1
+        assert images.download_images(settings(), paths)["ok"] == 1
 
     @pytest.mark.parametrize(("size", "hits"), [(256, 1), (20, 2)])
     def test_photos_under_other_settings_are_kept_where_the_size_is_the_same(self, server, paths, size, hits):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         row = manifest(paths)["a"]
         paths.images_manifest.unlink()
         self.leave(paths, [Outcome(**row)])
-        images.download(settings(size=size, threads=1), paths)
+        images.download_images(settings(size=size, threads=1), paths)
         assert server.hits["/a"] == hits
         assert manifest(paths)["a"]["width"] == min(40, size)
 
     def test_tries_are_counted_on(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(b"", 500))})
         self.leave(paths, [self.line("a", server.url("/a"), "trying", attempts=3, reason="http 500")])
-        images.download(settings(attempts=4), paths)
+        images.download_images(settings(attempts=4), paths)
         assert server.hits["/a"] == 1
         assert manifest(paths)["a"]["attempts"] == 4
 
@@ -361,7 +361,7 @@ class Killing:
     def run(self, until):
         """Returns whether the kill came before the end."""
         settled, hits = self.settled(), dict(self.server.hits)
-        process = CONTEXT.Process(target=images.download, args=(self.chosen, self.paths))
+        process = CONTEXT.Process(target=images.download_images, args=(self.chosen, self.paths))
         process.start()
         while not until() and process.is_alive():
             time.sleep(0.001)
@@ -374,7 +374,7 @@ class Killing:
 
     def finish(self):
         settled, hits = self.settled(), dict(self.server.hits)
-        images.download(self.chosen, self.paths)
+        images.download_images(self.chosen, self.paths)
         self.asks_for_none_of(settled, hits)
 
     def settled(self):
@@ -399,7 +399,7 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(server, tmp_p
     whole, killed = DatasetPaths(tmp_path / "whole"), DatasetPaths(tmp_path / "killed")
     for paths in (whole, killed):
         write_items(paths, catalogue)
-    images.download(chosen, whole)
+    images.download_images(chosen, whole)
     undisturbed = server.hits.total()
     server.hits.clear()
 
@@ -426,11 +426,11 @@ class TestLocalPhotos:
         (folder / "images" / "a+b, c d.jpg").write_bytes(jpeg())
         url = f"{prefix}images/a+b, c d.jpg"
         write_items(paths, {"a": url, "b": f"{prefix}../secret", "c": f"{prefix}images"}, photos=folder)
-        stats = images.download(settings(), paths)
+        stats = images.download_images(settings(), paths)
         assert stats["failed_by_reason"] == {"outside the photo folder": 1, "no such file": 1}
         assert manifest(paths)["a"]["url"] == url
         assert images.open_photo(paths, "a").size == (40, 30)
-        assert images.download(settings(), paths)["reused"] == 1
+        assert images.download_images(settings(), paths)["reused"] == 1
 
     def test_meet_the_limits_of_downloaded_ones(self, paths, folder):
         bodies = {
@@ -442,22 +442,22 @@ class TestLocalPhotos:
         for name, body in bodies.items():
             (folder / name).write_bytes(body)
         write_items(paths, {name: name for name in bodies}, photos=folder)
-        reasons = images.download(settings(max_bytes=60_000, max_pixels=100_000), paths)["failed_by_reason"]
+        reasons = images.download_images(settings(max_bytes=60_000, max_pixels=100_000), paths)["failed_by_reason"]
         assert reasons == {"too many bytes": 1, "too many pixels": 1, "not an image": 1, "damaged image": 1}
 
     def test_without_a_photo_folder_fail_with_a_warning(self, paths, caplog):
         write_items(paths, {"a": "images/a.jpg", "b": "http://127.0.0.1:PORT/images/b.jpg"})
-        assert images.download(settings(), paths)["failed_by_reason"] == {"no photo folder": 2}
+        assert images.download_images(settings(), paths)["failed_by_reason"] == {"no photo folder": 2}
         assert "the dataset has no photo folder; name it in [datasets.<name>.source]" in caplog.text
 
     def test_a_photo_folder_that_is_gone_stops_the_stage_and_removes_nothing(self, paths, folder):
         (folder / "a.jpg").write_bytes(jpeg())
         write_items(paths, {"a": "a.jpg"}, photos=folder)
-        images.download(settings(), paths)
+        images.download_images(settings(), paths)
         before = snapshot(paths)
         folder.rename(folder.with_name("unmounted"))
         with pytest.raises(SourceError, match=r"photo folder .*shop of toy does not exist; restore it"):
-            images.download(settings(), paths)
+            images.download_images(settings(), paths)
         assert snapshot(paths) == before
 
 
@@ -465,7 +465,7 @@ def test_real_photos(shared_data: Path, paths):
     with gzip.open(shared_data / "hm" / "meta.jsonl.gz", "rt", encoding="utf-8") as lines:
         items = [json.loads(next(lines)) for _ in range(40)]
     write_items(paths, {i["parent_asin"]: i["images"][0]["large"] for i in items}, photos=shared_data / "hm")
-    stats = images.download(ImageSettings(size=96), paths)
+    stats = images.download_images(ImageSettings(size=96), paths)
     assert (stats["ok"], stats["items_with_photo_share"]) == (40, 1.0)
     assert pl.read_parquet(paths.images_manifest).select(pl.max_horizontal("width", "height").max()).item() <= 96
     assert images.open_photo(paths, items[0]["parent_asin"]).mode == "RGB"
@@ -482,10 +482,10 @@ def test_open_photo_names_what_is_missing_or_damaged(paths):
 
 def test_the_digest_is_that_of_the_manifest(server, paths):
     with pytest.raises(MissingArtefactError):
-        images.digest(paths)
+        images.manifest_digest(paths)
     write_items(paths, {"a": server.url("/a")})
-    images.download(settings(), paths)
-    failed = images.digest(paths)
+    images.download_images(settings(), paths)
+    failed = images.manifest_digest(paths)
     server.url("/a", sends(jpeg()))
-    images.download(settings(), paths)
-    assert images.digest(paths) != failed
+    images.download_images(settings(), paths)
+    assert images.manifest_digest(paths) != failed

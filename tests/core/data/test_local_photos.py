@@ -8,7 +8,7 @@ from PIL import Image
 
 from pixrec_core import files
 from pixrec_core.data import images, local_photos
-from pixrec_core.data.image_journal import Journal, Outcome
+from pixrec_core.data.image_manifest import Journal, Outcome
 from pixrec_core.data.photos import PhotoError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.pipeline import IMAGES
@@ -135,38 +135,38 @@ def test_the_snapshot_has_size_and_time_of_the_files_that_the_catalogue_names(pa
 
 
 def test_only_replaced_files_are_read_again(paths, folder):
-    first = images.download(SETTINGS, paths)
+    first = images.download_images(SETTINGS, paths)
     assert (first["ok"], first["failed"]) == (3, 1)
     replace(folder / "b +.jpg", BLUE)
-    stats = images.download(SETTINGS, paths)
+    stats = images.download_images(SETTINGS, paths)
     assert stats["reused"] == 2  # the missing file is tried again
     assert colours(paths) == {"a": "r", "b": "b", "c": "r"}
-    assert images.download(SETTINGS, paths)["reused"] == 3
+    assert images.download_images(SETTINGS, paths)["reused"] == 3
 
 
 def test_a_new_time_with_the_same_bytes_leaves_the_digest(paths, folder):
-    images.download(SETTINGS, paths)
-    before = images.digest(paths)
+    images.download_images(SETTINGS, paths)
+    before = images.manifest_digest(paths)
     replace(folder / "a +.jpg", RED)
-    assert images.download(SETTINGS, paths)["reused"] == 2
-    assert images.digest(paths) == before
+    assert images.download_images(SETTINGS, paths)["reused"] == 2
+    assert images.manifest_digest(paths) == before
 
 
 def test_a_replacement_between_a_killed_run_and_the_next_is_seen(paths, folder):
     """A finished run left a snapshot, a killed one a journal in which every photo is settled."""
-    images.download(SETTINGS, paths)
+    images.download_images(SETTINGS, paths)
     kept = Outcome(**pl.read_parquet(paths.images_manifest).filter(item="a").row(0, named=True))
     with Journal(paths.images_journal, SETTINGS) as journal:
         journal.append(kept)
         journal.append(Outcome("b", "b +.jpg", "failed", 1, "not an image"))
     for name in "ab":
         replace(folder / f"{name} +.jpg", BLUE)
-    images.download(SETTINGS, paths)
+    images.download_images(SETTINGS, paths)
     assert colours(paths) == {"a": "b", "b": "b", "c": "r"}
 
 
 def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder, monkeypatch):
-    images.download(SETTINGS, paths)
+    images.download_images(SETTINGS, paths)
     replace(folder / "b +.jpg", BLUE)
 
     def killed(*_):
@@ -175,8 +175,8 @@ def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder
     with monkeypatch.context() as patched:
         patched.setattr(images, "map_by_host", killed)
         with pytest.raises(KeyboardInterrupt):
-            images.download(SETTINGS, paths)
-    images.download(SETTINGS, paths)
+            images.download_images(SETTINGS, paths)
+    images.download_images(SETTINGS, paths)
     assert colours(paths)["b"] == "b"
 
 

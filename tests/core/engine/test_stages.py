@@ -16,7 +16,7 @@ import torch
 
 from pixrec_core import pipeline
 from pixrec_core.data import database, image_manifest, images, sequences
-from pixrec_core.data.image_journal import Journal, Outcome
+from pixrec_core.data.image_manifest import Journal, Outcome
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models import checkpoint, photo_store
 from pixrec_core.models.tower_inputs import TowerInputs
@@ -167,8 +167,8 @@ class TestPhotos:
     @pytest.mark.parametrize("workers", [1, WORKERS])
     def test_all_files_are_the_same(self, places, ray_engines, workers):
         here, there = places
-        mine = images.download(SETTINGS, here)
-        theirs = images.download(SETTINGS, there, ray_engines[workers])
+        mine = images.download_images(SETTINGS, here)
+        theirs = images.download_images(SETTINGS, there, ray_engines[workers])
         assert mine["failed_by_reason"] == {"http 404": 5, "not an image": 1}
         assert snapshot(there) == snapshot(here)
         times = {"seconds", "photos_per_second"}
@@ -176,18 +176,18 @@ class TestPhotos:
 
     def test_a_host_is_asked_no_oftener_at_a_time(self, server, places, ray_engines):
         server.delay_s = 0.05
-        images.download(SETTINGS, places[0], ray_engines[WORKERS])
+        images.download_images(SETTINGS, places[0], ray_engines[WORKERS])
         assert server.most <= SETTINGS.per_host
         assert server.most > SETTINGS.per_host // WORKERS, "the workers asked side by side"
 
     def test_a_worker_killed_in_the_midst_changes_no_file(self, server, places, ray_engines):
         here, there = places
-        images.download(SETTINGS, here)
+        images.download_images(SETTINGS, here)
         server.hits.clear()
         server.delay_s = 0.05
         with ThreadPoolExecutor(1) as killer:
             killed = killer.submit(kill_a_fetching_worker, there)
-            images.download(SETTINGS, there, ray_engines[WORKERS])
+            images.download_images(SETTINGS, there, ray_engines[WORKERS])
         assert killed.result()
         assert snapshot(there) == snapshot(here)
         assert server.hits.total() < 2 * 65, "what was noted before the kill is not fetched again"
@@ -195,16 +195,16 @@ class TestPhotos:
     def test_what_workers_of_a_killed_run_noted_is_kept(self, server, places):
         """And counted on, whatever the engine of the next run."""
         here, there = places
-        images.download(SETTINGS, here)
+        images.download_images(SETTINGS, here)
         there.images.mkdir()
         shutil.copytree(here.images, there.images, dirs_exist_ok=True)
-        whole = image_manifest.read(here)
+        whole = image_manifest.read_manifest(here)
         for worker in range(3):
             with Journal(there.images_journal_of(worker), SETTINGS) as journal:
                 for row in whole.gather_every(3, worker).iter_rows(named=True):
                     journal.append(Outcome(**row))
         server.hits.clear()
-        assert images.download(SETTINGS, there)["reused"] == 65
+        assert images.download_images(SETTINGS, there)["reused"] == 65
         assert not server.hits
         assert snapshot(there) == snapshot(here)
         assert [path for path in there.images_journals if path.exists()] == []
@@ -216,13 +216,13 @@ def test_shares_part_the_catalogue_and_the_limits(tmp_path):
     wanted = {f"item {n}": f"http://a/{n}" for n in range(40)}
     write_items(paths, wanted)
     limits = ImageSettings(threads=7, per_host=5)
-    shares = images._shares(limits, 3)
-    assert [(s.number, s.shares, s.threads, s.per_host) for s in shares] == [(0, 3, 3, 2), (1, 3, 2, 2), (2, 3, 2, 1)]
-    parts = [{item: url for item, url, _ in image_manifest.known(paths, 64, [], n, 3)} for n in range(3)]
+    shares = images.split_work(limits, 3)
+    assert [(s.number, s.partitions, s.threads, s.per_host) for s in shares] == [(0, 3, 3, 2), (1, 3, 2, 2), (2, 3, 2, 1)]
+    parts = [{item: url for item, url, _ in image_manifest.read_wanted(paths, 64, [], n, 3)} for n in range(3)]
     assert all(parts)
     assert sum(map(len, parts)) == 40
     assert parts[0] | parts[1] | parts[2] == wanted
-    assert len(images._shares(ImageSettings(threads=7, per_host=2), 3)) == 2, "none goes without a host"
+    assert len(images.split_work(ImageSettings(threads=7, per_host=2), 3)) == 2, "none goes without a host"
 
 
 def kill_a_fetching_worker(paths: DatasetPaths) -> bool:
