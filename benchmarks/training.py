@@ -27,7 +27,7 @@ from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.photo_store import pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.models.windows import Windows
+from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.stages import Work
 from pixrec_core.training import build
 from pixrec_core.training.batches import LengthGroupedSampler
@@ -97,7 +97,7 @@ def compare(work: Work, rounds: int, steps: int) -> None:
     model, (inputs,) = build(work.dataset_settings.model, settings, [work.variant_paths])
     model.train()
     sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS])
-    windows = Windows(sequences, settings.max_history_len, seed=0)
+    windows = TrainingWindows(sequences, settings.max_history_len, seed=0)
     order = list(LengthGroupedSampler(windows, settings.batch_size, seed=0))
     assert inputs.pixels, "the sample has photos"
     collator, plain = inputs.collator(pixel_store(inputs.pixels)), Straightforward(work, model, inputs)

@@ -171,13 +171,13 @@ def _backbone_external_inputs(work: Work) -> Any:
     from pixrec_core.models import hub
 
     folder = Path(work.trained.model.backbone)
-    return files.stat_snapshot(folder.iterdir()) if folder.is_dir() else hub.commit(work.trained.model)
+    return files.stat_snapshot(folder.iterdir()) if folder.is_dir() else hub.current_commit(work.trained.model)
 
 
 def _checkpoint_digest(work: Work) -> str:
     from pixrec_core.models import checkpoint as module
 
-    return module.digest(work.variant_paths.checkpoint)
+    return module.weights_sha256(work.variant_paths.checkpoint)
 
 
 RAW: Final = Stage(

@@ -45,11 +45,11 @@ def save(
         (temporary / CARD).write_text(model_card(plain, record), encoding="utf-8")
 
 
-def origin(settings: ModelSettings, start: Path | None) -> dict[str, Any]:
+def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, Any]:
     """Where a model's first weights came from.
 
     Args:
-        settings: whose revision is a commit (`hub.pinned`).
+        settings: whose revision is a commit (`hub.pin_revision`).
         start: folder of the checkpoint that was trained on, if there was one.
 
     Returns:
@@ -69,7 +69,7 @@ def origin(settings: ModelSettings, start: Path | None) -> dict[str, Any]:
     return {"backbone": backbone, "started_from": None}
 
 
-def digest(folder: Path) -> str:
+def weights_sha256(folder: Path) -> str:
     """What the checkpoint is: the checksum of its weights."""
     return str(files.read_json(folder / CURVES)["weights_sha256"])
 
@@ -84,7 +84,7 @@ def load(folder: Path) -> "tuple[DualTower, Processor]":
     from pixrec_core.models.dual_tower import DualTower
     from pixrec_core.models.loading import load_processor
 
-    if files.sha256_file(files.require(folder / WEIGHTS)) != digest(folder):
+    if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum is not the saved one; train again")
     model = DualTower.from_pretrained(folder).eval()
     return model.to(device()), load_processor(folder)

@@ -19,7 +19,7 @@ from pixrec_core.models.backbones import Processor
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemBlock, ItemInputs
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.process_group import WHOLE, RankInfo
-from pixrec_core.models.windows import Window
+from pixrec_core.models.windows import TrainingWindow
 
 Batch = dict[str, Any]
 
@@ -58,7 +58,7 @@ class Collator:
     def _first(self) -> Ids:
         return np.array([*self.processor.start_ids, *self.processor.text_ids(prompts.FIRST)], dtype=np.int64)
 
-    def items(self, numbers: Sequence[int] | Ids) -> Batch:
+    def item_batch(self, numbers: Sequence[int] | Ids) -> Batch:
         """Each item read alone.
 
         Returns:
@@ -85,7 +85,7 @@ class Collator:
             "numbers": torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
         }
 
-    def histories(self, windows: Sequence[Sequence[int]]) -> Batch:
+    def history_batch(self, windows: Sequence[Sequence[int]]) -> Batch:
         """Items of each user read in order.
 
         Returns:
@@ -105,16 +105,16 @@ class Collator:
             "ends": torch.tensor([spans[-1, 1] for _, _, spans in rows]),
             "numbers": torch.from_numpy(np.concatenate([np.asarray(w, dtype=np.int64) for w in windows])),
             "places": torch.from_numpy(np.stack([np.concatenate([[0], past[:-1]]), past], axis=1)),
-            "spans": [spans for _, _, spans in rows],
+            "item_spans": [spans for _, _, spans in rows],
         }
 
-    def openings(self, windows: Sequence[Sequence[int]]) -> Batch:
+    def generation_prompts(self, windows: Sequence[Sequence[int]]) -> Batch:
         """Histories, and after each what announces the next item; its text would follow.
 
         Returns:
             `ids`, `image_feature_index` (B, L), `ends` (B,) tokens of each, and photos.
         """
-        batch = self.histories(windows)
+        batch = self.history_batch(windows)
         ends, lead = batch["ends"], torch.from_numpy(self._next)
         ids = [torch.cat([row[:end], lead]) for row, end in zip(batch["ids"], ends, strict=True)]
         image_feature_index = [
@@ -128,7 +128,7 @@ class Collator:
             "photos": batch["photos"],
         }
 
-    def __call__(self, windows: Sequence[Window]) -> Batch:
+    def __call__(self, windows: Sequence[TrainingWindow]) -> Batch:
         """A training batch: histories, the distinct items and others, and every pair of a prefix and its next item.
 
         Of the batch that `windows` are, this process's share is read: histories and their pairs, and items. The
@@ -173,7 +173,7 @@ class Collator:
             "label_count": sum(self.inputs.blocks[n].text_length for window in windows for n in window.items[1:]),
         }
 
-    def _keys(self, windows: Sequence[Window]) -> tuple[Ids, NDArray[np.float64], list[int]]:
+    def _keys(self, windows: Sequence[TrainingWindow]) -> tuple[Ids, NDArray[np.float64], list[int]]:
         """Numbers and offsets of all items of a training batch, in the order of who reads them, and how many each."""
         lengths = [len(window.items) for window in windows]
         own, firsts = np.unique(np.concatenate([window.items for window in windows]), return_index=True)
@@ -226,7 +226,7 @@ def _pad(rows: Sequence[Ids | Tensor], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 
-def _pairs(windows: Sequence[Window], histories: Batch, keys: Mapping[int, int]) -> Batch:
+def _pairs(windows: Sequence[TrainingWindow], histories: Batch, keys: Mapping[int, int]) -> Batch:
     """All (prefix, next item) pairs of a batch.
 
     Negatives of a pair are all items but those that the user takes later, in this window or in training
@@ -240,7 +240,7 @@ def _pairs(windows: Sequence[Window], histories: Batch, keys: Mapping[int, int])
     rows: list[int] = []
     targets: list[int] = []
     spans, places, excluded = [], [], [np.empty((0, 2), dtype=np.int64)]
-    for row, (window, span) in enumerate(zip(windows, histories["spans"], strict=True)):
+    for row, (window, span) in enumerate(zip(windows, histories["item_spans"], strict=True)):
         start = int(histories["places"][row, 0])
         for n in range(1, len(window.items)):
             later = np.concatenate([window.items[n:], window.later]).astype(np.int64)

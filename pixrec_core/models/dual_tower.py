@@ -4,6 +4,7 @@ Shapes: B rows, L tokens, H hidden size, D vector size, I distinct items, J phot
 photo of F numbers each, M (history, target) pairs of a batch, T items of its histories laid end to end.
 """
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 from pixrec_core import losses
 from pixrec_core.errors import CheckpointError
 from pixrec_core.models.backbones import adapter_of
+from pixrec_core.models.checkpoint import device
 from pixrec_core.models.collate import Batch
-from pixrec_core.models.item_id_embedding import ItemIdEmbedding
 from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
 
 disable_progress_bar()  # a checkpoint is one shard; bars of one step would only break up progress lines
@@ -65,6 +66,39 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         # SDPA), or none, which is not causal. An empty choice keeps each part's own.
         kwargs.setdefault("attn_implementation", {"backbone_config": {}})
         super().__init__(**kwargs)
+
+
+class ItemIdEmbedding(nn.Module):
+    """Two learned vectors an item, added to its content vector: one where it is read in a history, one where ranked.
+
+    They start at zero, so content leads and an item that never occurs in training keeps to its
+    content. In each step some items lose both, so that content alone must serve as well: else what
+    is learnt of warm items would be missing where a cold one stands.
+
+    Args:
+        items: N, of the catalogue.
+        embedding_dim: D.
+        dropout: share of the items (0 to 1) that go without in a training step.
+    """
+
+    def __init__(self, items: int, embedding_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.history = nn.Embedding(items, embedding_dim)
+        self.candidate = nn.Embedding(items, embedding_dim)
+        self.dropout = dropout
+
+    def dropout_mask(self) -> Tensor | None:
+        """(N, 1) of zeros and ones, drawn for one step; None outside training, where every item keeps its own."""
+        if not self.training:
+            return None
+        weight = self.history.weight
+        return (torch.rand(len(weight), 1, device=weight.device) >= self.dropout).to(weight.dtype)
+
+    @staticmethod
+    def lookup(table: nn.Embedding, numbers: Tensor, kept: Tensor | None) -> Tensor:
+        """(T, D) rows of a table for (T,) item numbers, zero for those that are not kept."""
+        vectors: Tensor = table(numbers)
+        return vectors if kept is None else vectors * kept[numbers]
 
 
 @dataclass
@@ -243,6 +277,25 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
     @staticmethod
     def _project(head: nn.Linear, pooled: Tensor) -> Tensor:
         return functional.normalize(head(pooled.to(head.weight.dtype)).float(), dim=-1)
+
+
+class DevicePickle:
+    """Base of what has a `model`: on arrival that moves to the GPU, if there is one.
+
+    It computes there with as many threads as where it came from: how a sum is parted among threads shows in its last
+    bits, and a worker's vectors are to be those of the process that it works for.
+    """
+
+    model: DualTower
+
+    def __getstate__(self) -> dict[str, Any]:
+        model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return {**self.__dict__, "model": model, "threads": torch.get_num_threads()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.set_num_threads(state.pop("threads"))
+        self.__dict__.update(state)
+        self.model.to(device())
 
 
 def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:

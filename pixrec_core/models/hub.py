@@ -9,26 +9,26 @@ from pixrec_core.settings import ModelSettings
 FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors"]
 
 
-def pinned(settings: ModelSettings) -> ModelSettings:
+def pin_revision(settings: ModelSettings) -> ModelSettings:
     """The settings with a branch or tag of the hub replaced by the commit that it stands for now.
 
     What is trained by them can be trained again, however the branch moves.
 
     Raises:
-        BackboneError: as `resolve`.
+        BackboneError: as `resolve_commit`.
     """
-    return settings.model_copy(update={"revision": resolve(settings.backbone, settings.revision)})
+    return settings.model_copy(update={"revision": resolve_commit(settings.backbone, settings.revision)})
 
 
-def commit(settings: ModelSettings) -> str | None:
+def current_commit(settings: ModelSettings) -> str | None:
     """The commit that a backbone stands for now; None where there is none, or none can be had."""
     try:
-        return resolve(settings.backbone, settings.revision)
+        return resolve_commit(settings.backbone, settings.revision)
     except BackboneError:
         return None
 
 
-def resolve(name: str, revision: str | None) -> str | None:
+def resolve_commit(name: str, revision: str | None) -> str | None:
     """The commit of a backbone on the hub: asked of the hub or, without a network, as it was when last asked.
 
     None for `tiny` and for a local folder, which have no commits.
@@ -53,17 +53,17 @@ def resolve(name: str, revision: str | None) -> str | None:
         ) from error
 
 
-def fetch(name: str, revision: str | None) -> Path:
+def download_backbone(name: str, revision: str | None) -> Path:
     """The folder of a backbone's files: a local one itself; of the hub, all that is read, from one commit.
 
     A commit that is cached whole asks the hub nothing. transformers itself would ask for optional files one by one,
     and without a network try each for many seconds.
 
     Raises:
-        BackboneError: as `resolve`.
+        BackboneError: as `resolve_commit`.
         OSError: the hub cannot be reached, or refuses, and the commit is not cached whole.
     """
-    commit = resolve(name, revision)
+    commit = resolve_commit(name, revision)
     if commit is None:
         return Path(name)
     from huggingface_hub import snapshot_download

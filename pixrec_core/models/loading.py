@@ -28,7 +28,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
     from transformers import AutoModelForImageTextToText
 
     try:
-        folder = hub.fetch(name, revision)
+        folder = hub.download_backbone(name, revision)
         processor = load_processor(folder)
         # In float32, whatever the weights were saved in: small steps would round away in bfloat16.
         model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype="float32", **SAFE)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from pixrec_core.models.item_inputs import Ids
-from pixrec_core.models.windows import Window
+from pixrec_core.models.windows import TrainingWindow
 
 T = TypeVar("T")
 
@@ -35,9 +35,9 @@ class RankInfo(NamedTuple):
         """Everything, outside a process group."""
         return cls(distributed.get_rank(), distributed.get_world_size()) if _in_group() else WHOLE
 
-    def windows(self, windows: Sequence[Window]) -> list[Window]:
+    def windows(self, windows: Sequence[TrainingWindow]) -> list[TrainingWindow]:
         """Every `world_size`-th window. Where there is none, one without a target: whoever missed a step would stop all."""
-        return list(windows[self.rank :: self.world_size]) or [Window(windows[0].items[:1])]
+        return list(windows[self.rank :: self.world_size]) or [TrainingWindow(windows[0].items[:1])]
 
     def holders(self, rows: Ids, drawn: int) -> NDArray[np.int64]:
         """Which process encodes each item: one that reads it in a history anyway, so that its photo is encoded once.

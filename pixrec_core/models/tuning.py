@@ -11,7 +11,7 @@ from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.settings import LoraSettings, ModelSettings
 
 
-def choose(model: DualTower, settings: ModelSettings) -> None:
+def select_trainable_weights(model: DualTower, settings: ModelSettings) -> None:
     """Let those weights learn, and no others, that the settings name.
 
     Raises:
@@ -27,7 +27,7 @@ def choose(model: DualTower, settings: ModelSettings) -> None:
             layer.requires_grad_(True)
 
 
-def merge(model: DualTower) -> None:
+def merge_lora_adapters(model: DualTower) -> None:
     """Fold adapters into the weights that they adapt: what is saved is a model like any other."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 
-class Window(NamedTuple):
+class TrainingWindow(NamedTuple):
     """A piece of one user's training sequence.
 
     Attributes:
@@ -21,8 +21,8 @@ class Window(NamedTuple):
     later: Sequence[int] = ()
 
 
-class Windows(Dataset[Window]):
-    """Windows of at most `length` + 1 items: up to `length` of history before the last target.
+class TrainingWindows(Dataset[TrainingWindow]):
+    """TrainingWindows of at most `length` + 1 items: up to `length` of history before the last target.
 
     Neighbouring windows of one user share one item, the last target of the one and the first of the
     history of the next. Where the cuts fall is drawn anew each epoch, so that over epochs a target
@@ -89,10 +89,10 @@ class Windows(Dataset[Window]):
     def __len__(self) -> int:
         return len(self._cuts)
 
-    def __getitem__(self, index: int) -> Window:
+    def __getitem__(self, index: int) -> TrainingWindow:
         number, start, end = self._cuts[index]
         sequence = self._items[self._starts[number] : self._starts[number + 1]].tolist()
-        return Window(sequence[start:end], sequence[end:])
+        return TrainingWindow(sequence[start:end], sequence[end:])
 
     @property
     def lengths(self) -> list[int]:

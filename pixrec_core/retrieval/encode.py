@@ -19,9 +19,8 @@ from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator, to_device
-from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.dual_tower import DevicePickle, DualTower
 from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_key, feature_store
-from pixrec_core.models.portable import DevicePickle
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.progress import track
@@ -51,7 +50,7 @@ def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
         folder.mkdir()
         photos = _photo_features(_features_folder(settings, paths, folder), model, inputs, engine)
         vectors = Encoder(model, inputs, photos).item_vectors(engine)
-        header = {CHECKPOINT: checkpoint.digest(paths.checkpoint)}
+        header = {CHECKPOINT: checkpoint.weights_sha256(paths.checkpoint)}
         save_file({"vectors": vectors}, folder / VECTORS, metadata=header)
         pl.DataFrame({schemas.ITEM: inputs.items}).write_parquet(folder / ITEMS)
     return {"items": len(vectors), "dimension": vectors.shape[1]}
@@ -156,21 +155,21 @@ class Encoder(DevicePickle):
     @torch.inference_mode()
     def encode_item_batch(self, items: Sequence[int]) -> Vectors:
         """v_T of some items, (B, D)."""
-        batch = to_device(self.inputs.collator(self.photos).items(items), self.model.device)
+        batch = to_device(self.inputs.collator(self.photos).item_batch(items), self.model.device)
         return _to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"])))
 
     @torch.inference_mode()
     def encode_history_batch(self, histories: Sequence[Sequence[int]]) -> Vectors:
         """v_U of some histories, (B, D)."""
-        batch = self.inputs.collator(self.photos).histories(histories)
-        del batch["spans"]
+        batch = self.inputs.collator(self.photos).history_batch(histories)
+        del batch["item_spans"]
         batch = to_device(batch, self.model.device)
         return _to_numpy(self.model.user_vectors(batch, self.model.photo_features(batch["photos"])))
 
     @torch.inference_mode()
     def encode_new_item(self, collator: Collator) -> Vectors:
         """v_T of a collator's only item, (1, D). An item outside the catalogue has no item-id embedding."""
-        batch = to_device(collator.items([0]), self.model.device)
+        batch = to_device(collator.item_batch([0]), self.model.device)
         no_id_embedding = torch.zeros(1, 1, device=self.model.device)
         return _to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"]), no_id_embedding))
 

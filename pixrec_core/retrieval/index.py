@@ -180,7 +180,7 @@ def load_index(paths: VariantPaths) -> ItemIndex:
     _check_sha256(paths.item_index / INDEX, manifest.sha256, "is damaged")
     _check_sha256(paths.item_index / encode.ITEMS, manifest.items_sha256, "is damaged")
     _check_sha256(paths.item_vectors / encode.VECTORS, manifest.vectors_sha256, "is not what the index was built from")
-    if checkpoint.digest(paths.checkpoint) != manifest.checkpoint_sha256:
+    if checkpoint.weights_sha256(paths.checkpoint) != manifest.checkpoint_sha256:
         raise ArtefactError(
             f"{paths.item_index / INDEX} was built for another checkpoint than {paths.checkpoint}; "
             "materialise item_vectors and item_index again"

@@ -99,5 +99,5 @@ def _promote(paths: VariantPaths, fields: dict[str, object]) -> None:
         target = photo_features_path(settings, copies, model, inputs)
         if target and not target.exists():
             files.link(files.require(source), target)
-    sha256 = checkpoint.digest(copies.checkpoint)
+    sha256 = checkpoint.weights_sha256(copies.checkpoint)
     promotion.write_promotion(paths.promoted, copies, fields | {"checkpoint_sha256": sha256})

@@ -28,7 +28,7 @@ from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import feature_store, pixel_store
 from pixrec_core.models.process_group import RankInfo
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.models.windows import Windows
+from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
@@ -82,7 +82,7 @@ def train(
     for each in datasets.values():
         require_valid(each.dataset)
         read_checked_sequences(each.dataset)
-    model_settings, state = hub.pinned(model_settings), _state_folder(paths, run)
+    model_settings, state = hub.pin_revision(model_settings), _state_folder(paths, run)
     given = model_settings, settings, paths, datasets, state, start
     if settings.processes == 1:
         _fit(*given, engine, on_epoch=on_epoch)
@@ -160,9 +160,9 @@ def _fit(
         "processes": settings.processes,
         "examples": sum(part.windows.targets for part in parts.values()),
         "data": {name: part.counts() for name, part in parts.items()},
-        **checkpoint.origin(model_settings, start),
+        **checkpoint.initial_weights(model_settings, start),
     }
-    tuning.merge(model)
+    tuning.merge_lora_adapters(model)
     settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}
     checkpoint.save(paths.checkpoint, model, inputs[0].processor, settings_used, record)
 
@@ -200,7 +200,7 @@ def build(
     inputs = [TowerInputs.load(each, model.backbone, processor, model_settings.item_tokens) for each in datasets]
     if len(datasets) == 1 and datasets[0].variant == COLLABORATIVE:
         model.add_item_id_embedding(len(inputs[0].items), model_settings.item_id_dropout)
-    tuning.choose(model, model_settings)
+    tuning.select_trainable_weights(model, model_settings)
     return model.to(checkpoint.device()), inputs
 
 
@@ -214,7 +214,7 @@ def _training_texts(datasets: Sequence[VariantPaths]) -> Iterator[str]:
 class _Part(NamedTuple):
     """What one dataset brings to a training."""
 
-    windows: Windows
+    windows: TrainingWindows
     collator: Collator
     judge: Validation
 
@@ -256,7 +256,7 @@ def _part(
         cache = paths.dataset.cache
         photos = feature_store(cache, frozen, inputs.pixels, engine) if frozen else pixel_store(inputs.pixels)
     sequences = read_sequences(paths.dataset, schemas.TRAIN)
-    windows = Windows(
+    windows = TrainingWindows(
         inputs.numbers(sequences[schemas.ITEMS]),
         settings.max_history_len,
         settings.seed,

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pixrec_core.models.collate import Batch, Collator
-from pixrec_core.models.windows import Window, Windows
+from pixrec_core.models.windows import TrainingWindow, TrainingWindows
 
-Example = tuple[int, Window]
+Example = tuple[int, TrainingWindow]
 
 
 class JointWindows(Dataset[Example]):
@@ -23,7 +23,7 @@ class JointWindows(Dataset[Example]):
         parts: windows and collator of each dataset; item numbers in both are those of the dataset.
     """
 
-    def __init__(self, parts: Sequence[tuple[Windows, Collator]]) -> None:
+    def __init__(self, parts: Sequence[tuple[TrainingWindows, Collator]]) -> None:
         self.windows = [windows for windows, _ in parts]
         self._collators = [collator for _, collator in parts]
 
@@ -60,7 +60,7 @@ class OneDatasetBatchSampler(Sampler[list[int]]):
         seed: fixes the order of each epoch.
     """
 
-    def __init__(self, windows: Sequence[Windows], batch_size: int, seed: int) -> None:
+    def __init__(self, windows: Sequence[TrainingWindows], batch_size: int, seed: int) -> None:
         self.batch_size = batch_size  # read by accelerate
         self._samplers = [LengthGroupedSampler(each, batch_size, seed) for each in windows]
         self._seed = seed
@@ -94,7 +94,7 @@ class LengthGroupedSampler(Sampler[int]):
         seed: fixes the order of each epoch, so that a resumed training sees the same batches.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+    def __init__(self, windows: TrainingWindows, batch_size: int, seed: int) -> None:
         self._windows = windows
         self._batch_size = batch_size
         self._seed = seed

@@ -39,7 +39,7 @@ class Catalogue:
 
     def read(self, histories: Sequence[Sequence[int]]) -> Continuation:
         """Run the language model over histories, up to the position where the next item's text would start."""
-        return Continuation(self.model, to_device(self.collator.openings(histories), self.model.device))
+        return Continuation(self.model, to_device(self.collator.generation_prompts(histories), self.model.device))
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,11 @@ def tower_on(backbone: Any, processor: Processor, variant: str = "multimodal", c
 
 def vectors(model: DualTower, collator: Collator, numbers: list[int]) -> torch.Tensor:
     """v_T of some items in one batch."""
-    batch = collator.items(numbers)
+    batch = collator.item_batch(numbers)
     return model.item_vectors(batch, model.photo_features(batch["photos"]))
 
 
 def user_vectors(model: DualTower, collator: Collator, histories: list[list[int]]) -> torch.Tensor:
     """v_U of some histories in one batch."""
-    batch = collator.histories(histories)
+    batch = collator.history_batch(histories)
     return model.user_vectors(batch, model.photo_features(batch["photos"]))

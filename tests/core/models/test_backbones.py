@@ -17,7 +17,7 @@ from pixrec_core.models import backbones
 from pixrec_core.models.backbones import BackboneAdapter, adapter_of, paligemma, qwen2_vl, require_agreement
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.loading import create_backbone, load_processor
-from pixrec_core.models.windows import Window
+from pixrec_core.models.windows import TrainingWindow
 from tests.core.models import families
 from tests.core.models.own_forward import own_forward, photos, prompt
 from tests.core.models.small import Small, tower_on, vectors
@@ -40,10 +40,10 @@ def opened(tmp_path):
 
 def our_states(tower: Small, windows: list[list[int]]) -> list[torch.Tensor]:
     """Hidden states of each window without its padding, (L, H)."""
-    batch = tower.collator.histories(windows)
+    batch = tower.collator.history_batch(windows)
     features = tower.model.photo_features(batch["photos"])
     hidden = tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)
-    return [row[: spans[-1, 1]] for row, spans in zip(hidden, batch["spans"], strict=True)]
+    return [row[: spans[-1, 1]] for row, spans in zip(hidden, batch["item_spans"], strict=True)]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -60,7 +60,7 @@ def test_hidden_states_are_those_of_the_models_own_forward(tower: Small, side: s
 
 @torch.no_grad()
 def test_a_photo_has_as_many_placeholders_as_the_model_has_features(tower: Small) -> None:
-    batch = tower.collator.items([1, 2, 4])
+    batch = tower.collator.item_batch([1, 2, 4])
     features = tower.model.photo_features(batch["photos"])
     counted = (batch["ids"] == tower.processor.image_token_id).sum(1).tolist()
     assert counted == [features.shape[1], features.shape[1], 0]
@@ -89,7 +89,7 @@ def test_checkpointed_activations_give_the_same_gradients(tower: Small) -> None:
         if checkpoint := getattr(module, "_gradient_checkpointing_func", None):
             module._gradient_checkpointing_func = lambda *a, f=checkpoint, **k: calls.append(1) or f(*a, **k)
     for model in (plain, checkpointed):
-        model(**tower.collator([Window([1, 2, 0]), Window([5, 6])])).loss.backward()
+        model(**tower.collator([TrainingWindow([1, 2, 0]), TrainingWindow([5, 6])])).loss.backward()
     assert len(calls) >= 2 * len(plain.backbone.get_decoder().layers), "histories and items, every layer"
     for (name, one), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
@@ -102,7 +102,7 @@ def test_qwens_positions_are_those_of_the_model_and_of_every_prefix(opened, fami
     for window in WINDOWS:
         ids, spans = prompt(tower, window)
         ids = torch.tensor([ids])
-        batch = tower.collator.histories([window])
+        batch = tower.collator.history_batch([window])
         image_tokens = tower.inputs.image_tokens
         ours = qwen2_vl.positions(batch["image_feature_index"], image_tokens)
         grid = photos(tower, [window]).get("image_grid_thw")
@@ -154,7 +154,7 @@ def test_paligemma_would_look_ahead_over_its_prefix_and_does_not_here(opened) ->
 @torch.no_grad()
 def test_gemma_scales_embeddings_of_text_and_not_those_of_images(opened) -> None:
     tower = tower_on(*opened("paligemma"))
-    model, batch = tower.model.backbone, tower.collator.items([1])
+    model, batch = tower.model.backbone, tower.collator.item_batch([1])
     fed = []
     decoder = model.get_decoder()
     decoder.register_forward_pre_hook(lambda *given: fed.append(given[2]["inputs_embeds"]), with_kwargs=True)

@@ -14,7 +14,7 @@ WINDOWS = [[1, 2, 3], [4], [5, 0, 6]]  # items 0 and 4 have no photo; the first 
 def test_texts_side_by_side_are_read_as_each_one_alone(tower: Small) -> None:
     texts = [[7, 8, 9], [7, 8, 10], [11, 12]]
     # One token of each text at a time; the first two texts part at the third token.
-    read = Continuation(tower.model, tower.collator.openings(WINDOWS))
+    read = Continuation(tower.model, tower.collator.generation_prompts(WINDOWS))
     rows = len(WINDOWS)
     steps = [
         ([7, 11], [0, 0], [[1, 0], [0, 1]]),

@@ -17,14 +17,13 @@ from transformers import AutoModel
 
 from pixrec_core import losses
 from pixrec_core.errors import CheckpointError
-from pixrec_core.models.dual_tower import DualTower, allowed_negatives, span_means
-from pixrec_core.models.item_id_embedding import ItemIdEmbedding
+from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding, allowed_negatives, span_means
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.windows import Window
+from pixrec_core.models.windows import TrainingWindow
 from tests.core.models.own_forward import own_forward, prompt
 from tests.core.models.small import Small, small, user_vectors, vectors
 
-WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7, 9, 9]), Window([3, 8])]
+WINDOWS = [TrainingWindow([1, 2, 3, 0]), TrainingWindow([5, 6, 1, 7, 9, 9]), TrainingWindow([3, 8])]
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
 
@@ -85,11 +84,11 @@ def test_company_in_a_batch_changes_no_vector(tower: Small) -> None:
 @torch.no_grad()
 def test_a_later_item_changes_no_earlier_hidden_state(tower: Small) -> None:
     def hidden(window: list[int]) -> tuple[torch.Tensor, int]:
-        batch = tower.collator.histories([window])
+        batch = tower.collator.history_batch([window])
         features = tower.model.photo_features(batch["photos"])
-        return tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)[0], batch["spans"][0][
-            1, 1
-        ]
+        return tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)[0], batch["item_spans"][
+            0
+        ][1, 1]
 
     (first, end), (second, _) = hidden([1, 2, 3]), hidden([1, 2, 7])
     torch.testing.assert_close(first[:end], second[:end], **TOLERANCE)
@@ -122,7 +121,7 @@ def test_labels_are_the_targets_text_shifted_by_one(tower: Small) -> None:
 
 
 def test_negatives_leave_out_what_the_user_takes_later_and_nothing_else(tower: Small) -> None:
-    batch = tower.collator([Window([5, 6, 1, 6], later=[8, 15]), Window([3, 8])])
+    batch = tower.collator([TrainingWindow([5, 6, 1, 6], later=[8, 15]), TrainingWindow([3, 8])])
     numbers = batch["item_numbers"]
     assert numbers.tolist() == [1, 3, 5, 6, 8]
     allowed = allowed_negatives(batch["excluded"], numbers, 4)
@@ -221,15 +220,15 @@ def test_weights_that_do_not_fit_the_configuration_are_an_error(tmp_path: Path, 
 @pytest.mark.parametrize("length", [1, 50])
 @torch.no_grad()
 def test_histories_of_one_and_of_fifty(tower: Small, length: int) -> None:
-    window = Window([n % 20 for n in range(length + 1)])
-    assert torch.isfinite(tower.model(**tower.collator([window, Window([1, 2])])).loss)
+    window = TrainingWindow([n % 20 for n in range(length + 1)])
+    assert torch.isfinite(tower.model(**tower.collator([window, TrainingWindow([1, 2])])).loss)
 
 
 def test_a_few_users_are_learnt_by_heart() -> None:
     """32 examples, no two alike: a model that cannot fit them cannot learn."""
     tower = small(count=40)
     model = tower.model.train()
-    users = [Window([n, (n * 7 + 3) % 40]) for n in range(32)]
+    users = [TrainingWindow([n, (n * 7 + 3) % 40]) for n in range(32)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(60):
         optimiser.zero_grad()

@@ -28,9 +28,9 @@ from pixrec_core.models.loading import create_backbone
 from pixrec_core.settings import ModelSettings
 for line in sys.stdin:
     name, _, revision = line.rstrip().partition("@")
-    print(hub.commit(ModelSettings(backbone=name, revision=revision or None)))
+    print(hub.current_commit(ModelSettings(backbone=name, revision=revision or None)))
     try:
-        settings = hub.pinned(ModelSettings(backbone=name, revision=revision or None))
+        settings = hub.pin_revision(ModelSettings(backbone=name, revision=revision or None))
         backbone, _ = create_backbone(settings.backbone, settings.revision, list)
     except BackboneError as error:
         print(error, flush=True)

@@ -12,24 +12,33 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.item_id_embedding import ItemIdEmbedding
+from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.process_group import WHOLE, RankInfo, all_reduce_sum
-from pixrec_core.models.windows import Window
+from pixrec_core.models.windows import TrainingWindow
 from pixrec_core.training import processes
 from pixrec_core.training.sharding import gathered_weights, shard
 from tests.core.models import families
 from tests.core.models.small import Small, small, tower_on, vectors
 
 #: Item 0 has no text, item 1 a very long one, every fourth no photo; what a user takes later others take too.
-WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7], later=[2, 8]), Window([3, 8]), Window([9, 2, 5], later=[0])]
-BATCHES = {"even": WINDOWS, "uneven": WINDOWS[:3], "one window": WINDOWS[1:2], "no photo": [Window([4, 8, 12])] * 2}
+WINDOWS = [
+    TrainingWindow([1, 2, 3, 0]),
+    TrainingWindow([5, 6, 1, 7], later=[2, 8]),
+    TrainingWindow([3, 8]),
+    TrainingWindow([9, 2, 5], later=[0]),
+]
+BATCHES = {
+    "even": WINDOWS,
+    "uneven": WINDOWS[:3],
+    "one window": WINDOWS[1:2],
+    "no photo": [TrainingWindow([4, 8, 12])] * 2,
+}
 TERMS = ("loss", "generation", "item_item", "user_item")
 
 
-def collated(tower: Small, windows: list[Window], rank_info: RankInfo, sampled: int = 6) -> dict:
+def collated(tower: Small, windows: list[TrainingWindow], rank_info: RankInfo, sampled: int = 6) -> dict:
     negatives = Negatives(np.ones(20, dtype=np.int64), sampled, seed=0)
     return dataclasses.replace(tower.collator, negatives=negatives, rank_info=rank_info)(windows)
 

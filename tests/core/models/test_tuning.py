@@ -9,11 +9,11 @@ from torch import nn
 from pixrec_core.errors import BackboneError
 from pixrec_core.models import tuning
 from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.windows import Window
+from pixrec_core.models.windows import TrainingWindow
 from pixrec_core.settings import LoraSettings, ModelSettings
 from tests.core.models.small import Small, small, vectors
 
-WINDOWS = [Window([1, 2, 3, 0]), Window([5, 6, 1, 7])]
+WINDOWS = [TrainingWindow([1, 2, 3, 0]), TrainingWindow([5, 6, 1, 7])]
 RANK = 2
 
 
@@ -23,7 +23,7 @@ def settings(tune: str, vision: str = "frozen", **others) -> ModelSettings:
 
 def tuned(tower: Small, *chosen: str) -> DualTower:
     model = deepcopy(tower.model).train()
-    tuning.choose(model, settings(*chosen))
+    tuning.select_trainable_weights(model, settings(*chosen))
     return model
 
 
@@ -83,7 +83,7 @@ def test_merged_adapters_leave_a_plain_model_with_the_same_vectors(tower: Small,
     model.eval()
     adapted = vectors(model, tower.collator, [0, 1, 2])
     assert not torch.allclose(adapted, vectors(tower.model, tower.collator, [0, 1, 2]), atol=1e-3)
-    tuning.merge(model)
+    tuning.merge_lora_adapters(model)
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in tower.model.named_parameters()]
     torch.testing.assert_close(vectors(model, tower.collator, [0, 1, 2]), adapted, rtol=1e-3, atol=1e-4)
     for (name, now), then in zip(model.named_parameters(), tower.model.parameters(), strict=True):
@@ -97,7 +97,7 @@ def test_merged_adapters_leave_a_plain_model_with_the_same_vectors(tower: Small,
 
 def test_adapters_may_be_kept_to_named_layers() -> None:
     model = small().model
-    tuning.choose(model, ModelSettings(tune="lora", lora=LoraSettings(targets=("q_proj", "v_proj"))))
+    tuning.select_trainable_weights(model, ModelSettings(tune="lora", lora=LoraSettings(targets=("q_proj", "v_proj"))))
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in parts(model)["lora"]}
     assert adapted == {"q_proj", "v_proj"}
 
@@ -111,4 +111,4 @@ def test_adapters_may_be_kept_to_named_layers() -> None:
 )
 def test_what_a_backbone_has_not_is_named(wrong: dict, told: str) -> None:
     with pytest.raises(BackboneError, match=told):
-        tuning.choose(small().model, ModelSettings(**wrong))
+        tuning.select_trainable_weights(small().model, ModelSettings(**wrong))

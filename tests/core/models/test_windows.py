@@ -1,11 +1,11 @@
-"""Windows: every item but the first of a user is a target exactly once an epoch."""
+"""TrainingWindows: every item but the first of a user is a target exactly once an epoch."""
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixrec_core.models.windows import Windows
+from pixrec_core.models.windows import TrainingWindows
 
 LISTS = pl.List(pl.Int64)
 APART = 1000  # between the items of two users, whose places then tell themselves from the item
@@ -26,7 +26,7 @@ LENGTHS = st.lists(st.integers(0, 40), max_size=6)
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 3), st.lists(st.integers(0, 50), min_size=1, max_size=3))
 def test_the_cuts_of_any_epoch(lengths, length, seed, epochs):
     sequences = users(lengths)
-    windows = Windows(sequences, length, seed)
+    windows = TrainingWindows(sequences, length, seed)
     count = len(windows)
     for epoch in epochs:
         windows.set_epoch(epoch)
@@ -42,7 +42,7 @@ def test_the_cuts_of_any_epoch(lengths, length, seed, epochs):
 
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 50))
 def test_an_epoch_asked_for_again_has_the_same_cuts(lengths, length, epoch):
-    first, second = Windows(users(lengths), length, 7), Windows(users(lengths), length, 7)
+    first, second = TrainingWindows(users(lengths), length, 7), TrainingWindows(users(lengths), length, 7)
     first.set_epoch(epoch)
     second.set_epoch(epoch + 1)
     second.set_epoch(epoch)
@@ -51,7 +51,7 @@ def test_an_epoch_asked_for_again_has_the_same_cuts(lengths, length, epoch):
 
 def test_cuts_of_a_long_sequence_move_from_epoch_to_epoch_and_with_the_seed():
     def cuts(seed):
-        windows = Windows(users([96]), 10, seed)
+        windows = TrainingWindows(users([96]), 10, seed)
         for epoch in range(40):
             windows.set_epoch(epoch)
             yield windows[0].items[-1]
@@ -65,7 +65,7 @@ def test_cuts_of_a_long_sequence_move_from_epoch_to_epoch_and_with_the_seed():
 @pytest.mark.parametrize("short_of_full", [0, 1])
 def test_a_sequence_that_fills_its_windows_is_cut_elsewhere_in_another_epoch(windows, length, short_of_full):
     """20 targets in windows of 10 would be cut after the tenth for ever; a third window lets the cuts move."""
-    cut = Windows(users([1 + windows * length - short_of_full]), length, 0)
+    cut = TrainingWindows(users([1 + windows * length - short_of_full]), length, 0)
     firsts = set()
     for epoch in range(60):
         cut.set_epoch(epoch)
@@ -74,7 +74,7 @@ def test_a_sequence_that_fills_its_windows_is_cut_elsewhere_in_another_epoch(win
 
 
 def test_a_sequence_that_fits_is_one_window_in_every_epoch():
-    windows = Windows(column([[4, 5, 6], [], [9]]), 2, 0)
+    windows = TrainingWindows(column([[4, 5, 6], [], [9]]), 2, 0)
     for epoch in range(5):
         windows.set_epoch(epoch)
         assert [list(windows[n].items) for n in range(len(windows))] == [[4, 5, 6]]
@@ -82,7 +82,7 @@ def test_a_sequence_that_fits_is_one_window_in_every_epoch():
 
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 50))
 def test_what_comes_later_is_the_rest_of_the_users_sequence(lengths, length, epoch):
-    windows = Windows(users(lengths), length, 7)
+    windows = TrainingWindows(users(lengths), length, 7)
     windows.set_epoch(epoch)
     for n in range(len(windows)):
         items, later = windows[n]
@@ -94,7 +94,7 @@ def test_what_comes_later_is_the_rest_of_the_users_sequence(lengths, length, epo
 def test_only_items_of_one_moment_change_places(moments, epoch):
     moments = [sorted(each) for each in moments]
     sequences = users([len(each) for each in moments])
-    windows = Windows(sequences, 50, 3, column(moments))
+    windows = TrainingWindows(sequences, 50, 3, column(moments))
     windows.set_epoch(epoch)
     seen = [windows[n].items for n in range(len(windows))]
     assert [sorted(items) for items in seen] == sequences.to_list()
@@ -104,7 +104,7 @@ def test_only_items_of_one_moment_change_places(moments, epoch):
 
 def test_a_basket_has_another_order_in_other_epochs_and_none_without_moments():
     def orders(moments):
-        windows = Windows(column([[0, 1, 2, 3, 4]]), 50, 3, moments)
+        windows = TrainingWindows(column([[0, 1, 2, 3, 4]]), 50, 3, moments)
         for epoch in range(30):
             windows.set_epoch(epoch)
             yield tuple(windows[0].items)

@@ -53,7 +53,7 @@ def test_the_ranking_equals_brute_force(ranked: Work, split: str) -> None:
     assert table[schemas.USER].unique().sort().equals(sequences[schemas.USER])
     for user, sequence in sequences.select(schemas.USER, schemas.ITEMS).rows()[:10]:
         history = inputs.numbers(pl.Series([sequence[:-1]]))[0].to_list()
-        batch = collator.histories([history[-4:]])
+        batch = collator.history_batch([history[-4:]])
         vector = model.user_vectors(batch, model.photo_features(batch["photos"]))[0]
         scores = vectors @ vector.numpy()
         best = [items[n] for n in np.argsort(-scores)[: 100 + len(set(history))]]

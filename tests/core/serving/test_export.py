@@ -47,7 +47,7 @@ def test_the_manifest_names_the_origin_and_the_metric(
     assert files.read_json(tmp_path / "export" / "export.json") == manifest
     expected = {
         "dataset": "shop", "variant": "collaborative", "dimension": 16, "metric": "inner_product", "unit_vectors": True,
-        "checkpoint_sha256": checkpoint.digest(served["collaborative"].variant_paths.checkpoint),
+        "checkpoint_sha256": checkpoint.weights_sha256(served["collaborative"].variant_paths.checkpoint),
         "items_sha256": files.sha256_file(tmp_path / "export" / "items.parquet"),
     }  # fmt: skip
     assert expected.items() <= manifest.items()

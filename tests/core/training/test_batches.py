@@ -6,7 +6,7 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 
-from pixrec_core.models.windows import Windows
+from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.training.batches import JointWindows, OneDatasetBatchSampler
 
 BATCH = 8
@@ -30,7 +30,7 @@ def joint() -> JointWindows:
     """Three datasets that use the same item numbers."""
     return JointWindows(
         [
-            (Windows(pl.Series([[1, 2, 3]] * users), 5, 0), RecordingCollator(number))
+            (TrainingWindows(pl.Series([[1, 2, 3]] * users), 5, 0), RecordingCollator(number))
             for number, users in enumerate(USERS)
         ]
     )
@@ -69,8 +69,8 @@ def test_seed_and_epoch_determine_the_order(joint: JointWindows) -> None:
 def test_every_epoch_has_the_same_number_of_steps() -> None:
     joint = JointWindows(
         [
-            (Windows(pl.Series([list(range(21))] * 30), 10, 0), RecordingCollator(0)),
-            (Windows(pl.Series([list(range(9))] * 9), 4, 0), RecordingCollator(1)),
+            (TrainingWindows(pl.Series([list(range(21))] * 30), 10, 0), RecordingCollator(0)),
+            (TrainingWindows(pl.Series([list(range(9))] * 9), 4, 0), RecordingCollator(1)),
         ]
     )
     steps = set()

@@ -10,7 +10,7 @@ from pixrec_core.data.sequences import read_cuts, read_items, read_sequences
 from pixrec_core.models.backbones import tiny
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.models.windows import Windows
+from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.training import _training_texts
 
 SPLITS = {"leave_one_out": {}, "time": {"split": "time", "min_user_interactions": 1}}
@@ -40,7 +40,7 @@ def test_texts_and_negatives_come_from_training_alone(work):
     backbone, processor = tiny.create(texts)
     inputs = TowerInputs.load(work.variant_paths, backbone, processor, 8)
     sequences = read_sequences(work.paths, schemas.TRAIN)
-    windows = Windows(inputs.numbers(sequences["items"]), length=4, seed=0)
+    windows = TrainingWindows(inputs.numbers(sequences["items"]), length=4, seed=0)
     negatives = Negatives(read_items(work.paths)[schemas.TRAIN_COUNT].to_numpy(), sampled=10_000, seed=0)
     for epoch in range(3):
         windows.set_epoch(epoch)

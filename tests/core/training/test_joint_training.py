@@ -11,7 +11,7 @@ from pixrec_core import files, pipeline, prompts, schemas, training
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import CheckpointError
 from pixrec_core.models import checkpoint
-from pixrec_core.models.windows import Windows
+from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 from pixrec_core.training.validation import Validation
@@ -96,12 +96,12 @@ def test_only_training_sequences_are_learnt_and_items_are_those_of_their_own_dat
     work = joint_work(shops)
     learnt, judged = [], []
 
-    class Kept(Windows):
+    class Kept(TrainingWindows):
         def __init__(self, sequences, *rest) -> None:
             learnt.append(sequences)
             super().__init__(sequences, *rest)
 
-    monkeypatch.setattr(training, "Windows", Kept)
+    monkeypatch.setattr(training, "TrainingWindows", Kept)
     monkeypatch.setattr(
         Validation, "__call__", lambda judge, _: judged.append(judge) or {"recall@10": 0.0, "ndcg@10": 0.0}
     )

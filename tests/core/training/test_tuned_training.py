@@ -21,7 +21,7 @@ from pixrec_core.training.validation import Validation
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
     """What a training leaves before its adapters are merged: `model`, and ids of the parameters it `optimised`."""
     seen = {}
-    create, merge = DualTowerTrainer.create_optimizer, tuning.merge
+    create, merge = DualTowerTrainer.create_optimizer, tuning.merge_lora_adapters
 
     def create_optimizer(trainer, *given):
         optimiser = create(trainer, *given)
