@@ -258,7 +258,7 @@ PROMOTED: Final = Stage(
     ("promotion",),
     partitioned_by="variant",
 )
-BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=3)
+BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=4)
 EVALUATION: Final = Stage(
     "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=3
 )

@@ -1,7 +1,7 @@
 """Item kNN: scores by similarity to the items of the history, whatever the similarity is."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -11,7 +11,7 @@ from scipy import sparse
 from pixrec_core.recommenders._tuning import choose_model
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
-RECENCIES = (1.0, 2.0, 4.0)
+RECENCIES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # from equal weights to the newest item alone
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,9 +38,9 @@ class RecencyWeightedKnn(Model):
         return scores
 
 
-def with_recencies(model: RecencyWeightedKnn, recencies: Iterable[float]) -> Iterator[RecencyWeightedKnn]:
-    """Yield the model with each recency, which it also adds to `chosen`."""
-    for recency in recencies:
+def with_recencies(model: RecencyWeightedKnn) -> Iterator[RecencyWeightedKnn]:
+    """Yield the model with each of `RECENCIES`, which it also adds to `chosen`."""
+    for recency in RECENCIES:
         yield replace(model, recency=recency, chosen={**model.chosen, "recency": recency})
 
 

@@ -3,7 +3,8 @@
 Each item of a training sequence but the first is a target, with cross-entropy over all known items: with one sampled
 negative per target, as first published, SASRec falls far behind (Klenitskiy and Vasilev 2023, "Turning Dross Into Gold
 Loss"). With more than `FULL_SOFTMAX` items the softmax is over a sample. Training stops after `PATIENCE` epochs
-without a better validation NDCG@10 and keeps the best epoch; the same metric decides the dropout.
+without a better validation NDCG@10 and keeps the best epoch; the same metric decides the dropout. Items of one instant
+get a new order in each epoch, since the order in the file means nothing.
 
 Items without training interactions are left out of histories and ranked last. A history of such items only gets the
 popularity order.
@@ -139,7 +140,7 @@ AnySequenceModel = TypeVar("AnySequenceModel", bound=SequenceModel)
 def fit_network(model_class: type[AnySequenceModel], train: TrainData) -> AnySequenceModel:
     """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10."""
     known = np.unique(train.train.values)
-    windows = Windows.to_train(Vocabulary.of(known, train.n_items).rows(train.train))
+    windows = Windows.to_train(Vocabulary.of(known, train.n_items).rows(train.train), train.times)
 
     def train_model(dropout: float) -> AnySequenceModel:
         with torch.random.fork_rng(devices=[]):

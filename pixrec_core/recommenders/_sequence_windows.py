@@ -43,29 +43,44 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Windows:
-    """Slices of embedding rows: window w is `values[starts[w]:ends[w]]`."""
+    """Slices of embedding rows: window w is `values[starts[w]:ends[w]]`.
+
+    Attributes:
+        values: rows of all lists.
+        starts: (windows,).
+        ends: (windows,).
+        instants: (values,) equal for adjacent values of one user and time, and not decreasing.
+    """
 
     values: NDArray[np.int64]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+    instants: NDArray[np.int64]
 
     @classmethod
-    def to_train(cls, rows: ItemLists) -> "Windows":
+    def to_train(cls, rows: ItemLists, times: NDArray[np.int64]) -> "Windows":
         """Cut lists, from the newest item back, so that each item but a list's first is a target once.
 
         A window has up to `WINDOW` items and one more target.
+
+        Args:
+            rows: lists of embedding rows.
+            times: one per value of `rows`, not decreasing within a list.
         """
+        is_new = (np.diff(times, prepend=-1) != 0) | (np.diff(rows.rows, prepend=-1) != 0)
         bounds = [
             (max(start, end - WINDOW - 1), end)
             for start, stop in pairwise(rows.offsets.tolist())
             for end in range(stop, start + 1, -WINDOW)
         ]
-        return cls(rows.values, *np.array(bounds, np.int64).reshape(-1, 2).T)
+        starts, ends = np.array(bounds, np.int64).reshape(-1, 2).T
+        return cls(rows.values, starts, ends, np.cumsum(is_new))
 
     @classmethod
     def newest(cls, rows: ItemLists) -> "Windows":
         """Return the last `WINDOW` items of each list."""
-        return cls(rows.values, np.maximum(rows.offsets[:-1], rows.offsets[1:] - WINDOW), rows.offsets[1:])
+        starts = np.maximum(rows.offsets[:-1], rows.offsets[1:] - WINDOW)
+        return cls(rows.values, starts, rows.offsets[1:], np.arange(len(rows.values)))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -80,10 +95,12 @@ class Windows:
         return torch.from_numpy(rows)
 
     def shuffled(self, random: np.random.Generator) -> Iterator[Tensor]:
-        """Yield all windows once, in batches of similar lengths."""
+        """Yield all windows once, in batches of similar lengths. Items of one instant get a random order."""
+        values = self.values[np.lexsort((random.random(len(self.values)), self.instants))]
+        windows = replace(self, values=values)
         order = random.permutation(len(self.starts))
         pools = [order[start : start + POOL] for start in range(0, len(order), POOL)]
         sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
         batches = [pool[start : start + BATCH] for pool in sorted_pools for start in range(0, len(pool), BATCH)]
         for index in random.permutation(len(batches)):
-            yield self.padded(batches[index])
+            yield windows.padded(batches[index])

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn
+from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, with_recencies
+from pixrec_core.recommenders._tuning import choose_model
 from pixrec_core.recommenders.base import Model, Scores, TrainData
 
 # Chosen on validation targets of fashion purchases and of film ratings.
 SHRINKAGE = 50.0  # users; added to the denominator of the cosine
 NEIGHBOURS = 200  # per item
-RECENCY = 2.0
 ROWS_PER_BLOCK = 4096  # items whose neighbours are counted at once; bounds the memory
 
 
@@ -38,9 +38,11 @@ load = CoOccurrence.load
 
 
 def fit(train: TrainData) -> Model:
-    """Find the neighbours of each item."""
+    """Find the neighbours of each item; validation targets decide the recency."""
     neighbours = _similarity(train.train.incidence(train.n_items))
-    return CoOccurrence(popularity_ranks=train.popularity_ranks, recency=RECENCY, neighbours=neighbours)
+    return choose_model(
+        with_recencies(CoOccurrence(popularity_ranks=train.popularity_ranks, neighbours=neighbours)), train
+    )
 
 
 def _similarity(incidence: sparse.csr_array) -> sparse.csr_array:

@@ -17,8 +17,7 @@ from pixrec_core.recommenders._tuning import choose_model
 from pixrec_core.recommenders.base import Model, Scores, TrainData
 
 MOST_ITEMS = 8_000  # the most popular ones: 2 GB of memory, and time grows with the third power. Others score 0
-PENALTIES = (50.0, 250.0, 1000.0, 2500.0)  # users
-RECENCIES = (0.5, 1.0, 2.0, 4.0)
+PENALTIES = (10.0, 50.0, 250.0, 1000.0, 2500.0, 10_000.0)  # users
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,7 +57,7 @@ def _models(train: TrainData) -> Iterator[RecencyWeightedKnn]:
             items=items,
             weights=_solve(pair_counts, penalty),
         )
-        yield from with_recencies(model, RECENCIES)
+        yield from with_recencies(model)
 
 
 def _solve(pair_counts: NDArray[np.float64], penalty: float) -> Scores:

@@ -93,7 +93,8 @@ def test_equal_scores_are_ordered_by_popularity_then_id(name, train, history):
     [(name, history) for name in NAMES for history in ([], [8]) if not (history and name in KNOWS_COLD_ITEMS)],
 )
 def test_a_history_without_information_gets_the_popularity_order(name, history):
-    items, _ = fit(name, [[3, 4], [3, 4], [3, 5]]).candidates(ItemLists.from_lists([history]), N_ITEMS)
+    train = [[3, 4], [3, 4], [3, 5]]
+    items, _ = fit(name, train, times=[[0, 0]] * 3).candidates(ItemLists.from_lists([history]), N_ITEMS)
     assert items.tolist() == [[3, 4, 5, 0, 1, 2, 6, 7, 8]]
 
 

@@ -53,7 +53,7 @@ def test_repeat_last_goes_from_newest_to_oldest():
 
 def test_co_occurrence_is_a_shrunk_cosine_weighted_by_recency(monkeypatch):
     monkeypatch.setattr(co_occurrence, "SHRINKAGE", 1.0)
-    monkeypatch.setattr(co_occurrence, "RECENCY", 1.0)
+    monkeypatch.setattr(_recency_knn, "RECENCIES", (1.0,))
     train = [[0, 1], [0, 1, 1], [0, 2]]  # item 0: 3 users, 1: 2, 2: 1; together 0-1: 2, 0-2: 1
     near, far = 2 / (sqrt(3 * 2) + 1), 1 / (sqrt(3 * 1) + 1)
     expected = [[0, near, far], [near + far / 2, 0, 0]]
@@ -107,7 +107,7 @@ def test_counting_leaves_the_lists_alone():
 def test_ease_solves_its_least_squares_problem(monkeypatch):
     """Steck's objective, minimised for each item apart: no weight of its own, a ridge on the rest."""
     monkeypatch.setattr(ease, "PENALTIES", (3.0,))
-    monkeypatch.setattr(ease, "RECENCIES", (0.0,))
+    monkeypatch.setattr(_recency_knn, "RECENCIES", (0.0,))
     random = np.random.default_rng(2)
     train = [random.choice(6, 3, replace=False).tolist() for _ in range(40)]
     bought = np.zeros((40, 6))

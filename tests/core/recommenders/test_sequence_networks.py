@@ -22,6 +22,22 @@ def stretches(windows):
     return [windows.values[s:e].tolist() for s, e in zip(windows.starts, windows.ends, strict=True)]
 
 
+def to_train(lists, times=None):
+    """Windows of lists whose items all have different times, unless `times` says otherwise."""
+    rows = ItemLists.from_lists(lists)
+    return Windows.to_train(rows, ItemLists.from_lists(times).values if times else np.arange(len(rows.values)))
+
+
+def test_items_of_one_instant_get_a_new_order_each_epoch():
+    windows = to_train([[1, 2, 3, 4], [5, 6]], times=[[1, 2, 2, 2], [2, 3]])
+    random = np.random.default_rng(0)
+    epochs = [sorted(row for batch in windows.shuffled(random) for row in batch.tolist()) for _ in range(50)]
+    assert {tuple(first) for first, _ in epochs} == {
+        (1, 2, 3, 4), (1, 2, 4, 3), (1, 3, 2, 4), (1, 3, 4, 2), (1, 4, 2, 3), (1, 4, 3, 2),
+    }  # fmt: skip
+    assert {tuple(second) for _, second in epochs} == {(5, 6, 0, 0)}
+
+
 def test_the_vocabulary_is_what_training_knows():
     vocabulary = Vocabulary.of(np.array([1, 4]), 6)
     assert vocabulary.known.tolist() == [1, 4]
@@ -31,7 +47,7 @@ def test_the_vocabulary_is_what_training_knows():
 
 def test_every_item_but_the_first_is_a_target_once(monkeypatch):
     monkeypatch.setattr(windows_module, "WINDOW", 2)
-    windows = Windows.to_train(ItemLists.from_lists([[1, 2, 3, 4, 5, 6], [7], [8, 9], []]))
+    windows = to_train([[1, 2, 3, 4, 5, 6], [7], [8, 9], []])
     assert stretches(windows) == [[4, 5, 6], [2, 3, 4], [1, 2], [8, 9]]
 
 
@@ -44,7 +60,7 @@ def test_batches_hold_every_window_once(monkeypatch):
     monkeypatch.setattr(windows_module, "BATCH", 4)
     monkeypatch.setattr(windows_module, "POOL", 8)
     lists = [[user + 1] * (2 + user % 3) for user in range(21)]
-    batches = list(Windows.to_train(ItemLists.from_lists(lists)).shuffled(np.random.default_rng(0)))
+    batches = list(to_train(lists).shuffled(np.random.default_rng(0)))
     assert sorted([i for i in row if i] for batch in batches for row in batch.tolist()) == lists
     assert max(map(len, batches)) == 4
 
@@ -117,7 +133,7 @@ def test_training_keeps_the_epoch_that_validates_best(monkeypatch):
         states.append(model.items.weight.detach().clone())
         return judged[len(states) - 1]
 
-    training._train(model, Windows.to_train(ItemLists.from_lists([[1, 2, 3]])), validate)
+    training._train(model, to_train([[1, 2, 3]]), validate)
     assert len(states) == 4, "two epochs without a better one are the end"
     assert torch.equal(model.items.weight, states[1])
 

@@ -10,14 +10,14 @@ def make_train_data(train, n_items, *, validation=(), times=None, texts=None, ph
 
     Args:
         validation: pairs of a history and its target.
-        times: lists like `train`.
+        times: lists like `train`; without them, no two interactions have the same time.
         photos: (n_items, F) features.
     """
     lists = ItemLists.from_lists(train)
     return TrainData(
         n_items=n_items,
         train=lists,
-        times=ItemLists.from_lists(times).values if times else np.zeros(len(lists.values), np.int64),
+        times=ItemLists.from_lists(times).values if times else np.arange(len(lists.values)),
         validation=ItemLists.from_lists([history for history, _ in validation]),
         targets=np.array([target for _, target in validation], np.int64),
         texts=texts or [""] * n_items,
