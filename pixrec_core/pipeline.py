@@ -136,9 +136,9 @@ def evaluation(work: Work) -> Stats:
 
 def report(work: Work) -> Stats:
     """Metrics, rankings and photos -> one HTML page and its Markdown."""
-    from pixrec_core.report import build
+    from pixrec_core.report.build import build_report
 
-    return build.build(work.dataset, work.paths, work.settings.variants)
+    return build_report(work.dataset, work.paths, work.settings.variants)
 
 
 def _raw_external_inputs(work: Work) -> Any:

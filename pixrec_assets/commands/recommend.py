@@ -62,7 +62,7 @@ def recommend(
     """
     if sum(given is not None for given in (user, items, text, photo)) != 1:
         raise click.UsageError("give exactly one of --user, --items, --text and --photo")
-    from pixrec_core.report.answer import Query, ask  # imports torch and faiss
+    from pixrec_core.report.answer import Query, answer_query  # imports torch and faiss
     from pixrec_core.serving import Recommender
     from pixrec_core.serving.promotion import choose_promotion
 
@@ -75,7 +75,7 @@ def recommend(
     else:
         query = Query("text", text) if text is not None else Query("items", items or "")
     folder = choose_promotion(dataset, paths, settings.variants, variant)
-    answer = ask(Recommender.load(folder.root), query, top, filter_seen=not allow_seen)
+    answer = answer_query(Recommender.load(folder.root), query, top, filter_seen=not allow_seen)
     _show_answer(answer, paths, format_, output)
 
 

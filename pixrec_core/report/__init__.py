@@ -1,1 +1,1 @@
-"""The evaluation report: one self-contained HTML page, and its headline tables in Markdown."""
+"""The evaluation report: one self-contained HTML page, and its main tables in Markdown."""

@@ -1,7 +1,4 @@
-"""One query and the items that answer it, for other programs or as a page with pictures.
-
-Like the report, the page needs nothing beside itself, and whatever titles hold is escaped.
-"""
+"""The answer to one query, as JSON for programs or as a self-contained HTML page with pictures."""
 
 import json
 from dataclasses import dataclass
@@ -11,93 +8,90 @@ from pixrec_core.data.photos import normalise
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.report import tables
 from pixrec_core.report.inputs import titles_of
-from pixrec_core.report.pictures import EDGE, HISTORY, Album, data_uri
-from pixrec_core.report.templating import environment
+from pixrec_core.report.pictures import HISTORY_SHOWN, THUMBNAIL_SIZE, Album, data_uri
+from pixrec_core.report.templating import render_template
 from pixrec_core.serving import Recommendation, Recommender
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked by.
+    """A question to a recommender.
 
     Attributes:
-        kind: of the question.
-        told: the user, the text, or the photo's name; for items, their ids joined by commas.
-        photo: content of the photo's file.
+        kind: of the query.
+        value: the user, the text, the file name of the photo, or the items' ids joined by commas.
+        photo: content of the photo file.
     """
 
     kind: Literal["user", "items", "text", "photo"]
-    told: str
+    value: str
     photo: bytes = b""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A query, the history that it stands for (oldest first, none for a text or photo), and the items found."""
+    """A query, its history (oldest first; empty for a text or photo), and the recommended items, best first."""
 
     recommender: Recommender
     query: Query
     history: list[str]
-    found: list[Recommendation]
+    recommendations: list[Recommendation]
     titles: dict[str, str]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an item: rank, item, title, score."""
+        """One row per recommended item: rank, item, title, score."""
         return [
             {"rank": rank, "item": item, "title": self.titles[item], "score": score}
-            for rank, (item, score) in enumerate(self.found, start=1)
+            for rank, (item, score) in enumerate(self.recommendations, start=1)
         ]
 
 
-def ask(recommender: Recommender, query: Query, top: int, *, filter_seen: bool) -> Answer:
-    """Answer a query.
+def answer_query(recommender: Recommender, query: Query, top: int, *, filter_seen: bool) -> Answer:
+    """The `top` items that answer a query.
 
     Raises:
-        QueryError: what is asked by is unknown, or cannot be read.
+        QueryError: the user, an item, the text or the photo is unknown or invalid.
     """
     history: list[str] = []
     if query.kind == "text":
-        found = recommender.for_text(query.told, top)
+        recommendations = recommender.for_text(query.value, top)
     elif query.kind == "photo":
-        found = recommender.for_photo(query.photo, top)
+        recommendations = recommender.for_photo(query.photo, top)
     else:
-        known = query.kind == "user"
-        history = recommender.history(query.told) if known else [i.strip() for i in query.told.split(",") if i.strip()]
-        found = recommender.for_items(history, top, filter_seen=filter_seen)
-    return Answer(recommender, query, history, found, titles_of(recommender.catalogue))
+        if query.kind == "user":
+            history = recommender.history(query.value)
+        else:
+            history = [item.strip() for item in query.value.split(",") if item.strip()]
+        recommendations = recommender.for_items(history, top, filter_seen=filter_seen)
+    return Answer(recommender, query, history, recommendations, titles_of(recommender.catalogue))
 
 
 def as_json(answer: Answer) -> str:
     """The answer as one JSON object."""
     promotion = answer.recommender.promotion
-    told = {
+    record = {
         "dataset": promotion.dataset,
         "variant": promotion.variant,
         "promoted_at": promotion.promoted_at,
-        "query": {answer.query.kind: answer.query.told, "history": answer.history},
+        "query": {answer.query.kind: answer.query.value, "history": answer.history},
         "recommendations": answer.rows(),
     }
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    return json.dumps(record, indent=2, ensure_ascii=False)
 
 
 def as_html(answer: Answer, paths: DatasetPaths) -> str:
-    """The answer as a page.
-
-    Args:
-        answer: to show.
-        paths: of the dataset, whose photos are shown.
-    """
-    album, promotion = Album(paths, answer.titles), answer.recommender.promotion
-    photo = normalise(answer.query.photo, EDGE, promotion.max_pixels) if answer.query.kind == "photo" else None
+    """The answer as a page with the photos of the dataset at `paths`."""
+    album, promotion, query = Album(paths, answer.titles), answer.recommender.promotion, answer.query
+    photo = normalise(query.photo, THUMBNAIL_SIZE, promotion.max_pixels) if query.kind == "photo" else None
     seen = set(answer.history)
     context = {
         "promotion": promotion,
-        "variant": tables.label(promotion.variant),
-        "query": answer.query,
+        "method": tables.method_title(promotion.variant),
+        "query": query,
         "photo": data_uri(photo) if photo else None,
-        "history": [album.tile(item) for item in answer.history[-HISTORY:]],
-        "earlier": max(0, len(answer.history) - HISTORY),
-        "found": [album.tile(each.item, seen=each.item in seen) for each in answer.found],
+        "history": [album.tile(item) for item in answer.history[-HISTORY_SHOWN:]],
+        "earlier": max(0, len(answer.history) - HISTORY_SHOWN),
+        "recommendations": [album.tile(each.item, seen=each.item in seen) for each in answer.recommendations],
         "rows": answer.rows(),
     }
-    return environment().get_template("answer.html").render(context)
+    return render_template("answer.html", context)

@@ -1,4 +1,4 @@
-"""Training curves as inline SVG that takes the page's colours, by day and by night."""
+"""Training curves as inline SVG in the colours of the page, light or dark."""
 
 import io
 import re
@@ -9,18 +9,22 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pixrec_core.report.inputs import VARIANTS, Training
+from pixrec_core.report.inputs import Training
 
 PANELS: Final = {
     "ndcg@10": "Validation NDCG@10",
-    "loss": "Loss, all terms weighted",
-    "generation": "Next-item generation",
-    "item_item": "Item with item",
-    "user_item": "User with item",
+    "loss": "Total loss (weighted)",
+    "generation": "Next-item generation loss",
+    "item_item": "Item-item contrastive loss",
+    "user_item": "User-item contrastive loss",
 }
-#: Colours that stand for the page's own until the SVG is written. Line styles tell the variants apart without colour.
+#: Placeholder colours, replaced by CSS variables in the SVG. Line styles distinguish the methods without colour.
 INK: Final = "#010203"
-LINES: Final = {VARIANTS[0]: ("#010204", "-", "var(--multimodal)"), VARIANTS[1]: ("#010205", "--", "var(--text-only)")}
+LINES: Final = (
+    ("#010204", "-", "var(--line-1)"),
+    ("#010205", "--", "var(--line-2)"),
+    ("#010206", ":", "var(--line-3)"),
+)
 STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pixrec",
@@ -43,8 +47,8 @@ class Panel:
     svg: str
 
 
-def curves(training: dict[str, Training]) -> list[Panel]:
-    """One panel for each term that some variant recorded; none without epochs."""
+def plot_curves(training: dict[str, Training]) -> list[Panel]:
+    """One panel per recorded term; methods take `LINES` in their order."""
     panels = []
     for term, title in PANELS.items():
         lines = {name: _points(run, term) for name, run in training.items()}
@@ -54,7 +58,7 @@ def curves(training: dict[str, Training]) -> list[Panel]:
 
 
 def _points(run: Training, term: str) -> list[tuple[float, float]]:
-    """(epoch, value) where both were recorded."""
+    """(epoch, value) of the epochs that recorded the term."""
     rows = [(row.get("epoch"), row.get(term)) for row in run.epochs]
     return [(epoch, value) for epoch, value in rows if epoch is not None and value is not None]
 
@@ -66,23 +70,22 @@ def _svg(title: str, lines: dict[str, list[tuple[float, float]]], best: dict[str
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        for name, points in lines.items():
-            colour, dash, _ = LINES[name]
+        for (name, points), (colour, dash, _) in zip(lines.items(), LINES, strict=False):
             axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker=".") if points else None
-            chosen = [point for point in points if point[0] == best[name]]
-            if chosen:
-                axes.plot(*chosen[0], color=colour, marker="o", fillstyle="none", markersize=9)
+            best_points = [point for point in points if point[0] == best[name]]
+            if best_points:
+                axes.plot(*best_points[0], color=colour, marker="o", fillstyle="none", markersize=9)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(file.getvalue(), title)
 
 
 def _inline(svg: str, title: str) -> str:
-    """The bare element: scalable, named, in the page's colours, without ids that several figures share."""
+    """The `<svg>` element alone: scalable, labelled, in the page's colours, without ids that figures would share."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', svg, count=1)
-    for colour, _, variable in LINES.values():
+    for colour, _, variable in LINES:
         svg = svg.replace(colour, variable)
     return svg.replace(INK, "currentColor")

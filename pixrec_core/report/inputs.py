@@ -1,7 +1,7 @@
-"""What the report reads, each input checked once where it enters."""
+"""Inputs of the report, read and validated."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +14,14 @@ from pixrec_core.data import sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, TEST, TIMESTAMP, TITLE
+from pixrec_core.serving.promotion import choose_promotion, read_promotion
 
 T = TypeVar("T")
 
-#: The two sides of the ablation, in the order of the page.
-MULTIMODAL, TEXT_ONLY = VARIANTS = ("multimodal", "text_only")
-STAGES_WITH_STATS = ("raw", "items", "interactions", "images", "sequences")
-LONGEST_TITLE = 200
+#: The two sides of the ablation.
+MULTIMODAL, TEXT_ONLY = ("multimodal", "text_only")
+DATA_STAGES = ("raw", "items", "interactions", "images", "sequences")
+MAX_TITLE_LEN = 200
 
 
 class _Record(BaseModel):
@@ -28,7 +29,7 @@ class _Record(BaseModel):
 
 
 class Estimate(_Record):
-    """A mean over users and its 95 % interval, where one was computed."""
+    """A mean over users, with its 95 % interval if one was computed."""
 
     value: float
     low: float | None = None
@@ -36,7 +37,7 @@ class Estimate(_Record):
 
 
 class Difference(_Record):
-    """Method `a` minus method `b`, paired by user, with its 95 % interval."""
+    """Mean of method `a` minus method `b` over the same users, with its 95 % interval."""
 
     a: str
     b: str
@@ -47,14 +48,14 @@ class Difference(_Record):
 
 
 class Group(_Record):
-    """Metrics of some of the users; null where the group is empty."""
+    """Metrics of a group of users; None for an empty group."""
 
     users: int
     methods: dict[str, dict[str, float | None]]
 
 
 class Protocol(_Record):
-    """Metrics under one rule about items that the user already has."""
+    """Metrics under one rule for items that the user already has."""
 
     users: int
     left_out: int = 0
@@ -64,7 +65,7 @@ class Protocol(_Record):
 
 
 class Generative(_Record):
-    """Rankings by a variant's language model and its dense one, over the same users."""
+    """Metrics of a variant's generative rankers and its dense ranking over the same users."""
 
     users: int
     users_per_second: dict[str, float]
@@ -72,7 +73,7 @@ class Generative(_Record):
 
 
 class Metrics(_Record):
-    """The evaluation's metrics; shares lie between 0 and 1."""
+    """Metrics of the evaluation stage; shares are 0 to 1."""
 
     users: int
     items: int
@@ -85,7 +86,7 @@ class Metrics(_Record):
 
 
 class Training(_Record):
-    """Training curves: one mapping of term to value an epoch."""
+    """Training curves: a mapping from term to value per epoch."""
 
     epochs: list[dict[str, float | None]] = []
     best_epoch: int | None = None
@@ -94,7 +95,7 @@ class Training(_Record):
 
 
 class Check(_Record):
-    """One line of the data contract; nothing was observed where there was nothing to measure."""
+    """Result of one check of the data contract; `observed` is None if there was nothing to measure."""
 
     name: str
     passed: bool
@@ -105,78 +106,103 @@ class Check(_Record):
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that the page tells.
+    """All inputs of the page.
+
+    Methods that the page shows in pictures and curves come in its order: the served one first, then the two sides of
+    the ablation.
 
     Attributes:
-        sequences: one row a test user, `USER` and `ITEMS`, whose last one is the target.
-        titles: of every item of the catalogue; "" where it has none.
-        rankings: by variant, in `RANKING_SCHEMA`; only variants that have been ranked.
-        training: by variant; only variants that have been trained.
-        stats: what each data stage counted, and each variant's index, by stage; only those that left a stamp.
-        contract: results of the data contract by artefact; only those that were checked.
+        served: the method that serves the dataset; None before a promotion.
+        sequences: one row per test user, `USER` and `ITEMS`; the last item is the target.
+        titles: of every item of the catalogue; "" for none.
+        rankings: by shown method, in `RANKING_SCHEMA`.
+        training: by shown method.
+        stats: of each data stage that has finished.
+        index_stats: of the item index, by shown method.
+        contract: results of the data contract, by artefact.
         period: first and last day of the interactions (ISO), or None.
     """
 
     dataset: str
     paths: DatasetPaths
     metrics: Metrics
+    served: str | None
     sequences: pl.DataFrame
     titles: dict[str, str]
     rankings: dict[str, pl.LazyFrame]
     training: dict[str, Training]
     stats: dict[str, dict[str, Any]]
+    index_stats: dict[str, dict[str, Any]]
     contract: dict[str, list[Check]]
     period: tuple[str, str] | None
 
 
-def read(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Inputs:
-    """Read and check everything that the page shows.
+def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> Inputs:
+    """Read and validate all inputs of the page.
 
     Raises:
-        MissingArtefactError: metrics or sequences have not been made.
-        ArtefactError: a file is no JSON, or not of its shape.
+        MissingArtefactError: metrics or sequences have not been built.
+        ArtefactError: a file is damaged.
     """
-    own = {name: paths.variant(name) for name in VARIANTS if name in variants}
-    curves = {name: variant.checkpoint / "training.json" for name, variant in own.items()}
-    stamps = {stage: paths.stamp(stage) for stage in STAGES_WITH_STATS}
-    contracts = {stage: paths.contract(stage) for stage in STAGES_WITH_STATS}
-    stamps |= {f"item_index, {name}": variant.stamp("item_index") for name, variant in own.items()}
+    served = _served_method(paths, methods)
+    shown = {
+        name: paths.variant(name)
+        for name in dict.fromkeys((served, MULTIMODAL, TEXT_ONLY))
+        if name is not None and name in methods
+    }
+    curves = {name: folder.checkpoint / "training.json" for name, folder in shown.items()}
+    contracts = {stage: paths.contract(stage) for stage in DATA_STAGES}
     return Inputs(
         dataset=dataset,
         paths=paths,
-        metrics=_json(files.require(paths.metrics), Metrics),
+        metrics=_read_json(files.require(paths.metrics), Metrics),
+        served=served,
         sequences=sequences.read_sequences(paths, TEST),
         titles=titles_of(sequences.read_items(paths)),
-        rankings={name: pl.scan_parquet(v.ranking, glob=False) for name, v in own.items() if v.ranking.exists()},
-        training={name: _json(path, Training) for name, path in curves.items() if path.exists()},
-        stats={stage: _json(path, dict[str, Any]).get("stats", {}) for stage, path in stamps.items() if path.exists()},
-        contract={stage: _json(path, list[Check]) for stage, path in contracts.items() if path.exists()},
+        rankings={name: pl.scan_parquet(v.ranking, glob=False) for name, v in shown.items() if v.ranking.exists()},
+        training={name: _read_json(path, Training) for name, path in curves.items() if path.exists()},
+        stats=_read_stats({stage: paths.stamp(stage) for stage in DATA_STAGES}),
+        index_stats=_read_stats({name: folder.stamp("item_index") for name, folder in shown.items()}),
+        contract={stage: _read_json(path, list[Check]) for stage, path in contracts.items() if path.exists()},
         period=_period(paths.interactions),
     )
 
 
-def _json(path: Path, shape: type[T]) -> T:
-    """The value of a JSON file, checked against its shape."""
+def _served_method(paths: DatasetPaths, methods: Sequence[str]) -> str | None:
+    """The method that serves by default; None before a promotion."""
+    promoted = [name for name in methods if paths.variant(name).promoted.manifest.exists()]
+    if not promoted:
+        return None
+    return read_promotion(choose_promotion(paths.root.name, paths, promoted)).variant
+
+
+def _read_stats(stamps: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Stats of the stages that have finished."""
+    return {name: _read_json(path, dict[str, Any]).get("stats", {}) for name, path in stamps.items() if path.exists()}
+
+
+def _read_json(path: Path, shape: type[T]) -> T:
+    """The value of a JSON file, validated against its type."""
     try:
         return TypeAdapter(shape).validate_python(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = f"{path}: {place}: {first['msg']}; run the stage that makes it again"
+        field = ".".join(map(str, first["loc"]))
+        message = f"{path}: {field}: {first['msg']}; run the stage that builds it again"
     except ValueError as error:  # no JSON, or no UTF-8
-        message = f"{path} is damaged ({error}); run the stage that makes it again"
+        message = f"{path} is damaged ({error}); run the stage that builds it again"
     raise ArtefactError(message)
 
 
 def titles_of(items: pl.DataFrame) -> dict[str, str]:
-    """Titles on one line and short enough to print. HTML has no control characters."""
+    """Title by item, on one line, cut to a printable length, without control characters (HTML forbids them)."""
     title = pl.col(TITLE).fill_null("").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()
-    cut = pl.when(title.str.len_chars() > LONGEST_TITLE).then(title.str.head(LONGEST_TITLE) + "…").otherwise(title)
+    cut = pl.when(title.str.len_chars() > MAX_TITLE_LEN).then(title.str.head(MAX_TITLE_LEN) + "…").otherwise(title)
     return dict(items.select(ITEM, cut).iter_rows())
 
 
 def _period(interactions: Path) -> tuple[str, str] | None:
-    """First and last day. Formatted by polars: hostile timestamps lie outside Python's years 1 to 9999."""
+    """First and last day, formatted by polars: Python's datetime has no years outside 1 to 9999."""
     if not interactions.exists():
         return None
     time = pl.col(TIMESTAMP)

@@ -1,4 +1,4 @@
-"""Users and items in pictures, chosen by rule and never by hand."""
+"""Users and items in pictures. A rule chooses them: the order of a hash of their ids."""
 
 import base64
 import hashlib
@@ -7,23 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import polars as pl
 from PIL import Image
 
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Inputs
-from pixrec_core.report.tables import label
+from pixrec_core.report.tables import method_title
+from pixrec_core.retrieval.encode import Vectors, read_item_vectors
 from pixrec_core.schemas import ITEM, ITEMS, RANK, USER
 
-EDGE: Final = 96  # longest edge of a thumbnail, pixels
+THUMBNAIL_SIZE: Final = 96  # longest edge, pixels
 QUALITY: Final = 80
-HISTORY: Final = 8  # history items shown, the newest ones
-TOP: Final = 10  # length of a list; a target within it is a hit
+HISTORY_SHOWN: Final = 8  # newest items of a history
+TOP: Final = 10  # length of a list; a target in it is a hit
+ITEMS_SHOWN: Final = 5
+NEIGHBOURS: Final = 8
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One item in a picture grid. `photo` is a data URI, None where the item has no photo."""
+    """One item in a picture grid. `photo` is a data URI, or None for an item without a photo."""
 
     title: str
     photo: str | None
@@ -32,46 +36,45 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class RankedList:
-    """First items of one variant's ranking, and the target's rank in all of it, or None past its depth."""
+class MethodList:
+    """First items of a method's ranking, and the target's rank in the whole ranking, None if it is not in it."""
 
-    variant: str
+    method: str
     tiles: list[Tile]
     rank: int | None
 
 
 @dataclass(frozen=True)
-class Shopper:
-    """One test user: history, what came next, and what each variant suggested."""
+class ShownUser:
+    """One test user: history, target, and the list of each method."""
 
     label: str
     earlier: int
     history: list[Tile]
     target: Tile
-    lists: list[RankedList]
+    lists: list[MethodList]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some users of one kind; `total` of the test users are of that kind."""
+    """Some users of one kind, of which there are `total` among the test users."""
 
     title: str
     note: str
     total: int
-    shoppers: list[Shopper]
+    users: list[ShownUser]
 
 
 @dataclass
 class Album:
-    """Thumbnails, each made once.
+    """Thumbnails, each created once.
 
-    The page repeats them as `<img>`: a thumbnail weighs 1 to 5 kB, so the page stays small and
-    every photo keeps its alternative text and can be printed and saved.
+    The page embeds them as `<img>`, 1 to 5 kB each, so every photo keeps its alternative text and can be printed.
 
     Attributes:
         paths: of the dataset.
-        titles: of items, as `titles_of` gives them.
-        unreadable: photos that were damaged.
+        titles: by item, from `titles_of`.
+        unreadable: number of damaged photos.
     """
 
     paths: DatasetPaths
@@ -80,19 +83,19 @@ class Album:
     _photos: dict[str, str | None] = field(default_factory=dict)
 
     def tile(self, item: str, *, hit: bool = False, seen: bool = False) -> Tile:
-        """The item's tile; without a title it goes by its id."""
+        """The item's tile, with its id in place of a missing title."""
         if item not in self._photos:
             self._photos[item] = self._thumbnail(item)
         return Tile(self.titles.get(item) or item, self._photos[item], hit, seen)
 
     def _thumbnail(self, item: str) -> str | None:
-        """Data URI of a small JPEG. A damaged photo counts and reads as none: the page is worth more than one photo."""
+        """Data URI of a small JPEG. A damaged photo is counted and left out, so that it does not fail the report."""
         path = self.paths.image(item)
         if not path.exists():
             return None
         try:
             with Image.open(path) as photo:
-                photo.draft("RGB", (EDGE, EDGE))
+                photo.draft("RGB", (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
                 small = photo.convert("RGB")
         except OSError:
             self.unreadable += 1
@@ -101,79 +104,121 @@ class Album:
 
 
 def data_uri(photo: Image.Image) -> str:
-    """A photo in RGB as a small JPEG that stands in the page itself."""
-    photo.thumbnail((EDGE, EDGE))
+    """Data URI of a photo (RGB) as a small JPEG."""
+    photo.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     file = io.BytesIO()
     photo.save(file, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def lottery(names: Iterable[str]) -> list[str]:
-    """SHA-256 of each name: an order that nobody chose and that every run repeats."""
+def hash_order(names: Iterable[str]) -> list[str]:
+    """SHA-256 of each name, as a random but reproducible sort key."""
     return [hashlib.sha256(name.encode()).hexdigest() for name in names]
 
 
 def galleries(inputs: Inputs, album: Album) -> list[Gallery]:
-    """Users by chance, and users of each outcome; no user twice. Empty without a ranking."""
+    """Random users, then users of each outcome, without duplicates. Empty without a ranking."""
     if not inputs.rankings:
         return []
     ranks = _target_ranks(inputs)
     shown: set[str] = set()
     result = []
-    for title, note, users, count in _kinds(ranks, list(inputs.rankings)):
+    for title, note, users, count in _user_kinds(ranks, list(inputs.rankings)):
         fresh = users.filter(~pl.col(USER).is_in(list(shown))).head(count)
         shown |= set(fresh[USER])
         if len(fresh):
-            result.append(Gallery(title, note, len(users), list(_shoppers(fresh, inputs, album))))
+            result.append(Gallery(title, note, len(users), list(_shown_users(fresh, inputs, album))))
     return result
 
 
 def _target_ranks(inputs: Inputs) -> pl.DataFrame:
-    """One row a test user, in lottery order: `USER`, `ITEMS`, `ITEM` (the target), `label`, its rank by variant."""
+    """One row per test user in hash order: `USER`, `ITEMS`, `ITEM` (the target), `label`, its rank by method."""
     users = inputs.sequences.select(USER, ITEMS, pl.col(ITEMS).list.last().alias(ITEM))
-    for variant, ranking in inputs.rankings.items():
-        ranks = ranking.select(USER, ITEM, pl.col(RANK).alias(variant)).join(users.lazy(), [USER, ITEM], "semi")
+    for method, ranking in inputs.rankings.items():
+        ranks = ranking.select(USER, ITEM, pl.col(RANK).alias(method)).join(users.lazy(), [USER, ITEM], "semi")
         users = users.join(ranks.collect(), [USER, ITEM], "left")
-    return users.with_columns(pl.Series("label", lottery(users[USER]), pl.String)).sort("label")
+    return users.with_columns(pl.Series("label", hash_order(users[USER]), pl.String)).sort("label")
 
 
-def _kinds(ranks: pl.DataFrame, variants: list[str]) -> Iterator[tuple[str, str, pl.DataFrame, int]]:
-    """(title, note, users of that kind in order of showing, how many to show)."""
-    lead = variants[0]
-    hit = {v: (pl.col(v) <= TOP).fill_null(value=False) for v in variants}
-    yield "Chosen by chance", "The first users in the order of a hash of their id, whatever came of them.", ranks, 4
-    if variants == [MULTIMODAL, TEXT_ONLY]:
+def _user_kinds(ranks: pl.DataFrame, methods: list[str]) -> Iterator[tuple[str, str, pl.DataFrame, int]]:
+    """(title, note, users of that kind in order, number to show)."""
+    lead = methods[0]
+    hit = {method: (pl.col(method) <= TOP).fill_null(value=False) for method in methods}
+    yield "Random users", "The first users in the order of a hash of their id.", ranks, 4
+    if {MULTIMODAL, TEXT_ONLY} <= set(methods):
         gained = ranks.filter(hit[MULTIMODAL] & ~hit[TEXT_ONLY])
         lost = ranks.filter(hit[TEXT_ONLY] & ~hit[MULTIMODAL])
-        yield "Found only with photos", "Among the first ten with photos, not with text alone.", gained, 3
-        yield "Found only without photos", "Among the first ten with text alone, not with photos.", lost, 3
+        yield "Found only with photos", "The next item is in the top ten of multimodal and not of text only.", gained, 3
+        yield (
+            "Found only without photos",
+            "The next item is in the top ten of text only and not of multimodal.",
+            lost,
+            3,
+        )
     else:
-        yield "Found", f"The next item is among the first ten of {label(lead)}.", ranks.filter(hit[lead]), 3
+        yield "Found", f"The next item is in the top ten of {method_title(lead)}.", ranks.filter(hit[lead]), 3
     misses = ranks.filter(~hit[lead]).sort(lead, descending=True, nulls_last=False, maintain_order=True)
-    yield "Worst misses", f"The next item is furthest down in the ranking of {label(lead)}.", misses, 3
+    yield "Worst misses", f"The next item has the lowest rank in the list of {method_title(lead)}.", misses, 3
 
 
-def _shoppers(users: pl.DataFrame, inputs: Inputs, album: Album) -> Iterator[Shopper]:
-    top = {variant: _top_items(ranking, users) for variant, ranking in inputs.rankings.items()}
+def _shown_users(users: pl.DataFrame, inputs: Inputs, album: Album) -> Iterator[ShownUser]:
+    top = {method: _top_items(ranking, users) for method, ranking in inputs.rankings.items()}
     for row in users.iter_rows(named=True):
         *history, target = row[ITEMS]
-        yield Shopper(
+        yield ShownUser(
             label=row["label"][:8],
-            earlier=max(0, len(history) - HISTORY),
-            history=[album.tile(item) for item in history[-HISTORY:]],
+            earlier=max(0, len(history) - HISTORY_SHOWN),
+            history=[album.tile(item) for item in history[-HISTORY_SHOWN:]],
             target=album.tile(target),
             lists=[
-                RankedList(
-                    variant=variant,
+                MethodList(
+                    method=method,
                     tiles=[album.tile(i, hit=i == target, seen=i in history) for i in items.get(row[USER], [])],
-                    rank=row[variant],
+                    rank=row[method],
                 )
-                for variant, items in top.items()
+                for method, items in top.items()
             ],
         )
 
 
 def _top_items(ranking: pl.LazyFrame, users: pl.DataFrame) -> dict[str, list[str]]:
-    """User to first items, best first."""
+    """First items by user, best first."""
     rows = ranking.filter(pl.col(RANK) <= TOP).join(users.lazy().select(USER), USER, "semi")
     return dict(rows.sort(USER, RANK).group_by(USER).agg(ITEM).collect().iter_rows())
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """One item, and by method the items with the nearest vectors, nearest first."""
+
+    item: Tile
+    nearest: dict[str, list[Tile]]
+
+
+def neighbourhoods(inputs: Inputs, album: Album) -> list[Neighbourhood]:
+    """A few items in hash order, those with a photo first. Empty without item vectors.
+
+    Raises:
+        ArtefactError: the vectors of a method are damaged.
+    """
+    folders = {method: inputs.paths.variant(method).item_vectors for method in inputs.rankings}
+    spaces = {method: read_item_vectors(folder) for method, folder in folders.items() if folder.exists()}
+    if not spaces:
+        return []
+    common = set.intersection(*(set(items) for items, _ in spaces.values()))
+    names = sorted(common, key=lambda item: (not inputs.paths.image(item).exists(), *hash_order([item])))
+    return [
+        Neighbourhood(
+            album.tile(name),
+            {method: [album.tile(item) for item in _nearest(name, *space)] for method, space in spaces.items()},
+        )
+        for name in names[:ITEMS_SHOWN]
+    ]
+
+
+def _nearest(item: str, items: list[str], vectors: Vectors) -> list[str]:
+    """Nearest other items by cosine; ties keep the order of the catalogue. `vectors` is (N, D), unit length."""
+    row = items.index(item)
+    cosines = vectors @ vectors[row]
+    cosines[row] = -np.inf
+    return [items[i] for i in np.argsort(-cosines, kind="stable")[: min(NEIGHBOURS, len(items) - 1)]]

@@ -1,66 +1,76 @@
-"""Figures as the page's tables and sentences; pure functions of the metrics."""
+"""Tables and sentences of the page; pure functions of the metrics."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
 from pixrec_core.evaluation.protocol import COVERAGE
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, Metrics, Protocol
-from pixrec_core.settings import Variant
 
-HEADLINE: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
-DECISIVE: Final = "Recall@10"
-#: What the paper says that text and photos reach over text alone, as ratios.
+MAIN_METRICS: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
+#: Order of methods in tables, as in the terminal and at promotion.
+SORT_METRIC: Final = "NDCG@10"
+MAIN_METRIC: Final = "Recall@10"
+#: Ratios of text and photos to text alone in the paper.
 PAPER: Final = {"Recall@1": 3.0, "Recall@10": 1.4}
-#: Name in print and what it does. A baseline that is not here goes by its own name.
+#: Title and description of methods. Another method is shown under its own name.
 METHODS: Final = {
     MULTIMODAL: ("Multimodal", "PixRec, text and photos"),
-    TEXT_ONLY: ("Text only", "PixRec, text alone"),
-    "collaborative": ("Collaborative", "PixRec, text, photos and a vector an item"),
-    "image_only": ("Image only", "PixRec, photos alone"),
+    TEXT_ONLY: ("Text only", "PixRec, text only"),
+    "collaborative": ("Collaborative", "PixRec, text, photos and an item-id embedding"),
+    "image_only": ("Image only", "PixRec, photos only"),
     "shuffled_images": ("Shuffled images", "PixRec, text with another item's photo"),
-    "popularity": ("Popularity", "what most users took"),
-    "repeat_last": ("Repeat last", "the last item once more"),
-    "co_occurrence": ("Co-occurrence", "taken by the same users"),
-    "markov_chain": ("Memoriser", "a dictionary of training windows"),
-    "recent_popularity": ("Recent popularity", "what most users took of late"),
-    "bm25_text": ("BM25 text", "alike in words"),
-    "image_knn": ("Image kNN", "alike in colours and edges"),
-    "ease": ("EASE", "linear model of items on items"),
+    "popularity": ("Popularity", "most interactions"),
+    "repeat_last": ("Repeat last", "items of the history, newest first"),
+    "co_occurrence": ("Co-occurrence", "items of the same users"),
+    "markov_chain": ("Markov chain", "next items after the same recent items in training"),
+    "recent_popularity": ("Recent popularity", "most interactions of late"),
+    "bm25_text": ("BM25 text", "similar words"),
+    "image_knn": ("Image kNN", "similar colours and edges"),
+    "ease": ("EASE", "linear item-item model"),
     "gru4rec": ("GRU4Rec", "recurrent network over item ids"),
     "sasrec": ("SASRec", "self-attention over item ids"),
-    "dense": ("Dense", "nearest item vectors, from the index"),
-    "beams": ("Beams", "texts of the catalogue, by beam search"),
-    "generate_bm25": ("Generate, BM25", "texts of its own, looked up by BM25"),
-    "hybrid": ("Hybrid", "nearest items in the order of texts and vectors"),
+    "dense": ("Dense", "nearest item vectors"),
+    "beams": ("Beams", "beam search over texts of the catalogue"),
+    "generate_bm25": ("Generate, BM25", "generated texts, searched with BM25"),
+    "hybrid": ("Hybrid", "nearest items, re-ranked by text likelihood"),
 }
-#: Figures that tell what lists are like: none is better for being higher.
+#: Metrics that describe lists; higher is not better.
 DESCRIPTIVE: Final = frozenset({COVERAGE, NOVELTY, REPEATS, TEXT_DIVERSITY, IMAGE_DIVERSITY})
-#: What the evaluation's groups of users hold, in the order of the page.
+#: Descriptions of the evaluation's groups of users, in the order of the page.
 GROUPS: Final = {
     "warm": "next item seen in training",
     "cold": "next item never seen in training",
-    "head": "next item among the most taken",
+    "head": "next item among the most popular",
     "tail": "next item among the rest",
     "with image": "next item has a photo",
     "without image": "next item has no photo",
-    "tied": "next item shares its time with another",
-    "not tied": "next item has a time of its own",
-    "history 1-2": "items before the next one",
-    "history 3-5": "items before the next one",
-    "history 6-10": "items before the next one",
-    "history 11+": "items before the next one",
+    "tied": "next item has the timestamp of another",
+    "not tied": "next item has a unique timestamp",
+    "history 1-2": "items in the history",
+    "history 3-5": "items in the history",
+    "history 6-10": "items in the history",
+    "history 11+": "items in the history",
 }
 PROTOCOLS: Final = {
-    "seen_allowed": "Every item is a candidate",
-    "seen_filtered": "Without the items that the user already has",
+    "seen_allowed": "Seen items allowed",
+    "seen_filtered": "Seen items filtered",
 }
+#: Headings of the data section, and titles of facts that need more than their key.
+STAGES: Final = {
+    "raw": "Raw files",
+    "items": "Items",
+    "interactions": "Interactions",
+    "images": "Photos",
+    "sequences": "Sequences",
+}
+FACTS: Final = {"recall@10": "share of the exact top 10 found", "recall_queries": "measured with"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: its estimate, whether no method is better, and its place on a bar, all in percent of the bar."""
+    """One value: its estimate, whether it is the best, and value and interval on a bar in percent of the bar."""
 
     metric: str
     estimate: Estimate
@@ -72,7 +82,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the ablation: what the paper says beside what was measured."""
+    """One row of the ablation: the ratio in the paper and the measured values."""
 
     metric: str
     text_only: float
@@ -82,22 +92,22 @@ class Claim:
 
     @property
     def ratio(self) -> float | None:
-        """Measured ratio; None where text alone finds nothing."""
+        """Measured ratio; None if text alone finds nothing."""
         return self.multimodal / self.text_only if self.text_only else None
 
 
-def label(method: str) -> str:
-    """A method's name in print."""
+def method_title(method: str) -> str:
+    """A method's name on the page."""
     return METHODS[method][0] if method in METHODS else method.replace("_", " ").capitalize()
 
 
 def percent(share: float | None) -> str:
-    """A share (0 to 1) in percent, two decimals, without the sign."""
+    """A share (0 to 1) in percent with two decimals, without the percent sign."""
     return "\N{EN DASH}" if share is None else f"{100 * share:.2f}"
 
 
-def figure(metric: str, value: float | None) -> str:
-    """A metric's value in print: novelty in bits, one decimal; all others in percent."""
+def format_metric(metric: str, value: float | None) -> str:
+    """A metric's value: novelty in bits with one decimal, other metrics in percent."""
     return f"{value:.1f}" if metric == NOVELTY and value is not None else percent(value)
 
 
@@ -106,24 +116,24 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def number(value: float) -> str:
-    """A count or a measure: thousands apart, four decimals at most, none of them idle."""
+def format_number(value: float) -> str:
+    """A number with thousands separators and at most four decimals, without trailing zeros."""
     return f"{value:,.4f}".rstrip("0").rstrip(".")
 
 
-def speed(value: float) -> str:
-    """Users a second, three digits."""
+def format_speed(value: float) -> str:
+    """Users per second with three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def headline(protocol: Protocol, metrics: Iterable[str]) -> dict[str, dict[str, Cell]]:
-    """Method to metric to cell, methods that do better at the decisive metric first."""
-    order = sorted(protocol.methods, key=lambda m: (-_value(protocol, m, DECISIVE), m))
+def methods_table(protocol: Protocol, metrics: Iterable[str]) -> dict[str, dict[str, Cell]]:
+    """Method to metric to cell, best methods first."""
+    order = sorted(protocol.methods, key=lambda m: (-_value(protocol, m, SORT_METRIC), m))
     return {m: {k: _cell(protocol, m, k) for k in metrics if k in protocol.methods[m]} for m in order}
 
 
 def all_metrics(protocol: Protocol) -> list[str]:
-    """All metrics of a protocol, in the order that they were written."""
+    """All metrics of a protocol, in the order of the metrics file."""
     return list(dict.fromkeys(metric for method in protocol.methods.values() for metric in method))
 
 
@@ -144,97 +154,116 @@ def _cell(protocol: Protocol, method: str, metric: str) -> Cell:
     return Cell(metric, estimate, best, at, start, end)
 
 
-def seeing(protocol: Protocol, metric: str = DECISIVE) -> Difference | None:
-    """Multimodal minus text alone, whichever way round it was compared; None where it was not."""
+def paired_difference(protocol: Protocol, a: str, b: str, metric: str = MAIN_METRIC) -> Difference | None:
+    """Method `a` minus method `b`; None if the evaluation did not compare them."""
     for pair in protocol.paired:
-        if pair.metric == metric and (pair.a, pair.b) == (MULTIMODAL, TEXT_ONLY):
+        if pair.metric == metric and (pair.a, pair.b) == (a, b):
             return pair
-        if pair.metric == metric and (pair.a, pair.b) == (TEXT_ONLY, MULTIMODAL):
-            return Difference(
-                a=pair.b, b=pair.a, metric=metric, difference=-pair.difference, low=-pair.high, high=-pair.low
-            )
+        if pair.metric == metric and (pair.a, pair.b) == (b, a):
+            return Difference(a=a, b=b, metric=metric, difference=-pair.difference, low=-pair.high, high=-pair.low)
     return None
 
 
-def answer(pair: Difference) -> str:
-    """Does seeing help? In a few honest words, for `pair` as `seeing` gives it."""
+def photo_effect(pair: Difference) -> str:
+    """Effect of photos in a few words, from the interval of multimodal minus text only."""
     if pair.low > 0:
-        return "Seeing helps"
-    return "Seeing hurts here" if pair.high < 0 else "Cannot tell whether seeing helps"
+        return "Photos help"
+    return "Photos hurt" if pair.high < 0 else "No significant effect of photos"
 
 
-def verdict(protocol: Protocol) -> str:
-    """One sentence on photos against text alone, from the paired interval."""
-    pair = seeing(protocol)
+def photo_sentence(protocol: Protocol) -> str:
+    """One sentence on photos compared with text alone."""
+    pair = paired_difference(protocol, MULTIMODAL, TEXT_ONLY)
     if pair is None:
-        return (
-            "Whether seeing helps was not measured: it takes a multimodal and a text-only model, compared user by user."
-        )
-    shares = [percent(_value(protocol, m, DECISIVE)) for m in (MULTIMODAL, TEXT_ONLY)]
-    interval = f"{points(pair.difference)} points (95\u00a0% interval {points(pair.low)} to {points(pair.high)})"
-    doubt = ", which includes no difference at all" if pair.low <= 0 <= pair.high else ""
+        return "The effect of photos was not measured: it takes a multimodal and a text-only variant."
+    full, text = (percent(_value(protocol, method, MAIN_METRIC)) for method in (MULTIMODAL, TEXT_ONLY))
     return (
-        f"{answer(pair)}: ten suggestions hold the next item for {shares[0]}\u00a0% of users with text and photos "
-        f"and for {shares[1]}\u00a0% with text alone, {interval}{doubt}."
+        f"{photo_effect(pair)}: ten recommendations contain the next item for {full}\u00a0% of users with text and "
+        f"photos and for {text}\u00a0% with text alone ({_interval(pair)})."
     )
 
 
-def leader(protocol: Protocol) -> str:
-    """One sentence on the best of all methods, ours or not."""
-    for method, cells in headline(protocol, [DECISIVE]).items():
-        if DECISIVE in cells and cells[DECISIVE].best:
-            kind = "model" if method in get_args(Variant) else "baseline"
-            share = percent(cells[DECISIVE].estimate.value)
-            return f"Of all methods the best is a {kind}: {label(method)}, {share}\u00a0%."
-    return "No method found any next item among its first ten."
+def _interval(pair: Difference) -> str:
+    return f"{points(pair.difference)} points, 95\u00a0% interval {points(pair.low)} to {points(pair.high)}"
+
+
+def best_sentence(protocol: Protocol, served: str | None) -> str:
+    """One or two sentences: the best method, and how the served one compares with the best other one."""
+    ranked = [method for method in methods_table(protocol, []) if _value(protocol, method, MAIN_METRIC) > 0]
+    if not ranked:
+        return "No method found the next item of any user among ten recommendations."
+    best = ranked[0]
+    share = (
+        f"ten recommendations contain the next item for {percent(_value(protocol, best, MAIN_METRIC))}\u00a0% of users"
+    )
+    if served is None or served not in protocol.methods:
+        return f"{method_title(best)} is the best of {len(protocol.methods)} methods: {share}."
+    if served == best:
+        sentence = f"{method_title(best)} serves and is the best of {len(protocol.methods)} methods: {share}"
+        other = ranked[1] if len(ranked) > 1 else None
+        pair = paired_difference(protocol, served, other) if other else None
+        lead = f"; compared with {method_title(other)}, the next best: {_interval(pair)}" if other and pair else ""
+        return f"{sentence}{lead}."
+    pair = paired_difference(protocol, served, best)
+    compared = f" ({_interval(pair)})" if pair else ""
+    return (
+        f"{method_title(best)} is the best of {len(protocol.methods)} methods: {share}. {method_title(served)} serves, "
+        f"with {percent(_value(protocol, served, MAIN_METRIC))}\u00a0%{compared}."
+    )
 
 
 def claims(protocol: Protocol) -> list[Claim]:
-    """The paper's claims beside what was measured; empty where a variant is missing."""
+    """The paper's claims with the measured values; empty if a side of the ablation is missing."""
     text, full = (protocol.methods.get(m) for m in (TEXT_ONLY, MULTIMODAL))
     if text is None or full is None:
         return []
     return [
-        Claim(metric, text[metric].value, full[metric].value, ratio, seeing(protocol, metric))
+        Claim(
+            metric,
+            text[metric].value,
+            full[metric].value,
+            ratio,
+            paired_difference(protocol, MULTIMODAL, TEXT_ONLY, metric),
+        )
         for metric, ratio in PAPER.items()
         if metric in text and metric in full
     ]
 
 
-def by_group(protocol: Protocol) -> list[tuple[str, int, dict[str, tuple[float | None, bool]]]]:
-    """(group, users, method to (decisive metric, whether it is the group's best)), methods in headline order."""
+def groups_table(protocol: Protocol) -> list[tuple[str, int, dict[str, tuple[float | None, bool]]]]:
+    """(group, users, method to (main metric, whether it is the group's best)), best methods first."""
     rows = []
     known = list(GROUPS)
     order = sorted(protocol.groups, key=lambda name: known.index(name) if name in GROUPS else len(known))
     for name in order:
         group = protocol.groups[name]
-        values = {m: group.methods.get(m, {}).get(DECISIVE) for m in headline(protocol, [DECISIVE])}
+        values = {m: group.methods.get(m, {}).get(MAIN_METRIC) for m in methods_table(protocol, [])}
         top = max((v for v in values.values() if v), default=None)
         rows.append((name, group.users, {m: (v, v is not None and v == top) for m, v in values.items()}))
     return rows
 
 
-def held_out(stats: dict[str, Any]) -> str | None:
-    """What is tested on, from what the sequences stage counted; None where it left no count."""
+def held_out_sentence(stats: dict[str, Any]) -> str | None:
+    """The test items, from the stats of the sequences stage; None without stats."""
     cut = stats.get("cuts", {}).get("test")
     if cut:
         return f"Tested on the first item of each user from {cut} on."
     return "Tested on the last item of each user." if "split" in stats else None
 
 
-def key_figures(metrics: Metrics) -> list[tuple[str, str]]:
-    """(figure, what it counts) of the test set."""
+def test_set_figures(metrics: Metrics) -> list[tuple[str, str]]:
+    """(figure, description) of the test set."""
     shares = [
         (metrics.share_repeat_targets, "of next items the user already has"),
         (metrics.share_cold, "of next items never seen in training"),
-        (metrics.share_tied, "of next items share their time with another"),
+        (metrics.share_tied, "of next items have the timestamp of another"),
     ]
     counts = [(f"{metrics.users:,}", "test users"), (f"{metrics.items:,}", "items to choose from")]
-    return counts + [(f"{100 * share:.1f}\u00a0%", what) for share, what in shares if share is not None]
+    return counts + [(f"{100 * share:.1f}\u00a0%", text) for share, text in shares if share is not None]
 
 
 def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of what a data stage counted. Checksums say nothing to people, durations nothing of data."""
+    """(name, value) of a stage's stats, without checksums and durations."""
     rows: list[tuple[str, str]] = []
     for key, value in stats.items():
         if key.endswith(("sha256", "seconds", "_s")) or value is None:
@@ -247,12 +276,12 @@ def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    return FACTS.get(key, key.replace("_", " "))
 
 
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, float) and "share" in key:
         return f"{100 * value:.2f}\u00a0%"
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return number(value)
+        return format_number(value)
     return str(value)

@@ -82,4 +82,3 @@ class MeanValidation:
         metric_names = next(iter(by_dataset.values()))
         means = {name: float(np.mean([values[name] for values in by_dataset.values()])) for name in metric_names}
         return means | {f"{name}/{metric}": v for name, values in by_dataset.items() for metric, v in values.items()}
-

@@ -196,5 +196,5 @@ def test_the_reports_markdown_is_drawn(page: Page, launched) -> None:
     assert launched["shop"]["status"] == "SUCCESS"
     page.open("/assets/report?view=partitions&partition=shop")
     page.click("//*[text()='[Show Markdown]']", then="//table//*[text()='multimodal']")
-    assert page.find("//h2").text == "Every item is a candidate"
+    assert page.find("//h2").text == "Seen items allowed"
     page.shoot("report")

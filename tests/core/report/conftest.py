@@ -1,4 +1,4 @@
-"""A dataset with everything that a report tells."""
+"""A dataset with all inputs of a report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes the small inputs of a report: everything that the stages before it leave."""
+"""Small inputs of a report: the artefacts of the stages before it."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -58,8 +58,8 @@ def write_metrics(paths: DatasetPaths, methods: Sequence[str] = tuple(RECALL)) -
 
 def write_sequences(paths: DatasetPaths, bought: Mapping[str, Sequence[str]]) -> None:
     empty = dict.fromkeys(CATALOGUE_SCHEMA)
-    own = {"has_image": True, "train_count": 0}
-    rows = [empty | own | {"item": item, "title": HOSTILE.get(item, f"title of {item}")} for item in ITEMS]
+    known = {"has_image": True, "train_count": 0}
+    rows = [empty | known | {"item": item, "title": HOSTILE.get(item, f"title of {item}")} for item in ITEMS]
     sequences_file.write(paths, pl.DataFrame(rows, schema=CATALOGUE_SCHEMA), sequences_file.sequences(bought))
 
 
@@ -94,7 +94,7 @@ def write_training(paths: DatasetPaths, variant: str, epochs: int = 3) -> None:
 def write_counts(paths: DatasetPaths, source: str) -> None:
     files.write_json(paths.stamp("raw"), {"stats": {"source": source, "reviews_sha256": "ab12"}})
     files.write_json(paths.stamp("items"), {"stats": {"items": 1234, "share_bad": 0.125, "reasons": {"no title": 2}}})
-    index = {"kind": "hnsw", "sha256": "ab12", "recall@10": 0.9625}
+    index = {"kind": "hnsw", "sha256": "ab12", "recall@10": 0.9625, "recall_queries": "6 validation users"}
     files.write_json(paths.variant("multimodal").stamp("item_index"), {"stats": index})
     check = {"name": "users", "passed": True, "observed": 6.0, "expected": "at least 2", "severity": "error"}
     late = {"name": "share_tied", "passed": False, "observed": None, "expected": "0 to 0.5", "severity": "warn"}
@@ -104,8 +104,8 @@ def write_counts(paths: DatasetPaths, source: str) -> None:
     days.with_columns(empty).write_parquet(paths.interactions)
 
 
-#: u0 to u5 go on to i10 to i15. Multimodal finds those of u0, u1 and u2 (at ranks 1, 2, 3), text alone those of u2 and
-#: u3 (both at 1); u4's stands at rank 12 of both, u5's nowhere.
+#: The targets of u0 to u5 are i10 to i15. Multimodal finds those of u0, u1 and u2 (at ranks 1, 2, 3), text only those
+#: of u2 and u3 (both at 1); that of u4 has rank 12 in both, that of u5 is in no list.
 BOUGHT = {f"u{n}": [*ITEMS[:9], f"i{10 + n}"] for n in range(6)}
 OTHERS = ITEMS[16:27]
 RANKED = {
@@ -128,15 +128,31 @@ RANKED = {
 }
 
 
-def answer(paths: DatasetPaths, kind: Literal["items", "text"] = "items", told: str = "") -> Answer:
-    """Nine hostile items found, after a history of nine other ones where that is what was asked by."""
-    fields = {"number": 1, "dataset": "shop", "variant": "multimodal", "promoted_at": "2026-01-02T03:04:05Z",
-              "checkpoint_sha256": "ab", "score": 0.1, "comparison": None, "photo_size": 256, "max_pixels": 10**6,
-              "files": {}}  # fmt: skip
-    recommender = SimpleNamespace(promotion=Promotion.model_validate(fields))
+def promotion(variant: str = "multimodal", score: float = 0.1) -> Promotion:
+    return Promotion(
+        number=1,
+        dataset="shop",
+        variant=variant,
+        promoted_at="2026-01-02T03:04:05Z",
+        checkpoint_sha256="ab",
+        score=score,
+        comparison=None,
+        photo_size=256,
+        max_pixels=10**6,
+        files={},
+    )
+
+
+def write_promotion(paths: DatasetPaths, variant: str, score: float) -> None:
+    files.write_json(paths.variant(variant).promoted.manifest, promotion(variant, score).model_dump(mode="json"))
+
+
+def answer(paths: DatasetPaths, kind: Literal["items", "text"] = "items", value: str = "") -> Answer:
+    """Nine hostile items, recommended after a history of nine other items or for a text."""
+    recommender = SimpleNamespace(promotion=promotion())
     found = [Recommendation(item, 1 - n / 10) for n, item in enumerate([*HOSTILE, "i19"][1:])]
     history = ["i00", *ITEMS[12:20]] if kind == "items" else []
-    return Answer(recommender, Query(kind, told), history, found, titles_of(read_items(paths)))
+    return Answer(recommender, Query(kind, value), history, found, titles_of(read_items(paths)))
 
 
 def write_all(paths: DatasetPaths, source: str = "amazon_2023") -> DatasetPaths:

@@ -1,10 +1,10 @@
-"""A page as an independent parser reads it."""
+"""A parsed page."""
 
 from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """Elements, attributes and text of a page, read by an independent parser."""
+    """Elements, attributes and text of a page, from the parser of the standard library."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The page in a real browser, by day and night, on a desk and on a phone. Pictures stay in test-output/report."""
+"""The page in a real browser, light and dark, on a desktop and on a phone. Screenshots stay in test-output/report."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core.report.answer import as_html
-from pixrec_core.report.build import build
+from pixrec_core.report.build import build_report
 from tests.browser import chromium, screenshot
 from tests.core.report import example
 
@@ -25,8 +25,8 @@ def browser(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_reads_well(browser, paths, width, scheme):
-    build("shop", paths, ("multimodal", "text_only"))
+def test_the_report_renders(browser, paths, width, scheme):
+    build_report("shop", paths, ("multimodal", "text_only"))
     image = show(browser, paths.report / "index.html", f"{width}-{scheme}", width, scheme)
     assert image.height > 2000
     assert browser.execute_script("return document.images.length") > 50
@@ -35,15 +35,15 @@ def test_page_reads_well(browser, paths, width, scheme):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_an_answer_reads_well(browser, paths, width, scheme):
+def test_an_answer_renders(browser, paths, width, scheme):
     page = paths.root / "answer.html"
     page.write_text(as_html(example.answer(paths), paths), encoding="utf-8")
     show(browser, page, f"answer-{width}-{scheme}", width, scheme)
-    assert browser.execute_script("return document.images.length") == 17  # 8 of the history, 9 found
+    assert browser.execute_script("return document.images.length") == 17  # 8 of the history, 9 recommended
 
 
 def show(browser, page: Path, name: str, width: int, scheme: str) -> Image.Image:
-    """Open a page in a window and colour scheme, and see that nothing is broken or wider than the window."""
+    """Open a page in a window and colour scheme, and check that nothing is broken or wider than the window."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     feature = {"name": "prefers-color-scheme", "value": scheme}

@@ -1,6 +1,6 @@
 from xml.etree import ElementTree
 
-from pixrec_core.report.figures import curves
+from pixrec_core.report.figures import plot_curves
 from pixrec_core.report.inputs import Training
 
 RUN = Training(
@@ -8,27 +8,28 @@ RUN = Training(
 )
 
 
-def test_one_panel_a_recorded_term():
-    assert [panel.title for panel in curves({"multimodal": RUN})] == ["Validation NDCG@10", "Loss, all terms weighted"]
+def test_one_panel_per_recorded_term():
+    assert [panel.title for panel in plot_curves({"multimodal": RUN})] == [
+        "Validation NDCG@10",
+        "Total loss (weighted)",
+    ]
 
 
-def test_without_epochs_there_is_none():
-    assert curves({"multimodal": Training()}) == []
-    assert curves({}) == []
+def test_without_epochs_there_are_no_panels():
+    assert plot_curves({"multimodal": Training()}) == []
+    assert plot_curves({}) == []
 
 
-def test_svg_is_named_scalable_and_in_the_colours_of_the_page():
-    svg = curves({"multimodal": RUN, "text_only": RUN})[1].svg
+def test_svg_is_labelled_scalable_and_in_the_colours_of_the_page():
+    svg = plot_curves({"multimodal": RUN, "text_only": RUN})[1].svg
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img"
-    assert root.get("aria-label") == "Loss, all terms weighted"
+    assert root.get("aria-label") == "Total loss (weighted)"
     assert root.get("viewBox")
     assert root.get("width") is root.get("height") is None
-    assert {"var(--multimodal)", "var(--text-only)", "currentColor"} <= {
-        w.strip(" ;") for w in svg.replace('"', " ").split()
-    }
+    assert {"var(--line-1)", "var(--line-2)", "currentColor"} <= {w.strip(" ;") for w in svg.replace('"', " ").split()}
     assert "#0102" not in svg
 
 
 def test_same_curves_same_bytes():
-    assert curves({"multimodal": RUN}) == curves({"multimodal": RUN})
+    assert plot_curves({"multimodal": RUN}) == plot_curves({"multimodal": RUN})

@@ -4,9 +4,8 @@ import polars as pl
 import pytest
 
 from pixrec_core.errors import ArtefactError
-from pixrec_core.report.inputs import Inputs, read
-from pixrec_core.report.neighbours import neighbourhoods
-from pixrec_core.report.pictures import Album, galleries
+from pixrec_core.report.inputs import Inputs, read_inputs
+from pixrec_core.report.pictures import Album, galleries, neighbourhoods
 from tests.core.report import example
 
 BOTH = ("multimodal", "text_only")
@@ -22,44 +21,44 @@ def labels(*users: str) -> list[str]:
 
 @pytest.fixture
 def inputs(paths):
-    return read("shop", paths, BOTH)
+    return read_inputs("shop", paths, BOTH)
 
 
-def test_every_user_is_shown_once_and_under_what_it_is(inputs):
+def test_every_user_is_shown_once_under_its_kind(inputs):
     shown = {g.title: g for g in galleries(inputs, album(inputs))}
-    chance = [s.label for s in shown["Chosen by chance"].shoppers]
-    assert chance == labels(*example.BOUGHT)[:4]
-    assert shown["Chosen by chance"].total == 6
+    random = [s.label for s in shown["Random users"].users]
+    assert random == labels(*example.BOUGHT)[:4]
+    assert shown["Random users"].total == 6
     kinds = {
         "Found only with photos": ("u0", "u1"),
         "Found only without photos": ("u3",),
         "Worst misses": ("u3", "u4", "u5"),
     }
     for title, users in kinds.items():
-        left = [label for label in labels(*users) if label not in chance]
+        left = [label for label in labels(*users) if label not in random]
         if title in shown:
             assert shown[title].total == len(users)
-            assert {s.label for s in shown[title].shoppers} <= set(left)
+            assert {s.label for s in shown[title].users} <= set(left)
         else:
             assert left == []
-    everybody = [s.label for g in shown.values() for s in g.shoppers]
-    assert sorted(everybody) == labels(*example.BOUGHT)
+    all_labels = [s.label for g in shown.values() for s in g.users]
+    assert sorted(all_labels) == labels(*example.BOUGHT)
 
 
 def test_lists_say_rank_hit_and_seen(inputs):
-    shoppers = {s.label: s for g in galleries(inputs, album(inputs)) for s in g.shoppers}
+    users = {s.label: s for g in galleries(inputs, album(inputs)) for s in g.users}
     (label,) = labels("u1")
-    full, text = shoppers[label].lists
-    assert (full.variant, full.rank, text.variant, text.rank) == ("multimodal", 2, "text_only", None)
+    full, text = users[label].lists
+    assert (full.method, full.rank, text.method, text.rank) == ("multimodal", 2, "text_only", None)
     assert [(t.title, t.hit, t.seen) for t in full.tiles] == [
         ("title of i20", False, False),
         ("title of i11", True, False),
         (example.HOSTILE["i00"], False, True),
     ]
     assert len(text.tiles) == 10
-    assert (shoppers[label].earlier, len(shoppers[label].history)) == (1, 8)
+    assert (users[label].earlier, len(users[label].history)) == (1, 8)
     (late,) = labels("u4")
-    assert [one.rank for one in shoppers[late].lists] == [12, 12]
+    assert [one.rank for one in users[late].lists] == [12, 12]
 
 
 def test_misses_past_the_ranking_come_before_low_ranks(paths):
@@ -68,9 +67,9 @@ def test_misses_past_the_ranking_come_before_low_ranks(paths):
     example.write_sequences(paths, users)
     for variant in BOTH:
         example.write_ranking(paths, variant, {u: [*example.OTHERS, "i02"] for u in list(users)[:3]})
-    inputs = read("shop", paths, BOTH)
+    inputs = read_inputs("shop", paths, BOTH)
     worst = galleries(inputs, album(inputs))[-1]
-    ranks = [shopper.lists[0].rank for shopper in worst.shoppers]
+    ranks = [user.lists[0].rank for user in worst.users]
     assert worst.total == 9
     assert ranks == sorted(ranks, key=lambda rank: rank is not None)
     assert None in ranks
@@ -80,7 +79,7 @@ def test_neighbours_by_hand(paths):
     angles = {"i00": (1.0, 0.0), "i01": (0.0, 1.0), "i02": (0.8, 0.6), "i29": (-1.0, 0.0)}
     for variant in BOTH:
         example.write_vectors(paths, variant, angles)
-    inputs = read("shop", paths, BOTH)
+    inputs = read_inputs("shop", paths, BOTH)
     around = {n.item.title: n.nearest for n in neighbourhoods(inputs, album(inputs))}
     first = [tile.title for tile in around[example.HOSTILE["i00"]]["multimodal"]]
     # cosines with i00: i02 0.8, i01 0, i29 -1
@@ -92,13 +91,13 @@ def test_vectors_of_other_items_are_refused(paths):
     example.write_vectors(paths, "multimodal", {"i00": (1.0, 0.0)})
     inputs_file = paths.variant("multimodal").item_vectors / "items.parquet"
     pl.DataFrame({"item": ["i00", "i01"]}).write_parquet(inputs_file)
-    inputs = read("shop", paths, BOTH)
-    with pytest.raises(ArtefactError, match="2 items but 1 vectors"):
+    inputs = read_inputs("shop", paths, BOTH)
+    with pytest.raises(ArtefactError, match=r"has 1 vectors but .* has 2 items"):
         neighbourhoods(inputs, album(inputs))
 
 
 def test_damaged_vectors_are_named(paths):
     (paths.variant("text_only").item_vectors / "vectors.safetensors").write_bytes(b"not that")
-    inputs = read("shop", paths, BOTH)
-    with pytest.raises(ArtefactError, match=r"item_vectors is damaged.*run stage item_vectors again"):
+    inputs = read_inputs("shop", paths, BOTH)
+    with pytest.raises(ArtefactError, match=r"vectors.safetensors is damaged.*materialise item_vectors again"):
         neighbourhoods(inputs, album(inputs))

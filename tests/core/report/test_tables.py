@@ -13,38 +13,39 @@ def protocol(difference: float, low: float, high: float, a: str = "multimodal", 
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((0.04, 0.01, 0.07), "Seeing helps: "),
-        ((-0.04, -0.07, -0.01), "Seeing hurts here: "),
-        ((0.04, -0.01, 0.09), "Cannot tell whether seeing helps: "),
-        ((0.0, 0.0, 0.0), "Cannot tell whether seeing helps: "),
-        ((0.04, 0.0, 0.09), "Cannot tell whether seeing helps: "),
+        ((0.04, 0.01, 0.07), "Photos help: "),
+        ((-0.04, -0.07, -0.01), "Photos hurt: "),
+        ((0.04, -0.01, 0.09), "No significant effect of photos: "),
+        ((0.0, 0.0, 0.0), "No significant effect of photos: "),
+        ((0.04, 0.0, 0.09), "No significant effect of photos: "),
     ],
 )
-def test_verdict_is_honest(numbers, words):
-    assert tables.verdict(protocol(*numbers)).startswith(words)
+def test_the_sentence_on_photos_follows_the_interval(numbers, words):
+    assert tables.photo_sentence(protocol(*numbers)).startswith(words)
 
 
-def test_verdict_says_the_figures():
-    said = tables.verdict(protocol(0.04, -0.01, 0.09)).replace("\u00a0", " ")
-    assert said == (
-        "Cannot tell whether seeing helps: ten suggestions hold the next item for 14.00 % of users with text and "
-        "photos and for 10.00 % with text alone, +4.00 points (95 % interval \N{MINUS SIGN}1.00 to +9.00), which "
-        "includes no difference at all."
+def test_the_sentence_on_photos_has_the_figures():
+    sentence = tables.photo_sentence(protocol(0.04, -0.01, 0.09)).replace("\u00a0", " ")
+    assert sentence == (
+        "No significant effect of photos: ten recommendations contain the next item for 14.00 % of users with text and "
+        "photos and for 10.00 % with text alone (+4.00 points, 95 % interval \N{MINUS SIGN}1.00 to +9.00)."
     )
 
 
-def test_difference_is_turned_the_right_way_round():
-    turned = tables.seeing(protocol(-0.04, -0.07, -0.01, a="text_only", b="multimodal"))
+def test_a_difference_is_reversed_if_needed():
+    reversed_pair = tables.paired_difference(
+        protocol(-0.04, -0.07, -0.01, a="text_only", b="multimodal"), "multimodal", "text_only"
+    )
     expected = {"difference": 0.04, "low": 0.01, "high": 0.07}
-    assert turned == Difference(a="multimodal", b="text_only", metric="Recall@10", **expected)
+    assert reversed_pair == Difference(a="multimodal", b="text_only", metric="Recall@10", **expected)
 
 
-def test_other_pairs_are_no_answer():
-    assert tables.seeing(protocol(0.1, 0.1, 0.1, b="popularity")) is None
+def test_a_pair_that_was_not_compared_has_no_difference():
+    assert tables.paired_difference(protocol(0.1, 0.1, 0.1, b="popularity"), "multimodal", "text_only") is None
 
 
-def test_headline_bars():
-    cells = tables.headline(protocol(0, 0, 0), ["Recall@10"])
+def test_bars_of_the_methods_table():
+    cells = tables.methods_table(protocol(0, 0, 0), ["Recall@10"])
     assert list(cells) == ["co_occurrence", "multimodal", "text_only", "popularity"]
     best, second = cells["co_occurrence"]["Recall@10"], cells["multimodal"]["Recall@10"]
     # the bar's full length is the highest upper end, 0.21
@@ -55,22 +56,26 @@ def test_headline_bars():
 def test_nothing_found_has_no_best():
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
     empty = Protocol.model_validate({"users": 3, "methods": {"popularity": {"Recall@10": nothing}}})
-    assert not tables.headline(empty, ["Recall@10"])["popularity"]["Recall@10"].best
-    assert tables.leader(empty) == "No method found any next item among its first ten."
+    assert not tables.methods_table(empty, ["Recall@10"])["popularity"]["Recall@10"].best
+    assert tables.best_sentence(empty, None).startswith("No method found the next item")
 
 
-def test_what_lists_are_like_has_no_best_and_its_own_unit():
+def test_descriptive_metrics_have_no_best_value_and_their_own_unit():
     some = example.protocol(["popularity"])
     some["methods"]["popularity"] |= {"novelty@10": {"value": 7.25}, "repeats@10": {"value": 0.25}}
-    cells = tables.headline(Protocol.model_validate(some), ["Recall@10", "novelty@10", "repeats@10"])["popularity"]
+    cells = tables.methods_table(Protocol.model_validate(some), ["Recall@10", "novelty@10", "repeats@10"])["popularity"]
     assert {metric: cell.best for metric, cell in cells.items()} == {
         "Recall@10": True, "novelty@10": False, "repeats@10": False,
     }  # fmt: skip
-    assert [tables.figure(metric, cell.estimate.value) for metric, cell in cells.items()] == ["5.00", "7.2", "25.00"]
-    assert tables.figure("novelty@10", None) == "\N{EN DASH}"
+    assert [tables.format_metric(metric, cell.estimate.value) for metric, cell in cells.items()] == [
+        "5.00",
+        "7.2",
+        "25.00",
+    ]
+    assert tables.format_metric("novelty@10", None) == "\N{EN DASH}"
 
 
-def test_claims_stand_beside_the_measurement():
+def test_claims_have_the_measured_ratio():
     first, ten = tables.claims(protocol(0.04, 0.01, 0.07))
     assert (first.metric, first.paper, first.difference) == ("Recall@1", 3.0, None)
     assert (ten.metric, ten.paper, ten.ratio) == ("Recall@10", 1.4, pytest.approx(1.4))
@@ -86,7 +91,7 @@ def test_groups_in_reading_order():
     some = Protocol.model_validate(
         example.protocol(["text_only", "popularity"]) | {"groups": dict.fromkeys(names, group)}
     )
-    rows = tables.by_group(some)
+    rows = tables.groups_table(some)
     assert [row[0] for row in rows] == ["warm", "cold", "history 1-2", "history 11+", "a new one"]
     assert rows[0][2] == {"text_only": (0.5, True), "popularity": (None, False)}
 
@@ -111,12 +116,34 @@ def test_facts_are_readable():
 
 @pytest.mark.parametrize(("value", "text"), [(1000, "1,000"), (0.893, "0.893"), (2.0, "2"), (0, "0"), (1e-9, "0")])
 def test_numbers(value, text):
-    assert tables.number(value) == text
+    assert tables.format_number(value) == text
 
 
-def test_what_is_tested_on_follows_the_split():
-    assert tables.held_out({}) is None
-    assert tables.held_out({"split": "leave_one_out", "cuts": {}}) == "Tested on the last item of each user."
+def test_the_sentence_on_held_out_items_follows_the_split():
+    assert tables.held_out_sentence({}) is None
+    assert tables.held_out_sentence({"split": "leave_one_out", "cuts": {}}) == "Tested on the last item of each user."
     cuts = {"validation": "2020-01-01T00:00:00+00:00", "test": "2020-02-01T00:00:00+00:00"}
-    told = tables.held_out({"split": "time", "cuts": cuts})
-    assert told == "Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on."
+    sentence = tables.held_out_sentence({"split": "time", "cuts": cuts})
+    assert sentence == "Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on."
+
+
+BEST = "is the best of 4 methods: ten recommendations contain the next item for 20.00 % of users"
+LOSS = "\N{MINUS SIGN}6.00 points, 95 % interval \N{MINUS SIGN}9.00 to \N{MINUS SIGN}3.00"
+GAP = "+6.00 points, 95 % interval +3.00 to +9.00"
+
+
+@pytest.mark.parametrize(
+    ("served", "sentence"),
+    [
+        (None, f"Co-occurrence {BEST}."),
+        ("co_occurrence", f"Co-occurrence serves and {BEST}; compared with Multimodal, the next best: {GAP}."),
+        ("text_only", f"Co-occurrence {BEST}. Text only serves, with 10.00 %."),
+        (
+            "multimodal",
+            f"Co-occurrence {BEST}. Multimodal serves, with 14.00 % ({LOSS}).",
+        ),
+    ],
+)
+def test_the_best_method_and_the_served_one(served, sentence):
+    compared = protocol(-0.06, -0.09, -0.03, a="multimodal", b="co_occurrence")
+    assert tables.best_sentence(compared, served).replace("\u00a0", " ") == sentence
