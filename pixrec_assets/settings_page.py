@@ -1,4 +1,4 @@
-"""The page of all settings, made from their definitions: docs/settings.md."""
+"""The page of all settings, generated from their definitions: docs/settings.md."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,24 +11,24 @@ from pixrec_core.settings import DatasetSettings, JointSettings, Section, Sectio
 HEAD: Final = """\
 # Settings
 
-Made by `pixrec settings > docs/settings.md` from [`pixrec_core/settings.py`](../pixrec_core/settings.py); a test
-holds it current.
+Generated from [`pixrec_core/settings.py`](../pixrec_core/settings.py) by `pixrec settings > docs/settings.md`; a test
+checks that the page is up to date.
 
-They stand in `pixrec.toml`, in the folder where `pixrec` is called, or in the file that `pixrec --config` or
-`PIXREC_CONFIG` names. A name that is not here is an error. Environment variables win: `PIXREC_TRAINING__EPOCHS=5`.
+Settings are in `pixrec.toml` of the working folder, or in the file of `pixrec --config` or `PIXREC_CONFIG`. An unknown
+name is an error. Environment variables take precedence: `PIXREC_TRAINING__EPOCHS=5`.
 
-A section such as `[training]` holds for all datasets, `[datasets.NAME.training]` for one alone,
-`[joint.NAME.training]` for a training over several; `[engine]` and `[tracking]` hold for all.
+A section such as `[training]` applies to all datasets, `[datasets.NAME.training]` to one of them, and
+`[joint.NAME.training]` to a training over several; `[engine]` and `[tracking]` apply to all.
 Options of sources: [data.md](data.md).
 """
 
-#: Sections that stand at the top level alone.
-OF_ALL: Final = ("engine", "tracking")
+#: Sections that exist only at the top level.
+TOP_LEVEL: Final = ("engine", "tracking")
 
-#: Top-level fields that are no settings of the file, or have tables of their own.
-TOLD_ELSEWHERE: Final = ("root", "datasets", "joint", *OF_ALL)
+#: Top-level fields that are not settings of the file, or have their own tables.
+DESCRIBED_ELSEWHERE: Final = ("root", "datasets", "joint", *TOP_LEVEL)
 
-#: What JSON schema says of a bound, in words.
+#: Bounds of a JSON schema in words.
 BOUNDS: Final = {"minimum": "{} or more", "exclusiveMinimum": "over {}", "maximum": "{} or less"} | {
     "exclusiveMaximum": "under {}",
     "minItems": "{} or more of them",
@@ -36,23 +36,22 @@ BOUNDS: Final = {"minimum": "{} or more", "exclusiveMinimum": "over {}", "maximu
 
 
 def settings_page() -> str:
-    """The page in Markdown, a table a section."""
-    own = [name for name in Settings.model_fields if name not in (*Sections.model_fields, *TOLD_ELSEWHERE)]
-    parts = [HEAD, *_table("Top level", Settings, own)]
+    """Return the page in Markdown, with one table per section."""
+    names = [name for name in Settings.model_fields if name not in (*Sections.model_fields, *DESCRIBED_ELSEWHERE)]
+    parts = [HEAD, *_table("Top level", Settings, names)]
     parts += _table("`[datasets.NAME]`", DatasetSettings, ["start_from"])
     parts += [
-        *("\n## `[datasets.NAME.source]`\n\n`kind` names where raw files come from, ",),
-        "the rest belongs to that source: [data.md](data.md).\n",
+        "\n## `[datasets.NAME.source]`\n\n`kind` is the source of raw files, which defines the other options: [data.md](data.md).\n"
     ]
     parts += _table("`[joint.NAME]`", JointSettings, ["datasets"])
-    for name, section in (Sections.model_fields | {name: Settings.model_fields[name] for name in OF_ALL}).items():
+    for name, section in (Sections.model_fields | {name: Settings.model_fields[name] for name in TOP_LEVEL}).items():
         assert isinstance(section.annotation, type), "every section is a model"
         parts += _section(name, section.annotation)
     return "".join(parts)
 
 
 def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
-    """A section's table, then those of the sections within."""
+    """Yield the table of a section, then the tables of the sections in it."""
     inner = {key: section for key, field in model.model_fields.items() if (section := _inner(field.annotation))}
     yield from _table(f"`[{name}]`", model, [key for key in model.model_fields if key not in inner])
     for key, nested in inner.items():
@@ -60,13 +59,13 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _inner(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, if it holds one."""
+    """The class of a field that is a section; else None."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
 def _table(title: str, model: type[BaseModel], names: list[str]) -> Iterator[str]:
     schema = model.model_json_schema()
-    yield f"\n## {title}\n\n| setting | value | default | what it is |\n|---|---|---|---|\n"
+    yield f"\n## {title}\n\n| setting | value | default | description |\n|---|---|---|---|\n"
     for name in names:
         field = schema["properties"][name]
         default = model.model_fields[name].get_default(call_default_factory=False)
@@ -87,12 +86,12 @@ def _value(field: Mapping[str, Any]) -> str:
 
 
 def _bounds(field: Mapping[str, Any]) -> str:
-    told = [words.format(f"{field[key]:g}") for key, words in BOUNDS.items() if key in field]
-    return f", {', '.join(told)}" if told else ""
+    bounds = [words.format(f"{field[key]:g}") for key, words in BOUNDS.items() if key in field]
+    return f", {', '.join(bounds)}" if bounds else ""
 
 
 def _default(field: Mapping[str, Any], default: Any) -> str:
-    """As TOML writes it; a dash where there is none."""
+    """The default as TOML; a dash if there is none."""
     if default is None or "default" not in field:
         return "-"
     return f"`{json.dumps(field['default'])}`"

@@ -1,21 +1,22 @@
-"""All settings, frozen and typed; every field says its unit.
+"""All settings, frozen and typed; every description states the unit.
 
-They come from `pixrec.toml` and from environment variables (`PIXREC_TRAINING__EPOCHS=3`), which
-win. Sections at the top level hold for every dataset; `[datasets.<name>.<section>]` overrides
-them for one. `[joint.<name>]` is a training over several datasets, which others may start from.
+They come from `pixrec.toml` and from environment variables (`PIXREC_TRAINING__EPOCHS=3`), which take precedence.
+Sections at the top level apply to every dataset; `[datasets.<name>.<section>]` overrides them for one.
+`[joint.<name>]` is a training over several datasets, from which their own trainings may start.
 """
 
 import difflib
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -36,13 +37,13 @@ GenerativeRanker = Literal["beams", "generate_bm25", "hybrid"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
-#: A host name or IP address in lower case (a name of other letters as in DNS, `xn--...`); `*` is any part of it.
+#: A host name or IP address in lower case (an international name in its DNS form, `xn--...`); `*` matches any part.
 HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class Section(BaseModel):
-    """A frozen group of settings; an unknown name is an error rather than silently ignored."""
+    """A frozen group of settings; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,48 +75,52 @@ class Section(BaseModel):
 
 
 class SourceSettings(BaseModel):
-    """Where raw reviews and metadata come from. `kind` names a module of `data/sources`; the rest is its own."""
+    """Source of raw reviews and metadata. `kind` names a module of `data/sources`, which defines the other options."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    kind: str = Field(description="a module of pixrec_core.data.sources")
+    kind: str = Field(description="a module of `pixrec_core.data.sources`")
 
     @property
     def options(self) -> dict[str, Any]:
-        """The fields that belong to the source alone."""
+        """The options that the source defines."""
         return dict(self.model_extra or {})
 
 
 class IngestSettings(Section):
-    """Reading of raw files."""
+    """How raw files are read."""
 
-    max_bad_share: Fraction = Field(0.01, description="share of bad lines (0 to 1) past which a stage stops")
+    max_bad_share: Fraction = Field(0.01, description="share of rejected lines (0 to 1) above which a stage fails")
     max_expansion: float = Field(
-        100.0, gt=1, description="times its own size that a gzip file may unpack to; past 64 MiB, more stops a stage"
+        100.0, gt=1, description="maximum ratio of unpacked to packed size of a gzip file; checked above 64 MiB"
     )
 
 
 class ImageSettings(Section):
     """Download and storage of product photos."""
 
-    size: Positive = Field(256, description="longest edge of a stored photo, pixels; larger ones are shrunk")
-    threads: Positive = Field(16, description="downloads at a time, all hosts together")
-    per_host: Positive = Field(8, description="downloads at a time from one host")
-    attempts: Positive = Field(4, description="tries of one URL before it counts as failed")
+    size: Positive = Field(256, description="longest edge of a stored photo in pixels; larger photos are scaled down")
+    threads: Positive = Field(16, description="simultaneous downloads, all hosts together")
+    per_host: Positive = Field(8, description="simultaneous downloads from one host")
+    attempts: Positive = Field(4, description="attempts per URL before it counts as failed")
     timeout_s: float = Field(20.0, gt=0, description="seconds to wait for a connection or for the next bytes")
-    deadline_s: float = Field(60.0, gt=0, description="seconds for one whole photo, whatever trickles in")
-    max_bytes: Positive = Field(20_000_000, description="bytes of one photo as sent")
-    max_pixels: Positive = Field(50_000_000, description="pixels of one photo as sent (width x height)")
-    allow_private_hosts: bool = Field(False, description="whether URLs may point to private or loopback addresses")
-    allow_hosts: tuple[HostPattern, ...] = Field((), description="hosts to ask, `*.example.com`; none means any")
-    deny_hosts: tuple[HostPattern, ...] = Field((), description="hosts never to ask, whatever `allow_hosts` says")
+    deadline_s: float = Field(60.0, gt=0, description="seconds for one whole photo, even if bytes keep arriving")
+    max_bytes: Positive = Field(20_000_000, description="maximum size of a downloaded photo in bytes")
+    max_pixels: Positive = Field(
+        50_000_000, description="maximum size of a downloaded photo in pixels (width x height)"
+    )
+    allow_private_hosts: bool = Field(False, description="allow URLs with private or loopback addresses")
+    allow_hosts: tuple[HostPattern, ...] = Field(
+        (), description="allowed hosts, such as `*.example.com`; empty allows any"
+    )
+    deny_hosts: tuple[HostPattern, ...] = Field((), description="forbidden hosts; takes precedence over `allow_hosts`")
 
 
 class SequenceSettings(Section):
-    """From interactions to examples.
+    """From interactions to sequences.
 
-    The time split takes its cuts from the two shares, or from the two dates where they are set:
-    a share follows the data as they grow, a date keeps figures of different days comparable.
+    The time split takes its cuts from the two shares, or from the two dates if they are set. Shares follow growing
+    data; dates keep the metrics of different days comparable.
     """
 
     renamed = MappingProxyType(
@@ -125,51 +130,56 @@ class SequenceSettings(Section):
     )
 
     split: Literal["leave_one_out", "time"] = Field(
-        "leave_one_out", description="what is held out: each user's last two items, or all users' from two instants on"
+        "leave_one_out",
+        description="what is held out: the last two items of each user, or all interactions after two points in time",
     )
     validation_share: OpenFraction = Field(
-        0.1, description="time: least share of the interactions between the two cuts"
+        0.1, description="time split: minimum share of the interactions between the two cuts"
     )
-    test_share: OpenFraction = Field(0.1, description="time: least share of the interactions from the test cut on")
-    validation_from: date | None = Field(None, description="time: first day of validation (UTC), instead of its share")
-    test_from: date | None = Field(None, description="time: first day of test (UTC), instead of its share")
-    min_rating: float = Field(0.0, description="interactions rated lower are left out (stars)")
+    test_share: OpenFraction = Field(
+        0.1, description="time split: minimum share of the interactions after the test cut"
+    )
+    validation_from: date | None = Field(
+        None, description="time split: first day of validation (UTC), instead of the share"
+    )
+    test_from: date | None = Field(None, description="time split: first day of test (UTC), instead of the share")
+    min_rating: float = Field(0.0, description="minimum rating of an interaction, in stars; others are left out")
     min_user_interactions: Positive = Field(
         3,
-        description="k-core: interactions a user needs (leave-one-out: 3 or more; time: before its first cut)",
+        description="k-core: minimum interactions per user (time split: before the first cut; else 3 or more)",
     )
     min_item_interactions: Positive = Field(
-        1, description="k-core: interactions an item needs (time: before its first cut)"
+        1, description="k-core: minimum interactions per item (time split: before the first cut)"
     )
-    collapse_repeats: bool = Field(False, description="whether consecutive interactions with one item become one")
+    collapse_repeats: bool = Field(False, description="merge consecutive interactions with the same item")
     include_cold_items: bool = Field(
-        False, description="whether items that nobody bought are candidates too, as new products are"
+        False, description="recommend items without interactions too, such as new products"
     )
 
     @model_validator(mode="after")
-    def _cuts_belong_to_the_split(self) -> Self:
+    def _check_cuts(self) -> Self:
         dates = (self.validation_from, self.test_from)
         if self.split == "leave_one_out":
             if any(dates):
                 raise ValueError('validation_from and test_from need split = "time"')
             if self.min_user_interactions < 3:
-                raise ValueError("leave-one-out takes 3 interactions of a user; min_user_interactions is less")
+                raise ValueError("leave-one-out needs 3 interactions per user; set min_user_interactions to 3 or more")
         if any(dates) and not all(dates):
-            raise ValueError("validation_from and test_from come together; one of them is missing")
+            raise ValueError("validation_from and test_from must be set together; one is missing")
         if self.validation_from and self.test_from and self.validation_from >= self.test_from:
-            raise ValueError("validation_from must lie before test_from")
+            raise ValueError("validation_from must be before test_from")
         if self.validation_share + self.test_share >= 1:
-            raise ValueError("validation_share + test_share is 1 or more; training has the rest")
+            raise ValueError("validation_share + test_share must be less than 1, since training uses the rest")
         return self
 
 
 class LoraSettings(Section):
     """Low-rank adapters of the language model."""
 
-    rank: Positive = Field(16, description="r, rows of an adapter")
-    alpha: float = Field(32.0, gt=0, description="an adapter's output is scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="share of an adapter's inputs that are dropped in training")
-    targets: tuple[str, ...] = Field((), description="names of the layers to adapt; none adapts every linear layer")
+    rank: Positive = Field(16, description="rank r of an adapter")
+    alpha: float = Field(32.0, gt=0, description="the output of an adapter is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout probability of an adapter's inputs")
+    targets: tuple[str, ...] = Field((), description="names of the layers to adapt; empty adapts every linear layer")
 
 
 class ModelSettings(Section):
@@ -182,23 +192,26 @@ class ModelSettings(Section):
         }
     )
 
-    backbone: str = Field("tiny", description="`tiny`, a hub name or a local folder of an image-text-to-text model")
-    revision: str | None = Field(None, description="hub revision (commit, tag or branch); none is the default branch")
-    vision: Literal["trainable", "frozen"] = Field("trainable", description="whether the vision tower learns")
+    backbone: str = Field("tiny", description="`tiny`, or a hub name or local folder of an image-text-to-text model")
+    revision: str | None = Field(
+        None, description="hub revision (commit, tag or branch); by default the default branch"
+    )
+    vision: Literal["trainable", "frozen"] = Field("trainable", description="train the vision tower, or freeze it")
     tune: Literal["full", "lora", "last_layers"] = Field(
-        "full", description="what learns of the language model: all, adapters, or its last layers; heads always learn"
+        "full",
+        description="trained part of the language model: all, adapters, or the last layers; heads are always trained",
     )
     lora: LoraSettings = LoraSettings()
-    last_layers: Positive = Field(2, description="decoder layers that learn under tune = last_layers")
-    embedding_dim: Positive = Field(128, description="D, numbers in a user or item vector")
-    item_tokens: Positive = Field(32, description="text tokens of one item; longer texts are cut")
+    last_layers: Positive = Field(2, description="number of trained decoder layers with tune = last_layers")
+    embedding_dim: Positive = Field(128, description="D, dimension of user and item vectors")
+    item_tokens: Positive = Field(32, description="maximum text tokens per item; longer texts are truncated")
     item_id_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the items that go without their learned vector in a step (collaborative)"
+        0.5, ge=0, lt=1, description="probability that an item's id embedding is left out in a step (collaborative)"
     )
 
 
 class TrainingSettings(Section):
-    """The mixed objective and its optimiser."""
+    """The training objective and its optimiser."""
 
     renamed = MappingProxyType(
         {
@@ -213,131 +226,142 @@ class TrainingSettings(Section):
     )
 
     epochs: Positive = Field(3, description="passes over the training sequences")
-    batch_size: Positive = Field(16, description="user windows in a step")
-    max_history_len: int = Field(10, ge=2, description="n, items in a history window, the newest ones")
-    learning_rate: float = Field(5e-4, gt=0, description="peak; 1e-4 or less where the backbone has learnt already")
-    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps that the learning rate climbs")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's, per step")
-    weight_item_item: Fraction = Field(0.125, description="a, weight of L_TT")
-    weight_user_item: Fraction = Field(0.8, description="b, weight of L_UT")
+    batch_size: Positive = Field(16, description="history windows per step")
+    max_history_len: int = Field(10, ge=2, description="n, maximum items in a history window; the newest are kept")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate; 1e-4 or less for a pretrained backbone")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    weight_item_item: Fraction = Field(0.125, description="a, weight of the item-item loss L_TT")
+    weight_user_item: Fraction = Field(0.8, description="b, weight of the user-item loss L_UT")
     num_sampled_negatives: int = Field(
-        64, ge=0, description="items of training drawn for each step, for targets to be told apart from; 0: none"
+        64,
+        ge=0,
+        description="training items sampled per step as negatives, besides the items of the batch; 0 turns this off",
     )
-    log_q_correction: bool = Field(
-        False, description="whether the batch's items count the less as negatives the oftener they occur"
-    )
-    shuffle_ties: bool = Field(True, description="whether items of one instant get a new order each epoch")
-    temperature: float = Field(0.07, gt=0, description="tau of both InfoNCE terms")
+    log_q_correction: bool = Field(False, description="apply the logQ correction to in-batch negatives")
+    shuffle_ties: bool = Field(True, description="shuffle items of the same time in each epoch")
+    temperature: float = Field(0.07, gt=0, description="tau, temperature of both InfoNCE losses")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of activations; weights stay float32. auto is bfloat16 on a GPU that has it"
+        "auto",
+        description="precision of activations; weights stay float32. `auto` is bfloat16 on a GPU that supports it",
     )
     gradient_checkpointing: bool = Field(
-        False, description="whether activations are computed again for gradients: less memory, a third more time"
+        False, description="recompute activations for gradients: less memory, a third more time"
     )
     metric_for_best_model: Literal["ndcg@10", "recall@10"] = Field(
-        "ndcg@10", description="validation metric of the epoch to keep"
+        "ndcg@10", description="validation metric that selects the epoch to keep"
     )
-    patience: Positive = Field(3, description="epochs without a better `metric_for_best_model` before training stops")
-    seed: int = Field(0, description="of weights, shuffling and dropout")
-    # Never dumped, so in no fingerprint: what is learnt depends on it in the order of sums alone.
+    patience: Positive = Field(
+        3, description="epochs without improvement of `metric_for_best_model` before training stops"
+    )
+    seed: int = Field(0, description="seed of weights, shuffling and dropout")
+    # Excluded from the fingerprint: results depend on it only through the order of floating-point sums.
     processes: Positive = Field(
         1,
         exclude=True,
-        description="processes that share each batch, each with a GPU or its part of the CPU: of this machine, "
-        "or workers of Ray where engine.kind is `ray`",
+        description="processes that share each batch, each with a GPU or a part of the CPU: on this machine, "
+        "or Ray workers if engine.kind is `ray`",
     )
     fsdp: bool = Field(
         False,
         exclude=True,
-        description="whether each of several processes holds only its part of weights, gradients and optimiser state",
+        description="shard weights, gradients and optimiser state over the processes (PyTorch FSDP)",
     )
 
     @model_validator(mode="after")
-    def _weights_leave_room(self) -> Self:
+    def _check_weights(self) -> Self:
         if self.weight_item_item + self.weight_user_item > 1:
-            raise ValueError("weight_item_item + weight_user_item is over 1; the generation loss weighs the rest")
+            raise ValueError(
+                "weight_item_item + weight_user_item must not exceed 1, since the generation loss has the rest"
+            )
         return self
 
     @model_validator(mode="after")
-    def _every_process_has_a_window(self) -> Self:
+    def _check_processes(self) -> Self:
         if self.processes > self.batch_size:
-            raise ValueError(f"processes is {self.processes}, but a batch has {self.batch_size} windows to share")
+            raise ValueError(
+                f"processes is {self.processes}, but a batch has only {self.batch_size} windows; lower processes"
+            )
         return self
 
     @model_validator(mode="after")
-    def _parts_go_to_several(self) -> Self:
+    def _check_fsdp(self) -> Self:
         if self.fsdp and self.processes == 1:
             raise ValueError(
-                "fsdp deals weights out to several processes, but processes is 1; raise it, or leave fsdp out"
+                "fsdp shards weights over several processes, but processes is 1; raise it, or leave fsdp out"
             )
         return self
 
 
 class IndexSettings(Section):
-    """The index over item vectors. Apart from `RetrievalSettings`: another depth needs no other index."""
+    """The index of item vectors. Separate from `RetrievalSettings`: another depth needs no new index."""
 
     kind: Literal["auto", "flat", "hnsw", "ivfpq"] = Field(
-        "auto", description="`flat` is exact; `hnsw` approximate and faster; `ivfpq` approximate, and stays on disk"
+        "auto",
+        description="`flat` is exact; `hnsw` is approximate and faster; `ivfpq` is approximate and stays on disk",
     )
-    exact_items: Positive = Field(1_000_000, description="items of a catalogue past which `auto` takes `hnsw`")
+    exact_items: Positive = Field(1_000_000, description="catalogue size in items above which `auto` uses `hnsw`")
 
 
 class RetrievalSettings(Section):
     """Rankings."""
 
-    depth: Positive = Field(100, description="items in one user's ranking; metrics count ranks past it as misses")
+    depth: Positive = Field(100, description="items in the ranking of a user; metrics count lower ranks as misses")
 
 
 class GenerativeSettings(Section):
-    """Rankings by the language model, of texts that follow a history; several times slower than by the index.
+    """Rankings by the language model, from texts generated after a history; several times slower than the index.
 
-    They stand beside the dense ranking and have metrics of their own, over the same users.
+    They are evaluated separately from the dense ranking, over the same users.
     """
 
-    rankers: tuple[GenerativeRanker, ...] = Field((), description="modules of pixrec_core.retrieval.rankers; none: off")
-    users: int = Field(500, ge=0, description="test users that are drawn for them; 0: all")
-    beams: Positive = Field(32, description="texts kept while searching, and looked up by BM25")
-    sample: bool = Field(
-        False, description="generate_bm25: whether tokens are drawn by their probability, not searched"
+    rankers: tuple[GenerativeRanker, ...] = Field(
+        (), description="modules of `pixrec_core.retrieval.rankers`; empty turns them off"
     )
-    candidates: Positive = Field(100, description="hybrid: nearest items that are put in order anew")
+    users: int = Field(500, ge=0, description="number of sampled test users; 0 means all")
+    beams: Positive = Field(32, description="beam width, and number of generated texts that BM25 looks up")
+    sample: bool = Field(False, description="generate_bm25: sample tokens instead of beam search")
+    candidates: Positive = Field(100, description="hybrid: number of nearest items to rerank")
     likelihood_weight: Fraction = Field(
-        0.25, description="hybrid: weight of the texts' likelihood; cosines have the rest"
+        0.25, description="hybrid: weight of the text likelihood; the cosine similarity has the rest"
     )
 
 
 class PromotionSettings(Section):
-    """Whether a new checkpoint takes the place of the one that serves."""
+    """Whether a new checkpoint replaces the promoted one."""
 
     tolerance: Fraction = Field(
         0.0,
-        description="NDCG@10 (0 to 1) that a new checkpoint may lose; one that surely loses more is refused; 1: none",
+        description="loss of NDCG@10 (0 to 1) above which a new checkpoint is refused, if significant; 1 refuses none",
     )
 
 
 class TrackingSettings(Section):
-    """Where trainings are told to MLflow, which the extra `tracking` brings."""
+    """Logging of trainings to MLflow; needs the extra `tracking`."""
 
-    uri: str | None = Field(None, min_length=1, description="of a tracking server or its database; none: off")
-    experiment: str = Field("pixrec", min_length=1, description="that the runs belong to; made where there is none")
+    uri: str | None = Field(
+        None, min_length=1, description="URI of a tracking server or its database; without it nothing is logged"
+    )
+    experiment: str = Field("pixrec", min_length=1, description="name of the experiment; created if it does not exist")
 
 
 class EngineSettings(Section):
-    """What the shards of heavy stages are worked on by. No artefact depends on it."""
+    """Where shards of heavy stages run. No artefact depends on it."""
 
     kind: Literal["local", "ray"] = Field(
-        "local", description="`local`: this process; `ray`: workers of Ray, which the extra `ray` brings"
+        "local", description="`local` is this process; `ray` is Ray workers and needs the extra `ray`"
     )
     address: str | None = Field(
-        None, description="ray: a running cluster, `host:port` or `auto`; none starts Ray here until the command ends"
+        None,
+        description="ray: running cluster, `host:port` or `auto`; by default the command starts Ray on this machine",
     )
-    workers: Positive = Field(2, description="ray: worker processes at a time, as far as there is room for them")
-    cpus: float = Field(1.0, gt=0, description="ray: cores that it sets aside for a worker")
-    gpus: float = Field(0.0, ge=0, description="ray: GPUs that it sets aside for a worker; 0.5 lets two share one")
+    workers: Positive = Field(2, description="ray: maximum number of simultaneous workers")
+    cpus: float = Field(1.0, gt=0, description="ray: cores per worker")
+    gpus: float = Field(0.0, ge=0, description="ray: GPUs per worker; with 0.5 two workers share one")
 
 
 class Sections(BaseModel):
-    """The sections that stand at the top level for all datasets and within one dataset for it alone."""
+    """The sections that apply to all datasets at the top level, and to one dataset within it."""
 
     ingest: IngestSettings = IngestSettings()
     images: ImageSettings = ImageSettings()
@@ -351,28 +375,30 @@ class Sections(BaseModel):
 
 
 class DatasetSettings(Sections):
-    """One dataset: its source, and every section with the shared values filled in."""
+    """One dataset: its source, and every section merged with the shared values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceSettings
-    start_from: str | None = Field(None, description="a joint training whose checkpoint is trained on, with its model")
+    start_from: str | None = Field(
+        None, description="joint training whose checkpoint and model settings this training starts from"
+    )
 
 
 class JointSettings(Section):
-    """One training over several datasets (CALRec's first stage), with the shared values filled in."""
+    """One training over several datasets (first stage of CALRec), merged with the shared values."""
 
-    datasets: tuple[str, ...] = Field(min_length=2, description="what it is trained on, each with its own catalogue")
+    datasets: tuple[str, ...] = Field(min_length=2, description="datasets to train on, each with its own catalogue")
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
 
-#: What there is without any pixrec.toml. Its items' texts are short; cutting them there halves the work.
+#: The dataset without a pixrec.toml. Its item texts are short; truncating them there halves the work.
 SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}, "training": {"epochs": 2}}
 
 
 class _Environment(EnvSettingsSource):
-    """Environment variables, without deprecated names."""
+    """Environment variables, with deprecated names replaced."""
 
     def __call__(self) -> dict[str, Any]:
         variables: dict[str, Any] = _with_present_names(super().__call__())
@@ -380,7 +406,7 @@ class _Environment(EnvSettingsSource):
 
 
 class _TomlFile(TomlConfigSettingsSource):
-    """The settings file, without deprecated names in any of its layers."""
+    """The settings file, with deprecated names replaced in each layer."""
 
     def __call__(self) -> dict[str, Any]:
         layers: dict[str, Any] = _with_present_names(super().__call__())
@@ -397,41 +423,43 @@ class Settings(BaseSettings, Sections):
         frozen=True, extra="forbid", env_prefix="PIXREC_", env_nested_delimiter="__", toml_file=CONFIG_FILE
     )
 
-    root: Path = Field(default_factory=Path.cwd, description="folder that relative paths start from")
+    root: Path = Field(default_factory=Path.cwd, description="base folder of relative paths")
     data_dir: Path = Field(Path("data"), description="folder of all artefacts")
     variants: tuple[Variant, ...] = Field(
-        ("multimodal", "collaborative", "text_only"), description="what is trained for each dataset"
+        ("multimodal", "collaborative", "text_only"), description="variants to train for each dataset"
     )
     engine: EngineSettings = EngineSettings()
     datasets: dict[Name, DatasetSettings]
-    joint: dict[Name, JointSettings] = Field({}, description="trainings over several datasets, by name")
+    joint: dict[Name, JointSettings] = Field({}, description="joint trainings by name")
     tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="before")
     @classmethod
     def _fill_sections(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Lay the top-level sections under each dataset's and joint training's own, and the environment over both.
+        """Merge each dataset and joint training: shared sections, then its own, then the environment.
 
-        A dataset that starts from a joint training has that one's model.
+        A dataset that starts from a joint training has the model settings of that training.
         """
         joint, datasets = values.get("joint") or {}, values.get("datasets") or {"sample": SAMPLE}
         environment = _Environment(cls)()
 
-        def lay(own: dict[str, Any], fields: Collection[str], model: dict[str, Any]) -> dict[str, Any]:
+        def merge(given: dict[str, Any], fields: Collection[str], model: dict[str, Any]) -> dict[str, Any]:
             shared = _overlay({name: values[name] for name in fields if name in values}, {"model": model})
-            given = {name: value for name, value in environment.items() if name in fields}
-            return _overlay(_overlay(shared, own), given)
+            variables = {name: value for name, value in environment.items() if name in fields}
+            return _overlay(_overlay(shared, given), variables)
 
-        def model_of(own: dict[str, Any]) -> dict[str, Any]:
-            return (joint.get(own.get("start_from")) or {}).get("model") or {}
+        def start_model(given: dict[str, Any]) -> dict[str, Any]:
+            return (joint.get(given.get("start_from")) or {}).get("model") or {}
 
         return values | {
-            "datasets": {name: lay(own, Sections.model_fields, model_of(own)) for name, own in datasets.items()},
-            "joint": {name: lay(own, ("model", "training"), {}) for name, own in joint.items()},
+            "datasets": {
+                name: merge(given, Sections.model_fields, start_model(given)) for name, given in datasets.items()
+            },
+            "joint": {name: merge(given, ("model", "training"), {}) for name, given in joint.items()},
         }
 
     @model_validator(mode="after")
-    def _joint_trainings_fit(self) -> Self:
+    def _check_joint_trainings(self) -> Self:
         for name, joint in self.joint.items():
             _check_joint(name, joint, self.datasets)
         for name, dataset in self.datasets.items():
@@ -449,64 +477,64 @@ class Settings(BaseSettings, Sections):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # `_Environment` takes its place
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # replaced by `_Environment`
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the names are pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file; no secrets folder and no .env."""
+        """Environment before file; no secrets folder and no .env file."""
         return init_settings, _Environment(settings_cls), _TomlFile(settings_cls, config_path())
 
     def dataset(self, name: str) -> DatasetSettings:
-        """Settings of one dataset.
+        """Return the settings of one dataset.
 
         Raises:
-            SettingsError: `pixrec.toml` names no such dataset.
+            SettingsError: the settings file has no such dataset.
         """
         if name not in self.datasets:
-            raise SettingsError(f"unknown dataset {name!r}; {config_path()} names: {', '.join(self.datasets)}")
+            raise SettingsError(f"{config_path()}: unknown dataset {name!r}{did_you_mean(name, self.datasets)}")
         return self.datasets[name]
 
     def trained(self, name: str) -> DatasetSettings | JointSettings:
-        """Settings of what is trained under a name: a joint training or one dataset.
+        """Return the settings of a training: of a joint training or one dataset.
 
         Raises:
-            SettingsError: `pixrec.toml` names neither.
+            SettingsError: the settings file has neither.
         """
         return self.joint[name] if name in self.joint else self.dataset(name)
 
 
 def _check_joint(name: str, joint: JointSettings, datasets: dict[str, DatasetSettings]) -> None:
-    """Refuse a joint training whose datasets are not there, or share what one of them holds out."""
+    """Reject a joint training with unknown datasets, or with two datasets of the same source."""
     if name in datasets:
-        raise SettingsError(f"joint.{name}: a dataset has this name too; artefacts of both would lie in one folder")
+        raise ValueError(f"joint.{name}: a dataset has the same name, and both would use one folder; rename one")
     if unknown := set(joint.datasets) - set(datasets):
-        raise SettingsError(
-            f"joint.{name}.datasets: unknown {', '.join(sorted(unknown))}; there are: {', '.join(datasets)}"
-        )
+        first = min(unknown)
+        raise ValueError(f"joint.{name}.datasets: unknown dataset `{first}`{did_you_mean(first, datasets)}")
     sources = [datasets[each].source for each in joint.datasets]
     if any(source in sources[:n] for n, source in enumerate(sources)):
-        raise SettingsError(
-            f"joint.{name}.datasets: two of {', '.join(joint.datasets)} have one source; "
-            "what one holds out for its test the other would be trained on"
+        raise ValueError(
+            f"joint.{name}.datasets: two of {', '.join(joint.datasets)} have the same source, "
+            "so the training would contain held-out interactions; remove one"
         )
 
 
 def _check_start(name: str, dataset: DatasetSettings, joint: dict[str, JointSettings]) -> None:
-    """Refuse a dataset that starts from no joint training, or from one of another model."""
+    """Reject a dataset that starts from an unknown joint training, or from one with another model."""
     if dataset.start_from not in joint:
-        raise SettingsError(
-            f"datasets.{name}.start_from is {dataset.start_from!r}; joint trainings: {', '.join(joint) or 'none'}"
+        raise ValueError(
+            f"datasets.{name}.start_from: unknown joint training `{dataset.start_from}`"
+            f"{did_you_mean(dataset.start_from or '', joint)}"
         )
     own, start = dataset.model.model_dump(), joint[dataset.start_from].model.model_dump()
     if other := [f"{field} is {own[field]!r}, not {start[field]!r}" for field in own if own[field] != start[field]]:
-        raise SettingsError(
-            f"datasets.{name}.model: {', '.join(other)}, but it is trained from joint.{dataset.start_from}; "
+        raise ValueError(
+            f"datasets.{name}.model: {', '.join(other)}, but its training starts from joint.{dataset.start_from}; "
             f"set the model there, in [joint.{dataset.start_from}.model]"
         )
 
 
 def _with_present_names(layer: Any) -> Any:
-    """A layer of sections without deprecated names, so that layers can be merged by name."""
+    """A layer of sections with deprecated names replaced, so that layers can be merged by name."""
     if not isinstance(layer, dict):
         return layer
     present = dict(layer)
@@ -518,7 +546,7 @@ def _with_present_names(layer: Any) -> Any:
 
 
 def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `under`, tables merged key by key."""
+    """Merge two tables key by key; values of `over` take precedence."""
     both = {k: _overlay(under[k], over[k]) for k in under.keys() & over.keys() if isinstance(over[k], dict)}
     return under | over | both
 
@@ -526,38 +554,66 @@ def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """Return the end of a message about an unknown name: the most similar known one, else all of them."""
     similar = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean `{similar[0]}`?" if similar else f"; known: {', '.join(known)}"
+    return f": did you mean `{similar[0]}`?" if similar else f"; known: {', '.join(known) or 'none'}"
 
 
 def config_path() -> Path:
-    """The settings file: `$PIXREC_CONFIG`, else `pixrec.toml` in the working folder. It need not exist."""
+    """Return the settings file: `$PIXREC_CONFIG`, else `pixrec.toml` in the working folder. It may not exist."""
     return Path(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)).resolve()
 
 
 def without_secrets(text: str) -> str:
-    """`text` with its URLs cut down to what a log may show: no user, no password, no query (signed URLs have keys)."""
+    """Return `text` with user, password, query and fragment removed from its URLs; signed URLs have keys there."""
     return _URL.sub(r"\1\2", text)
 
 
-def faults_of(error: ValidationError) -> list[str]:
-    """What pydantic found wrong, one line a field: its place, the fault, the value received."""
-    faults = [(".".join(map(str, e["loc"])), f"{e['msg']} (received {e['input']!r})") for e in error.errors()]
-    return [without_secrets(f"{place}: {fault}" if place else fault) for place, fault in faults]
+def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one line per wrong setting: its path, what is wrong, and the received value.
+
+    Args:
+        error: raised by `model`.
+        model: the settings class; an unknown name is compared with its names.
+    """
+    lines: dict[str, None] = {}
+    for each in error.errors():
+        path = [str(part) for part in each["loc"]]
+        if path[:1] in (["datasets"], ["joint"]) and f"{'.'.join(path[2:])}: {_reason(each, model)}" in lines:
+            continue  # a shared section is wrong: its error returns in every dataset that it is merged into
+        lines[": ".join(filter(None, [".".join(path), _reason(each, model)]))] = None
+    return [without_secrets(line) for line in lines]
+
+
+def _reason(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """What pydantic reports as wrong, without its class names."""
+    path, received = error["loc"], error["input"]
+    if error["type"] == "extra_forbidden":
+        kind = "section" if isinstance(received, dict) else "setting"
+        return f"unknown {kind} `{path[-1]}`{did_you_mean(str(path[-1]), _names_in(model, path[:-1]))}"
+    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    return reason if isinstance(received, dict) else f"{reason} (received {received!r})"
+
+
+def _names_in(model: Any, path: Sequence[int | str]) -> list[str]:
+    """Names of the settings in the section at `path`."""
+    for part in path:  # a table such as `datasets` has sections by name
+        model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[part].annotation
+    return list(model.model_fields)
 
 
 def load_settings() -> Settings:
     """Read the settings file and the environment.
 
     Raises:
-        SettingsError: `$PIXREC_CONFIG` names no file, the file is no TOML, or a value is unknown or out of range.
+        SettingsError: the file of `$PIXREC_CONFIG` does not exist, the file is not TOML, or a setting is unknown or out
+            of range.
     """
     path = config_path()
     if CONFIG_VARIABLE in os.environ and not path.is_file():
-        raise SettingsError(f"{CONFIG_VARIABLE} names {path}, and no such file is there")
+        raise SettingsError(f"{CONFIG_VARIABLE} is {path}, but this file does not exist")
     try:
         return Settings(root=path.parent)
     except ValidationError as error:
-        lines = "\n  ".join(faults_of(error))
-        raise SettingsError(f"{path} (or a PIXREC_ variable) is wrong:\n  {lines}") from None
+        lines = "\n  ".join(error_lines(error, Settings))
+        raise SettingsError(f"{path} or an environment variable PIXREC_... is wrong:\n  {lines}") from None
     except ValueError as error:  # tomllib's and pydantic-settings' own
-        raise SettingsError(f"{path} cannot be read: {error}") from error
+        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error

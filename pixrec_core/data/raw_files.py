@@ -10,7 +10,7 @@ from pixrec_core.data.sources import RawFiles
 from pixrec_core.errors import SettingsError, SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin
-from pixrec_core.settings import SourceSettings, faults_of
+from pixrec_core.settings import SourceSettings, error_lines
 
 SOURCES = "pixrec_core.data.sources"
 
@@ -21,7 +21,7 @@ def _options(source: SourceSettings) -> tuple[Any, Any]:
     try:
         return module, module.Options.model_validate(source.options)
     except ValidationError as error:
-        raise SettingsError(f"source {source.kind!r}: {'; '.join(faults_of(error))}") from None
+        raise SettingsError(f"source {source.kind!r}: {'; '.join(error_lines(error, module.Options))}") from None
 
 
 def describe(source: SourceSettings, root: Path) -> Any:

@@ -1,4 +1,4 @@
-"""docs/settings.md tells every setting, as it is."""
+"""docs/settings.md describes every setting and is up to date."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from pixrec_core.settings import Sections
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 
-def test_the_page_is_current():
+def test_the_page_is_up_to_date():
     assert PAGE.read_text() == settings_page(), "pixrec settings > docs/settings.md"
 
 
-def test_every_setting_has_a_row_and_a_meaning():
+def test_every_setting_has_a_row_and_a_description():
     page = settings_page()
     for name, section in Sections.model_fields.items():
         assert f"\n## `[{name}]`\n" in page
@@ -22,9 +22,9 @@ def test_every_setting_has_a_row_and_a_meaning():
     assert all(len(row.removesuffix(" |").rpartition(" | ")[2]) > 3 for row in rows)
 
 
-def test_rows_by_hand():
+def test_some_rows():
     page = settings_page()
     assert "| `epochs` | integer, 1 or more | `3` | passes over the training sequences |" in page
-    assert '| `vision` | `trainable`, `frozen` | `"trainable"` | whether the vision tower learns |' in page
-    assert "| `test_from` | date | - | time: first day of test (UTC), instead of its share |" in page
+    assert '| `vision` | `trainable`, `frozen` | `"trainable"` | train the vision tower, or freeze it |' in page
+    assert "| `test_from` | date | - | time split: first day of test (UTC), instead of the share |" in page
     assert "| `warmup_ratio` | number, 0 or more, under 1 | `0.1` |" in page

@@ -1,4 +1,4 @@
-"""Where a setting comes from, and what a wrong one says."""
+"""Sources of settings, and the messages about wrong ones."""
 
 from datetime import date
 from pathlib import Path
@@ -36,7 +36,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return of
 
 
-def test_a_dataset_overrides_what_all_share(write) -> None:
+def test_a_dataset_overrides_shared_values(write) -> None:
     write(TOML)
     settings = load_settings()
     assert (settings.dataset("books").training.epochs, settings.dataset("books").training.seed) == (2, 3)
@@ -62,7 +62,7 @@ def test_dates_of_the_time_split_are_plain_toml_and_plain_variables(write, monke
     assert load_settings().dataset("books").sequences.test_from == date(2020, 5, 6)
 
 
-def test_without_a_file_there_is_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_only_dataset_is_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     settings = load_settings()
@@ -71,41 +71,52 @@ def test_without_a_file_there_is_the_sample(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[training]\nepochs = 0", r"training\.epochs: .*received 0"),
-        ("[training]\nepoch = 3", r"training\.epoch: Extra inputs"),
-        ("[trainings]\nepochs = 3", "trainings: Extra inputs"),
-        ("[training]\nweight_item_item = 0.8\nweight_user_item = 0.8", "is over 1"),
-        ("[sequences]\nmin_user_interactions = 2", "takes 3 interactions"),
+        ("[training]\nepoch = 3", r"training\.epoch: unknown setting `epoch`: did you mean `epochs`\?"),
+        ("[trainig]\nepochs = 3", r"trainig: unknown section `trainig`: did you mean `training`\?"),
+        ("[model.lora]\nrnk = 3", r"model\.lora\.rnk: unknown setting `rnk`: did you mean `rank`\?"),
+        ("[training]\nweight_item_item = 0.8\nweight_user_item = 0.8", "training: .* must not exceed 1"),
+        ("[sequences]\nmin_user_interactions = 2", "needs 3 interactions"),
         ("[sequences]\ntest_from = 2020-01-02", 'need split = "time"'),
-        ("[sequences]\nsplit = 'time'\ntest_from = 2020-01-02", "come together"),
-        ("[sequences]\nsplit = 'time'\nvalidation_from = 2020-01-02\ntest_from = 2020-01-02", "must lie before"),
-        ("[sequences]\nsplit = 'time'\nvalidation_share = 0.5\ntest_share = 0.5", "training has the rest"),
+        ("[sequences]\nsplit = 'time'\ntest_from = 2020-01-02", "must be set together"),
+        ("[sequences]\nsplit = 'time'\nvalidation_from = 2020-01-02\ntest_from = 2020-01-02", "must be before"),
+        ("[sequences]\nsplit = 'time'\nvalidation_share = 0.5\ntest_share = 0.5", "training uses the rest"),
         ("[sequences]\nsplit = 'time'\ntest_share = 0", r"sequences\.test_share: .*received 0"),
         ("[sequences]\nsplit = 'random'", r"sequences\.split: .*received 'random'"),
         ("[datasets.'../x'.source]\nkind = 'sample'", "pattern"),
         ("[datasets.x]\n", r"datasets\.x\.source: Field required"),
-        ("no toml", "cannot be read"),
+        ("no toml", "cannot be read as TOML"),
     ],
 )
-def test_a_wrong_setting_is_named(write, text: str, told: str) -> None:
+def test_a_wrong_setting_is_reported(write, text: str, message: str) -> None:
     path = write(text)
-    with pytest.raises(SettingsError, match=told) as error:
+    with pytest.raises(SettingsError, match=message) as error:
         load_settings()
     assert str(path) in str(error.value)
 
 
-def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_settings_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "gone.toml"))
-    with pytest.raises(SettingsError, match=r"gone\.toml, and no such file"):
+    with pytest.raises(SettingsError, match=r"gone\.toml, but this file does not exist"):
         load_settings()
 
 
-def test_an_unknown_dataset_is_told_with_the_known_ones(write) -> None:
+def test_an_unknown_dataset_is_reported_with_the_known_ones(write) -> None:
     write(TOML)
-    with pytest.raises(SettingsError, match=r"unknown dataset 'cars'.*books, toys"):
+    with pytest.raises(SettingsError, match=r"unknown dataset 'cars'; known: books, toys"):
         load_settings().dataset("cars")
+    with pytest.raises(SettingsError, match=r"unknown dataset 'book': did you mean `books`\?"):
+        load_settings().dataset("book")
+
+
+@pytest.mark.parametrize("line", ["epoch = 3", "epochs = 0", "weight_item_item = 1"])
+def test_a_wrong_shared_setting_is_reported_once(write, line: str) -> None:
+    write(f"[training]\n{line}\n[datasets.a.source]\nkind = 'sample'\n[datasets.b.source]\nkind = 'sample'")
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert len(str(error.value).splitlines()) == 2, "one line for the file and one for the setting"
 
 
 @pytest.mark.parametrize(
@@ -117,12 +128,12 @@ def test_an_unknown_dataset_is_told_with_the_known_ones(write) -> None:
         ("me@shop.example, why? C:/a", "me@shop.example, why? C:/a"),
     ],
 )
-def test_urls_lose_what_no_log_may_show(text, shown):
+def test_secrets_are_removed_from_urls(text, shown):
     assert without_secrets(text) == shown
 
 
-def test_a_wrong_file_does_not_tell_its_passwords(write):
-    write('[datasets.shop]\nsource = { base_url = "https://me:s3cret@h/x?key=k3y" }')
+def test_messages_contain_no_passwords(write):
+    write("[datasets.shop]\nsource = 'https://me:s3cret@h/x?key=k3y'")
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "https://h/x" in str(caught.value)
@@ -153,7 +164,7 @@ source = { kind = "sample", seed = 2 }
 """
 
 
-def test_a_joint_training_has_the_shared_values_and_gives_its_model_to_what_starts_from_it(write) -> None:
+def test_a_joint_training_has_shared_values_and_passes_its_model_on(write) -> None:
     write(JOINT)
     settings = load_settings()
     joint = settings.trained("media")
@@ -175,24 +186,24 @@ def test_the_environment_overrides_a_joint_training_too(write, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ('"films"]', '"cars"]', r"joint\.media\.datasets: unknown cars; there are: books, films"),
+        ('"films"]', '"cars"]', r"joint\.media\.datasets: unknown dataset `cars`; known: books, films"),
         (', "films"]', "]", r"joint\.media\.datasets: .*at least 2"),
-        ("seed = 2", "seed = 1", "two of books, films have one source"),
-        ("joint.media", "joint.films", r"joint\.films: a dataset has this name too"),
-        ('= "media"', '= "arts"', r"datasets\.books\.start_from is 'arts'; joint trainings: media"),
+        ("seed = 2", "seed = 1", "two of books, films have the same source"),
+        ("joint.media", "joint.films", r"joint\.films: a dataset has the same name"),
+        ('= "media"', '= "arts"', r"pixrec.toml.*\n.*datasets\.books\.start_from: unknown joint training `arts`; known: media"),
         (
             '= "media"',
             '= "media"\nmodel = { embedding_dim = 9 }',
             r"datasets\.books\.model: embedding_dim is 9, not 32",
         ),
-        ("[joint.media.model]", "[joint.media.images]\nsize = 9\n[joint.media.model]", "images: Extra inputs"),
+        ("[joint.media.model]", "[joint.media.images]\nsize = 9\n[joint.media.model]", "joint.media.images: unknown section `images`"),
     ],
 )
-def test_a_wrong_joint_training_is_named(write, old: str, new: str, told: str) -> None:
+def test_a_wrong_joint_training_is_reported(write, old: str, new: str, message: str) -> None:
     write(JOINT.replace(old, new))
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         load_settings()
 
 
@@ -215,6 +226,6 @@ model = { dimension = 32 }
     assert books.training.metric_for_best_model == "ndcg@10", "the environment wins, under whichever name"
 
 
-def test_a_setting_under_both_its_names_is_refused() -> None:
+def test_a_setting_under_both_names_is_rejected() -> None:
     with pytest.raises(ValidationError, match="window is the deprecated name of max_history_len, and both are set"):
         TrainingSettings(window=3, max_history_len=4)

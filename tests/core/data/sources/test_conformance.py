@@ -212,7 +212,7 @@ def test_wrong_options_are_a_settings_error(source, tmp_path):
         lambda: raw_files.describe(wrong, tmp_path),
         lambda: raw_files.fetch(wrong, tmp_path, DatasetPaths(tmp_path / "data" / "shop")),
     ):
-        with pytest.raises(SettingsError, match=rf"source '{source.kind}': colour: Extra inputs"):
+        with pytest.raises(SettingsError, match=rf"source '{source.kind}': colour: unknown setting `colour`"):
             use()
 
 
