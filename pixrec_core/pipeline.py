@@ -262,7 +262,7 @@ BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (S
 EVALUATION: Final = Stage(
     "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=3
 )
-REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION,))
+REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED))
 
 #: In an order that serves every stage's inputs first.
 STAGES: Final = (
