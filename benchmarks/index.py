@@ -43,8 +43,8 @@ def clustered(items: int, seed: int) -> faiss_index.Vectors:
     vectors = np.empty((items, DIMENSION), np.float32)
     for start in range(0, items, 100_000):
         some = products[drawn[start : start + 100_000]]
-        own = (some + 0.5 * random.normal(size=some.shape)) * spread
-        vectors[start : start + 100_000] = own / np.linalg.norm(own, axis=1, keepdims=True)
+        block = (some + 0.5 * random.normal(size=some.shape)) * spread
+        vectors[start : start + 100_000] = block / np.linalg.norm(block, axis=1, keepdims=True)
     return vectors
 
 

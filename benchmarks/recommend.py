@@ -1,10 +1,10 @@
-"""Latency of one recommendation by each kind of query, warm, against loading what serves for each call.
+"""Latency of one recommendation for each kind of query, with a loaded recommender and with one load per call.
 
     python -m benchmarks.recommend [--rounds 3] [--calls 100] [--shoppers 300]
 
-The alternative is a script without state: it reads the promoted folder (checksums, checkpoint, catalogue,
-index) and then answers one query. Both answer the same queries in turns in one process, on a checkpoint of one
-epoch over the generated shop. Then the command `pixrec recommend`, from start to exit, as a shell sees it.
+The alternative is a stateless script: it loads the promoted folder (checksums, checkpoint, catalogue, index) and then
+answers one query. Both answer the same queries in turns in one process, with a checkpoint of one epoch on the sample
+dataset. Then the command `pixrec recommend`, from start to exit.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pixrec_core.schemas import HAS_IMAGE, ITEM, ITEMS, TEST, TITLE, USER
 from pixrec_core.serving import Recommender
 from pixrec_core.stages import Work
 
-LOADS = 3  # calls of a round that load first
+LOADS = 3  # calls per round that load the recommender
 TOML = '[datasets.sample]\nsource = { kind = "sample" }\n'
 COMMAND = "from pixrec_assets.cli import main; main()"
 
@@ -34,7 +34,7 @@ Ask = Callable[[Recommender], object]
 
 
 def queries(work: Work, recommender: Recommender) -> dict[str, list[Ask]]:
-    """Kind of query -> queries of it."""
+    """Queries by kind."""
     test = read_sequences(work.paths, TEST)
     photos = [work.paths.image(item).read_bytes() for item in recommender.catalogue.filter(HAS_IMAGE)[ITEM].head(50)]
     return {
@@ -46,39 +46,39 @@ def queries(work: Work, recommender: Recommender) -> dict[str, list[Ask]]:
 
 
 def seconds(ask: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Duration of a call."""
     start = time.perf_counter()
     ask()
     return time.perf_counter() - start
 
 
-def told(times: list[float]) -> str:
+def summary(times: list[float]) -> str:
     """Median and 95th percentile in milliseconds."""
     return f"{1000 * np.median(times):9.1f} ms median {1000 * np.quantile(times, 0.95):9.1f} ms p95"
 
 
 def compare(work: Work, rounds: int, calls: int) -> None:
-    """Kinds take turns, and within each the warm calls and those that load."""
+    """Time warm calls and calls that load, for each kind of query in turns."""
     folder = work.variant_paths.promoted.root
     recommender = Recommender.load(folder)
-    asked = queries(work, recommender)
-    warm: dict[str, list[float]] = {kind: [] for kind in asked}
-    loading: dict[str, list[float]] = {kind: [] for kind in asked}
-    for kind, each in asked.items():
-        each[0](recommender)  # what is made at the first call is not a warm one's
+    by_kind = queries(work, recommender)
+    warm: dict[str, list[float]] = {kind: [] for kind in by_kind}
+    loading: dict[str, list[float]] = {kind: [] for kind in by_kind}
+    for kind, each in by_kind.items():
+        each[0](recommender)  # the first call includes one-time preparation
         turns = cycle(each)
         for _ in range(rounds):
             warm[kind] += [seconds(lambda ask=ask: ask(recommender)) for ask in islice(turns, calls)]
             loads = islice(turns, LOADS)
             loading[kind] += [seconds(lambda ask=ask: ask(Recommender.load(folder))) for ask in loads]
-    for kind in asked:
+    for kind in by_kind:
         ratio = np.median(loading[kind]) / np.median(warm[kind])
-        print(f"{kind:6} warm    {told(warm[kind])}, {len(warm[kind])} calls")
-        print(f"{kind:6} loading {told(loading[kind])}, {len(loading[kind])} calls: {ratio:.0f}x")
+        print(f"{kind:6} warm    {summary(warm[kind])}, {len(warm[kind])} calls")
+        print(f"{kind:6} loading {summary(loading[kind])}, {len(loading[kind])} calls: {ratio:.0f}x")
 
 
 def command(folder: Path, rounds: int) -> None:
-    """The command from start to exit."""
+    """Time the command from start to exit."""
     (folder / "pixrec.toml").write_text(TOML)
     arguments = ["--config", str(folder / "pixrec.toml"), "recommend", "sample", "--text", "cup"]
     environment = os.environ | {"PIXREC_DATA_DIR": str(folder)}
@@ -91,11 +91,11 @@ def command(folder: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """Parse the command line, make a shop and measure."""
+    """Parse the command line, build a dataset and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=100, help="warm calls of each kind in a round")
-    parser.add_argument("--shoppers", type=int, default=300, help="users of the generated shop")
+    parser.add_argument("--calls", type=int, default=100, help="warm calls of each kind per round")
+    parser.add_argument("--shoppers", type=int, default=300, help="users of the sample dataset")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

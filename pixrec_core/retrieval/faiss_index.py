@@ -81,16 +81,16 @@ def measure_index_recall(
         queries: (B, D), unit length.
         query_items: (B,) rows of the items that are the queries, which do not count as their own neighbours.
     """
-    own = 0 if query_items is None else 1
-    k = min(RECALL_AT + own, len(vectors))
+    excluded = 0 if query_items is None else 1
+    k = min(RECALL_AT + excluded, len(vectors))
     exact, _ = faiss.knn(queries, vectors, k, faiss.METRIC_INNER_PRODUCT)
     _, rows = index.search(queries, k)
     cosines = np.einsum("qd,qkd->qk", queries, vectors[rows])
     cosines[rows < 0] = -np.inf
     if query_items is not None:
         cosines[rows == query_items[:, None]] = -np.inf
-    found = np.minimum((cosines >= exact[:, -1:] - 1e-5).sum(axis=1), k - own)
-    return float(found.mean() / (k - own)) if k > own else 1.0
+    found = np.minimum((cosines >= exact[:, -1:] - 1e-5).sum(axis=1), k - excluded)
+    return float(found.mean() / (k - excluded)) if k > excluded else 1.0
 
 
 def _create_flat(vectors: Vectors) -> Any:

@@ -149,10 +149,9 @@ def build_index(settings: IndexSettings, paths: VariantPaths) -> Stats:
 
 
 def _recall_stats(kind: str, index: Any, vectors: Vectors, paths: VariantPaths) -> Stats:
-    """Recall against exact search with the vectors that serving asks for: those of users.
+    """Recall against exact search, with the vectors that serving searches for: those of users.
 
-    Item vectors are their own nearest neighbours and lie where an index is dense, so they are asked for only where
-    there are no users.
+    Item vectors are easier queries, because they lie where the index is dense. They are used only without users.
     """
     if kind == EXACT:
         return {f"recall@{RECALL_AT}": 1.0, "recall_queries": "none, the search is exact"}

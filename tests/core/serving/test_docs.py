@@ -43,7 +43,7 @@ def test_the_example_runs(names: dict, capsys) -> None:
     assert re.fullmatch(r"(\S+ -?\d\.\d{3}\n){3}", capsys.readouterr().out)
     assert not {item for item, _ in names["next_items"]} & set(names["history"])
     assert [len(each) for each in names["many"]] == [5, 5]
-    assert isinstance(names["alike"][0], Recommendation)
+    assert isinstance(names["similar"][0], Recommendation)
 
 
 def test_a_vector_database_finds_what_the_index_finds(names: dict, examples: list[str], tmp_path: Path) -> None:
