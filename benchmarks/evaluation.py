@@ -1,10 +1,10 @@
-"""Exact rankings and their evaluation for many users and items, against a loop over users in numpy.
+"""Speed of exact ranking and evaluation, compared with a loop over users in numpy.
 
     python -m benchmarks.evaluation [--users 100000] [--items 100000] [--looped 500]
 
-User and item vectors are random. The loop ranks and scores one user at a time, for some of the users; both
-rank the whole catalogue and keep 100 items. PixRec's side also writes the ranking as Parquet, reads it back
-with all of its checks, and scores it under both protocols.
+User and item vectors are random. The loop ranks and evaluates one user at a time, for the first `--looped` users. Both
+rank the whole catalogue and keep 100 items. PixRec also writes the ranking as Parquet, reads and checks it, and
+evaluates it under both protocols.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from pixrec_core.schemas import CATALOGUE_SCHEMA
 DEPTH, HISTORY, DIMENSION, BATCH = 100, 5, 128, 1024
 
 
-def unit(rows: int, seed: int) -> faiss_index.Vectors:
-    """Random unit vectors."""
+def unit_vectors(rows: int, seed: int) -> faiss_index.Vectors:
+    """Return random unit vectors (rows, DIMENSION)."""
     vectors = np.random.default_rng(seed).normal(size=(rows, DIMENSION)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def shop(users: int, items: int) -> tuple[Targets, Any]:
-    """Random histories, as the evaluation knows them, and the target of each user."""
+def random_targets(users: int, items: int) -> tuple[Targets, Any]:
+    """Return random histories as `Targets`, and the item index (users,) of each target."""
     bought = np.random.default_rng(2).integers(items, size=(users, HISTORY + 1))
     ids = pl.Series([f"item {n:08}" for n in range(items)])
     columns = {"item": ids, "has_image": [True] * items, "train_count": [1] * items}
@@ -47,44 +47,48 @@ def shop(users: int, items: int) -> tuple[Targets, Any]:
     ]
 
 
-def loop(users: faiss_index.Vectors, items: faiss_index.Vectors, targets: Any) -> list[list[float]]:
-    """One user at a time: scores, sort, metrics."""
+def evaluate_in_loop(users: faiss_index.Vectors, items: faiss_index.Vectors, targets: Any) -> list[list[float]]:
+    """Return the metrics of each user, computed one user at a time."""
     scored = []
     for vector, target in zip(users, targets, strict=True):
         scores = items @ vector
         best = np.argpartition(-scores, DEPTH)[:DEPTH]
         best = best[np.argsort(-scores[best])]
-        place = np.flatnonzero(best == target)
-        scored.append(metrics.per_user(np.array([place[0] + 1.0 if len(place) else np.inf]))[0].tolist())
+        position = np.flatnonzero(best == target)
+        scored.append(metrics.per_user(np.array([position[0] + 1.0 if len(position) else np.inf]))[0].tolist())
     return scored
 
 
 def timed(name: str, run: Callable[[], Any]) -> tuple[Any, float]:
-    """Run, tell, and return the result and the seconds."""
+    """Run, print the time and memory, and return the result and the seconds."""
     start, busy = time.perf_counter(), time.process_time()
     result = run()
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{name:24} {seconds:8.1f} s, {time.process_time() - busy:8.1f} s of processors, peak {memory:,.0f} MiB",
+        f"{name:24} {seconds:8.1f} s, {time.process_time() - busy:8.1f} s of CPU, peak {memory:,.0f} MiB",
         flush=True,
     )
     return result, seconds
 
 
 def compare(users: int, items: int, looped: int) -> None:
-    """Every step of PixRec's side, then the loop."""
-    user_vectors, item_vectors, (targets, bought) = unit(users, 0), unit(items, 1), shop(users, items)
+    """Measure each step of PixRec, then the loop."""
+    user_vectors, item_vectors, (targets, bought) = (
+        unit_vectors(users, 0),
+        unit_vectors(items, 1),
+        random_targets(users, items),
+    )
     searcher = faiss_index.create_index("flat", item_vectors)
-    places = np.arange(DEPTH + HISTORY)
+    positions = np.arange(DEPTH + HISTORY)
     lengths = DEPTH + targets.seen.group_by("user_index").len().sort("user_index")["len"].to_numpy().astype(np.int64)
 
     def frames() -> Iterator[pl.DataFrame]:
         for start in range(0, users, BATCH):
             part = slice(start, start + BATCH)
-            cosines, rows = searcher.search(user_vectors[part], len(places))
+            cosines, rows = searcher.search(user_vectors[part], len(positions))
             yield to_ranking(
-                targets.users[part], targets.items, np.where(places < lengths[part, None], rows, -1), cosines
+                targets.users[part], targets.items, np.where(positions < lengths[part, None], rows, -1), cosines
             )
 
     with tempfile.TemporaryDirectory() as folder:
@@ -98,10 +102,14 @@ def compare(users: int, items: int, looped: int) -> None:
         return metrics.per_user(listed_ranks(ranking, targets, DEPTH)), coverage(ranking, targets, 10)
 
     (ours, _), scored = timed("score, both protocols", score)
-    theirs, seconds = timed(f"loop, {looped} users", lambda: loop(user_vectors[:looped], item_vectors, bought[:looped]))
+    theirs, seconds = timed(
+        f"loop, {looped} users", lambda: evaluate_in_loop(user_vectors[:looped], item_vectors, bought[:looped])
+    )
     assert np.allclose(ours[:looped], theirs), "the two disagree"
-    whole = ranked + read + scored
-    print(f"{users / whole:,.0f} users/s against {looped / seconds:,.0f}: {users / whole / (looped / seconds):.1f}x")
+    seconds_in_all = ranked + read + scored
+    print(
+        f"{users / seconds_in_all:,.0f} users/s against {looped / seconds:,.0f}: {users / seconds_in_all / (looped / seconds):.1f}x"
+    )
 
 
 def main() -> None:
@@ -109,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--looped", type=int, default=500, help="users of the loop")
+    parser.add_argument("--looped", type=int, default=500, help="users that the loop evaluates")
     given = parser.parse_args()
     compare(given.users, given.items, given.looped)
 

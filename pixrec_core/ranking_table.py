@@ -15,7 +15,7 @@ from pyarrow import parquet
 from pixrec_core import files
 from pixrec_core.schemas import ITEM, RANK, RANKING_SCHEMA, SCORE, USER
 
-#: In a folder of rankings for the same users: that of the nearest items, and users a second by ranking.
+#: Files in a folder of rankings of the same users: the ranking by nearest vectors, and users per second by ranking.
 DENSE: Final = "dense"
 SPEEDS: Final = "speeds.json"
 
@@ -38,15 +38,15 @@ def id_indices(ids: pl.Expr, sorted_ids: pl.Series, *, strict: bool = True) -> p
 def top_items(
     scores: NDArray[np.float32], lengths: NDArray[np.int64], popularity_ranks: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best items of each user, best first; equal scores are ordered by `popularity_ranks`.
+    """Return the best items of each user, best first; equal scores are ordered by `popularity_ranks`.
 
     Args:
         scores: (B, n).
-        lengths: (B,), items wanted for each user; a list is never longer than the catalogue.
-        popularity_ranks: (n,), from the function of that name.
+        lengths: (B,) items per user; a list is never longer than the catalogue.
+        popularity_ranks: (n,) from the function of that name.
 
     Returns:
-        Item indices and their scores, both (B, k); positions past a user's length hold index -1.
+        Item indices (B, k), -1 after the end of a user's list, and their scores (B, k).
     """
     assert not np.isnan(scores).any(), "a score is not a number"
     n = scores.shape[1]
@@ -60,9 +60,9 @@ def top_items(
 
 
 def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Integers ordered as the scores are, with the low 32 bits free to break ties.
+    """Return integers in the order of the scores, with the low 32 bits free to break ties.
 
-    With every key different, a partial sort is as deterministic as a full one.
+    With distinct keys a partial sort is as deterministic as a full one.
     """
     bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
     bits ^= (bits >> 31) & 0x7FFFFFFF  # negative floats count backwards
@@ -72,12 +72,12 @@ def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 def to_ranking(
     users: pl.Series, item_ids: pl.Series, indices: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> pl.DataFrame:
-    """Ranked lists as rows of `RANKING_SCHEMA`.
+    """Return ranked lists as rows of `RANKING_SCHEMA`.
 
     Args:
         users: (B,) ids.
         item_ids: (n,) ids.
-        indices: (B, k), best first; -1 from where a user's list ends.
+        indices: (B, k), best first; -1 after the end of a user's list.
         scores: (B, k).
     """
     rows, columns = np.nonzero(indices >= 0)
@@ -93,7 +93,7 @@ def to_ranking(
 
 
 def write_ranking(path: Path, batches: Iterable[pl.DataFrame]) -> int:
-    """Write frames of `RANKING_SCHEMA` to one Parquet file, atomically and one in memory at a time.
+    """Write frames of `RANKING_SCHEMA` to one Parquet file, atomically and with one frame in memory at a time.
 
     Returns:
         The number of rows written.

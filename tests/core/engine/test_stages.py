@@ -217,7 +217,11 @@ def test_shares_part_the_catalogue_and_the_limits(tmp_path):
     write_items(paths, wanted)
     limits = ImageSettings(threads=7, per_host=5)
     shares = images.split_work(limits, 3)
-    assert [(s.number, s.partitions, s.threads, s.per_host) for s in shares] == [(0, 3, 3, 2), (1, 3, 2, 2), (2, 3, 2, 1)]
+    assert [(s.number, s.partitions, s.threads, s.per_host) for s in shares] == [
+        (0, 3, 3, 2),
+        (1, 3, 2, 2),
+        (2, 3, 2, 1),
+    ]
     parts = [{item: url for item, url, _ in image_manifest.read_wanted(paths, 64, [], n, 3)} for n in range(3)]
     assert all(parts)
     assert sum(map(len, parts)) == 40

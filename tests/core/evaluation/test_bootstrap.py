@@ -14,7 +14,7 @@ def test_intervals_agree_with_scipy():
         assert np.allclose([low[column], high[column]], expected, atol=2e-3)
 
 
-def test_every_column_sees_the_same_users():
+def test_all_columns_use_the_same_resamples():
     values = np.random.default_rng(5).random((50, 1))
     means = resampled_means(np.hstack([values, values + 0.25, 2 * values]))
     assert means.shape == (RESAMPLES, 3)
@@ -22,11 +22,11 @@ def test_every_column_sees_the_same_users():
     assert np.allclose(means[:, 2], 2 * means[:, 0])
 
 
-def test_another_run_gives_the_same():
+def test_a_second_run_gives_equal_means():
     values = np.random.default_rng(6).random((20, 1))
     assert np.array_equal(resampled_means(values), resampled_means(values))
 
 
-def test_users_who_are_all_alike_leave_no_doubt():
+def test_equal_users_give_an_interval_of_width_zero():
     low, high = interval(resampled_means(np.ones((7, 1))))
     assert np.allclose([low, high], 1)

@@ -15,7 +15,7 @@ BOUGHT = {"u": "abcd", "v": "acba", "w": "abe"}  # targets d, a, e
 
 
 def answers(paths: VariantPaths, bought, lists, items=ITEMS) -> Answers:
-    """What is left of a split and a ranking: `lists` has one word a user, best item first."""
+    """Write a split and a ranking: `lists` has one word per user, best item first."""
     catalogue = sequences_file.catalogue([], items)
     sequences_file.write(paths.dataset, catalogue, sequences_file.sequences(bought))
     rows = [(user, rank, item, -float(rank)) for user in bought for rank, item in enumerate(lists[user], 1)]
@@ -26,7 +26,7 @@ def answers(paths: VariantPaths, bought, lists, items=ITEMS) -> Answers:
 
 @pytest.fixture
 def sides(tmp_path):
-    """Two places to write to."""
+    """Two folders to write to."""
     return [DatasetPaths(tmp_path / name).variant("multimodal") for name in ("old", "new")]
 
 
@@ -43,7 +43,7 @@ def test_means_and_their_difference_by_hand(sides):
     assert found.high == pytest.approx(gains(1) - gains(8))  # all three draws of v
 
 
-def test_the_same_lists_leave_no_doubt(sides):
+def test_equal_lists_give_an_interval_of_width_zero(sides):
     lists = {"u": "dabcefgh", "v": "bcdefgha", "w": "abcdefgh"}
     mean = pytest.approx(gains(1, 8, 5))
     assert compare(*[answers(side, BOUGHT, lists) for side in sides]) == Comparison(3, mean, mean, 0, 0)
@@ -57,19 +57,19 @@ def test_the_same_lists_leave_no_doubt(sides):
         ({"u": "bacd", "v": "acba", "w": "abe"}, 2),  # the same target of u, after another history
     ],
 )
-def test_only_who_was_asked_the_same_counts(sides, bought, pairs):
+def test_only_users_with_equal_test_sequences_count(sides, bought, pairs):
     old = answers(sides[0], BOUGHT, dict.fromkeys(BOUGHT, ITEMS))
     new = answers(sides[1], bought, dict.fromkeys(bought, ITEMS))
     assert compare(old, new).pairs == pairs
 
 
-def test_nobody_who_was_asked_the_same(sides):
+def test_no_user_with_equal_test_sequences(sides):
     old = answers(sides[0], BOUGHT, dict.fromkeys(BOUGHT, ITEMS))
     new = answers(sides[1], {"x": "abcd"}, {"x": ITEMS})
     assert compare(old, new) is None
 
 
-def test_items_of_one_catalogue_alone_stand_in_nobodys_way(sides):
+def test_items_that_only_one_catalogue_has_are_removed(sides):
     old = answers(sides[0], BOUGHT, dict.fromkeys(BOUGHT, "zabcdey"), "abcdeyz")  # without z: ranks 4, 1, 5
     new = answers(sides[1], BOUGHT, dict.fromkeys(BOUGHT, "fgxedcba"), "abcdefgx")  # without f, g and x: 2, 5, 1
     found = compare(old, new)

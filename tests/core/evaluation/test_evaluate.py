@@ -50,7 +50,7 @@ def metrics(paths):
     return json.loads(paths.metrics.read_text())
 
 
-def test_the_data_set(metrics):
+def test_facts_of_the_dataset(metrics):
     assert {name: value for name, value in metrics.items() if name != "protocols"} == {
         "generative": {},
         "users": 3, "items": 6, "depth": 4,
@@ -92,7 +92,7 @@ def test_coverage_is_of_the_whole_catalogue(metrics):
     assert rest["coverage@10"]["value"] == 4 / 6  # u sees d e f, w sees c d e f
 
 
-def test_what_lists_are_like(metrics):
+def test_properties_of_lists(metrics):
     whole, rest = (metrics["protocols"][name]["methods"]["popularity"] for name in ("seen_allowed", "seen_filtered"))
     # Everybody's list holds all: ten pairs of photos, four of which are of another colour. u has three, v two, w two.
     assert whole["image_diversity@10"] == {
@@ -139,7 +139,7 @@ def test_outcomes(paths, metrics):
     ]  # fmt: skip
 
 
-def test_rankings_by_the_language_model_are_compared_with_the_dense_one_over_their_users(paths):
+def test_generative_rankings_are_compared_with_the_dense_one_over_their_users(paths):
     folder = paths.variant("multimodal").generative
     for method, items in (("dense", LISTS["multimodal"]), ("beams", "bdafec")):
         write_ranking(folder / f"{method}.parquet", items, "uw")
@@ -163,7 +163,7 @@ def test_rankings_by_the_language_model_are_compared_with_the_dense_one_over_the
     assert outcomes.filter(method="multimodal")["rank"].to_list() == [1, 2, 4]
 
 
-def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
+def test_the_filtered_protocol_may_have_no_users(paths):
     paths.sequences.unlink()
     items = sequences_file.catalogue(["a", "a", "a"], ITEMS, imageless="e")
     sequences_file.write(paths, items, sequences_file.sequences(dict.fromkeys(BOUGHT, "aba")))
@@ -172,7 +172,7 @@ def test_users_who_all_repeat_leave_the_filtered_protocol_empty(paths):
     assert filtered == {"users": 0, "left_out": 3, "methods": {}, "groups": {}, "paired": []}
 
 
-def test_baselines_come_first(paths):
+def test_missing_baselines_are_refused(paths):
     files.remove(paths.baselines)
     with pytest.raises(MissingArtefactError, match="baselines"):
         evaluate_rankings(RetrievalSettings(), paths, ("multimodal",))

@@ -1,4 +1,4 @@
-"""Every way in which a sequence can know more than it may, planted one at a time."""
+"""Each kind of leak, planted one at a time."""
 
 import polars as pl
 import pytest
@@ -34,7 +34,7 @@ def timed(rows=TIMED) -> dict[str, pl.DataFrame]:
     )
 
 
-def test_honest_sequences_pass():
+def test_sequences_without_leaks_pass():
     check_for_leaks(by_split(sequences_file.sequences(BOUGHT)), {})
     check_for_leaks(timed(), CUTS)
 
@@ -42,7 +42,7 @@ def test_honest_sequences_pass():
 @pytest.mark.parametrize(
     ("split", "items"), [("train", ["a", "b", "c"]), ("train", ["b", "a"]), ("validation", ["a", "b", "c", "d"])]
 )
-def test_more_than_the_test_sequence_allows_is_refused_and_names_the_user(split, items):
+def test_held_out_items_are_refused_and_the_user_is_named(split, items):
     lists = sequences_file.sequences(BOUGHT)
     planted = (pl.col("split") == split) & (pl.col("user") == "u")
     leaky = lists.with_columns(pl.when(planted).then(pl.lit(items)).otherwise("items").alias("items"))
@@ -52,7 +52,7 @@ def test_more_than_the_test_sequence_allows_is_refused_and_names_the_user(split,
         check_for_leaks(by_split(leaky), {})
 
 
-def test_a_user_without_a_test_sequence_cannot_be_vouched_for():
+def test_a_user_without_a_test_sequence_is_refused():
     lists = sequences_file.sequences(BOUGHT)
     with pytest.raises(ContractError, match=r'Leak in split "train": .* 1 user .* \(v\)'):
         check_for_leaks(by_split(lists.filter((pl.col("split") != "test") | (pl.col("user") != "v"))), {})
@@ -72,7 +72,7 @@ def test_a_user_without_a_test_sequence_cannot_be_vouched_for():
         ("test", "w", "cab", [50, 200, 201]),
     ],
 )
-def test_whatever_lies_past_its_cut_is_refused(planted):
+def test_items_past_the_cut_are_refused(planted):
     others = [row for row in TIMED if row[:2] != planted[:2]]
     with pytest.raises(ContractError, match=rf'Leak in split "{planted[0]}": .* 1 user .* \(w\)'):
         check_for_leaks(timed([*others, planted]), CUTS)

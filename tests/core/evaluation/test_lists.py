@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pixrec_core.evaluation import lists
 from pixrec_core.evaluation.lists import ItemFacts, describe_lists, diversity, tf_idf
@@ -42,17 +41,18 @@ def test_diversity_equals_a_loop_over_pairs(chosen, per_block):
         assert np.allclose(diversity(incidence, vectors), expected)
 
 
-def test_texts_equal_scikit_learn():
-    texts = ["Red wool skirt", "red wool, red hat", "Blue hat 7", "a b"]
-    expected = TfidfVectorizer(binary=True, token_pattern=r"\w+").fit_transform(texts)
-    assert np.allclose(tf_idf(texts).toarray(), expected.toarray())
+def test_tf_idf_by_hand():
+    # Smoothed idf: 1 + ln((1 + texts) / (1 + texts with the word)); a word counts once per text.
+    rare, common = 1 + np.log(3 / 2), 1
+    first = np.array([common, rare]) / np.hypot(common, rare)
+    assert np.allclose(tf_idf(["Red, red HAT", "red"]).toarray(), [first[::-1], [0, 1]])
 
 
 def test_texts_without_a_word():
     assert tf_idf(["", "?!"]).shape == (2, 0)
 
 
-def test_what_lists_are_like(tmp_path):
+def test_properties_by_hand(tmp_path):
     paths = DatasetPaths.of(tmp_path, "tiny")
     photos_folder.write(paths, {"a": "red", "b": "red", "c": "blue"})
     catalogue = sequences_file.catalogue(["aab", "a"], "abcd", imageless="d")

@@ -1,4 +1,4 @@
-"""Metrics of whole rankings against ranx, which shares no line with ours."""
+"""Metrics of whole rankings against ranx, an independent implementation."""
 
 import numpy as np
 import polars as pl

@@ -23,7 +23,7 @@ def write(paths, lists):
     sequences_file.write(paths, sequences_file.catalogue(train, "abcdef", imageless="e"), lists)
 
 
-def test_what_is_known_of_each_target(paths):
+def test_facts_of_each_target(paths):
     write(paths, sequences_file.sequences(BOUGHT, tied="v"))
     targets = Targets.read(paths)
     assert targets.users.to_list() == list("uvwx")
@@ -34,7 +34,7 @@ def test_what_is_known_of_each_target(paths):
     assert seen["item_index"].to_list() == [[0, 1, 2], [0, 2], [0, 1, 2], [0, 1, 2]]
 
 
-def test_some_of_the_users(paths):
+def test_targets_of_some_users(paths):
     write(paths, sequences_file.sequences(BOUGHT, tied="v"))
     some = Targets.read(paths).of_users(pl.Series(["x", "v"]))
     assert some.users.to_list() == ["v", "x"]

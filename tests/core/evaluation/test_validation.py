@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.evaluation.validation import stacking_users, target_ranks, tuning_users
@@ -29,6 +29,7 @@ def test_scores_that_are_not_numbers_rank_the_target_last():
     assert target_ranks(scores, np.array([1, 1]), np.arange(4)).tolist() == [4, 3]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.randoms(use_true_random=False), st.data())
 def test_the_rank_is_the_position_in_the_ranking(scores, random, data):
     order = np.array(random.sample(range(len(scores)), len(scores)))

@@ -60,7 +60,7 @@ def test_co_occurrence_is_a_shrunk_cosine_weighted_by_recency(monkeypatch):
     assert np.allclose(scores(co_occurrence, train, [[0], [2, 1]], 3), expected)
 
 
-def test_co_occurrence_keeps_the_nearest_recency_knn_whatever_the_blocks(monkeypatch):
+def test_co_occurrence_keeps_the_nearest_neighbours_for_any_block_size(monkeypatch):
     lists = np.random.default_rng(1).integers(0, 12, (60, 5)).tolist()
     has = np.zeros((60, 12))
     for user, items in enumerate(lists):
@@ -93,11 +93,11 @@ def test_markov_chain_does_not_reach_over_the_end_of_a_sequence():
 
 
 @pytest.mark.parametrize("module", [co_occurrence, markov_chain])
-def test_nothing_to_learn_from(module):
+def test_training_without_pairs_scores_zero(module):
     assert scores(module, [[0]], [[0], [0, 1]], 2) == [[0, 0], [0, 0]]
 
 
-def test_counting_leaves_the_lists_alone():
+def test_incidence_does_not_change_the_lists():
     lists = ItemLists.from_lists([[1, 1, 0], [2]])
     assert lists.incidence(3).toarray().tolist() == [[1, 1, 0], [0, 0, 1]]
     assert lists.values.tolist() == [1, 1, 0, 2]
@@ -105,7 +105,7 @@ def test_counting_leaves_the_lists_alone():
 
 
 def test_ease_solves_its_least_squares_problem(monkeypatch):
-    """Steck's objective, minimised for each item apart: no weight of its own, a ridge on the rest."""
+    """Steck's objective, minimised per item: a ridge regression on all other items."""
     monkeypatch.setattr(ease, "PENALTIES", (3.0,))
     monkeypatch.setattr(_recency_knn, "RECENCIES", (0.0,))
     random = np.random.default_rng(2)
@@ -121,7 +121,7 @@ def test_ease_solves_its_least_squares_problem(monkeypatch):
     assert np.allclose(scores(ease, train, [[i] for i in range(6)], 6), expected, atol=1e-5)
 
 
-def test_ease_leaves_the_rarest_items_out(monkeypatch):
+def test_ease_scores_the_rarest_items_zero(monkeypatch):
     monkeypatch.setattr(ease, "MOST_ITEMS", 2)
     found = scores(ease, [[0, 1, 2], [1, 2], [1, 2]], [[1], [0]], 3)
     assert found[0][0] == 0 < found[0][2]
@@ -144,7 +144,7 @@ def test_bm25_by_hand(monkeypatch):
     assert np.allclose(rows, [hat, np.add(hat, np.divide(linen, 2))])
 
 
-def test_bm25_equals_the_librarys_own_scores(monkeypatch):
+def test_bm25_equals_the_scores_of_bm25s(monkeypatch):
     monkeypatch.setattr(_recency_knn, "RECENCIES", (0.0,))
     random = np.random.default_rng(5)
     texts = [" ".join(f"w{n}" for n in random.integers(10, 40, 6)) for _ in range(20)]
@@ -162,7 +162,7 @@ def test_image_knn_is_the_cosine_to_the_history(monkeypatch):
 
 
 @pytest.mark.parametrize(("target", "repeats"), [(0, True), (1, False)])
-def test_whether_own_items_are_candidates_is_chosen_on_validation(target, repeats):
+def test_validation_decides_whether_seen_items_are_candidates(target, repeats):
     photos = [[1, 0], [0.6, 0.8], [0, 1]]
     fitted = image_knn.fit(make_train_data([], 3, photos=photos, validation=[([0], target)]))
     assert fitted.chosen["repeats"] is repeats

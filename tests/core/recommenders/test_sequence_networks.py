@@ -1,4 +1,4 @@
-"""The networks that read sequences, and their trainer."""
+"""Sequence networks and their training."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_items_of_one_instant_get_a_new_order_each_epoch():
     assert {tuple(second) for _, second in epochs} == {(5, 6, 0, 0)}
 
 
-def test_the_vocabulary_is_what_training_knows():
+def test_the_vocabulary_has_the_items_of_training():
     vocabulary = Vocabulary.of(np.array([1, 4]), 6)
     assert vocabulary.known.tolist() == [1, 4]
     rows = vocabulary.rows(ItemLists.from_lists([[0, 1, 5, 4], [2], [4]]))
@@ -66,7 +66,7 @@ def test_batches_hold_every_window_once(monkeypatch):
 
 
 @pytest.mark.parametrize("make_encoder", ENCODERS)
-def test_no_place_sees_what_follows_and_padding_changes_nothing(make_encoder):
+def test_outputs_depend_on_no_later_item_and_not_on_padding(make_encoder):
     model = NextItemNetwork(9, make_encoder(0.5)).eval()
     whole = model(torch.tensor([[1, 2, 3, 4]]))
     assert torch.allclose(model(torch.tensor([[1, 2, 3, 9]]))[:, :3], whole[:, :3], atol=1e-6)
@@ -74,7 +74,7 @@ def test_no_place_sees_what_follows_and_padding_changes_nothing(make_encoder):
     assert not torch.allclose(model(torch.tensor([[9, 2, 3, 4]]))[:, 1:], whole[:, 1:], atol=1e-3)
 
 
-def test_untrained_loss_is_that_of_a_guess():
+def test_the_loss_of_an_untrained_network_is_that_of_a_uniform_guess():
     model = NextItemNetwork(50, torch.nn.Identity())
     torch.nn.init.zeros_(model.items.weight)
     assert model.loss(torch.tensor([[1, 2, 3], [4, 5, 0]])).item() == pytest.approx(math.log(50))
@@ -85,14 +85,14 @@ def test_padding_is_no_target():
     assert model.loss(torch.tensor([[1, 2, 0, 0]])).item() == pytest.approx(model.loss(torch.tensor([[1, 2]])).item())
 
 
-def test_a_sample_of_all_items_gives_the_whole_loss():
+def test_sampled_loss_over_all_items_equals_the_full_loss():
     torch.manual_seed(0)
     outputs, items, targets = torch.randn(7, 4), torch.randn(30, 4), torch.arange(7)
     whole = functional.cross_entropy(outputs @ items.T, targets)
     assert torch.allclose(sampled_loss(outputs, targets, items, torch.arange(30)), whole)
 
 
-def test_a_sample_estimates_the_whole_loss():
+def test_sampled_loss_estimates_the_full_loss():
     torch.manual_seed(0)
     outputs, items, targets = torch.randn(7, 4), torch.randn(1000, 4), torch.arange(7)
     whole = functional.cross_entropy(outputs @ items.T, targets)
@@ -102,11 +102,11 @@ def test_a_sample_estimates_the_whole_loss():
 
 @pytest.mark.parametrize("full_softmax", [20_000, 3], ids=["full", "sampled"])
 @pytest.mark.parametrize("module", [gru4rec, sasrec])
-def test_a_rule_of_what_follows_is_learnt(module, full_softmax, monkeypatch):
-    """Round a ring of twelve items, always two steps on; popularity knows nothing."""
+def test_networks_learn_which_item_follows(module, full_softmax, monkeypatch):
+    """Each sequence takes steps of two round a ring of twelve items, all equally popular."""
     monkeypatch.setattr(training, "FULL_SOFTMAX", full_softmax)
     monkeypatch.setattr(training, "DROPOUTS", (0.1,))
-    monkeypatch.setattr(training, "LEARNING_RATE", 0.02)  # so small a ring is learnt in a few steps
+    monkeypatch.setattr(training, "LEARNING_RATE", 0.02)  # few steps suffice for so small a ring
     rounds = [[(start + 2 * step) % 12 for step in range(6)] for start in range(12)] * 10
     train_data = make_train_data(rounds, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
     fitted = module.fit(train_data)
@@ -115,7 +115,7 @@ def test_a_rule_of_what_follows_is_learnt(module, full_softmax, monkeypatch):
     assert fitted.scores(ItemLists.from_lists([[5, 7], [3]])).argmax(axis=1).tolist() == [9, 5]
 
 
-def test_items_that_training_never_saw_tell_nothing_and_rank_last():
+def test_unknown_items_are_ignored_in_histories_and_rank_last():
     fitted = gru4rec.fit(make_train_data([[0, 1], [1, 0]], 4))
     known, mixed, unknown = fitted.scores(ItemLists.from_lists([[0], [0, 3], [2, 3]]))
     assert (known == mixed).all()
@@ -123,22 +123,22 @@ def test_items_that_training_never_saw_tell_nothing_and_rank_last():
     assert unknown.tolist() == [0, 0, 0, 0]
 
 
-def test_training_keeps_the_epoch_that_validates_best(monkeypatch):
+def test_training_keeps_the_epoch_with_the_best_validation(monkeypatch):
     monkeypatch.setattr(training, "PATIENCE", 2)
     model = NextItemNetwork(3, torch.nn.Identity())
-    judged = [0.1, 0.3, 0.2, 0.25, 0.9]
+    ndcgs = [0.1, 0.3, 0.2, 0.25, 0.9]
     states = []
 
     def validate():
         states.append(model.items.weight.detach().clone())
-        return judged[len(states) - 1]
+        return ndcgs[len(states) - 1]
 
     training._train(model, to_train([[1, 2, 3]]), validate)
-    assert len(states) == 4, "two epochs without a better one are the end"
+    assert len(states) == 4, "training stops after two epochs without a better one"
     assert torch.equal(model.items.weight, states[1])
 
 
-def test_the_worlds_random_numbers_are_left_alone():
+def test_fitting_does_not_change_the_global_random_state():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)

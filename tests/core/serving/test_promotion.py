@@ -195,9 +195,7 @@ def test_a_damaged_copy_is_named_with_the_remedy(shop: Work, name: str) -> None:
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    message = (
-        rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run NAME --stage"
-    )
+    message = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run NAME --stage"
     with pytest.raises(ArtefactError, match=message):
         Recommender.load(shop.variant_paths.promoted.root)
     with pytest.raises(ArtefactError, match=message):
