@@ -1,12 +1,12 @@
-"""How each stage grows with its input: seconds, processor seconds and peak memory, each in a process of its own.
+"""Growth of each stage with its input: seconds, CPU seconds and peak memory, each stage in a fresh process.
 
     python -m benchmarks.scale [--users 500] [--factor 4] [--sizes 3]
 
-Shops of the generator, each `factor` times as large as the one before in users and items alike, so reviews grow as
-users do. Photos are the generator's files, so no network is in it; a training has one epoch. Prints every stage at
-every size, and the power of the input by which its processor seconds grew: 1 is in proportion, 2 is its square (users
-x items, where both grow). What a stage needs to start at all (imports, contracts) falls out of it: the power is that of
-what the last step of size added against what the step before it did. A stage that hardly grew has none.
+Each generated shop has `factor` times the users and items of the one before. Photos are local files, so no network is
+involved; a training has one epoch. Prints every stage at every size, and the exponent by which its CPU seconds grow
+with the input: 1 is linear, 2 is quadratic (users x items, where both grow). The exponent compares the increase of the
+last step with that of the step before, so constant costs (imports, data contracts) do not count. A stage that hardly
+grows has no exponent.
 """
 
 import argparse
@@ -25,53 +25,53 @@ from typing import Any
 from benchmarks.generated_shop import shop
 from pixrec_core import pipeline
 
-ITEMS_A_USER = 0.4
-NOISE_S = 0.3  # a difference of processor seconds that says nothing
+ITEMS_PER_USER = 0.4
+NOISE_S = 0.3  # smaller differences of CPU seconds are noise
 STAGES = [stage for stage in pipeline.STAGES if stage.partitioned_by != "joint"]
 
 
-def measure(folder: Path, users: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """Every stage of one size, by name, each in a fresh process."""
+def measure_stages(folder: Path, users: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield name and measurements of every stage at one size, each in a fresh process."""
     for stage in STAGES:
         given = ["--folder", str(folder), "--users", str(users), "--stage", stage.name]
         run = [sys.executable, "-m", "benchmarks.scale", *given]
         yield stage.name, json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
 
-def run(folder: Path, users: int, name: str) -> None:
-    """One stage here."""
+def run_stage(folder: Path, users: int, name: str) -> None:
+    """Run one stage in this process and print its measurements."""
     stage = next(each for each in STAGES if each.name == name)
-    at = shop({"users": users, "items": int(users * ITEMS_A_USER)}, folder)
+    work = shop({"users": users, "items": int(users * ITEMS_PER_USER)}, folder)
     start = time.perf_counter()
-    stage.materialise(at if stage.partitioned_by == "variant" else at.with_variant(None))
+    stage.materialise(work if stage.partitioned_by == "variant" else work.with_variant(None))
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seen = {
+    measured = {
         "seconds": time.perf_counter() - start,
         "cpu": sum(each.ru_utime + each.ru_stime for each in usage),
         "memory": max(each.ru_maxrss for each in usage) / 1024,
     }
-    print(json.dumps(seen), flush=True)
+    print(json.dumps(measured), flush=True)
 
 
-def power(costs: list[float], factor: float) -> float | None:
-    """By which power of the input a cost grew, whatever it starts from; None where it hardly did."""
+def growth_exponent(costs: list[float], factor: float) -> float | None:
+    """Return the exponent by which a cost grows with the input, without its constant part; None if it hardly grows."""
     if len(costs) < 3:
         return None
     before, after = costs[-2] - costs[-3], costs[-1] - costs[-2]
     return math.log(after / before) / math.log(factor) if min(before, after) > NOISE_S else None
 
 
-def show(sizes: list[int], factor: int, found: dict[int, dict[str, dict[str, float]]]) -> None:
-    """The table."""
+def print_table(sizes: list[int], factor: int, found: dict[int, dict[str, dict[str, float]]]) -> None:
+    """Print one line per stage."""
     for name in [stage.name for stage in STAGES]:
         rows = [found[users][name] for users in sizes]
-        told = "  ".join(f"{row['seconds']:8.1f} s {row['cpu']:8.1f} cpu {row['memory']:6,.0f} MiB" for row in rows)
-        grown = power([row["cpu"] for row in rows], factor)
-        print(f"{name:13} {told}   {f'^{grown:.2f}' if grown else 'hardly'}", flush=True)
+        columns = "  ".join(f"{row['seconds']:8.1f} s {row['cpu']:8.1f} cpu {row['memory']:6,.0f} MiB" for row in rows)
+        grown = growth_exponent([row["cpu"] for row in rows], factor)
+        print(f"{name:13} {columns}   {f'^{grown:.2f}' if grown else 'hardly'}", flush=True)
 
 
 def main() -> None:
-    """Parse the command line."""
+    """Measure all stages at all sizes, or run one stage in a process that this script started."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=500, help="of the smallest shop")
     parser.add_argument("--factor", type=int, default=4)
@@ -80,15 +80,15 @@ def main() -> None:
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     given: Any = parser.parse_args()
     if given.stage:
-        run(given.folder, given.users, given.stage)
+        run_stage(given.folder, given.users, given.stage)
         return
     sizes = [given.users * given.factor**n for n in range(given.sizes)]
-    print(f"{os.cpu_count()} cores; users: {', '.join(f'{n:,}' for n in sizes)}; items: {ITEMS_A_USER} a user")
+    print(f"{os.cpu_count()} cores; users: {', '.join(f'{n:,}' for n in sizes)}; items: {ITEMS_PER_USER} per user")
     found: dict[int, dict[str, dict[str, float]]] = {}
     for users in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            found[users] = dict(measure(Path(folder), users))
-    show(sizes, given.factor, found)
+            found[users] = dict(measure_stages(Path(folder), users))
+    print_table(sizes, given.factor, found)
 
 
 if __name__ == "__main__":

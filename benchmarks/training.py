@@ -1,8 +1,8 @@
-"""Examples a second in training: PixRec against a straightforward implementation of the same objective.
+"""Training examples per second: PixRec against a straightforward implementation of the same objective.
 
-The straightforward one takes a (history, target) window an example, decodes each photo of it from its
-JPEG and encodes it again at each step, reads each target apart, and computes logits at every position.
-Both train the same backbone from the same weights on the same sequences, in turns in one process.
+The straightforward one has one (history, target) pair per example. In each step it decodes the JPEGs of all photos,
+encodes them, encodes each target on its own, and computes logits at every position. Both train the same backbone from
+the same weights on the same sequences, in turns in one process.
 
     python -m benchmarks.training [--rounds 5] [--steps 8] [--users 300]
 """
@@ -29,29 +29,29 @@ from pixrec_core.models.photo_store import pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.stages import Work
-from pixrec_core.training import build
-from pixrec_core.training.batches import LengthGroupedSampler
+from pixrec_core.training import build_tower
+from pixrec_core.training.batches import OneDatasetBatchSampler
 
 
 class Straightforward:
-    """One window an example; nothing is shared between examples and nothing is kept."""
+    """One pair per example; examples share no computation, and nothing is cached."""
 
     def __init__(self, work: Work, model: DualTower, inputs: TowerInputs) -> None:
         self._work, self._model, self._inputs = work, model, inputs
 
     def loss(self, examples: list[tuple[list[int], int]]) -> torch.Tensor:
-        """The mixed loss of some (history, target) examples, targets of the batch being the negatives."""
-        read = [self._read(history, target) for history, target in examples]
-        users, targets_read, generation = (torch.stack(column) for column in zip(*read, strict=True))
-        targets = torch.stack([self._alone(target) for _, target in examples])
+        """Return the mixed loss of (history, target) examples; the negatives are the other targets of the batch."""
+        encoded = [self._encode_pair(history, target) for history, target in examples]
+        users, targets_in_history, generation = (torch.stack(column) for column in zip(*encoded, strict=True))
+        targets = torch.stack([self._encode_item(target) for _, target in examples])
         numbers = torch.tensor([target for _, target in examples])
         negatives = numbers[:, None] != numbers[None, :]
         answers, tau = torch.arange(len(examples)), self._model.config.tau
-        item_item = losses.info_nce(targets_read, targets, answers, negatives, tau)
+        item_item = losses.info_nce(targets_in_history, targets, answers, negatives, tau)
         user_item = losses.info_nce(users, targets, answers, negatives, tau)
         return losses.mix(generation.mean(), item_item, user_item, 0.125, 0.3)
 
-    def _read(self, history: list[int], target: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _encode_pair(self, history: list[int], target: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         ids: list[int] = []
         for n, number in enumerate([*history, target]):
             ids += self._inputs.processor.text_ids(prompts.NEXT if n else prompts.FIRST)
@@ -64,7 +64,7 @@ class Straightforward:
         labels = torch.tensor(ids[start : start + text])
         return user, item, losses.next_item_generation(outputs.logits[0, start - 1 : start - 1 + text], labels)
 
-    def _alone(self, target: int) -> torch.Tensor:
+    def _encode_item(self, target: int) -> torch.Tensor:
         hidden = self._forward(self._inputs.inputs.blocks[target].ids.tolist(), [target]).hidden_states[-1][0]
         return functional.normalize(self._model.item_head(hidden.mean(0)), dim=-1)
 
@@ -80,32 +80,31 @@ class Straightforward:
 
 
 def main() -> None:
-    """Print examples a second of both, and their ratio."""
+    """Print the examples per second of both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8, help="training steps a round")
+    parser.add_argument("--steps", type=int, default=8, help="training steps per round")
     parser.add_argument("--users", type=int, default=300)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        compare(open_shop(Path(folder), options.users, DATA_STAGES), options.rounds, options.steps)
+        compare_rates(open_shop(Path(folder), options.users, DATA_STAGES), options.rounds, options.steps)
 
 
-def compare(work: Work, rounds: int, steps: int) -> None:
-    """Time both in turns."""
+def compare_rates(work: Work, rounds: int, steps: int) -> None:
+    """Time both implementations in turns."""
     settings = work.dataset_settings.training
     set_seed(0)
-    model, (inputs,) = build(work.dataset_settings.model, settings, [work.variant_paths])
+    model, (inputs,) = build_tower(work.dataset_settings.model, settings, [work.variant_paths])
     model.train()
     sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS])
     windows = TrainingWindows(sequences, settings.max_history_len, seed=0)
-    order = list(LengthGroupedSampler(windows, settings.batch_size, seed=0))
+    batches = list(OneDatasetBatchSampler([windows], settings.batch_size, seed=0))
     assert inputs.pixels, "the sample has photos"
     collator, plain = inputs.collator(pixel_store(inputs.pixels)), Straightforward(work, model, inputs)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def batch(step: int) -> list[Any]:
-        start = step * settings.batch_size % (len(order) - settings.batch_size)
-        return [windows[n] for n in order[start : start + settings.batch_size]]
+        return [windows[n] for n in batches[step % len(batches)]]
 
     def ours(step: int) -> int:
         taken = batch(step)

@@ -1,10 +1,10 @@
-"""Where the time of a training step goes, and how many of its tokens are padding.
+"""Time of each part of a training step, and the share of padding tokens.
 
     python -m benchmarks.training_step [--users 600] [--item-tokens 16]
 
-Trains `tiny` on the generated shop for one epoch through the checkpoint stage itself, with a clock around
-the parts of a step. Prints the median step, the median of each part, and its share. For CPUs: a clock around
-a call tells nothing of work that is queued for a GPU.
+Trains `tiny` on the generated shop for one epoch by the checkpoint stage, with a clock around each part of a step.
+Prints the median step, the median of each part, and its share. For CPUs only: such a clock does not see work that is
+queued for a GPU.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from pixrec_core import pipeline
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower
 
-ITEM_TOWER, HISTORY_TOWER, REST = "item tower", "history tower", "the Trainer's own"
+ITEM_TOWER, HISTORY_TOWER, REST = "item tower", "history tower", "rest of the Trainer"
 
-#: Part of a step -> the call that does it, less the parts that it calls. A part's name stands once a call.
+#: Name of each part -> its method; the time of inner parts is not counted.
 PARTS: dict[str, tuple[type, str]] = {
     "collate, load photos": (Collator, "__call__"),
     "vision tower": (DualTower, "photo_features"),
@@ -43,7 +43,7 @@ PARTS: dict[str, tuple[type, str]] = {
 
 
 class Clock:
-    """Seconds of each part of each step; a step ends when the optimiser has run."""
+    """Measures the seconds of each part of each step; a step ends when the optimiser has run."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -73,7 +73,7 @@ class Clock:
         return timed
 
     def _switch(self, change: Callable[[], Any]) -> None:
-        """Book the time since the last switch to what ran, then change what runs."""
+        """Add the time since the last switch to the current part, then change the current part."""
         now = time.perf_counter()
         self._parts[self._running[-1] if self._running else REST] += now - self._since
         change()
@@ -82,7 +82,7 @@ class Clock:
     def _count(self, batch: dict[str, Any]) -> None:
         for kind, (read, padded) in self.tokens.items():
             ids = batch[f"{kind}_ids"]
-            self.tokens[kind] = [read + int((ids != 0).sum()), padded + ids.numel()]  # 0 is what rows are filled with
+            self.tokens[kind] = [read + int((ids != 0).sum()), padded + ids.numel()]  # 0 is padding
 
     def _end_step(self) -> None:
         self.steps.append({**self._parts, "step": time.perf_counter() - self._start})
@@ -90,8 +90,8 @@ class Clock:
         self._start = time.perf_counter()
 
 
-def show(clock: Clock, warm_up: int) -> None:
-    """One line a part, the longest first."""
+def print_times(clock: Clock, warm_up: int) -> None:
+    """Print one line per part, the longest first."""
     steps = clock.steps[warm_up:]
     whole = statistics.median(step["step"] for step in steps)
     print(f"median step of {len(steps)}: {1000 * whole:.0f} ms, {torch.get_num_threads()} threads")
@@ -99,22 +99,22 @@ def show(clock: Clock, warm_up: int) -> None:
     for name, seconds in sorted(medians.items(), key=lambda part: -part[1]):
         print(f"  {name:28} {1000 * seconds:7.1f} ms {100 * seconds / whole:5.1f} %")
     for kind, (read, padded) in clock.tokens.items():
-        print(f"  {kind} tokens: {read:,} read, {100 * (1 - read / padded):.1f} % of the batches is padding")
+        print(f"  {kind} tokens: {read:,}, {100 * (1 - read / padded):.1f} % padding")
 
 
 def main() -> None:
-    """Parse the command line."""
+    """Train with the clock and print times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=600)
     parser.add_argument("--item-tokens", type=int, default=16)
-    parser.add_argument("--warm-up", type=int, default=5, help="steps before those that count")
+    parser.add_argument("--warm-up", type=int, default=5, help="steps that are not counted")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = open_shop(Path(folder), given.users, DATA_STAGES, model={"item_tokens": given.item_tokens})
         clock = Clock()
         clock.install()
         pipeline.CHECKPOINT.materialise(work)
-        show(clock, given.warm_up)
+        print_times(clock, given.warm_up)
 
 
 if __name__ == "__main__":

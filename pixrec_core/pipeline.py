@@ -65,7 +65,7 @@ def joint_checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats
 
     joint, run = work.settings.joint[work.dataset], inputs.fingerprint
     datasets = {name: work.with_dataset(name).variant_paths for name in joint.datasets}
-    with training.tracked(work, inputs, **callbacks) as on_epoch:
+    with training.mlflow_run(work, inputs, **callbacks) as on_epoch:
         return training.train(
             joint.model, joint.training, work.variant_paths, datasets, run=run, engine=work.engine, on_epoch=on_epoch
         )
@@ -77,7 +77,7 @@ def checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
 
     settings, paths = work.dataset_settings, work.variant_paths
     start = work.with_dataset(settings.start_from).variant_paths.checkpoint if settings.start_from else None
-    with training.tracked(work, inputs, **callbacks) as on_epoch:
+    with training.mlflow_run(work, inputs, **callbacks) as on_epoch:
         return training.train(
             settings.model,
             settings.training,

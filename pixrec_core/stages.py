@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from filelock import FileLock, Timeout
 
 from pixrec_core import files
-from pixrec_core.engine import Engine, choose
+from pixrec_core.engine import Launcher, create_engine
 from pixrec_core.errors import ArtefactError, BusyError, MissingArtefactError, PixRecError
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.settings import DatasetSettings, JointSettings, Settings
@@ -56,9 +56,9 @@ class Work:
         return self.settings.trained(self.dataset)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Launcher:
         """The engine for the shards of heavy stages. Results do not depend on it, so no fingerprint contains it."""
-        return choose(self.settings.engine)
+        return create_engine(self.settings.engine)
 
     @property
     def paths(self) -> DatasetPaths:

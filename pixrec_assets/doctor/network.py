@@ -38,7 +38,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
 def _engine(settings: EngineSettings) -> Finding:
     """Whether its library is installed and its cluster's port answers; a token is not tried."""
     try:
-        engine.choose(settings)
+        engine.create_engine(settings)
     except PixRecError as error:
         return Finding("engine", Level.FAULT, str(error), "install it, or leave [engine] out of pixrec.toml")
     host, _, port = (settings.address or "").rpartition(":")

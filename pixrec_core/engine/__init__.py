@@ -1,22 +1,22 @@
-"""Where the shards of a heavy stage are worked on: in this process, or by workers of Ray.
+"""Engines: where the shards of heavy stages are processed and where training processes run.
 
-An engine maps and knows nothing of what it maps: what a stage makes is the same whichever engine it has.
-Each one is a file with a function `make`.
+An engine knows nothing of the work, and a stage builds the same artefact with any engine. Each engine is a file with a
+function `make`.
 """
 
-from pixrec_core.engine._contract import Engine
+from pixrec_core.engine._contract import Engine, Launcher, Report
 from pixrec_core.engine.local import LOCAL
 from pixrec_core.plugins import load_plugin
 from pixrec_core.settings import EngineSettings
 
-__all__ = ["LOCAL", "Engine", "choose"]
+__all__ = ["LOCAL", "Engine", "Launcher", "Report", "create_engine"]
 
 
-def choose(settings: EngineSettings) -> Engine:
-    """The engine that the settings name. Nothing is started yet.
+def create_engine(settings: EngineSettings) -> Launcher:
+    """Return the engine that the settings name. It starts nothing until it is used.
 
     Raises:
         SettingsError: its library is not installed.
     """
-    engine: Engine = load_plugin(__name__, settings.kind).make(settings)
+    engine: Launcher = load_plugin(__name__, settings.kind).make(settings)
     return engine

@@ -1,4 +1,4 @@
-"""What every engine owes."""
+"""The interfaces of engines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -6,27 +6,53 @@ from typing import Protocol, TypeVar
 S = TypeVar("S")
 R = TypeVar("R")
 
+#: What the first process of a group reports to the process that started it, such as the metrics of an epoch.
+Report = dict[str, float]
+
 
 class Engine(Protocol):
     """Maps a function over shards."""
 
     @property
     def workers(self) -> int:
-        """Shards that are worked on at a time, at most."""
+        """The largest number of shards that are processed at the same time."""
         ...
 
     def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
-        """Yield `function(shard)` of every shard, in the order of the shards.
+        """Yield `function(shard)` for every shard, in the order of the shards.
 
-        What `function` holds (a model, a memory-mapped array) goes to each worker once. A shard whose worker died is
-        worked on again, so `function` must give the same for the same shard, and may find files of its own that it
-        left half done. What it raises is raised here, as it was raised there, and ends the other workers.
+        The function is sent to each worker once, with everything it holds (a model, a memory-mapped array). If a
+        worker dies, its shard is processed again. So `function` must return the same for the same shard, and may find
+        files that it left half-written. An exception of the function is raised here and ends the other workers.
 
         Args:
-            function: what can be pickled, as must be the shards and what it makes of them.
-            shards: as even as they can be: a worker waits for the shards before its own.
+            function: can be pickled, as can the shards and the results.
+            shards: of similar size: results are yielded in order, so each one waits for those before it.
 
         Raises:
-            EngineError: no worker could be had, or one shard lost its worker again and again.
+            EngineError: no worker could be started, or one shard lost its worker again and again.
+        """
+        ...
+
+
+class Launcher(Engine, Protocol):
+    """An engine that also starts process groups, for training."""
+
+    def run_process_group(
+        self, function: Callable[..., None], world_size: int, on_report: Callable[[Report], None]
+    ) -> None:
+        """Call a function in processes that form a torch process group, and wait until all have ended.
+
+        All processes end if one of them fails or if this process is interrupted or killed.
+
+        Args:
+            function: can be pickled; called with one argument, `on_report`.
+            world_size: number of processes.
+            on_report: called in this process with every report of the first process of the group, whose log lines are
+                logged here too. An exception that it raises ends all processes.
+
+        Raises:
+            LostProcessError: a process was killed or ended itself.
+            PixRecError: raised by the function in one of the processes.
         """
         ...

@@ -1,11 +1,12 @@
-"""Sequences and photos to a trained dual tower, on transformers' Trainer: of one dataset, or of several jointly.
+"""Training of dual towers on sequences and photos, of one dataset or of several jointly.
 
-The Trainer brings schedules, mixed precision and resume; ours is what it trains on (`mixture`) and how it is
-judged (`validation`).
+transformers' Trainer brings schedules, mixed precision and resuming. This package brings batches (`batches`), the loss
+and checkpoints of the dual tower (`trainer`), sharded models (`sharding`) and validation by retrieval (`validation`).
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,7 @@ from transformers import set_seed
 from pixrec_core import files, prompts, schemas
 from pixrec_core.data.contract import require_valid
 from pixrec_core.data.sequences import read_items, read_sequences
-from pixrec_core.engine import LOCAL, Engine
-from pixrec_core.engine.ray import RayEngine
+from pixrec_core.engine import LOCAL, Engine, Launcher
 from pixrec_core.errors import ContractError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.models import checkpoint, hub, tuning
@@ -32,16 +32,15 @@ from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
-from pixrec_core.training import processes
 from pixrec_core.training.batches import JointWindows
-from pixrec_core.training.group_engine import GroupEngine
-from pixrec_core.training.tracking import tracked
+from pixrec_core.training.process_group_engine import ProcessGroupEngine
+from pixrec_core.training.tracking import mlflow_run
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
 from pixrec_core.training.validation import MeanValidation, Validation
 
-__all__ = ["build", "tracked", "train"]
+__all__ = ["build_tower", "mlflow_run", "train"]
 
-COLLABORATIVE = "collaborative"  # the variant with a learned vector an item
+COLLABORATIVE = "collaborative"  # the variant with an embedding per item id
 
 
 def train(
@@ -52,49 +51,46 @@ def train(
     *,
     run: str,
     start: Path | None = None,
-    engine: Engine = LOCAL,
+    engine: Launcher = LOCAL,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Stats:
-    """Train one variant and write its checkpoint: the epoch with the best validation metric `settings.metric_for_best_model`.
+    """Train one variant and write the checkpoint of its best epoch by `settings.metric_for_best_model`.
 
-    A run that was killed goes on from its last whole epoch, if it is still the same run, in however many processes.
-    Items and users are those of their dataset alone: the same id in two datasets is two items.
+    A killed training of the same run resumes after its last complete epoch, in any number of processes. Items and users
+    belong to their dataset: the same id in two datasets means two items.
 
     Args:
-        model_settings: backbone and size of the vectors.
+        model_settings: backbone and embedding size.
         settings: objective and optimiser.
-        paths: where the checkpoint goes.
-        datasets: the variant in each dataset that is trained on, by name.
-        run: names all that the outcome depends on: the state of another run is never resumed.
-        start: folder of a checkpoint to train on from; none is the backbone itself.
-        engine: what encodes the photos for a frozen vision tower, once; where it is Ray, several processes are its
-            workers.
-        on_epoch: told of each epoch's losses and validation metrics as it ends.
+        paths: of the checkpoint.
+        datasets: the variant in each training dataset, by name.
+        run: identifies everything that the outcome depends on; the state of another run is never resumed.
+        start: folder of a checkpoint to continue from; None starts from the backbone.
+        engine: starts the training processes if there are several, and encodes photos for a frozen vision tower.
+        on_epoch: called with the losses and validation metrics of each epoch.
+
+    Returns:
+        What the checkpoint records about its training, without the epochs.
 
     Raises:
-        ContractError: the sequences broke their data contract, or hold nothing to train on.
-        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
-        CheckpointError: the checkpoint to start from is damaged.
+        ContractError: the sequences break their data contract, or contain nothing to train on.
+        BackboneError: the backbone cannot be loaded, or has no part that `model.tune` names.
+        CheckpointError: the checkpoint in `start` is damaged.
         SettingsError: there are fewer GPUs than processes.
-        EngineError: Ray has no room for the processes.
+        EngineError: the engine has no room for the processes.
         LostProcessError: one of several processes died.
     """
-    for each in datasets.values():
-        require_valid(each.dataset)
-        read_checked_sequences(each.dataset)
+    for dataset in datasets.values():
+        require_valid(dataset.dataset)
+        read_checked_sequences(dataset.dataset)
     model_settings, state = hub.pin_revision(model_settings), _state_folder(paths, run)
     given = model_settings, settings, paths, datasets, state, start
     if settings.processes == 1:
-        _fit(*given, engine, on_epoch=on_epoch)
-    elif isinstance(engine, RayEngine):
-        _encode_photos(model_settings, settings, datasets, start, engine)
-        engine.connect()
-        engine.make_room()
-        from pixrec_core.training import ray_processes  # only now: it imports Ray
-
-        ray_processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch, engine.settings)
+        _run_training(*given, engine, on_report=on_epoch)
     else:
-        processes.run(_fit, (*given, LOCAL), settings.processes, on_epoch)
+        if engine.workers > 1:  # while its workers have room
+            _encode_photos(model_settings, settings, datasets, start, engine)
+        engine.run_process_group(partial(_run_training, *given, LOCAL), settings.processes, on_epoch)
     files.remove(paths.training)
     record = files.read_json(paths.checkpoint / checkpoint.CURVES)
     return {name: value for name, value in record.items() if name != "epochs"}
@@ -107,17 +103,17 @@ def _encode_photos(
     start: Path | None,
     engine: Engine,
 ) -> None:
-    """Make the features for a frozen vision tower, so that processes which take all the room find them made."""
+    """Encode the photos for a frozen vision tower ahead of the training processes."""
     if model_settings.vision != "frozen":
         return
     set_seed(settings.seed)
-    model, inputs = build(model_settings, settings, list(datasets.values()), start)
-    for each, own in zip(datasets.values(), inputs, strict=True):
-        if own.pixels is not None:
-            feature_store(each.dataset.cache, model, own.pixels, engine)
+    model, inputs = build_tower(model_settings, settings, list(datasets.values()), start)
+    for dataset, tower_inputs in zip(datasets.values(), inputs, strict=True):
+        if tower_inputs.pixels is not None:
+            feature_store(dataset.dataset.cache, model, tower_inputs.pixels, engine)
 
 
-def _fit(
+def _run_training(
     model_settings: ModelSettings,
     settings: TrainingSettings,
     paths: VariantPaths,
@@ -126,25 +122,25 @@ def _fit(
     start: Path | None,
     engine: Engine,
     *,
-    on_epoch: Callable[[Epoch], None],
+    on_report: Callable[[Epoch], None],
 ) -> None:
-    """`train` in one process: all of it, or what one of a group has to do. The first of them writes the checkpoint."""
+    """Run `train` in one process, alone or in a group whose first process writes the checkpoint."""
     set_seed(settings.seed)
-    model, inputs = build(model_settings, settings, list(datasets.values()), start)
+    model, inputs = build_tower(model_settings, settings, list(datasets.values()), start)
     frozen = model if model_settings.vision == "frozen" else None
     parts = {
-        name: _part(name, each, frozen, own, settings, engine)
-        for (name, each), own in zip(datasets.items(), inputs, strict=True)
+        name: _training_data(name, dataset, frozen, tower_inputs, settings, engine)
+        for (name, dataset), tower_inputs in zip(datasets.items(), inputs, strict=True)
     }
-    judges = {name: part.judge for name, part in parts.items()}
+    validations = {name: part.validation for name, part in parts.items()}
     trainer = DualTowerTrainer(
         model,
         JointWindows([(part.windows, part.collator) for part in parts.values()]),
         settings,
         state,
         paths.curves,
-        validate=MeanValidation(judges) if len(judges) > 1 else next(iter(judges.values())),
-        on_epoch=on_epoch,
+        validate=MeanValidation(validations) if len(validations) > 1 else next(iter(validations.values())),
+        on_epoch=on_report,
         name=paths.variant,
     )
     begin = time.monotonic()
@@ -152,7 +148,7 @@ def _fit(
     if not trainer.is_world_process_zero():
         return
     if settings.fsdp:
-        model, _ = build(model_settings, settings, list(datasets.values()), start)
+        model, _ = build_tower(model_settings, settings, list(datasets.values()), start)
         trainer.load_best(model)
     record = {
         **trainer.curves(),
@@ -167,19 +163,20 @@ def _fit(
     checkpoint.save(paths.checkpoint, model, inputs[0].processor, settings_used, record)
 
 
-def build(
+def build_tower(
     model_settings: ModelSettings,
     settings: TrainingSettings,
     datasets: Sequence[VariantPaths],
     start: Path | None = None,
 ) -> tuple[DualTower, list[TowerInputs]]:
-    """A tower on the backbone that the settings name, or from a checkpoint, and what it reads of each dataset.
+    """Return a tower with its trainable parts unfrozen, and the tower inputs of each dataset.
 
-    What the settings let learn is ready to learn. A residual is of one dataset's items: a joint training has none.
+    The tower starts from a checkpoint or from the backbone that the settings name. Only a training on one dataset can
+    have item-id embeddings.
 
     Raises:
-        BackboneError: the backbone cannot be loaded, or lacks what is to be tuned.
-        CheckpointError: the checkpoint to start from is damaged.
+        BackboneError: the backbone cannot be loaded, or has no part that `model.tune` names.
+        CheckpointError: the checkpoint in `start` is damaged.
     """
     objective: dict[str, Any] = {
         "tau": settings.temperature,
@@ -205,52 +202,40 @@ def build(
 
 
 def _training_texts(datasets: Sequence[VariantPaths]) -> Iterator[str]:
-    """Texts of the items that occur in training: a tokenizer must not learn from what comes later."""
-    for each in datasets:
-        items = read_items(each.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
+    """Yield the texts of items that occur in training: a tokenizer must not learn from held-out items."""
+    for dataset in datasets:
+        items = read_items(dataset.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
         yield from (prompts.item_text(item) for item in items.iter_rows(named=True))
 
 
-class _Part(NamedTuple):
-    """What one dataset brings to a training."""
+class _TrainingData(NamedTuple):
+    """Training windows, batches and validation of one dataset."""
 
     windows: TrainingWindows
     collator: Collator
-    judge: Validation
+    validation: Validation
 
     def counts(self) -> dict[str, int]:
-        """How much there is of it."""
+        """Return the size of the data, for the checkpoint's record."""
         inputs = self.collator.inputs
         return {
             "users": self.windows.users,
             "examples": self.windows.targets,
             "items": len(inputs),
             "items_with_photo": int((inputs.photo_rows != NO_PHOTO).sum()),
-            "validation_users": self.judge.users,
+            "validation_users": self.validation.users,
         }
 
 
-def _part(
+def _training_data(
     name: str,
     paths: VariantPaths,
     frozen: DualTower | None,
     inputs: TowerInputs,
     settings: TrainingSettings,
     engine: Engine,
-) -> _Part:
-    """Training windows, batches and validation of one dataset.
-
-    Args:
-        name: of the dataset.
-        paths: of the variant in it.
-        frozen: the model whose vision tower will not change, so that each photo is encoded once; else None.
-        inputs: what the towers read.
-        settings: of the training.
-        engine: what encodes photos.
-
-    Raises:
-        ContractError: there is nothing to train on.
-    """
+) -> _TrainingData:
+    """Return what one dataset contributes to a training; `frozen` is the model if its vision tower is frozen."""
     photos = None
     if inputs.pixels is not None:
         cache = paths.dataset.cache
@@ -264,20 +249,19 @@ def _part(
     )
     if not len(windows):
         raise ContractError(
-            f"no user of {name} has two interactions to train on; raise sequences.min_user_interactions to 4 or more "
-            "(to 2 or more under the time split), or let its cuts come later"
+            f"cannot train on {name}: no user has two training interactions. Set sequences.min_user_interactions to 4 "
+            "or more (to 2 or more under the time split), or set later cuts"
         )
     counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
     negatives = Negatives(
         counts, settings.num_sampled_negatives, settings.seed, log_q_correction=settings.log_q_correction
     )
-    share = RankInfo.current()
-    judge = Validation(paths.dataset, inputs, photos, settings.max_history_len, GroupEngine(share))
-    return _Part(windows, inputs.collator(photos, negatives, share), judge)
+    validation = Validation(paths.dataset, inputs, photos, settings.max_history_len, ProcessGroupEngine())
+    return _TrainingData(windows, inputs.collator(photos, negatives, RankInfo.current()), validation)
 
 
 def _state_folder(paths: VariantPaths, run: str) -> Path:
-    """Where this very run keeps its state; state and curves of another one, and half a state, are removed."""
+    """Return the folder of the state of this run; remove states and curves of other runs, and incomplete states."""
     state = paths.training / run[:16]
     if not state.exists():
         files.remove(paths.training)

@@ -54,59 +54,35 @@ class JointWindows(Dataset[Example]):
 class OneDatasetBatchSampler(Sampler[list[int]]):
     """Batches of `JointWindows`: each of one dataset and of windows of similar length, shuffled in every epoch.
 
+    Without transformers' grouping by length, 40 % of a batch is padding.
+
     Args:
         windows: of each dataset.
         batch_size: windows per step; the last batch of a dataset in an epoch may be smaller.
-        seed: fixes the order of each epoch.
+        seed: fixes the order of each epoch, so that a resumed training sees the same batches.
     """
 
     def __init__(self, windows: Sequence[TrainingWindows], batch_size: int, seed: int) -> None:
         self.batch_size = batch_size  # read by accelerate
-        self._samplers = [LengthGroupedSampler(each, batch_size, seed) for each in windows]
+        self._windows = windows
         self._seed = seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called before each epoch."""
         self._epoch = epoch
-        for sampler in self._samplers:
-            sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
         batches, offset = list[list[int]](), 0
-        for sampler in self._samplers:
-            indices = [offset + index for index in sampler]
+        for windows in self._windows:
+            order = get_length_grouped_indices(windows.lengths, self.batch_size, generator=self._generator())
+            indices = [offset + index for index in order]
             batches += [indices[n : n + self.batch_size] for n in range(0, len(indices), self.batch_size)]
             offset += len(indices)
-        generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)))
-        yield from (batches[n] for n in torch.randperm(len(batches), generator=generator))
+        yield from (batches[n] for n in torch.randperm(len(batches), generator=self._generator()))
 
     def __len__(self) -> int:
-        return sum(-(-len(sampler) // self.batch_size) for sampler in self._samplers)
+        return sum(-(-len(windows) // self.batch_size) for windows in self._windows)
 
-
-class LengthGroupedSampler(Sampler[int]):
-    """transformers' grouping by length, for windows that change in every epoch; without it 40 % of a batch is padding.
-
-    Args:
-        windows: to sample from.
-        batch_size: windows per step.
-        seed: fixes the order of each epoch, so that a resumed training sees the same batches.
-    """
-
-    def __init__(self, windows: TrainingWindows, batch_size: int, seed: int) -> None:
-        self._windows = windows
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(hash((self._seed, self._epoch)))
-        yield from get_length_grouped_indices(self._windows.lengths, self._batch_size, generator=generator)
-
-    def __len__(self) -> int:
-        return len(self._windows)
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(hash((self._seed, self._epoch)))

@@ -1,7 +1,7 @@
-"""A model in parts: each process of a group holds its share of weights, gradients and optimiser state.
+"""Sharded models: each process of a group holds a shard of weights, gradients and optimiser state.
 
-ZeRO's third stage (arXiv 1910.02054) as PyTorch's fully sharded data parallelism (arXiv 2304.11277) has it. What is
-written is whole, so that any number of processes can go on from it, with parts or without.
+This is PyTorch's fully sharded data parallelism (arXiv 2304.11277), the third stage of ZeRO (arXiv 1910.02054). What is
+saved is complete, so that a training can resume in any number of processes, sharded or not.
 """
 
 from collections.abc import Iterator
@@ -20,30 +20,30 @@ from pixrec_core.models.dual_tower import DualTower
 
 
 def shard(model: DualTower) -> None:
-    """Deal the first process's weights out, in place.
+    """Shard the first process's weights over all processes, in place.
 
-    A layer of the decoder or the vision tower is gathered while it runs. The rest is gathered for a whole step: small
-    things, and the embeddings, which the output head may be tied to and which are the first and the last to be used.
+    Each layer of the decoder and the vision tower is gathered while it runs. The rest is gathered for a whole step:
+    small modules, and the embeddings, to which the output head may be tied, so that a step uses them first and last.
     """
-    for weight in model.parameters():  # those of others may differ in the last bit, where their processors do
+    for weight in model.parameters():  # other processors may have computed other last bits
         distributed.broadcast(weight.data, src=0)
     mesh = init_device_mesh(model.device.type, (distributed.get_world_size(),))
-    for module in reversed(list(model.backbone.modules())):  # what lies within another comes first
-        if isinstance(module, GradientCheckpointingLayer):  # each layer is one, in every family
+    for module in reversed(list(model.backbone.modules())):  # inner modules first
+        if isinstance(module, GradientCheckpointingLayer):  # the base class of layers in every model family
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
 @contextmanager
 def gathered_weights(model: DualTower) -> Iterator[None]:
-    """Every process has all weights, for reading, until the end; a model that was never dealt out has them anyway.
+    """Give every process the complete weights, for reading, until the end of the block.
 
-    So each can encode what it likes. Layers that gathered their weights as they ran would make them keep in step.
+    So each process can encode other inputs. Layers that gather weights as they run would need all processes in step.
     """
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    layers = parts[1:]  # the first is the model itself, which keeps what it gathered
-    for part in parts:
-        part.unshard()
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    layers = shards[1:]  # the first is the model itself, which keeps its gathered weights
+    for module in shards:
+        module.unshard()
     for layer in layers:
         layer.set_reshard_after_forward(False)
     try:
@@ -51,40 +51,40 @@ def gathered_weights(model: DualTower) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.set_reshard_after_forward(True)
-        if parts:  # forgets what ran, too: the next backward would gather it ahead, in step with who ran the same
-            parts[0].reset_iter_state()
+        if shards:  # also forgets the order of layers, by which the next backward would prefetch them
+            shards[0].reset_iter_state()
 
 
 def full_state_dict(state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of whole tensors on the CPU. Every process must ask for it; the first alone gets tensors."""
+    """Return a state dict of complete CPU tensors. All processes must call it; only the first one gets the tensors."""
     first = not distributed.is_initialized() or distributed.get_rank() == 0
 
-    def own(value: Any) -> Any:
+    def complete(value: Any) -> Any:
         if isinstance(value, DTensor):
             value = value.full_tensor()
         if isinstance(value, Tensor):
             return value.cpu() if first else None
         return value
 
-    return cast("dict[str, Any]", tree_map(own, state))
+    return cast("dict[str, Any]", tree_map(complete, state))
 
 
 def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimiser's state dict with this process's part of what belongs to weights that are dealt out.
+    """Return an optimiser's state dict with this process's shard of each tensor that belongs to a sharded weight.
 
     Args:
-        state: as `whole` gave it.
-        optimizer: that will load it.
+        state: returned by `full_state_dict`.
+        optimizer: will load it.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
-    def part(value: Any, weight: Tensor) -> Any:
+    def shard_like(value: Any, weight: Tensor) -> Any:
         if isinstance(weight, DTensor) and isinstance(value, Tensor) and value.shape == weight.shape:
             return distribute_tensor(value, weight.device_mesh, weight.placements, src_data_rank=None)
         return value
 
-    own = {
-        number: {name: part(value, weights[number]) for name, value in values.items()}
+    sharded = {
+        number: {name: shard_like(value, weights[number]) for name, value in values.items()}
         for number, values in state["state"].items()
     }
-    return {**state, "state": own}
+    return {**state, "state": sharded}

@@ -46,7 +46,7 @@ def untrained(work: Work, seed: int = 0) -> Stats:
     """A checkpoint without training and model card; learned vectors of items are drawn too."""
     set_seed(seed)
     own, paths = work.dataset_settings, work.variant_paths
-    model, inputs = training.build(own.model, own.training, [paths])
+    model, inputs = training.build_tower(own.model, own.training, [paths])
     if model.item_id_embedding:
         for table in (model.item_id_embedding.history, model.item_id_embedding.candidate):
             torch.nn.init.normal_(table.weight)

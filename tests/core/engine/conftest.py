@@ -1,18 +1,18 @@
-"""One Ray for all tests of a process: it takes seconds to start."""
+"""One Ray for all tests of a pytest process: it takes seconds to start."""
 
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from pixrec_core.engine import LOCAL, choose
+from pixrec_core.engine import LOCAL, create_engine
 from pixrec_core.settings import EngineSettings
 
 WORKERS = 2
 
 
 def require_ray() -> None:
-    """Skip without Ray; it is not imported here, since the engine prepares the environment for that."""
+    """Skip if Ray is not installed; the engine must be the first to import it."""
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install '.[ray]'")
 
@@ -24,11 +24,11 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def ray_engines():
-    """Engines of Ray by their number of workers."""
+    """Ray engines by their number of workers."""
     require_ray()
     widest = EngineSettings(kind="ray", workers=WORKERS)
-    list(choose(widest).map_shards(abs, [0]))  # the first map starts Ray, with room for so many workers
-    return {n: choose(EngineSettings(kind="ray", workers=n)) for n in (1, WORKERS)}
+    list(create_engine(widest).map_shards(abs, [0]))  # starts Ray with room for this number of workers
+    return {n: create_engine(EngineSettings(kind="ray", workers=n)) for n in (1, WORKERS)}
 
 
 @pytest.fixture(params=["local", "ray"])

@@ -1,14 +1,16 @@
-"""Heavy stages make the same files whichever engine they have, however many workers, and whoever dies."""
+"""Heavy stages build the same files with any engine and any number of workers, even if workers die."""
 
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -39,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A shop with a checkpoint, whose batches are so small that there are many."""
+    """A shop with a checkpoint; small batches, so that there are many."""
     work = open_shop(tmp_path_factory.mktemp("shop"))
     replace(pipeline.CHECKPOINT, run=untrained, resumes=False).materialise(work)
     with pytest.MonkeyPatch.context() as patch:
@@ -58,35 +60,35 @@ def encoded_and_ranked(work, engine):
     return {**contents(paths.item_vectors), "ranking": paths.ranking.read_bytes()}
 
 
-def test_item_vectors_and_rankings(shop, ray_engines):
-    mine = encoded_and_ranked(shop, LOCAL)
-    assert {Path(name).suffix for name in mine} >= {".npy", ".safetensors", ".parquet"}
-    assert encoded_and_ranked(shop, ray_engines[WORKERS]) == mine
+def test_item_vectors_and_rankings_are_the_same(shop, ray_engines):
+    local = encoded_and_ranked(shop, LOCAL)
+    assert {Path(name).suffix for name in local} >= {".npy", ".safetensors", ".parquet"}
+    assert encoded_and_ranked(shop, ray_engines[WORKERS]) == local
 
 
-def test_workers_compute_with_as_many_threads_as_here(shop, ray_engines):
-    """Three threads part a product otherwise than one, two or four do, and its last bits with it."""
+def test_workers_use_as_many_threads_as_this_process(shop, ray_engines):
+    """The number of threads changes the last bits of a matrix product."""
     model, processor = checkpoint.load(shop.variant_paths.checkpoint)
     inputs = TowerInputs.load(shop.variant_paths, model.backbone, processor, 8)
     torch.set_num_threads(3)
     try:
-        there = encode.Encoder(model, inputs, None).item_vectors(ray_engines[1])
-        assert there.tobytes() == encode.Encoder(model, inputs, None).item_vectors().tobytes()
+        on_ray = encode.Encoder(model, inputs, None).item_vectors(ray_engines[1])
+        assert on_ray.tobytes() == encode.Encoder(model, inputs, None).item_vectors().tobytes()
     finally:
         torch.set_num_threads(1)
 
 
-def test_features_for_a_frozen_vision_tower(shop, ray_engines, tmp_path):
+def test_photo_features_of_a_frozen_vision_tower_are_the_same(shop, ray_engines, tmp_path):
     model, processor = checkpoint.load(shop.variant_paths.checkpoint)
     pixels = TowerInputs.load(shop.variant_paths, model.backbone, processor, 8).pixels
-    for name, engine in {"here": LOCAL, "there": ray_engines[1]}.items():
+    for name, engine in {"local": LOCAL, "ray": ray_engines[1]}.items():
         photo_store.feature_store(tmp_path / name, model, pixels, engine)
-    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
-    assert any(name.endswith(".npy") for name in here)
-    assert here == there
+    local = contents(tmp_path / "local")
+    assert any(name.endswith(".npy") for name in local)
+    assert contents(tmp_path / "ray") == local
 
 
-def test_the_engine_makes_nothing_stale(shop):
+def test_another_engine_makes_nothing_stale(shop):
     settings = shop.settings.model_copy(update={"engine": shop.settings.engine.model_copy(update={"kind": "ray"})})
     other = Work(settings, shop.dataset, shop.variant)
     assert pipeline.CHECKPOINT.is_current(other)
@@ -95,21 +97,21 @@ def test_the_engine_makes_nothing_stale(shop):
 
 @dataclass(frozen=True)
 class DyingTwice:
-    """Work whose worker is killed before it has begun, and another time when all but the answer is done."""
+    """Work whose worker is killed once before it starts and once before it returns."""
 
     work: Callable[[Any], Any]
     deaths: Path
 
     def __call__(self, shard):
-        die_the_first_time(self.deaths / "before")
+        die_once(self.deaths / "before")
         result = self.work(shard)
-        die_the_first_time(self.deaths / "after")
+        die_once(self.deaths / "after")
         return result
 
 
 @dataclass(frozen=True)
 class DeadlyEngine:
-    """An engine two of whose workers die."""
+    """An engine of which two workers die."""
 
     engine: Engine
     deaths: Path
@@ -122,30 +124,34 @@ class DeadlyEngine:
         return self.engine.map_shards(DyingTwice(function, self.deaths), shards)
 
 
-def test_sequences_are_the_same_though_workers_die(tmp_path, ray_engines):
+def test_sequences_are_the_same_even_if_workers_die(tmp_path, ray_engines):
     bought = [(f"user {n % 9}", f"item {n * n % 11}", 1000 + n // 2, 5.0) for n in range(99)]
     items = [f"item {n}" for n in range(11)]
-    told, rows = [], []
+    stats, rows = [], []
     for engine in (LOCAL, DeadlyEngine(ray_engines[WORKERS], tmp_path)):
         paths = write_inputs(DatasetPaths(tmp_path / "shop"), bought, items, dict.fromkeys(items, "ok"))
-        told.append(sequences.build(SequenceSettings(min_item_interactions=10), paths, engine))
+        stats.append(sequences.build(SequenceSettings(min_item_interactions=10), paths, engine))
         with database.reading(paths.sequences) as connection:
             rows.append(
                 [connection.sql(f"FROM {table}").fetchall() for table in ("interactions", "sequences", "items")]
             )
     assert {path.name for path in tmp_path.iterdir()} == {"shop", "before", "after"}, "two died"
-    assert told[0]["dropped_rare_item"] > 0
-    assert told[0] == told[1]
+    assert stats[0]["dropped_rare_item"] > 0
+    assert stats[0] == stats[1]
     assert rows[0] == rows[1]
 
 
-def die_the_first_time(mark: Path) -> None:
+def die_once(mark: Path) -> None:
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-SETTINGS = ImageSettings(allow_private_hosts=True, threads=5, per_host=4, attempts=2, size=64)
+SETTINGS = ImageSettings(
+    allow_private_hosts=True, threads=5, per_host=4, attempts=2, size=64, timeout_s=3600, deadline_s=3600
+)
+
+NOTED, ANSWERED = 3, 8  # lines in the second worker's journal before it is killed; requests answered until then
 
 
 class TestPhotos:
@@ -157,61 +163,89 @@ class TestPhotos:
             yield server
 
     @pytest.fixture
-    def places(self, server, tmp_path):
-        """Two folders with one catalogue, a few of whose photos are not there."""
-        places = [DatasetPaths(tmp_path / name) for name in ("here", "there")]
-        for paths in places:
+    def folders(self, server, tmp_path):
+        """Two folders with the same catalogue; a few of its photos do not exist."""
+        folders = [DatasetPaths(tmp_path / name) for name in ("here", "there")]
+        for paths in folders:
             write_items(paths, {f"item {n}": server.url(f"/{n}") for n in range(65)})
-        return places
+        return folders
 
     @pytest.mark.parametrize("workers", [1, WORKERS])
-    def test_all_files_are_the_same(self, places, ray_engines, workers):
-        here, there = places
-        mine = images.download_images(SETTINGS, here)
-        theirs = images.download_images(SETTINGS, there, ray_engines[workers])
-        assert mine["failed_by_reason"] == {"http 404": 5, "not an image": 1}
-        assert snapshot(there) == snapshot(here)
+    def test_all_files_are_the_same(self, folders, ray_engines, workers):
+        local, on_ray = folders
+        expected = images.download_images(SETTINGS, local)
+        stats = images.download_images(SETTINGS, on_ray, ray_engines[workers])
+        assert expected["failed_by_reason"] == {"http 404": 5, "not an image": 1}
+        assert snapshot(on_ray) == snapshot(local)
         times = {"seconds", "photos_per_second"}
-        assert {k: v for k, v in theirs.items() if k not in times} == {k: v for k, v in mine.items() if k not in times}
+        assert {k: v for k, v in stats.items() if k not in times} == {
+            k: v for k, v in expected.items() if k not in times
+        }
 
-    def test_a_host_is_asked_no_oftener_at_a_time(self, server, places, ray_engines):
-        server.delay_s = 0.05
-        images.download_images(SETTINGS, places[0], ray_engines[WORKERS])
+    def test_the_limit_per_host_holds_over_all_workers(self, server, folders, ray_engines):
+        """Each worker may have half of it; the server answers nothing until both have sent requests."""
+        both = threading.Event()
+
+        def answer_when_both_ask(answer):
+            def wait(handler):
+                if server.most > SETTINGS.per_host // WORKERS:
+                    both.set()
+                both.wait()
+                answer(handler)
+
+            return wait
+
+        server.answers = {path: answer_when_both_ask(answer) for path, answer in server.answers.items()}
+        images.download_images(SETTINGS, folders[0], ray_engines[WORKERS])
+        assert both.is_set()
         assert server.most <= SETTINGS.per_host
-        assert server.most > SETTINGS.per_host // WORKERS, "the workers asked side by side"
 
-    def test_a_worker_killed_in_the_midst_changes_no_file(self, server, places, ray_engines):
-        here, there = places
-        images.download_images(SETTINGS, here)
+    def test_a_worker_killed_during_downloads_changes_no_file(self, server, folders, ray_engines):
+        local, on_ray = folders
+        images.download_images(SETTINGS, local)
         server.hits.clear()
-        server.delay_s = 0.05
-        with ThreadPoolExecutor(1) as killer:
-            killed = killer.submit(kill_a_fetching_worker, there)
-            images.download_images(SETTINGS, there, ray_engines[WORKERS])
-        assert killed.result()
-        assert snapshot(there) == snapshot(here)
-        assert server.hits.total() < 2 * 65, "what was noted before the kill is not fetched again"
+        killed = threading.Event()
+        second_share = {
+            urlsplit(url).path for _, url, _ in image_manifest.read_wanted(on_ray, SETTINGS.size, [], 1, WORKERS)
+        }
+        assert len(second_share) > ANSWERED
 
-    def test_what_workers_of_a_killed_run_noted_is_kept(self, server, places):
-        """And counted on, whatever the engine of the next run."""
-        here, there = places
-        images.download_images(SETTINGS, here)
-        there.images.mkdir()
-        shutil.copytree(here.images, there.images, dirs_exist_ok=True)
-        whole = image_manifest.read_manifest(here)
+        def answer_until_the_kill(path, answer):
+            def wait(handler):
+                if path in second_share and sum(server.hits[each] for each in second_share) > ANSWERED:
+                    killed.wait()
+                answer(handler)
+
+            return wait
+
+        server.answers = {path: answer_until_the_kill(path, answer) for path, answer in server.answers.items()}
+        with ThreadPoolExecutor(1) as killer:
+            kill = killer.submit(kill_second_worker, on_ray, killed)
+            images.download_images(SETTINGS, on_ray, ray_engines[WORKERS])
+        assert kill.result()
+        assert snapshot(on_ray) == snapshot(local)
+        assert server.hits.total() < 2 * 65, "photos noted before the kill are not fetched again"
+
+    def test_notes_of_killed_workers_are_reused(self, server, folders):
+        """With any engine of the next run."""
+        complete, resumed = folders
+        images.download_images(SETTINGS, complete)
+        resumed.images.mkdir()
+        shutil.copytree(complete.images, resumed.images, dirs_exist_ok=True)
+        manifest = image_manifest.read_manifest(complete)
         for worker in range(3):
-            with Journal(there.images_journal_of(worker), SETTINGS) as journal:
-                for row in whole.gather_every(3, worker).iter_rows(named=True):
+            with Journal(resumed.images_journal_of(worker), SETTINGS) as journal:
+                for row in manifest.gather_every(3, worker).iter_rows(named=True):
                     journal.append(Outcome(**row))
         server.hits.clear()
-        assert images.download_images(SETTINGS, there)["reused"] == 65
+        assert images.download_images(SETTINGS, resumed)["reused"] == 65
         assert not server.hits
-        assert snapshot(there) == snapshot(here)
-        assert [path for path in there.images_journals if path.exists()] == []
+        assert snapshot(resumed) == snapshot(complete)
+        assert [path for path in resumed.images_journals if path.exists()] == []
 
 
-def test_shares_part_the_catalogue_and_the_limits(tmp_path):
-    """Seven threads and five of one host over three workers."""
+def test_shares_divide_the_catalogue_and_the_limits(tmp_path):
+    """Seven threads and five requests per host, over three workers."""
     paths = DatasetPaths(tmp_path)
     wanted = {f"item {n}": f"http://a/{n}" for n in range(40)}
     write_items(paths, wanted)
@@ -226,18 +260,19 @@ def test_shares_part_the_catalogue_and_the_limits(tmp_path):
     assert all(parts)
     assert sum(map(len, parts)) == 40
     assert parts[0] | parts[1] | parts[2] == wanted
-    assert len(images.split_work(ImageSettings(threads=7, per_host=2), 3)) == 2, "none goes without a host"
+    assert len(images.split_work(ImageSettings(threads=7, per_host=2), 3)) == 2, "no worker without a request per host"
 
 
-def kill_a_fetching_worker(paths: DatasetPaths) -> bool:
-    """Kill a worker of ours that holds the second share's journal open, once it has noted something."""
+def kill_second_worker(paths: DatasetPaths, killed: threading.Event) -> bool:
+    """Kill the worker that has the journal of the second share open, once it has noted something."""
     journal = paths.images_journal_of(1)
-    for _ in range(6000):
-        if journal.exists() and len(journal.read_bytes().splitlines()) > 3:
-            break
+    while not journal.exists() or len(journal.read_bytes().splitlines()) <= NOTED:
         time.sleep(0.01)
-    for process in psutil.Process().children(recursive=True):
-        if any(file.path == str(journal) for file in process.open_files()):
-            process.kill()
-            return True
-    return False
+    try:
+        for process in psutil.Process().children(recursive=True):
+            if any(file.path == str(journal) for file in process.open_files()):
+                process.kill()
+                return True
+        return False
+    finally:
+        killed.set()

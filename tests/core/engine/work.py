@@ -1,4 +1,4 @@
-"""What tests let workers do: functions of a module, which a worker process can import."""
+"""Functions that tests run in workers, in a module that worker processes can import."""
 
 import os
 import signal
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixrec_core.errors import ContractError
-
-WAIT_S = 60  # for another process; a test that works never waits so long
 
 
 def doubled(shard):
@@ -22,7 +20,7 @@ def slow_at_first(shard):
 
 def broken_at_two(shard):
     if shard == 2:
-        raise ContractError("items: 7 of 9 have no title; mend `items.csv`")
+        raise ContractError("items: 7 of 9 have no title; correct `items.csv`")
     return shard
 
 
@@ -36,7 +34,7 @@ def process(shard):
 
 @dataclass(frozen=True)
 class Stuck:
-    """The second shard is long at work when the first one fails."""
+    """The second shard never ends; the first one fails when the second has started."""
 
     folder: Path
 
@@ -44,14 +42,14 @@ class Stuck:
         if shard == 1:
             (self.folder / "stuck.partial").write_text(str(os.getpid()))
             (self.folder / "stuck.partial").rename(self.folder / "stuck")
-            time.sleep(WAIT_S)
+            signal.pause()
         wait_for(self.folder / "stuck")
         raise ContractError("the first shard is broken")
 
 
 @dataclass(frozen=True)
-class Mourned:
-    """Leaves a file where it is let go."""
+class Tracked:
+    """Creates a file when it is released."""
 
     folder: Path
 
@@ -63,14 +61,14 @@ class Mourned:
 
 
 class Costly:
-    """Counts in a folder how often it is brought to a process, and which processes used it."""
+    """Records in a folder how often it is sent to a process, and which processes use it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        (self.folder / f"brought.{os.getpid()}.{time.monotonic_ns()}").touch()
+        (self.folder / f"sent.{os.getpid()}.{time.monotonic_ns()}").touch()
 
     def __call__(self, shard):
         (self.folder / f"used.{os.getpid()}").touch()
@@ -80,7 +78,7 @@ class Costly:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Stops at one shard until it is killed there; the second try of that shard goes on."""
+    """Stops at one shard until its process is killed there; the second attempt at that shard succeeds."""
 
     folder: Path
     shard: int
@@ -89,12 +87,12 @@ class Waiting:
         if shard == self.shard and not (self.folder / "victim").exists():
             (self.folder / "victim.partial").write_text(str(os.getpid()))
             (self.folder / "victim.partial").rename(self.folder / "victim")
-            time.sleep(WAIT_S)
+            signal.pause()
         return 2 * shard
 
 
-def kill_what_waits(folder: Path) -> int:
-    """Kill the process whose id a test's function left in `folder/victim`."""
+def kill_waiting_process(folder: Path) -> int:
+    """Kill the process that `Waiting` stopped in, and return its id."""
     wait_for(folder / "victim")
     victim = int((folder / "victim").read_text())
     os.kill(victim, signal.SIGKILL)
@@ -102,8 +100,6 @@ def kill_what_waits(folder: Path) -> int:
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(WAIT_S * 100):
-        if path.exists():
-            return
+    """Wait until another process has created a file; only the test's own timeout ends it."""
+    while not path.exists():
         time.sleep(0.01)
-    raise TimeoutError(path)

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from pixrec_core.engine import LOCAL
 from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.process_group import WHOLE, RankInfo, all_reduce_sum
 from pixrec_core.models.windows import TrainingWindow
-from pixrec_core.training import processes
 from pixrec_core.training.sharding import gathered_weights, shard
 from tests.core.models import families
 from tests.core.models.small import Small, small, tower_on, vectors
@@ -104,20 +105,20 @@ def in_parts(model: DualTower) -> torch.nn.Module:
     return model
 
 
-def compare(spread: Callable[[DualTower], torch.nn.Module], *, on_epoch) -> None:
+def compare(spread: Callable[[DualTower], torch.nn.Module], *, on_report) -> None:
     """In each of two processes: how far losses and gradients are from those of the whole batch in one."""
     for variant in ("multimodal", "collaborative", "text_only"):
-        compare_tower(variant, taught(variant), spread, on_epoch)
+        compare_tower(variant, taught(variant), spread, on_report)
 
 
-def compare_families(folders: dict[str, Path], *, on_epoch) -> None:
+def compare_families(folders: dict[str, Path], *, on_report) -> None:
     """The same, for every family of backbones, in parts. Heads are drawn apart: those of the first process count."""
     for family, folder in folders.items():
         tower = tower_on(*create_backbone(str(folder), None, lambda: ()))
-        compare_tower(family, tower, in_parts, on_epoch)
+        compare_tower(family, tower, in_parts, on_report)
 
 
-def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.nn.Module], on_epoch) -> None:
+def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.nn.Module], on_report) -> None:
     rank_info = RankInfo.current()
     tower.model.train()
     alone, together = deepcopy(tower.model), spread(tower.model)
@@ -132,7 +133,7 @@ def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.n
         terms = all_reduce_sum(torch.stack([part[term].detach() for term in TERMS]))
         expected = torch.stack([whole[term].detach() for term in TERMS])
         pairs = list(zip(gradients(alone), gradients(tower.model), strict=True))
-        on_epoch(
+        on_report(
             {
                 "batch": f"{what}, {name}",
                 "terms": float((terms / expected - 1).abs().max()),
@@ -171,7 +172,7 @@ def distance(one: torch.Tensor | None, two: torch.Tensor | None) -> float:
 @pytest.mark.parametrize(("spread", "most"), [(in_copies, 1), (in_parts, 0.55)])
 def test_losses_and_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(spread, most: float) -> None:
     told = []
-    processes.run(compare, (spread,), 2, told.append)
+    LOCAL.run_process_group(partial(compare, spread), 2, told.append)
     assert len(told) == 3 * len(BATCHES)
     assert all(each["terms"] < 1e-5 for each in told), told
     assert all(each["gradients"] < 1e-4 for each in told), told
@@ -185,7 +186,7 @@ def test_so_they_are_for_every_family_in_parts(tmp_path: Path) -> None:
     for family, folder in folders.items():
         families.save(family, folder)
     told = []
-    processes.run(compare_families, (folders,), 2, told.append)
+    LOCAL.run_process_group(partial(compare_families, folders), 2, told.append)
     assert len(told) == len(folders) * len(BATCHES)
     assert all(each["terms"] < 1e-4 for each in told), told
     assert all(each["gradients"] < 1e-3 for each in told), told

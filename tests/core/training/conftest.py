@@ -1,4 +1,4 @@
-"""A shop for each training test, copied from the one that is made once."""
+"""A shop for each training test, copied from one that is built once."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pixrec_core.stages import Work
-from tests.core.engine.conftest import ray_engines  # noqa: F401  # a fixture: one Ray for all tests of a process
+from tests.core.engine.conftest import ray_engines  # noqa: F401  # a fixture: one Ray for all tests of a pytest process
 from tests.core.shop import open_shop
 
 

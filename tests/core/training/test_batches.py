@@ -1,8 +1,10 @@
 """Batches of several datasets: every window once per epoch, one dataset per batch, datasets mixed in proportion."""
 
+import random
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -85,3 +87,32 @@ def test_a_batch_that_mixes_datasets_is_refused(joint: JointWindows) -> None:
         joint.collate([joint[0], joint[USERS[0]]])
     with pytest.raises(IndexError):
         joint[sum(USERS)]
+
+
+@pytest.fixture(scope="module")
+def windows() -> TrainingWindows:
+    """500 users of 2 to 21 items, each in one window."""
+    draw = random.Random(0)
+    return TrainingWindows(pl.Series([list(range(draw.randint(2, 21))) for _ in range(500)]), length=20, seed=0)
+
+
+def padding(windows: TrainingWindows, batches: list[list[int]]) -> float:
+    """Share of padding in batches of these windows."""
+    lengths = [np.array(windows.lengths)[batch] for batch in batches]
+    return 1 - sum(each.sum() for each in lengths) / sum(len(each) * each.max() for each in lengths)
+
+
+def test_batches_have_little_padding(windows: TrainingWindows) -> None:
+    shuffled = list(range(len(windows)))
+    random.Random(1).shuffle(shuffled)
+    assert padding(windows, [shuffled[n : n + BATCH] for n in range(0, len(shuffled), BATCH)]) > 0.3
+    assert padding(windows, list(OneDatasetBatchSampler([windows], BATCH, 0))) < 0.1
+
+
+def test_windows_of_the_current_epoch_are_batched() -> None:
+    windows = TrainingWindows(pl.Series([list(range(8))] * 200), length=5, seed=0)
+    sampler = OneDatasetBatchSampler([windows], BATCH, 0)
+    for epoch in (0, 1):
+        windows.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        assert padding(windows, list(sampler)) < 0.1

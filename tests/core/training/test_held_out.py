@@ -1,4 +1,4 @@
-"""Under either split: what training reads holds nothing that was held out, and everything after it works."""
+"""With either split, training reads nothing that is held out, and all later stages work."""
 
 import json
 
@@ -29,9 +29,9 @@ def bought(work, condition: str) -> set[str]:
         }
 
 
-def test_texts_and_negatives_come_from_training_alone(work):
+def test_texts_and_negatives_come_from_training_only(work):
     trained = bought(work, "split = 'train'")
-    assert bought(work, "true") - trained, "the shop must hold cold items, or this shows nothing"
+    assert bought(work, "true") - trained, "the shop needs cold items for this test"
     catalogue = {row["item"]: row for row in read_items(work.paths).to_dicts()}
 
     texts = list(_training_texts([work.variant_paths]))
@@ -48,7 +48,7 @@ def test_texts_and_negatives_come_from_training_alone(work):
         assert {inputs.items[number] for number in batch["item_numbers"].tolist()} == trained
 
 
-def test_training_sequences_end_before_what_is_held_out(work):
+def test_training_sequences_end_before_held_out_items(work):
     held_out = {split: read_sequences(work.paths, split) for split in (schemas.VALIDATION, schemas.TEST)}
     train = read_sequences(work.paths, schemas.TRAIN)
     cuts = read_cuts(work.paths)
@@ -63,7 +63,7 @@ def test_training_sequences_end_before_what_is_held_out(work):
 
 
 @pytest.mark.slow
-def test_the_time_split_goes_from_training_to_the_report(shop):
+def test_the_time_split_works_from_training_to_the_report(shop):
     for variant in ("multimodal", "collaborative", "text_only"):
         work = shop(variant, sequences=SPLITS["time"], training={"epochs": 1})
         for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):

@@ -1,4 +1,4 @@
-"""Two stages of training on two small shops: what the first learns from, and what the second starts from."""
+"""A joint training on two small shops, and a second training that starts from it."""
 
 import shutil
 from pathlib import Path
@@ -17,12 +17,12 @@ from pixrec_core.stages import Work
 from pixrec_core.training.validation import Validation
 from tests.core.shop import DATA_STAGES
 
-SHOPS = {"lamps": 40, "hats": 60}  # users; both draw from one seed, so that ids of items and users are alike
+SHOPS = {"lamps": 40, "hats": 60}  # users; the generator's seed is the same, so that both have the same ids
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of two shops whose items and users have ids in common."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of two shops that share ids of items and users."""
     folder = tmp_path_factory.mktemp("shops")
     for name in SHOPS:
         for stage in DATA_STAGES:
@@ -46,19 +46,19 @@ def settings(folder: Path, variant_training: dict | None = None, **joint: dict) 
 
 
 @pytest.fixture
-def shops(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+def shops(built: Path, tmp_path: Path) -> Path:
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
-    """The shops with their joint training of the multimodal variant, its stamp, and what it told of its epoch."""
+def trained(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
+    """The shops with a joint training of the multimodal variant, its stamp, and the record of its epoch."""
     folder = tmp_path_factory.mktemp("trained")
-    shutil.copytree(made, folder, dirs_exist_ok=True)
-    told = []
-    stamp = pipeline.JOINT_CHECKPOINT.materialise(joint_work(folder, "multimodal"), on_epoch=told.append)
-    (epoch,) = told
+    shutil.copytree(built, folder, dirs_exist_ok=True)
+    reported = []
+    stamp = pipeline.JOINT_CHECKPOINT.materialise(joint_work(folder, "multimodal"), on_epoch=reported.append)
+    (epoch,) = reported
     return folder, stamp, epoch
 
 
@@ -76,7 +76,7 @@ def record(work: Work) -> dict:
     return files.read_json(work.variant_paths.checkpoint / checkpoint.CURVES)
 
 
-def test_the_joint_checkpoint_is_judged_by_the_mean_of_its_datasets(trained: tuple[Path, dict, dict]) -> None:
+def test_the_joint_checkpoint_is_validated_by_the_mean_over_datasets(trained: tuple[Path, dict, dict]) -> None:
     folder, stamp, epoch = trained
     work, stats = joint_work(folder, "multimodal"), stamp["stats"]
     for metric in ("recall@10", "ndcg@10"):
@@ -92,31 +92,31 @@ def test_the_joint_checkpoint_is_judged_by_the_mean_of_its_datasets(trained: tup
     assert all(f"| {name} | {data[name]['users']} |" in card for name in SHOPS)
 
 
-def test_only_training_sequences_are_learnt_and_items_are_those_of_their_own_dataset(shops: Path, monkeypatch) -> None:
+def test_only_training_sequences_are_learnt_and_item_numbers_belong_to_their_dataset(shops: Path, monkeypatch) -> None:
     work = joint_work(shops)
-    learnt, judged = [], []
+    learnt, validated = [], []
 
-    class Kept(TrainingWindows):
+    class RecordedWindows(TrainingWindows):
         def __init__(self, sequences, *rest) -> None:
             learnt.append(sequences)
             super().__init__(sequences, *rest)
 
-    monkeypatch.setattr(training, "TrainingWindows", Kept)
+    monkeypatch.setattr(training, "TrainingWindows", RecordedWindows)
     monkeypatch.setattr(
-        Validation, "__call__", lambda judge, _: judged.append(judge) or {"recall@10": 0.0, "ndcg@10": 0.0}
+        Validation, "__call__", lambda self, _: validated.append(self) or {"recall@10": 0.0, "ndcg@10": 0.0}
     )
     pipeline.JOINT_CHECKPOINT.materialise(work)
-    assert len(learnt) == len(judged) == 2
+    assert len(learnt) == len(validated) == 2
     ids = [set(), set()]
     for number, name in enumerate(SHOPS):
         items = read_items(work.with_dataset(name).paths)[schemas.ITEM].to_list()
         ids[number] |= set(items)
         bought = read_sequences(work.with_dataset(name).paths, schemas.TRAIN)[schemas.ITEMS].to_list()
         assert [[items[n] for n in sequence] for sequence in learnt[number]] == bought
-    assert ids[0] & ids[1], "one id in both shops is two items"
+    assert ids[0] & ids[1], "the same id in two shops means two items"
 
 
-def test_the_tokenizer_learns_from_the_training_texts_of_all_and_from_no_other(shops: Path, monkeypatch) -> None:
+def test_the_tokenizer_learns_from_the_training_texts_of_all_datasets_only(shops: Path, monkeypatch) -> None:
     work = joint_work(shops)
     seen = []
     monkeypatch.setattr(training, "create_backbone", lambda *given: seen.extend(given[2]()) or 1 / 0)
@@ -128,7 +128,7 @@ def test_the_tokenizer_learns_from_the_training_texts_of_all_and_from_no_other(s
     assert seen == [prompts.item_text(row) for row in warm]
 
 
-def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_first(trained_shops: Path) -> None:
+def test_the_second_training_starts_from_weights_tokenizer_and_processor_of_the_first(trained_shops: Path) -> None:
     work = Work(settings(trained_shops, {"learning_rate": 1e-12, "temperature": 0.5}), "hats", "multimodal")
     pipeline.CHECKPOINT.materialise(work)
     before, after = work.with_dataset("both").variant_paths.checkpoint, work.variant_paths.checkpoint
@@ -138,7 +138,7 @@ def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_fir
     for name in ("tokenizer.json", "preprocessor_config.json"):
         assert (after / name).read_bytes() == (before / name).read_bytes()
     model, _ = checkpoint.load(after)
-    assert model.config.tau == 0.5, "the objective is the second stage's own"
+    assert model.config.tau == 0.5, "the objective is that of the second training"
     weights = record(work.with_dataset("both"))["weights_sha256"]
     assert record(work)["started_from"] == {"datasets": ["hats", "lamps"], "weights_sha256": weights}
     assert set(record(work)["data"]) == {"hats"}
@@ -147,7 +147,7 @@ def test_the_second_stage_starts_from_weights_tokenizer_and_processor_of_the_fir
     assert work.variant_paths.ranking.exists()
 
 
-def test_a_damaged_joint_checkpoint_is_not_started_from(trained_shops: Path) -> None:
+def test_a_damaged_joint_checkpoint_is_refused(trained_shops: Path) -> None:
     work = joint_work(trained_shops, "multimodal")
     path = work.variant_paths.checkpoint / checkpoint.WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -155,7 +155,7 @@ def test_a_damaged_joint_checkpoint_is_not_started_from(trained_shops: Path) -> 
         pipeline.CHECKPOINT.materialise(work.with_dataset("hats"))
 
 
-def test_a_joint_training_made_again_makes_what_started_from_it_stale(trained_shops: Path) -> None:
+def test_another_joint_training_makes_its_successors_stale(trained_shops: Path) -> None:
     hats = joint_work(trained_shops, "multimodal").with_dataset("hats")
     pipeline.CHECKPOINT.materialise(hats)
     assert pipeline.CHECKPOINT.is_current(hats)

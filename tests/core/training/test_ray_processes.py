@@ -1,8 +1,8 @@
-"""Training in two workers of Ray: what it leaves is what two processes leave, and whatever ends one ends all."""
+"""Training in two Ray actors: it ends as training in two processes does, and the end of one process ends all."""
 
 import logging
 import os
-import time
+import signal
 
 import psutil
 import pytest
@@ -12,39 +12,25 @@ from pixrec_core import files, pipeline
 from pixrec_core.errors import ContractError, EngineError, LostProcessError
 from pixrec_core.models import checkpoint
 from pixrec_core.stages import Work
-from tests.core.training.test_processes import epochs, refuse, weights
+from tests.core.training.test_processes import epochs, fail_in_another_way, refuse, weights
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def run(ray_engines):
-    """Runs a function in two workers of Ray, in room that those of an earlier map would keep for a minute."""
-    from pixrec_core.training import ray_processes
-
-    ray_engines[2].make_room()
-
-    def of(function, on_epoch, count: int = 2) -> None:
-        ray_processes.run(function, (), count, on_epoch, ray_engines[2].settings)
-
-    return of
+def training_processes() -> list[psutil.Process]:
+    """Training processes of Ray that are alive."""
+    return [child for child in psutil.Process().children(recursive=True) if is_training(child)]
 
 
-def workers_of_ray() -> list[psutil.Process]:
-    """Training workers that live."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if is_at_work(child)]
-
-
-def is_at_work(child: psutil.Process) -> bool:
+def is_training(process: psutil.Process) -> bool:
     try:
-        return "ray::_Worker.work" in " ".join(child.cmdline())
+        return "ray::_TrainingProcess." in " ".join(process.cmdline())
     except psutil.Error:  # it has just ended
         return False
 
 
-@pytest.mark.timeout(600)
-def test_a_training_that_lost_a_worker_goes_on_in_parts_and_ends_as_that_of_two_processes(
+@pytest.mark.timeout(3600)
+def test_a_training_that_lost_a_process_resumes_with_shards_and_ends_like_two_local_processes(
     shop, ray_engines, caplog
 ) -> None:
     caplog.set_level(logging.INFO, "pixrec_core")
@@ -58,68 +44,72 @@ def test_a_training_that_lost_a_worker_goes_on_in_parts_and_ends_as_that_of_two_
     files.remove(work().variant_paths.root)
     files.remove(work().paths.cache)
     engine = {"kind": "ray", "workers": 2}
-    there, told = work(engine=engine), []
+    on_ray, reported = work(engine=engine), []
 
     def kill(epoch: dict) -> None:
-        told.append(epoch["epoch"])
+        reported.append(epoch["epoch"])
         if epoch["epoch"] == 2:
-            workers_of_ray()[0].kill()
+            training_processes()[0].kill()
 
     caplog.clear()
-    with pytest.raises(LostProcessError, match=r"^process [01] of the 2 .* died .*Run again"):
-        pipeline.CHECKPOINT.materialise(there, on_epoch=kill)
-    assert told == [1, 2]
+    with pytest.raises(LostProcessError, match=r"^training process [01] \(of 0 to 1\) died .*resumes"):
+        pipeline.CHECKPOINT.materialise(on_ray, on_epoch=kill)
+    assert reported == [1, 2]
     lines = [record.message for record in caplog.records if record.message.startswith("multimodal: epoch")]
     assert [line.partition(",")[0] for line in lines] == ["multimodal: epoch 1", "multimodal: epoch 2"]
-    assert psutil.wait_procs(workers_of_ray(), timeout=10)[1] == []
-    told.clear()
-    there = work(engine=engine, fsdp=True)
-    stats = pipeline.CHECKPOINT.materialise(there, on_epoch=lambda epoch: told.append(epoch["epoch"]))["stats"]
-    assert told in ([2, 3], [3]), "the first epoch, or two, had been written whole"
+    psutil.wait_procs(training_processes())
+    reported.clear()
+    on_ray = work(engine=engine, fsdp=True)
+    stats = pipeline.CHECKPOINT.materialise(on_ray, on_epoch=lambda epoch: reported.append(epoch["epoch"]))["stats"]
+    assert reported in ([2, 3], [3]), "the checkpoint of one epoch, or of two, was complete"
     assert stats["processes"] == 2
-    for one, other in zip(expected[0], epochs(there), strict=True):
+    for one, other in zip(expected[0], epochs(on_ray), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
-    for name, value in weights(there).items():
+    for name, value in weights(on_ray).items():
         torch.testing.assert_close(value, expected[1][name], rtol=1e-2, atol=1e-4)
-    checkpoint.load(there.variant_paths.checkpoint)
-    assert pipeline.CHECKPOINT.is_current(work()), "where the processes are makes nothing stale"
-    assert not there.variant_paths.training.exists()
+    checkpoint.load(on_ray.variant_paths.checkpoint)
+    assert pipeline.CHECKPOINT.is_current(work()), "the engine makes nothing stale"
+    assert not on_ray.variant_paths.training.exists()
 
 
-def listen_and_wait(*, on_epoch) -> None:
+def listen_and_wait(*, on_report) -> None:
     ports = [each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN]
-    on_epoch({"pid": os.getpid(), "listens": ports})
-    time.sleep(600)
+    on_report({"pid": os.getpid(), "listens": ports})
+    signal.pause()
 
 
-def test_an_interrupt_ends_all_of_them_and_nothing_listens_to_others(run) -> None:
-    told = []
+def test_an_interrupt_ends_all_processes_and_none_listens_on_other_interfaces(ray_engines) -> None:
+    reported = []
 
     def interrupt(epoch: dict) -> None:
-        told.extend([epoch, *workers_of_ray()])
+        reported.extend([epoch, *training_processes()])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(listen_and_wait, interrupt)
-    epoch, *workers = told
-    assert len(workers) == 2
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+        ray_engines[2].run_process_group(listen_and_wait, 2, interrupt)
+    epoch, *processes = reported
+    assert len(processes) == 2
+    psutil.wait_procs(processes)
     assert epoch["listens"]
     assert {ip.removeprefix("::ffff:") for ip in epoch["listens"]} == {"127.0.0.1"}
 
 
-def test_what_one_refuses_is_raised_as_it_is(run, monkeypatch) -> None:
-    """In a group that meets at a port, as it does on a cluster."""
-    from pixrec_core.training import ray_processes
+def test_an_error_of_one_process_is_raised_unchanged(ray_engines, monkeypatch) -> None:
+    """With a rendezvous at a port, as on a cluster."""
+    from pixrec_core.engine import _ray_processes
 
-    monkeypatch.setattr(ray_processes, "_is_alone", lambda: False)
+    monkeypatch.setattr(_ray_processes, "_is_loopback_only", lambda: False)
     with pytest.raises(ContractError, match=r"^nothing to train on$"):
-        run(refuse, print)
-    assert psutil.wait_procs(workers_of_ray(), timeout=10)[1] == []
+        ray_engines[2].run_process_group(refuse, 2, print)
+    psutil.wait_procs(training_processes())
 
 
-def test_more_workers_than_there_is_room_for_are_refused(run) -> None:
-    with pytest.raises(
-        EngineError, match=r"training\.processes is 3, and Ray has room for 2, .* raise engine\.workers"
-    ):
-        run(refuse, print, count=3)
+def test_another_error_is_raised_with_the_traceback_of_its_process(ray_engines) -> None:
+    with pytest.raises(Exception, match=r"(?s)fail_in_another_way.*ValueError: a mistake in the code"):
+        ray_engines[2].run_process_group(fail_in_another_way, 2, print)
+
+
+def test_more_processes_than_the_cluster_has_room_for_are_refused(ray_engines) -> None:
+    message = r"training\.processes is 3, but Ray has room for 2 .* raise engine\.workers"
+    with pytest.raises(EngineError, match=message):
+        ray_engines[2].run_process_group(refuse, 3, print)

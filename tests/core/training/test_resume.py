@@ -1,4 +1,4 @@
-"""A training that is killed, wherever it stands, ends as if nothing had been: bit for bit."""
+"""A training that is killed at any moment resumes and ends with the same bits."""
 
 import logging
 import os
@@ -24,8 +24,8 @@ from tests.core.shop import open_shop
 EPOCHS = 3
 
 
-def killed(folder: Path, where: str | int, how: signal.Signals) -> None:
-    """Train, and end oneself at a step or in the middle of writing something; runs in a process of its own."""
+def train_and_die(folder: Path, where: str | int, how: signal.Signals) -> None:
+    """Train until a step or until the middle of writing a file, then kill this process."""
     torch.set_num_threads(1)
     trainer.LOGGING_STEPS = 1
 
@@ -38,7 +38,7 @@ def killed(folder: Path, where: str | int, how: signal.Signals) -> None:
             die()
 
     if where == "state":
-        trainer.DualTowerTrainer._save_rng_state = die  # weights and optimiser are written, the rest is not
+        trainer.DualTowerTrainer._save_rng_state = die  # after weights and optimiser, before the rest
     elif where == "mark":
         trainer._FinishedMark.on_save = die
     elif where == "checkpoint":
@@ -49,11 +49,11 @@ def killed(folder: Path, where: str | int, how: signal.Signals) -> None:
 
 
 def kill(folder: Path, where: str | int, how: signal.Signals) -> None:
-    assert exit_code(killed, folder, where, how) == -how
+    assert exit_code(train_and_die, folder, where, how) == -how
 
 
 def points(work: Work) -> dict[tuple[str, int], float]:
-    """Every point of the live curves but times; none comes twice."""
+    """Every point of the TensorBoard curves except times; no point is there twice."""
     events = EventAccumulator(str(work.variant_paths.curves), size_guidance={"scalars": 0})
     events.Reload()
     found = [(tag, e.step, e.value) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
@@ -67,7 +67,7 @@ def epochs(work: Work) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(opened: Path, tmp_path, monkeypatch) -> None:
+def test_a_training_killed_again_and_again_ends_with_the_same_bits(opened: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(trainer, "LOGGING_STEPS", 1)
     for name in ("whole", "killed"):
         shutil.copytree(opened, tmp_path / name)
@@ -115,7 +115,7 @@ def test_tensorboard_shows_live_losses_and_the_record_of_every_epoch(shop, caplo
     assert [line.partition(",")[0] for line in lines] == ["text_only: epoch 1", "text_only: epoch 2"]
 
 
-def test_curves_are_those_of_the_last_training_alone(shop) -> None:
+def test_curves_show_the_last_training_only(shop) -> None:
     pipeline.CHECKPOINT.materialise(shop("text_only"))
     work = shop("text_only", training={"epochs": 1})
     pipeline.CHECKPOINT.materialise(work)
@@ -126,14 +126,14 @@ class CrashError(Exception):
     """Ends a training as a crash would."""
 
 
-def worse_and_worse(monkeypatch) -> None:
-    """Validations of which the first is the best."""
+def best_epoch_first(monkeypatch) -> None:
+    """Let every validation be worse than the one before."""
     calls = iter(range(1, 100))
     monkeypatch.setattr(Validation, "__call__", lambda *_: dict.fromkeys(("ndcg@10", "recall@10"), 1 / next(calls)))
 
 
-def test_patience_goes_on_counting_after_a_crash(shop, monkeypatch) -> None:
-    worse_and_worse(monkeypatch)
+def test_patience_continues_to_count_after_a_crash(shop, monkeypatch) -> None:
+    best_epoch_first(monkeypatch)
     work = shop("text_only", training={"epochs": 6, "patience": 2})
 
     def crash(epoch: dict) -> None:
@@ -142,13 +142,13 @@ def test_patience_goes_on_counting_after_a_crash(shop, monkeypatch) -> None:
 
     with pytest.raises(CrashError):
         pipeline.CHECKPOINT.materialise(work, on_epoch=crash)
-    told = []
-    assert pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]["best_epoch"] == 1
-    assert [epoch["epoch"] for epoch in told] == [3], "the second and the third were no better than the first"
+    reported = []
+    assert pipeline.CHECKPOINT.materialise(work, on_epoch=reported.append)["stats"]["best_epoch"] == 1
+    assert [epoch["epoch"] for epoch in reported] == [3], "the second and third are no better than the first"
 
 
-def test_a_training_whose_patience_had_run_out_is_not_gone_on_with(shop, monkeypatch) -> None:
-    worse_and_worse(monkeypatch)
+def test_a_training_whose_patience_ran_out_is_not_continued(shop, monkeypatch) -> None:
+    best_epoch_first(monkeypatch)
     work = shop("text_only", training={"epochs": 6, "patience": 1})
     save = checkpoint.save
 
@@ -159,13 +159,13 @@ def test_a_training_whose_patience_had_run_out_is_not_gone_on_with(shop, monkeyp
     with pytest.raises(CrashError):
         pipeline.CHECKPOINT.materialise(work)
     monkeypatch.setattr(checkpoint, "save", save)
-    told = []
-    stats = pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
-    assert told == []
+    reported = []
+    stats = pipeline.CHECKPOINT.materialise(work, on_epoch=reported.append)["stats"]
+    assert reported == []
     assert (stats["best_epoch"], len(epochs(work))) == (1, 2)
 
 
-def test_half_an_epochs_state_is_never_resumed(tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_never_resumed(tmp_path: Path) -> None:
     for step, finished in ((5, True), (10, True), (15, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if finished:

@@ -1,4 +1,4 @@
-"""A training told to a real MLflow store: what it holds, how a resumed one goes on, and what an outage costs."""
+"""Trainings logged to a real MLflow database: content of a run, resuming, and outages."""
 
 import logging
 import sys
@@ -16,8 +16,8 @@ from pixrec_core.stages import Work
 
 mlflow = pytest.importorskip("mlflow", reason="install .[tracking]")
 pytestmark = [
-    pytest.mark.slow,  # MLflow takes seconds to import, and seconds to make its database
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # of MLflow's own tables
+    pytest.mark.slow,  # MLflow takes seconds to import and to create its database
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # about MLflow's tables
 ]
 
 
@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def tracked(shop, store, request):
-    """Opens a shop whose trainings are runs of an experiment of the test's own."""
+    """Opens a shop whose trainings are runs of an experiment named after the test."""
     tracking = TrackingSettings(uri=store.tracking_uri, experiment=request.node.name)
 
     def of(**training: Any) -> Work:
@@ -54,7 +54,7 @@ def record(work: Work) -> dict[str, Any]:
     return dict(files.read_json(work.variant_paths.checkpoint / checkpoint.CURVES))
 
 
-def test_a_run_holds_settings_curves_origin_and_the_model_card(tracked, store) -> None:
+def test_a_run_has_settings_curves_data_versions_and_the_model_card(tracked, store) -> None:
     work = tracked()
     stats = pipeline.CHECKPOINT.materialise(work)["stats"]
     (run,) = runs(store, work)
@@ -69,16 +69,16 @@ def test_a_run_holds_settings_curves_origin_and_the_model_card(tracked, store) -
         assert epochs(store, run, name.replace("@", "_at_")) == curve
     assert run.data.metrics["best_epoch"] == stats["best_epoch"]
     assert run.data.metrics["validation_ndcg_at_10"] == stats["validation_ndcg@10"]
-    kept = work.settings.data_dir / ".mlflow" / run.info.run_id / "artifacts"
+    artifacts = work.settings.data_dir / ".mlflow" / run.info.run_id / "artifacts"
     card = work.variant_paths.checkpoint / checkpoint.CARD
-    assert (kept / checkpoint.CARD).read_bytes() == card.read_bytes()
+    assert (artifacts / checkpoint.CARD).read_bytes() == card.read_bytes()
 
 
 class CrashError(Exception):
     """Ends a training as a crash would."""
 
 
-def test_a_training_that_crashed_goes_on_in_its_run_and_tells_no_epoch_twice(tracked, store, monkeypatch) -> None:
+def test_a_resumed_training_continues_its_run_and_logs_no_epoch_twice(tracked, store, monkeypatch) -> None:
     work = tracked()
 
     def crash(*_) -> None:
@@ -91,16 +91,18 @@ def test_a_training_that_crashed_goes_on_in_its_run_and_tells_no_epoch_twice(tra
     (crashed,) = runs(store, work)
     assert crashed.info.status == "FAILED"
     state = max(work.variant_paths.training.glob("*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    files.remove(state)  # as if it had been killed between telling of its last epoch and keeping it
+    files.remove(state)  # as if killed between logging the last epoch and saving it
     pipeline.CHECKPOINT.materialise(work)
     (run,) = runs(store, work)
     assert (run.info.run_id, run.info.status) == (crashed.info.run_id, "FINISHED")
     assert [epoch for epoch, _ in epochs(store, run, "loss")] == [1, 2]
     pipeline.CHECKPOINT.materialise(work)
-    assert len(runs(store, work)) == 2, "what ended well is not gone on with"
+    assert len(runs(store, work)) == 2, "a finished run is not continued"
 
 
-def test_an_outage_stops_no_training_and_what_was_lost_is_sent_later(tracked, store, monkeypatch, caplog) -> None:
+def test_an_outage_does_not_stop_training_and_missing_epochs_are_sent_later(
+    tracked, store, monkeypatch, caplog
+) -> None:
     work = tracked()
     send, seen = mlflow.MlflowClient.log_batch, []
 
@@ -115,22 +117,22 @@ def test_an_outage_stops_no_training_and_what_was_lost_is_sent_later(tracked, st
     (run,) = runs(store, work)
     assert run.info.status == "FINISHED"
     assert [epoch for epoch, _ in epochs(store, run, "loss")] == [1, 2]
-    assert "MLflow could not be told: http://host/ is down" in caplog.text
+    assert "Could not log to MLflow, but training continues: http://host/ is down" in caplog.text
 
 
-def test_a_server_that_cannot_be_reached_is_named_without_its_password(tracked, monkeypatch, caplog) -> None:
+def test_the_error_for_an_unreachable_server_hides_its_password(tracked, monkeypatch, caplog) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     work = tracked()
-    away = TrackingSettings(uri="http://me:secret@127.0.0.1:9/mlflow?token=secret")
-    work = replace(work, settings=work.settings.model_copy(update={"tracking": away}))
-    with pytest.raises(SettingsError, match=r"tracking\.uri is 'http://127\.0\.0\.1:9/mlflow'") as told:
+    unreachable = TrackingSettings(uri="http://me:secret@127.0.0.1:9/mlflow?token=secret")
+    work = replace(work, settings=work.settings.model_copy(update={"tracking": unreachable}))
+    with pytest.raises(SettingsError, match=r"tracking\.uri = 'http://127\.0\.0\.1:9/mlflow'") as raised:
         pipeline.CHECKPOINT.materialise(work)
-    assert "secret" not in str(told.value) + caplog.text
-    assert told.value.__suppress_context__
+    assert "secret" not in str(raised.value) + caplog.text
+    assert raised.value.__suppress_context__
 
 
-def test_without_mlflow_the_message_says_how_to_install_it(tracked, monkeypatch) -> None:
+def test_without_mlflow_the_error_says_how_to_install_it(tracked, monkeypatch) -> None:
     work = tracked()
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(SettingsError, match=r"pip install '\.\[tracking\]'"):

@@ -1,4 +1,4 @@
-"""Training on a small shop: what it leaves, how it resumes, and what it refuses."""
+"""Training on a small shop: its checkpoint, early stopping, photo caches, and errors."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from pixrec_core.models.backbones import tiny
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.stages import Work
-from pixrec_core.training import build
+from pixrec_core.training import build_tower
 from pixrec_core.training.validation import Validation
 
 
@@ -26,10 +26,10 @@ def curves(work: Work) -> list[dict]:
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
 
 
-def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
+def test_a_checkpoint_is_complete(shop) -> None:
     work = shop()
-    told = []
-    stats = pipeline.CHECKPOINT.materialise(work, on_epoch=told.append)["stats"]
+    reported = []
+    stats = pipeline.CHECKPOINT.materialise(work, on_epoch=reported.append)["stats"]
     folder = work.variant_paths.checkpoint
     assert {p.name for p in folder.iterdir()} == {
         "README.md",
@@ -41,9 +41,9 @@ def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
         "tokenizer_config.json",
         "training.json",
     }
-    assert [epoch["epoch"] for epoch in told] == [1, 2]
-    assert told[1]["loss"] < told[0]["loss"]
-    assert stats["best_epoch"] == max(told, key=lambda epoch: epoch["ndcg@10"])["epoch"]
+    assert [epoch["epoch"] for epoch in reported] == [1, 2]
+    assert reported[1]["loss"] < reported[0]["loss"]
+    assert stats["best_epoch"] == max(reported, key=lambda epoch: epoch["ndcg@10"])["epoch"]
     model, processor = checkpoint.load(folder)
     assert isinstance(model, DualTower)
     before, _ = tiny.create([prompts.item_text(i) for i in read_items(work.paths).to_dicts()])
@@ -53,7 +53,7 @@ def test_a_checkpoint_holds_all_that_it_takes(shop) -> None:
     assert not work.variant_paths.training.exists()
 
 
-def test_every_variant_trains_by_the_same_code_on_the_same_budget(shop) -> None:
+def test_every_variant_trains_on_the_same_budget(shop) -> None:
     stats = {}
     for variant in ("multimodal", "text_only", "image_only", "shuffled_images"):
         work = shop(variant, training={"epochs": 1})
@@ -64,7 +64,7 @@ def test_every_variant_trains_by_the_same_code_on_the_same_budget(shop) -> None:
     assert min(budgets)[0] > 0
 
 
-def test_transformers_reads_a_checkpoint_by_its_auto_classes(shop) -> None:
+def test_auto_classes_of_transformers_load_a_checkpoint(shop) -> None:
     work = shop(training={"epochs": 1})
     pipeline.CHECKPOINT.materialise(work)
     folder = work.variant_paths.checkpoint
@@ -80,29 +80,28 @@ def test_transformers_reads_a_checkpoint_by_its_auto_classes(shop) -> None:
     assert torch.equal(pixels, processor.pixels(photo))
 
 
-def scripted(monkeypatch, *metrics: tuple[float, float]) -> None:
-    """Let validations tell (ndcg@10, recall@10) in turn, whatever the model; the last goes on for ever."""
+def script_validation(monkeypatch, *metrics: tuple[float, float]) -> None:
+    """Let validations return these (ndcg@10, recall@10) one after another, and then the last ones again and again."""
     script = iter(metrics)
-    told = dict(zip(("ndcg@10", "recall@10"), metrics[-1], strict=True))
 
-    def judge(*_) -> dict[str, float]:
-        return dict(zip(("ndcg@10", "recall@10"), next(script, tuple(told.values())), strict=True))
+    def validate(*_) -> dict[str, float]:
+        return dict(zip(("ndcg@10", "recall@10"), next(script, metrics[-1]), strict=True))
 
-    monkeypatch.setattr(Validation, "__call__", judge)
+    monkeypatch.setattr(Validation, "__call__", validate)
 
 
 @pytest.mark.parametrize(("metric_for_best_model", "best", "epochs"), [("ndcg@10", 2, 4), ("recall@10", 1, 3)])
-def test_the_epoch_that_is_best_by_the_setting_is_kept_and_patience_counts_by_it(
+def test_metric_for_best_model_decides_the_best_epoch_and_early_stopping(
     shop, monkeypatch, metric_for_best_model: str, best: int, epochs: int
 ) -> None:
-    scripted(monkeypatch, (0.1, 0.5), (0.2, 0.4), (0.1, 0.3))
+    script_validation(monkeypatch, (0.1, 0.5), (0.2, 0.4), (0.1, 0.3))
     work = shop("text_only", training={"epochs": 6, "metric_for_best_model": metric_for_best_model, "patience": 2})
     stats = pipeline.CHECKPOINT.materialise(work)["stats"]
     assert stats["best_epoch"] == best
     assert len(curves(work)) == epochs
 
 
-def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monkeypatch) -> None:
+def test_a_frozen_vision_tower_keeps_its_weights_and_encodes_each_photo_once(shop, monkeypatch) -> None:
     features = photo_store._features
     work = shop(model={"vision": "frozen"}, training={"epochs": 1, "seed": 5})
     encoded = []
@@ -112,7 +111,7 @@ def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monke
     assert len(encoded) == 1
     model, _ = checkpoint.load(work.variant_paths.checkpoint)
     set_seed(5)
-    untrained, _ = build(work.dataset_settings.model, work.dataset_settings.training, [work.variant_paths])
+    untrained, _ = build_tower(work.dataset_settings.model, work.dataset_settings.training, [work.variant_paths])
     pairs = list(zip(model.vision_parameters(), untrained.vision_parameters(), strict=True))
     assert pairs
     assert all(torch.equal(now, then) for now, then in pairs)
@@ -123,13 +122,13 @@ def test_frozen_vision_keeps_its_weights_and_encodes_each_photo_once(shop, monke
 
 
 @pytest.mark.parametrize(("vision", "kept"), [("frozen", "features"), ("trainable", "pixels")])
-def test_training_keeps_what_it_reads_and_nothing_else(shop, vision: str, kept: str) -> None:
+def test_training_caches_features_or_pixels(shop, vision: str, kept: str) -> None:
     work = shop(model={"vision": vision}, training={"epochs": 1})
     pipeline.CHECKPOINT.materialise(work)
     assert {path.name.partition("-")[0] for path in work.paths.cache.glob("*.npy")} == {kept}
 
 
-def test_a_folder_with_any_smolvlm_can_be_the_backbone(shop, tmp_path: Path) -> None:
+def test_the_backbone_can_be_a_folder_with_a_smolvlm(shop, tmp_path: Path) -> None:
     set_seed(1)
     model, processor = tiny.create(["Title: Wool cushion Category: Home", "Title: Oak lamp"])
     model.save_pretrained(tmp_path / "smolvlm")
@@ -141,7 +140,7 @@ def test_a_folder_with_any_smolvlm_can_be_the_backbone(shop, tmp_path: Path) -> 
         torch.testing.assert_close(trained.backbone.state_dict()[name], value, atol=1e-6, rtol=1e-4)
 
 
-def test_a_backbone_that_cannot_be_had_is_named_with_the_mend(shop, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_backbone_says_what_to_do(shop, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     work = shop(model={"backbone": str(tmp_path / "empty")})
     with pytest.raises(BackboneError, match=r"empty.*local folder that holds one: config\.json"):
@@ -156,7 +155,7 @@ def test_two_processes_never_train_one_variant(shop) -> None:
         pipeline.CHECKPOINT.materialise(work)
 
 
-def test_weights_saved_in_bfloat16_are_trained_in_float32(shop, tmp_path: Path) -> None:
+def test_weights_saved_in_bfloat16_train_in_float32(shop, tmp_path: Path) -> None:
     model, processor = tiny.create(["Title: Wool cushion Category: Home", "Title: Oak lamp"])
     model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
     processor.save_pretrained(tmp_path / "half")
@@ -164,7 +163,7 @@ def test_weights_saved_in_bfloat16_are_trained_in_float32(shop, tmp_path: Path) 
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
 
 
-def test_training_again_makes_what_follows_stale(shop) -> None:
+def test_another_training_makes_later_stages_stale(shop) -> None:
     work = shop(training={"epochs": 1})
     for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS):
         stage.materialise(work)
@@ -184,7 +183,7 @@ def test_a_broken_contract_stops_training(shop) -> None:
     assert not work.variant_paths.checkpoint.exists()
 
 
-def test_damaged_weights_are_named(shop) -> None:
+def test_damaged_weights_are_reported(shop) -> None:
     work = shop(training={"epochs": 1})
     pipeline.CHECKPOINT.materialise(work)
     path = work.variant_paths.checkpoint / checkpoint.WEIGHTS

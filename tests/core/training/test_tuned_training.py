@@ -1,4 +1,4 @@
-"""Settings of the backbone's training, through the whole stage: adapters, last layers, precision, checkpointing."""
+"""Settings of the backbone's training in the whole stage: adapters, last layers, precision, checkpointing."""
 
 from copy import deepcopy
 
@@ -12,14 +12,14 @@ from pixrec_core.models import checkpoint, tuning
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.stages import Work
-from pixrec_core.training import build
+from pixrec_core.training import build_tower
 from pixrec_core.training.trainer import DualTowerTrainer, _training_arguments
 from pixrec_core.training.validation import Validation
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What a training leaves before its adapters are merged: `model`, and ids of the parameters it `optimised`."""
+    """The `model` of a training before its adapters are merged, and ids of the parameters that it `optimised`."""
     seen = {}
     create, merge = DualTowerTrainer.create_optimizer, tuning.merge_lora_adapters
 
@@ -40,7 +40,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def untrained(work: Work) -> DualTower:
     set_seed(work.dataset_settings.training.seed)
-    return build(
+    return build_tower(
         work.dataset_settings.model.model_copy(update={"tune": "full"}),
         work.dataset_settings.training,
         [work.variant_paths],
@@ -54,7 +54,7 @@ def untrained(work: Work) -> DualTower:
         {"tune": "last_layers", "last_layers": 1, "vision": "frozen"},
     ],
 )
-def test_only_what_learns_is_optimised_and_the_checkpoint_loads_as_any_other(shop, seen, model) -> None:
+def test_only_trainable_parameters_are_optimised_and_the_checkpoint_loads_as_usual(shop, seen, model) -> None:
     work = shop(model=model, training={"epochs": 1})
     stats = pipeline.CHECKPOINT.materialise(work)["stats"]
     assert seen["optimised"] == seen["trainable"]
@@ -80,14 +80,14 @@ def test_only_what_learns_is_optimised_and_the_checkpoint_loads_as_any_other(sho
     assert {"user_head.weight", "item_head.weight"} <= moved
 
 
-def test_adapters_of_the_best_epoch_are_those_that_are_kept(shop, seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_of_the_best_epoch_are_kept(shop, seen, monkeypatch: pytest.MonkeyPatch) -> None:
     adapters = []
 
-    def judge(_, model):
+    def validate(_, model):
         adapters.append({n: p.detach().clone() for n, p in model.named_parameters() if "lora_" in n})
         return {"recall@10": 0.5, "ndcg@10": 1 / len(adapters)}
 
-    monkeypatch.setattr(Validation, "__call__", judge)
+    monkeypatch.setattr(Validation, "__call__", validate)
     pipeline.CHECKPOINT.materialise(shop(model={"tune": "lora"}, training={"epochs": 2}))
     first, second = adapters
     assert first
@@ -95,7 +95,7 @@ def test_adapters_of_the_best_epoch_are_those_that_are_kept(shop, seen, monkeypa
     assert all(torch.equal(seen["model"].get_parameter(n), value) for n, value in first.items())
 
 
-def test_activations_in_bfloat16_computed_twice_leave_weights_in_float32(shop, seen, monkeypatch) -> None:
+def test_recomputed_bfloat16_activations_leave_weights_in_float32(shop, seen, monkeypatch) -> None:
     dtypes = set()
     forward = DualTower.hidden_states
 
