@@ -48,7 +48,8 @@ def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
     inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
-        photos = _photo_features(_features_folder(settings, paths, folder), model, inputs, engine)
+        features = _features_folder(settings, paths, folder)
+        photos = feature_store(features, model, inputs.pixels, engine) if inputs.pixels else None
         vectors = Encoder(model, inputs, photos).item_vectors(engine)
         header = {CHECKPOINT: checkpoint.weights_sha256(paths.checkpoint)}
         save_file({"vectors": vectors}, folder / VECTORS, metadata=header)
@@ -107,11 +108,6 @@ def _features_folder(settings: ModelSettings, paths: VariantPaths, vectors_folde
     return paths.dataset.cache if settings.vision == "frozen" else vectors_folder
 
 
-def _photo_features(folder: Path, model: DualTower, inputs: TowerInputs, engine: Engine = LOCAL) -> PhotoStore | None:
-    """Features of all photos, each encoded at most once; None for a variant or dataset without photos."""
-    return feature_store(folder, model, inputs.pixels, engine) if inputs.pixels else None
-
-
 @dataclass(frozen=True)
 class Encoder(DevicePickle):
     """A dual tower with its inputs: encodes items to v_T and histories to v_U.
@@ -134,7 +130,8 @@ class Encoder(DevicePickle):
         model, processor = checkpoint.load(paths.checkpoint)
         settings, training = checkpoint.load_settings(paths.checkpoint)
         inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
-        photos = _photo_features(_features_folder(settings, paths, paths.item_vectors), model, inputs)
+        features = _features_folder(settings, paths, paths.item_vectors)
+        photos = feature_store(features, model, inputs.pixels, LOCAL) if inputs.pixels else None
         return cls(model, inputs, photos, training.max_history_len)
 
     def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
