@@ -1,79 +1,51 @@
 """Every exception that PixRec raises on purpose.
 
-PixRecError
-├── SettingsError        pixrec.toml, an environment variable or a command line option is wrong
-├── SourceError          raw files are missing, empty, or beyond the share of bad lines that is allowed
-├── MissingArtefactError a stage was asked for before the one that it reads
-├── ContractError        a dataset broke its data contract; training on it would be wrong
-├── BackboneError        a vision-language model could not be loaded or does not fit
-├── BusyError            another process is making the same artefact
-├── EngineError          workers of other processes cannot be had, or die of their work
-├── CheckpointError      a checkpoint is damaged
-├── LostProcessError     one of several processes that train together died
-├── QueryError           recommendations were asked for by what is unknown, or cannot be read
-└── ArtefactError        any other artefact is damaged or does not match the one that it was made from
-
-A message names what was received and how to mend it.
+A message says what is wrong, where, and what to do.
 """
-
-__all__ = [
-    "ArtefactError",
-    "BackboneError",
-    "BusyError",
-    "CheckpointError",
-    "ContractError",
-    "EngineError",
-    "LostProcessError",
-    "MissingArtefactError",
-    "PixRecError",
-    "QueryError",
-    "SettingsError",
-    "SourceError",
-]
 
 
 class PixRecError(Exception):
-    """Base of all errors that a user of PixRec can mend."""
+    """Base class of all errors that a user of PixRec can correct."""
 
 
 class SettingsError(PixRecError):
-    """A setting is missing, unknown or out of range."""
+    """A setting in pixrec.toml, an environment variable or the command line is missing, unknown or out of range."""
 
 
 class SourceError(PixRecError):
-    """Raw files cannot be read as reviews and metadata."""
+    """Raw files are missing or empty, or have a larger share of rejected rows than is allowed."""
 
 
 class MissingArtefactError(PixRecError):
-    """An input artefact has not been made yet."""
+    """An input artefact has not been built yet."""
 
 
 class ContractError(PixRecError):
-    """A dataset broke its data contract."""
+    """A dataset violates its data contract; training on it would be wrong."""
 
 
 class BackboneError(PixRecError):
-    """A vision-language backbone cannot be loaded."""
+    """A vision-language backbone cannot be loaded or does not fit."""
 
 
 class BusyError(PixRecError):
-    """Another process is making the same artefact."""
+    """Another process is building the same artefact."""
 
 
 class EngineError(PixRecError):
-    """Workers of an engine cannot be had, or die of their work."""
+    """Workers of an engine cannot be started, or die."""
 
 
 class CheckpointError(PixRecError):
-    """A checkpoint cannot be read."""
+    """A checkpoint is damaged."""
 
 
 class LostProcessError(PixRecError):
-    """One of several processes died. Unlike other faults it may not come again: another try resumes."""
+    """One of several training processes died. Another try may succeed: it resumes."""
 
 
 class QueryError(PixRecError):
-    """Recommendations were asked for by an unknown user or item, or by a text or photo that cannot be read."""
+    """A request for recommendations names an unknown user or item, or a text or photo that cannot be read."""
 
 
 class ArtefactError(PixRecError):

@@ -1,4 +1,4 @@
-"""Atomic files: a reader sees a whole artefact or none, whenever the writer is killed."""
+"""Atomic files: a reader sees a complete artefact or none, even if the writer is killed."""
 
 import hashlib
 import json
@@ -13,11 +13,10 @@ from pixrec_core.errors import MissingArtefactError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success the temporary file or folder takes its place.
+    """Yield a temporary path in the folder of `path`; on success that file or folder replaces `path`.
 
-    The temporary name is fixed, so that what a killed run left is overwritten by the next one
-    and never piles up. A folder cannot be replaced in one step by POSIX: the old one is moved
-    aside first, and a reader in that instant finds no artefact rather than a mixed one.
+    The temporary name is fixed, so the next run overwrites the remains of a killed one. POSIX cannot replace a folder
+    in one step: the old one is renamed first, and a reader in that instant finds no artefact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -34,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder; a missing one is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -42,10 +41,7 @@ def remove(path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, that keeps its content when another file takes the first one's place.
-
-    Where a file system has no such links, or both names lie on different ones, the file is copied.
-    """
+    """Create a hard link, which keeps its content when another file replaces `source`; copy the file if that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)
@@ -60,32 +56,32 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that `write_json` wrote.
+    """Read a JSON file.
 
     Raises:
-        MissingArtefactError: no such file.
+        MissingArtefactError: the file does not exist.
     """
     require(path)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def require(path: Path) -> Path:
-    """Return `path` if something is there.
+    """Return `path`.
 
     Raises:
-        MissingArtefactError: nothing is.
+        MissingArtefactError: the path does not exist.
     """
     if not path.exists():
-        raise MissingArtefactError(f"{path} is not there; run the stage that makes it first (`pixrec run`)")
+        raise MissingArtefactError(f"{path} does not exist; run the stage that builds it (`pixrec run`)")
     return path
 
 
 def stat_snapshot(paths: Iterable[Path]) -> dict[str, list[int]]:
-    """Size and time of the files that are there: a cheap sign of change."""
+    """Size in bytes and modification time in nanoseconds of each existing file: detects changes without reading."""
     return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths) if p.is_file()}
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

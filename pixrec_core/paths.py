@@ -1,25 +1,25 @@
-"""The only place that knows where artefacts lie.
+"""Paths of all artefacts.
 
 data/<dataset>/
-  raw/                      what the source fetched or generated
-  items.parquet             the catalogue             items.quarantine.parquet         its bad lines
-  interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its bad lines
-  images/ab/<key>.jpg       photos                    images.parquet                   one row a photo: what came of it
-  images.signs.parquet      of the local files that photos were made from: size and time
-  cache/                    photos decoded or encoded, keyed by content; safe to delete
-  sequences.duckdb          items, interactions and sequences that belong together, validated
-  contract/<artefact>.json  what each expectation of the data contract found in items, interactions, images, sequences
+  raw/                      files that the source downloaded or generated
+  items.parquet             the catalogue             items.quarantine.parquet         its rejected rows
+  interactions.parquet      user, item, time, rating  interactions.quarantine.parquet  its rejected rows
+  images/ab/<key>.jpg       photos                    images.parquet                   one row per photo: its outcome
+  images.signs.parquet      size and modification time of the local files that photos were read from
+  cache/                    decoded or encoded photos, keyed by content; safe to delete
+  sequences.duckdb          validated sequences, with their items and interactions
+  contract/<artefact>.json  result of each expectation of the data contract on items, interactions, images, sequences
   baselines/<method>/       model/  ranking.parquet, of test users  validation_ranking.parquet, of stacking users
   variants/<variant>/       checkpoint/  item_vectors/  item_index/
                             ranking.parquet, of test users  validation_ranking.parquet, of stacking users
-                            generative/<ranker>.parquet, speeds.json: rankings by the language model, where asked for
-                            curves/: TensorBoard event files of the training, written as it goes
-                            promoted/: what serves; promoted.json names one of its numbered folders
+                            generative/<ranker>.parquet, speeds.json: rankings by the language model, on request
+                            curves/: TensorBoard event files, written during the training
+                            promoted/: numbered copies of what serves; promoted.json names the present one
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
-  stamps/                   one manifest a stage, written last
+  stamps/                   one JSON record per finished stage, written last
 
-data/<joint training>/variants/<variant>/ likewise holds the checkpoint and curves of a training over several datasets.
+data/<joint training>/variants/<variant>/ has the checkpoint and curves of a training on several datasets.
 """
 
 import hashlib
@@ -77,26 +77,26 @@ class DatasetPaths:
 
     @property
     def images_journal(self) -> Path:
-        """What earlier runs leave a download that is under way; not an artefact."""
+        """Main journal of a running download: outcomes of earlier runs; not an artefact."""
         return self.root / "images.journal.jsonl"
 
-    def images_journal_of(self, share: int) -> Path:
-        """What a worker of the download notes of its share."""
-        return self.root / f"images.journal.{share}.jsonl"
+    def images_journal_of(self, partition: int) -> Path:
+        """Journal of one partition of a running download."""
+        return self.root / f"images.journal.{partition}.jsonl"
 
     @property
     def images_journals(self) -> list[Path]:
-        """Both kinds, that of earlier runs first."""
+        """The main journal, then the existing ones of partitions."""
         return [self.images_journal, *sorted(self.root.glob("images.journal.*.jsonl"))]
 
     def image(self, item: str) -> Path:
-        """The photo of an item. Item ids come from outside, so only a hash of one reaches the file system."""
+        """The photo of an item. Item ids are untrusted, so only their hash reaches the file system."""
         key = hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()[:24]
         return self.images / key[:2] / f"{key}.jpg"
 
     @property
     def cache(self) -> Path:
-        """Arrays that can be made again from photos and a backbone; safe to delete."""
+        """Arrays that can be computed again from photos and a backbone; safe to delete."""
         return self.root / "cache"
 
     @property
@@ -105,18 +105,18 @@ class DatasetPaths:
 
     @property
     def sequences_rejected(self) -> Path:
-        """The last sequences file that broke its contract, kept to look into; not an artefact."""
+        """The last sequences file that violated its contract, kept for inspection; not an artefact."""
         return self.root / "sequences.rejected.duckdb"
 
     @property
     def sequences_shards(self) -> Path:
-        """Files of the workers that make sequences, while they are at it; not an artefact."""
+        """Temporary files of the workers that build sequences; not an artefact."""
         return self.root / ".sequences.shards"
 
     def contract(self, artefact: str) -> Path:
-        """Outcome of each expectation of an artefact's contract; left even where the contract is broken.
+        """Result of each expectation of an artefact's contract, also of a violated one.
 
-        One file an artefact, since stages that run side by side each write their own.
+        One file per artefact, since stages may run concurrently.
         """
         return self.root / "contract" / f"{artefact}.json"
 
@@ -188,7 +188,7 @@ class VariantPaths:
 
     @property
     def training(self) -> Path:
-        """Where training keeps what it needs to resume; not an artefact."""
+        """State from which a killed training resumes; not an artefact."""
         return self.root / "training"
 
     @property
@@ -216,7 +216,7 @@ class VariantPaths:
 
     @property
     def generative(self) -> Path:
-        """Rankings by the language model, and how fast they were made; none without a setting."""
+        """Rankings by the language model and their speeds; missing unless the settings ask for them."""
         return self.root / "generative"
 
     @property
@@ -229,7 +229,7 @@ class VariantPaths:
 
 @dataclass(frozen=True)
 class PromotedPaths:
-    """What serves: copies of a variant's artefacts in numbered folders, of which a manifest names one."""
+    """What serves: numbered copies of a variant's artefacts, and a manifest that names the present one."""
 
     root: Path
 
@@ -238,6 +238,6 @@ class PromotedPaths:
         return self.root / "promoted.json"
 
     def copies(self, number: int, variant: str) -> VariantPaths:
-        """Artefacts of one promotion, laid out as what they are copies of; dataset and variant share the folder."""
+        """Artefacts of one promotion, in the layout of their originals; dataset and variant share the folder."""
         folder = self.root / str(number)
         return VariantPaths(folder, DatasetPaths(folder), variant)

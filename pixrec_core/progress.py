@@ -1,4 +1,4 @@
-"""Progress as log lines: the same ones reach a terminal and the Dagster UI."""
+"""Progress as log lines, which reach both a terminal and the Dagster UI."""
 
 import logging
 import time
@@ -10,10 +10,14 @@ T = TypeVar("T")
 LINE_EVERY_S = 5.0
 
 
-def track(items: Iterable[T], what: str, total: int | None, log: logging.Logger) -> Iterator[T]:
-    """Yield from `items`; what takes longer than a few seconds logs `what`, count, share and rate as it goes.
+def track(items: Iterable[T], noun: str, total: int | None, log: logging.Logger) -> Iterator[T]:
+    """Yield from `items` and log count, share and rate every `LINE_EVERY_S` seconds; short loops log nothing.
 
-    Where `total` is not known beforehand, the share is left out.
+    Args:
+        items: to iterate over.
+        noun: name of the items in the log, in the plural.
+        total: number of items; None if unknown, then no share is logged.
+        log: receives the lines.
     """
     start = last = time.monotonic()
     done = 0
@@ -22,8 +26,7 @@ def track(items: Iterable[T], what: str, total: int | None, log: logging.Logger)
         now = time.monotonic()
         if now - last >= LINE_EVERY_S:
             last = now
-            rate = done / (now - start)
             share = f" of {total:,} ({100 * done / total:.0f} %)" if total else ""
-            log.info("%s: %s%s, %.0f/s", what, f"{done:,}", share, rate)
+            log.info("%s: %s%s, %.0f/s", noun, f"{done:,}", share, done / (now - start))
     if last > start:
-        log.info("%s: %s done in %.1f s", what, f"{done:,}", time.monotonic() - start)
+        log.info("%s: %s done in %.1f s", noun, f"{done:,}", time.monotonic() - start)

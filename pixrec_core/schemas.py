@@ -1,8 +1,7 @@
-"""Every column name and table schema, once.
+"""Column names and schemas of all tables.
 
-One vocabulary: an *item* is keyed by `parent_asin`; an *interaction* is one user with one item at
-one time; a *sequence* is a user's items in order; its last item is the *target*, what stands
-before it the *history*.
+An *interaction* is one user with one item at one time. A *sequence* is a user's items in order: the last one is the
+*target*, those before it are the *history*.
 """
 
 from typing import Final
@@ -17,19 +16,23 @@ RATING: Final = "rating"  # stars; 0.0 occurs in real data
 POSITION: Final = "position"  # line number in the reviews file, from 1; breaks ties of time
 TITLE: Final = "title"
 MAIN_CATEGORY: Final = "main_category"
-CATEGORIES: Final = "categories"  # from the widest to the narrowest
+CATEGORIES: Final = "categories"  # broadest first
 STORE: Final = "store"  # brand or shop
 FEATURES: Final = "features"
 DESCRIPTION: Final = "description"
 PRICE: Final = "price"  # in the shop's currency; null where unset
-IMAGE_URL: Final = "image_url"  # null where the item has none
+IMAGE_URL: Final = "image_url"  # http(s) URL, or path of a local photo relative to the photo folder; null if none
 HAS_IMAGE: Final = "has_image"
 TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a cold item
 SPLIT: Final = "split"
 ITEMS: Final = "items"
 PLACE: Final = "place"  # in the user's sequence, from 1
-MOMENTS: Final = "moments"  # `timestamp` of each of `items`; items of one moment are tied, their order is the file's
-TIED: Final = "tied"  # whether the target shares its time with a neighbour, so that the file's order chose it
+MOMENTS: Final = (
+    "moments"  # `timestamp` of each of `items`; items with equal ones are tied and keep the order of the file
+)
+TIED: Final = (
+    "tied"  # whether the target shares its timestamp with its neighbour, so that the order of the file chose it
+)
 RANK: Final = "rank"  # from 1
 SCORE: Final = "score"
 METHOD: Final = "method"
@@ -38,17 +41,17 @@ TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)
-HISTORY_ONLY: Final = "history"  # split of an interaction that no training sequence has, though it lies before the cuts
-START: Final = "start"  # first instant of a held-out split, in the unit of `timestamp`
+HISTORY_ONLY: Final = "history"  # split of an interaction before the cuts that is in no training sequence
+START: Final = "start"  # first timestamp of a held-out split
 
 
 def _schema(columns: dict[str, pl.DataType | DataTypeClass]) -> pl.Schema:
-    """A schema; the parameter's type lets mypy accept types and their instances side by side."""
+    """`pl.Schema`; the parameter's type lets mypy accept types and their instances in one dict."""
     return pl.Schema(columns)
 
 
-#: The catalogue: one row an item. Average rating and rating count of the metadata are left out:
-#: they were counted after the split point, so they leak the future.
+#: The catalogue: one row per item. Average rating and rating count of the metadata are left out: they were counted
+#: after the split, so they leak the future.
 ITEM_SCHEMA: Final = _schema(
     {
         ITEM: pl.String,
@@ -63,21 +66,21 @@ ITEM_SCHEMA: Final = _schema(
     }
 )
 
-#: One row a purchase or review, in (user, timestamp, position) order.
+#: One row per purchase or review, in (user, timestamp, position) order.
 INTERACTION_SCHEMA: Final = _schema(
     {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Int64, RATING: pl.Float64, POSITION: pl.Int64}
 )
 
-#: One row a bad line: which file and line, why, and its first 200 characters.
+#: One row per rejected row: file, line, reason, and the first 200 characters.
 QUARANTINE_SCHEMA: Final = _schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
 
-#: One row an item that has a URL: what came of its download.
+#: One row per item with an `image_url`: the outcome of its photo.
 IMAGE_SCHEMA: Final = _schema(
     {
         ITEM: pl.String,
         "url": pl.String,
         "status": pl.String,  # "ok" or "failed"
-        "reason": pl.String,  # why it failed; null where it did not
+        "reason": pl.String,  # of a failure; else null
         "sha256": pl.String,  # of the stored file
         "width": pl.Int32,  # pixels, as stored
         "height": pl.Int32,
@@ -86,27 +89,26 @@ IMAGE_SCHEMA: Final = _schema(
     }
 )
 
-#: Table `items` of sequences.duckdb: the catalogue that rankings choose from.
+#: Table `items` of sequences.duckdb: the items that rankings contain.
 CATALOGUE_SCHEMA: Final = _schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
 
-#: Table `interactions` of sequences.duckdb: those that were kept, in (user, place) order.
+#: Table `interactions` of sequences.duckdb: those that passed the filters, in (user, place) order.
 KEPT_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64, SPLIT: pl.String})
 
-#: Table `sequences` of sequences.duckdb. In split `train` every item but the first is a target, and
-#: `tied` is false; in `validation` and `test` the last item is the target.
+#: Table `sequences` of sequences.duckdb. In split `train` every item except the first is a target, and `tied` is false;
+#: in `validation` and `test` the last item is the target.
 SEQUENCE_SCHEMA: Final = _schema(
     {SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), MOMENTS: pl.List(pl.Int64), TIED: pl.Boolean}
 )
 
-#: Table `cuts` of sequences.duckdb: where validation and test start, for all users at once; no rows
-#: where each user's last two items are held out.
+#: Table `cuts` of sequences.duckdb: when validation and test start, for all users; empty if the last two items of each
+#: user are held out.
 CUT_SCHEMA: Final = _schema({SPLIT: pl.String, START: pl.Int64})
 
-#: A ranking, of any method, over the whole catalogue, seen items included. Each test user has
-#: `depth` items and as many more as their history has distinct ones, so that a list without the
-#: seen ones is still `depth` long.
+#: A ranking of the whole catalogue, seen items included, by any method. Each user has `depth` items plus as many as the
+#: history has distinct ones, so that `depth` remain after the seen ones are removed.
 RANKING_SCHEMA: Final = _schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.String, SCORE: pl.Float32})
 
-#: What became of each test target under each method; `rank` is null past the ranking's depth. A ranking of a variant's
-#: language model is the method `<variant>/<ranker>`, of the users who were drawn for it.
+#: Rank of each test target by each method; null beyond the ranking's depth. A ranking by a variant's language model is
+#: the method `<variant>/<ranker>`, with the users who were sampled for it.
 OUTCOME_SCHEMA: Final = _schema({METHOD: pl.String, USER: pl.String, ITEM: pl.String, RANK: pl.Int32})

@@ -39,7 +39,7 @@ _BATCH: Final = 512
 _SQL_TYPES: Final = {pl.String: "VARCHAR", pl.Int32: "INTEGER", pl.Int64: "BIGINT"}
 _COLUMNS: Final = {name: _SQL_TYPES[type(kind)] for name, kind in IMAGE_SCHEMA.items()}
 
-#: Rows in the order in which they were logged. The journal's line of settings becomes a row of nulls, which is left out.
+#: Rows in the order of their logging. The journal's line of settings becomes a row of nulls, which is left out.
 _CREATE: Final = f"CREATE TEMP TABLE outcomes ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})"
 _READ_MANIFEST: Final = "INSERT INTO outcomes BY NAME SELECT * FROM read_parquet($file) WHERE status = 'ok'"
 _READ_JOURNAL: Final = f"""

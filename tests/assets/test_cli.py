@@ -152,7 +152,7 @@ class TestPhotos:
         Work(settings, "sample").paths.images_manifest.unlink()
         code, _, err = pixrec("photos", "sample")
         assert code == 1
-        assert "images.parquet is not there; run the stage" in err
+        assert "images.parquet does not exist; run the stage" in err
 
 
 def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypatch):

@@ -1,4 +1,4 @@
-"""Atomic files: whatever happens to the writer, a reader finds the old artefact or the whole new one."""
+"""Atomic files: whatever happens to the writer, a reader finds the complete old or new artefact."""
 
 import hashlib
 import signal
@@ -12,11 +12,11 @@ from pixrec_core import files
 from pixrec_core.errors import MissingArtefactError
 
 
-def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+def test_readers_see_the_old_file_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_text("old")
     with files.replacing(path) as temporary:
-        assert temporary.parent == path.parent, "a rename is atomic only inside one file system"
+        assert temporary.parent == path.parent, "a rename is atomic within one file system only"
         temporary.write_text("half")
         assert path.read_text() == "old"
         temporary.write_text("whole")
@@ -24,7 +24,7 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path):
+def test_a_folder_is_replaced_with_its_content(tmp_path):
     path = tmp_path / "vectors"
     for name in ("first", "second"):
         with files.replacing(path) as temporary:
@@ -35,7 +35,7 @@ def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_folders_on_the_way_are_made(tmp_path):
+def test_parent_folders_are_created(tmp_path):
     files.write_json(tmp_path / "a" / "b" / "c.json", 1)
     assert files.read_json(tmp_path / "a" / "b" / "c.json") == 1
 
@@ -48,7 +48,7 @@ def fail_to_replace(path, name):
         raise ZeroDivisionError
 
 
-def test_an_exception_leaves_the_old_one_and_the_next_run_clears_up(tmp_path):
+def test_an_exception_keeps_the_old_artefact_and_the_next_run_cleans_up(tmp_path):
     path = tmp_path / "vectors"
     path.mkdir()
     (path / "old").touch()
@@ -65,13 +65,13 @@ def test_an_exception_leaves_the_old_one_and_the_next_run_clears_up(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_first_run_that_fails_leaves_nothing_under_the_name(tmp_path):
+def test_a_failed_first_run_leaves_no_artefact(tmp_path):
     with pytest.raises(ZeroDivisionError):
         fail_to_replace(tmp_path / "vectors", "half")
     assert not (tmp_path / "vectors").exists()
 
 
-def test_a_killed_writer_leaves_the_old_one(tmp_path):
+def test_a_killed_writer_keeps_the_old_artefact(tmp_path):
     path = tmp_path / "numbers.json"
     files.write_json(path, "old")
     code = f"""if True:
@@ -87,7 +87,7 @@ def test_a_killed_writer_leaves_the_old_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_reader_beside_the_writer_never_sees_half_a_file(tmp_path):
+def test_a_concurrent_reader_never_sees_a_partial_file(tmp_path):
     path = tmp_path / "numbers.json"
     files.write_json(path, [0] * 5000)
     done, seen = Event(), []
@@ -108,7 +108,7 @@ def test_a_reader_beside_the_writer_never_sees_half_a_file(tmp_path):
     assert set(seen) == {(5000, 1)}
 
 
-def test_json_is_sorted_legible_and_comes_back(tmp_path):
+def test_json_is_sorted_and_indented_and_round_trips(tmp_path):
     value = {"b": [1, 2.5, None], "a": "caf\u00e9"}
     files.write_json(tmp_path / "v.json", value)
     text = (tmp_path / "v.json").read_text(encoding="utf-8")
@@ -117,16 +117,16 @@ def test_json_is_sorted_legible_and_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("read", [files.read_json, files.require])
-def test_what_is_missing_is_named(tmp_path, read):
-    with pytest.raises(MissingArtefactError, match=r"absent\.json is not there.*pixrec run"):
+def test_a_missing_file_is_named(tmp_path, read):
+    with pytest.raises(MissingArtefactError, match=r"absent\.json does not exist.*pixrec run"):
         read(tmp_path / "absent.json")
 
 
-def test_require_gives_back_what_is_there(tmp_path):
+def test_require_returns_an_existing_path(tmp_path):
     assert files.require(tmp_path) == tmp_path
 
 
-def test_remove_takes_files_folders_and_links_but_not_what_a_link_leads_to(tmp_path):
+def test_remove_deletes_files_folders_and_links_but_no_target_of_a_link(tmp_path):
     kept, file, folder, link, dangling = (tmp_path / name for name in ("kept", "file", "folder", "link", "dangling"))
     (kept / "inner").mkdir(parents=True)
     file.touch()
@@ -145,8 +145,8 @@ def test_sha256_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_second_name_keeps_what_the_first_one_had(tmp_path, monkeypatch, links):
-    if not links:  # as on a file system that has none, or on another one
+def test_a_link_keeps_the_content_when_the_source_is_replaced(tmp_path, monkeypatch, links):
+    if not links:  # as on a file system without hard links, or between two file systems
 
         def refuse(*_):
             raise OSError(18, "Invalid cross-device link")

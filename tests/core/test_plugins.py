@@ -1,4 +1,4 @@
-"""Plug-ins: one file more in a package is one plug-in more."""
+"""Plug-ins: each module of a package is one."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from pixrec_core.plugins import load_plugin, plugin_names
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with plug-ins `round` and `square`; a name for each test, for Python keeps what it imported."""
+    """A package with plug-ins `round` and `square`; its name differs per test, since Python caches imports."""
     package = tmp_path.name
     folder = tmp_path / package / "shapes"
     folder.mkdir(parents=True)
@@ -20,7 +20,7 @@ def package(tmp_path, monkeypatch):
     return f"{package}.shapes"
 
 
-def test_names_are_sorted_and_leave_out_what_is_private(package):
+def test_names_are_sorted_without_private_modules(package):
     assert plugin_names(package) == ["round", "square"]
 
 
@@ -30,7 +30,7 @@ def test_a_plugin_is_its_module(package):
 
 
 @pytest.mark.parametrize("name", ["rund", "_shared", "", "round.x", "..round"])
-def test_an_unknown_one_is_refused_with_those_there_are(package, name):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(package, name):
     with pytest.raises(SettingsError) as raised:
         load_plugin(package, name)
     assert str(raised.value) == f"unknown shape {name!r}; known: round, square"

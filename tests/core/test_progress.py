@@ -1,4 +1,4 @@
-"""Progress: silent while it is quick, then a line every few seconds."""
+"""Progress: short loops log nothing, longer ones a line every few seconds."""
 
 import logging
 from types import SimpleNamespace
@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 
 
 @pytest.fixture
-def told(monkeypatch, caplog):
-    """Walks through a number of items, each of so many seconds by a clock of its own; returns the log lines."""
+def logged(monkeypatch, caplog):
+    """A function that iterates over `count` items of `seconds` each, by a fake clock, and returns the log lines."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
     caplog.set_level(logging.INFO)
@@ -28,20 +28,20 @@ def told(monkeypatch, caplog):
     return walk
 
 
-def test_what_is_quick_says_nothing(told):
-    assert told(400, 0.01) == []
+def test_a_short_loop_logs_nothing(logged):
+    assert logged(400, 0.01) == []
 
 
-def test_what_takes_longer_tells_count_share_and_rate_and_its_end(told):
-    assert told(6000, 0.001953125) == [
+def test_a_long_loop_logs_count_share_rate_and_total_time(logged):
+    assert logged(6000, 0.001953125) == [
         "photos: 2,560 of 6,000 (43 %), 512/s",
         "photos: 5,120 of 6,000 (85 %), 512/s",
         "photos: 6,000 done in 11.7 s",
     ]
 
 
-def test_nothing_to_do_says_nothing(told):
-    assert told(0, 1.0) == []
+def test_an_empty_loop_logs_nothing(logged):
+    assert logged(0, 1.0) == []
 
 
 def test_an_exception_passes_through():

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core.data import photo_features as module
-from pixrec_core.data.photo_features import COLOUR_CELLS, EDGE, FEATURES, LEVELS, describe, photo_features
+from pixrec_core.data.photo_features import COLOUR_CELLS, EDGE, FEATURES, LEVELS, describe_photo, photo_features
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from tests.core import photos_folder, sequences_file
@@ -22,29 +22,29 @@ def halves(left, right):
 
 
 def test_one_colour_fills_one_bin_of_each_cell():
-    features = describe(Image.new("RGB", (200, 100), (255, 0, 64)))
+    features = describe_photo(Image.new("RGB", (200, 100), (255, 0, 64)))
     bins = [cell * LEVELS**3 + (3 * LEVELS + 0) * LEVELS + 1 for cell in range(COLOUR_CELLS**2)]
     assert np.flatnonzero(features).tolist() == bins
     assert np.allclose(features[bins], 1 / 2)  # the root of a fourth
 
 
-def test_likeness_is_the_overlap_of_histograms():
+def test_similarity_is_the_overlap_of_histograms():
     red, blue = (255, 0, 0), (0, 0, 255)
-    whole, half = describe(photo(halves(red, red))), describe(photo(halves(red, blue)))
+    whole, half = describe_photo(photo(halves(red, red))), describe_photo(photo(halves(red, blue)))
     # Red and blue are the same grey, so there is no edge; half of the pixels have the colour of the first photo.
     assert whole @ half == pytest.approx(0.5)
-    assert whole @ describe(photo(halves(blue, blue))) == 0
+    assert whole @ describe_photo(photo(halves(blue, blue))) == 0
 
 
-def test_edges_tell_directions_apart_whichever_side_is_light():
+def test_edges_depend_on_direction_and_not_on_which_side_is_light():
     black, white = (0, 0, 0), (255, 255, 255)
     upright, mirrored = halves(black, white), halves(white, black)
-    edges = [describe(photo(p))[COLOURS:] for p in (upright, mirrored, upright.transpose(1, 0, 2))]
+    edges = [describe_photo(photo(p))[COLOURS:] for p in (upright, mirrored, upright.transpose(1, 0, 2))]
     assert np.allclose(edges[0], edges[1])
     assert edges[0] @ edges[2] == pytest.approx(0, abs=1e-6)
 
 
-def test_features_are_kept_and_made_again_for_other_photos(tmp_path, monkeypatch):
+def test_features_are_cached_and_computed_again_for_other_photos(tmp_path, monkeypatch):
     paths = DatasetPaths.of(tmp_path, "tiny")
     photos_folder.write(paths, {"a": "red", "c": "blue"})
     catalogue = sequences_file.catalogue([], "abc", imageless="b")

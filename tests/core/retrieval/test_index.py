@@ -160,7 +160,7 @@ def test_a_manifest_of_another_shape_is_named(paths: VariantPaths) -> None:
 
 def test_a_missing_index_is_named(paths: VariantPaths) -> None:
     files.remove(paths.item_index)
-    with pytest.raises(MissingArtefactError, match=r"index\.json is not there"):
+    with pytest.raises(MissingArtefactError, match=r"index\.json does not exist"):
         index.load_index(paths)
 
 
