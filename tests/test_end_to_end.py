@@ -83,7 +83,7 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
     second = pixrec(folder, "run", "small")
     assert second.returncode == 0
     assert "building" not in second.stdout
-    assert second.stdout.count("up to date") == 18
+    assert second.stdout.count("up to date (built ") == 18
 
     status = pixrec(folder, "status", "small").stdout
     for figure in (
