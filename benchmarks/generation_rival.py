@@ -48,7 +48,7 @@ class Generation:
     def _texts(self, history: Sequence[int]) -> torch.Tensor:
         """Token ids of the likeliest texts of the next item, (32, tokens)."""
         inputs = self._encoder.inputs
-        prompt = self._prompts.generation_prompts([history])["ids"]
+        prompt = self._prompts.generation_prompts([history])["input_ids"]
         rows = [inputs.inputs.photo_rows[n] for n in history if inputs.inputs.photo_rows[n] != NO_PHOTO]
         assert inputs.pixels, "the sample has photos"
         pixels = [inputs.pixels.pixels(row) for row in rows]

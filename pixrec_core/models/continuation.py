@@ -1,11 +1,10 @@
-"""Texts read on after prompts that are read once.
+"""Decoding of many texts after a shared prompt, with one key-value cache entry per prompt.
 
-All texts that follow one prompt stand side by side in its row, and a mask says which tokens each one follows. So a
-prompt is neither read again nor copied for each of its texts, and texts that begin alike are read once up to where
-they part. Batches of padded rows, which `generate` of transformers works on, would copy the keys and values of the
-prompt for every beam at every step.
+All texts after one prompt share its row; a mask selects the tokens that each token attends to. So a prompt is encoded
+once and never copied, and texts with a common beginning share it. `generate` of transformers works on padded rows and
+would copy the keys and values of a prompt for every beam.
 
-Shapes: B prompts of at most L tokens, W tokens read at a time, S read so far after each prompt, V vocabulary, H hidden
+Shapes: B prompts of at most L tokens, W tokens decoded in one call, S tokens decoded before it, V vocabulary, H hidden
 size.
 """
 
@@ -17,50 +16,50 @@ from pixrec_core.models.dual_tower import DualTower
 
 
 class Continuation:
-    """Prompts that have been read, and whatever is read after them.
+    """A key-value cache of encoded prompts and of the tokens decoded after them.
 
     Attributes:
-        logits: (B, V) scores of the first token after each prompt.
+        logits: (B, V) of the first token after each prompt.
 
     Args:
-        model: reads them.
-        prompts: a batch of `Collator.openings`, on the model's device.
+        model: dual tower whose backbone decodes.
+        prompts: from `Collator.generation_prompts`, on the model's device.
     """
 
     def __init__(self, model: DualTower, prompts: Batch) -> None:
-        self._reader = model.adapter
-        ids, image_feature_index, ends = prompts["ids"], prompts["image_feature_index"], prompts["ends"]
+        self._adapter = model.adapter
+        ids, image_feature_index = prompts["input_ids"], prompts["image_feature_index"]
+        lengths = prompts["lengths"]
         features = model.photo_features(prompts["photos"])
-        hidden, self._cache = self._reader.remembered_states(ids, image_feature_index, features)
-        self.logits = self._reader.logits(hidden[torch.arange(len(ids), device=ids.device), ends - 1])
-        self._first_positions = self._reader.next_positions(image_feature_index, features, ends)
-        self._ends = ends
-        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        self._is_prompt = places < ends[:, None]  # what follows is padding, which nobody sees
-        self._places = places
+        hidden, self._cache = self._adapter.remembered_states(ids, image_feature_index, features)
+        self.logits = self._adapter.logits(hidden[torch.arange(len(ids), device=ids.device), lengths - 1])
+        self._first_positions = self._adapter.next_positions(image_feature_index, features, lengths)
+        self._lengths = lengths
+        self._indices = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)  # of each token in its text
+        self._is_prompt = self._indices < lengths[:, None]  # False for padding
 
     def read(self, ids: Tensor, depths: Tensor, follows: Tensor) -> Tensor:
-        """Hidden states of tokens after the prompts, (B, W, H).
+        """Hidden states (B, W, H) of tokens after the prompts, which are added to the cache.
 
         Args:
             ids: (B, W) token ids.
-            depths: (B, W) how many tokens stand between the prompt and each one.
-            follows: (B, W, S + W) bool, which tokens after the prompt each one's text holds, itself among them.
+            depths: (B, W) number of tokens between the prompt and each token.
+            follows: (B, W, S + W) bool, the decoded tokens that belong to the text of each token, itself included.
         """
-        places = self._ends[:, None] + depths
-        self._places = torch.cat([self._places, places], dim=1)
+        indices = self._lengths[:, None] + depths
+        self._indices = torch.cat([self._indices, indices], dim=1)
         is_prompt = self._is_prompt[:, None].expand(-1, ids.shape[1], -1)
         visible = torch.cat([is_prompt, follows], dim=2)
-        distances = places[..., None] - self._places[:, None]
+        distances = indices[..., None] - self._indices[:, None]
         positions = self._first_positions[:, None] + depths
-        return self._reader.following_states(ids, positions, self._cache, visible, distances)
+        return self._adapter.following_states(ids, positions, self._cache, visible, distances)
 
     def crop_cache(self) -> None:
-        """Let everything after the prompts go, as if it had never been read."""
+        """Remove all tokens after the prompts from the cache."""
         length = self._is_prompt.shape[1]
-        self._cache.crop(length - self._places.shape[1])
-        self._places = self._places[:, :length]
+        self._cache.crop(length - self._indices.shape[1])
+        self._indices = self._indices[:, :length]
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Logits of what follows some hidden states, (..., V)."""
-        return self._reader.logits(hidden)
+        """Logits (..., V) of the next token after hidden states (..., H)."""
+        return self._adapter.logits(hidden)

@@ -1,7 +1,7 @@
-"""The dual tower: one causal vision-language backbone reads histories and items into one vector space.
+"""The dual tower: one causal vision-language backbone encodes histories and items into one vector space.
 
-Shapes: B rows, L tokens, H hidden size, D vector size, I distinct items, J photos, K features a
-photo of F numbers each, M (history, target) pairs of a batch, T items of its histories laid end to end.
+Shapes: B rows, L tokens, H hidden size, D embedding size, I distinct items, J photos, K features per photo of F numbers
+each, M (history, target) pairs of a batch, T items of its histories one after the other, C keys, N items.
 """
 
 import copy
@@ -23,18 +23,18 @@ from pixrec_core.models.checkpoint import device
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
 
-disable_progress_bar()  # a checkpoint is one shard; bars of one step would only break up progress lines
+disable_progress_bar()  # a checkpoint is one shard; progress bars of one step would break up log lines
 
 #: Weights whose names differ in checkpoints of earlier versions: pattern of the old name, new name.
 RENAMED_WEIGHTS = {r"^residual\.": "item_id_embedding."}
 
 
 class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
-    """Configuration of a `DualTower`; the backbone's stands inside it."""
+    """Configuration of a `DualTower`, which contains that of its backbone."""
 
     model_type = "pixrec_dual_tower"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # read by transformers
-    #: Names in checkpoints of earlier versions.
+    #: Old name: new name, for config.json of earlier versions.
     attribute_map = {  # noqa: RUF012
         "dimension": "embedding_dim",
         "residual_items": "num_item_ids",
@@ -62,48 +62,47 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         self.weight_user_item = weight_user_item
         self.num_item_ids = num_item_ids
         self.item_id_dropout = item_id_dropout
-        # The base class would lay one attention over the backbone and its parts, which may differ (Gemma 2 knows no
-        # SDPA), or none, which is not causal. An empty choice keeps each part's own.
+        # The base class would set one attention implementation for all parts of the backbone, which may need different
+        # ones (Gemma 2 does not support SDPA). The empty dictionary keeps the choice of each part.
         kwargs.setdefault("attn_implementation", {"backbone_config": {}})
         super().__init__(**kwargs)
 
 
 class ItemIdEmbedding(nn.Module):
-    """Two learned vectors an item, added to its content vector: one where it is read in a history, one where ranked.
+    """Two learned vectors per item, added to its content vector: one as part of a history, one as a candidate.
 
-    They start at zero, so content leads and an item that never occurs in training keeps to its
-    content. In each step some items lose both, so that content alone must serve as well: else what
-    is learnt of warm items would be missing where a cold one stands.
+    Vectors start at zero, so an item without training interactions keeps its content vector. Each training step drops
+    both vectors of some items, so content vectors must be good alone too, as they are for cold items.
 
     Args:
-        items: N, of the catalogue.
+        num_items: N, of the catalogue.
         embedding_dim: D.
-        dropout: share of the items (0 to 1) that go without in a training step.
+        dropout: fraction (0 to 1) of the items without these vectors in a training step.
     """
 
-    def __init__(self, items: int, embedding_dim: int, dropout: float) -> None:
+    def __init__(self, num_items: int, embedding_dim: int, dropout: float) -> None:
         super().__init__()
-        self.history = nn.Embedding(items, embedding_dim)
-        self.candidate = nn.Embedding(items, embedding_dim)
+        self.history = nn.Embedding(num_items, embedding_dim)
+        self.candidate = nn.Embedding(num_items, embedding_dim)
         self.dropout = dropout
 
     def dropout_mask(self) -> Tensor | None:
-        """(N, 1) of zeros and ones, drawn for one step; None outside training, where every item keeps its own."""
+        """(N, 1) zeros and ones for one training step; None outside training."""
         if not self.training:
             return None
         weight = self.history.weight
         return (torch.rand(len(weight), 1, device=weight.device) >= self.dropout).to(weight.dtype)
 
     @staticmethod
-    def lookup(table: nn.Embedding, numbers: Tensor, kept: Tensor | None) -> Tensor:
-        """(T, D) rows of a table for (T,) item numbers, zero for those that are not kept."""
+    def lookup(table: nn.Embedding, numbers: Tensor, mask: Tensor | None) -> Tensor:
+        """Vectors (T, D) of item numbers (T,), multiplied by the dropout mask (N, 1) if there is one."""
         vectors: Tensor = table(numbers)
-        return vectors if kept is None else vectors * kept[numbers]
+        return vectors if mask is None else vectors * mask[numbers]
 
 
 @dataclass
 class DualTowerOutput(ModelOutput):  # type: ignore[misc]
-    """Losses of a batch, or what one process's share of it adds to them, each a scalar: the mixed one and its terms."""
+    """Scalar losses of a batch: the mixed loss and its terms. With several ranks, the contribution of this rank."""
 
     loss: Tensor | None = None
     generation: Tensor | None = None
@@ -117,7 +116,7 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
     config_class = DualTowerConfig
     base_model_prefix = "dual_tower"
     supports_gradient_checkpointing = True
-    _supports_sdpa = True  # attention is the backbone's alone
+    _supports_sdpa = True  # only the backbone has attention
 
     def __init__(self, config: DualTowerConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -128,10 +127,12 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         hidden = config.backbone_config.get_text_config().hidden_size
         self.user_head = nn.Linear(hidden, config.embedding_dim)
         self.item_head = nn.Linear(hidden, config.embedding_dim)
-        items = config.num_item_ids
-        self.item_id_embedding = ItemIdEmbedding(items, config.embedding_dim, config.item_id_dropout) if items else None
+        self.item_id_embedding: ItemIdEmbedding | None = None
+        if config.num_item_ids:
+            self.item_id_embedding = ItemIdEmbedding(config.num_item_ids, config.embedding_dim, config.item_id_dropout)
         self.post_init()
-        # Saved once, under the name that they are tied to; without this the Trainer warns of what it did not miss.
+        # Tied weights are saved once, under the name that they are tied to. Without this, the Trainer warns that the
+        # other names are missing.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
 
     @classmethod
@@ -157,17 +158,17 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
             )
         return (model, info) if output_loading_info else model
 
-    def add_item_id_embedding(self, items: int, dropout: float) -> None:
-        """Let each of `items` items of a catalogue learn a vector of its own; it starts at zero."""
-        self.config.num_item_ids, self.config.item_id_dropout = items, dropout
-        self.item_id_embedding = ItemIdEmbedding(items, self.config.embedding_dim, dropout)
+    def add_item_id_embedding(self, num_items: int, dropout: float) -> None:
+        """Add an `ItemIdEmbedding` of zeros for a catalogue of `num_items` items."""
+        self.config.num_item_ids, self.config.item_id_dropout = num_items, dropout
+        self.item_id_embedding = ItemIdEmbedding(num_items, self.config.embedding_dim, dropout)
         self.item_id_embedding.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the heads and the residual; the backbone brings or initialises its own weights.
+        """Initialise the heads and the item-id embedding; the backbone initialises its weights itself.
 
-        Both heads start alike, and keep angles: at first the items nearest to a history are those that read like
-        it. From two heads drawn apart, a training has to find that out.
+        Both heads start as the same orthogonal matrix, which preserves angles: an untrained model ranks items by the
+        similarity of their content to the history. Independent heads would have to learn that first.
         """
         if module is self.user_head or module is self.item_head:
             nn.init.orthogonal_(module.weight, generator=torch.Generator().manual_seed(torch.initial_seed()))
@@ -180,20 +181,24 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
             self.backbone._init_weights(module)
 
     def vision_parameters(self) -> list[nn.Parameter]:
-        """All weights that an image passes before the language model."""
+        """Weights of the vision tower and of the projection into the language model."""
         language = [self.backbone.get_decoder(), self.backbone.get_output_embeddings()]
-        known = {id(parameter) for part in language for parameter in part.parameters()}
-        return [parameter for parameter in self.backbone.parameters() if id(parameter) not in known]
+        language_ids = {id(parameter) for part in language for parameter in part.parameters()}
+        return [parameter for parameter in self.backbone.parameters() if id(parameter) not in language_ids]
 
     def vision_hash(self) -> str:
-        """Names the state of the vision tower: SHA-256 of its weights."""
+        """SHA-256 of the weights of the vision tower."""
         digest = hashlib.sha256()
         for parameter in self.vision_parameters():
             digest.update(parameter.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def photo_features(self, photos: dict[str, Tensor]) -> Tensor | None:
-        """Features of the photos of a batch, (J, K, F): given, or computed from pixels; None without photos."""
+        """Features (J, K, F) of the photos of a batch, from pixels unless given; None without photos.
+
+        Args:
+            photos: either `features` (J, K, F), or `pixel_values` with the vision tower's side inputs and `count`, J.
+        """
         if not photos:
             return None
         if "features" in photos:
@@ -202,77 +207,80 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         return self.adapter.features(inputs, int(photos["count"]))
 
     def hidden_states(self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None) -> Tensor:
-        """Last hidden states of right-padded rows, (B, L, H): see `BackboneAdapter.hidden_states`."""
+        """Last hidden states (B, L, H) of right-padded rows: see `BackboneAdapter.hidden_states`."""
         return self.adapter.hidden_states(ids, image_feature_index, features)
 
-    def item_vectors(self, items: Batch, features: Tensor | None, kept: Tensor | None = None) -> Tensor:
-        """v_T, (I, D): each item read alone, from a batch of `Collator.items`.
+    def item_vectors(self, items: Batch, features: Tensor | None, id_mask: Tensor | None = None) -> Tensor:
+        """v_T, (I, D): unit vectors of items without a history.
 
         Args:
-            items: the batch.
-            features: as in `BackboneAdapter.hidden_states`.
-            kept: see `ItemIdEmbedding.kept`.
+            items: from `Collator.item_batch`.
+            features: (J, K, F) from `photo_features`.
+            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
         """
-        hidden = self.hidden_states(items["ids"], items["image_feature_index"], features)
+        hidden = self.hidden_states(items["input_ids"], items["image_feature_index"], features)
         rows = torch.arange(len(hidden), device=hidden.device)
         contents = self._project(self.item_head, span_means(hidden, rows, items["starts"], items["ends"]))
         if self.item_id_embedding is None:
             return contents
-        residuals = self.item_id_embedding.lookup(self.item_id_embedding.candidate, items["numbers"], kept)
-        return functional.normalize(contents + residuals, dim=-1)
+        id_vectors = self.item_id_embedding.lookup(self.item_id_embedding.candidate, items["numbers"], id_mask)
+        return functional.normalize(contents + id_vectors, dim=-1)
 
     def user_vectors(self, histories: Batch, features: Tensor | None) -> Tensor:
-        """v_U, (B, D): each history read to its end, from a batch of `Collator.histories`."""
-        hidden = self.hidden_states(histories["ids"], histories["image_feature_index"], features)
-        ends = histories["ends"]
+        """v_U, (B, D): unit vectors of histories from `Collator.history_batch`."""
+        hidden = self.hidden_states(histories["input_ids"], histories["image_feature_index"], features)
+        lengths = histories["lengths"]
         rows = torch.arange(len(hidden), device=hidden.device)
-        contents = self._project(self.user_head, span_means(hidden, rows, torch.zeros_like(ends), ends))
-        return self._with_histories(contents, histories["numbers"], histories["places"])
+        contents = self._project(self.user_head, span_means(hidden, rows, torch.zeros_like(lengths), lengths))
+        return self._add_history_ids(contents, histories["numbers"], histories["item_ranges"])
 
     def forward(self, **batch: Any) -> DualTowerOutput:
-        """Losses of a training batch of `Collator.__call__`; all prefixes of a window in one pass."""
+        """Losses of a training batch of `Collator.__call__`; one pass encodes all prefixes of a window."""
         features = self.photo_features(batch["photos"])
-        kept = broadcast_from_rank0(self.item_id_embedding.dropout_mask()) if self.item_id_embedding else None
-        items = {name: batch[f"item_{name}"] for name in ("ids", "image_feature_index", "starts", "ends", "numbers")}
-        keys = all_gather_with_grad(self.item_vectors(items, features, kept), batch["key_counts"])
-        hidden = self.hidden_states(batch["history_ids"], batch["history_image_feature_index"], features)
+        id_mask = broadcast_from_rank0(self.item_id_embedding.dropout_mask()) if self.item_id_embedding else None
+        names = ("input_ids", "image_feature_index", "starts", "ends", "numbers")
+        items = {name: batch[f"item_{name}"] for name in names}
+        keys = all_gather_with_grad(self.item_vectors(items, features, id_mask), batch["keys_per_rank"])
+        hidden = self.hidden_states(batch["history_input_ids"], batch["history_image_feature_index"], features)
 
         rows, (history_ends, starts, ends) = batch["pair_rows"], batch["pair_spans"].unbind(1)
-        firsts, lasts = torch.cat([torch.zeros_like(starts), starts]), torch.cat([history_ends, ends])
-        history_means, target_means = span_means(hidden, rows.repeat(2), firsts, lasts).chunk(2)
-        user = self._with_histories(
-            self._project(self.user_head, history_means), batch["history_numbers"], batch["pair_places"], kept
+        span_starts, span_ends = torch.cat([torch.zeros_like(starts), starts]), torch.cat([history_ends, ends])
+        history_means, target_means = span_means(hidden, rows.repeat(2), span_starts, span_ends).chunk(2)
+        user = self._add_history_ids(
+            self._project(self.user_head, history_means), batch["history_numbers"], batch["pair_item_ranges"], id_mask
         )
         target = self._project(self.item_head, target_means)
 
-        config, answers, offsets, count = self.config, batch["pair_targets"], batch["key_offsets"], batch["pair_count"]
-        negatives = allowed_negatives(batch["excluded"], batch["key_numbers"], len(answers))
-        item_item = losses.info_nce(target, keys, answers, negatives, config.tau, offsets, count)
-        user_item = losses.info_nce(user, keys, answers, negatives, config.tau, offsets, count)
+        config, targets, offsets, count = self.config, batch["pair_targets"], batch["key_offsets"], batch["pair_count"]
+        negatives = allowed_negatives(batch["excluded"], batch["key_numbers"], len(targets))
+        item_item = losses.info_nce(target, keys, targets, negatives, config.tau, offsets, count)
+        user_item = losses.info_nce(user, keys, targets, negatives, config.tau, offsets, count)
         generation = self._generation(hidden, batch)
         loss = losses.mix(generation, item_item, user_item, config.weight_item_item, config.weight_user_item)
         return DualTowerOutput(loss, generation.detach(), item_item.detach(), user_item.detach())
 
-    def _with_histories(self, contents: Tensor, numbers: Tensor, places: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Contents of histories with the mean residual of their items.
+    def _add_history_ids(
+        self, contents: Tensor, numbers: Tensor, item_ranges: Tensor, id_mask: Tensor | None = None
+    ) -> Tensor:
+        """Unit vectors (M, D): content vectors of histories plus the mean id vector of their items.
 
         Args:
             contents: (M, D).
-            numbers: (T,) items of all histories.
-            places: (M, 2) which of them each history holds: the first, and the one past the last.
-            kept: see `ItemIdEmbedding.kept`.
+            numbers: (T,) item numbers of all histories.
+            item_ranges: (M, 2) start and end of each history in `numbers`.
+            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
         """
         if self.item_id_embedding is None:
             return contents
-        residuals = self.item_id_embedding.lookup(self.item_id_embedding.history, numbers, kept)[None]
-        means = span_means(residuals, torch.zeros_like(places[:, 0]), *places.unbind(1))
+        id_vectors = self.item_id_embedding.lookup(self.item_id_embedding.history, numbers, id_mask)[None]
+        means = span_means(id_vectors, torch.zeros_like(item_ranges[:, 0]), *item_ranges.unbind(1))
         return functional.normalize(contents + means, dim=-1)
 
     def _generation(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """L_NIG; the language-model head only where there is a token to predict, from the position before it."""
+        """L_NIG; computes logits only at positions before a text token of a target."""
         rows, positions = batch["label_rows"], batch["label_positions"]
         logits = self.adapter.logits(hidden[rows, positions - 1])
-        return losses.next_item_generation(logits, batch["history_ids"][rows, positions], batch["label_count"])
+        return losses.next_item_generation(logits, batch["history_input_ids"][rows, positions], batch["label_count"])
 
     @staticmethod
     def _project(head: nn.Linear, pooled: Tensor) -> Tensor:
@@ -280,10 +288,10 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
 
 
 class DevicePickle:
-    """Base of what has a `model`: on arrival that moves to the GPU, if there is one.
+    """Base class of picklable objects with a `model`, which unpickling moves to the GPU, if there is one.
 
-    It computes there with as many threads as where it came from: how a sum is parted among threads shows in its last
-    bits, and a worker's vectors are to be those of the process that it works for.
+    Unpickling also sets torch's number of threads to that of the sender: the split of a sum among threads changes its
+    last bits, and workers must compute the same vectors as the sender.
     """
 
     model: DualTower
@@ -299,13 +307,13 @@ class DevicePickle:
 
 
 def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-    """Mean hidden state of token ranges, by one cumulative sum over all of them.
+    """Mean hidden states of token ranges, from one cumulative sum.
 
     Args:
         hidden: (B, L, H).
-        rows: (M,) which row each range lies in.
+        rows: (M,) row of each range.
         starts: (M,) first token of each range.
-        ends: (M,) first token after it; greater than `starts`.
+        ends: (M,) first token after each range; greater than `starts`.
 
     Returns:
         (M, H) in float32.
@@ -314,23 +322,24 @@ def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Te
     return (sums[rows, ends] - sums[rows, starts]) / (ends - starts)[:, None]
 
 
-def allowed_negatives(excluded: Tensor, numbers: Tensor, pairs: int) -> Tensor:
-    """Which keys may count against each pair, (M, C) bool.
+def allowed_negatives(excluded: Tensor, key_numbers: Tensor, num_pairs: int) -> Tensor:
+    """Mask (M, C) bool of the keys that may be negatives of each pair.
 
     Args:
-        excluded: (E, 2) a pair and the number of an item that must not count against it.
-        numbers: (C,) items of the keys, all different.
-        pairs: M.
+        excluded: (E, 2) a pair and the number of an item that is not a negative of it.
+        key_numbers: (C,) distinct item numbers of the keys.
+        num_pairs: M.
     """
-    allowed = torch.ones(pairs, len(numbers), dtype=torch.bool, device=numbers.device)
-    places = torch.full((int(torch.cat([numbers, excluded[:, 1]]).max()) + 1,), -1, device=numbers.device)
-    places[numbers] = torch.arange(len(numbers), device=numbers.device)
-    rows, columns = excluded[:, 0], places[excluded[:, 1]]
-    allowed[rows[columns >= 0], columns[columns >= 0]] = False
+    allowed = torch.ones(num_pairs, len(key_numbers), dtype=torch.bool, device=key_numbers.device)
+    size = int(torch.cat([key_numbers, excluded[:, 1]]).max()) + 1
+    key_index = torch.full((size,), -1, device=key_numbers.device)  # of an item number; -1: not a key
+    key_index[key_numbers] = torch.arange(len(key_numbers), device=key_numbers.device)
+    pairs, keys = excluded[:, 0], key_index[excluded[:, 1]]
+    allowed[pairs[keys >= 0], keys[keys >= 0]] = False
     return allowed
 
 
-# So that `AutoConfig` reads a checkpoint folder's config.json, which its tokenizer and image processor need,
-# and `AutoModel` the whole of it.
+# AutoConfig needs the registration for config.json (also to load a tokenizer or image processor from the folder),
+# AutoModel for the weights.
 AutoConfig.register(DualTowerConfig.model_type, DualTowerConfig)
 AutoModel.register(DualTowerConfig, DualTower)

@@ -1,9 +1,8 @@
-"""What a target is told apart from in training: the items of its batch, and a sample of all others.
+"""Negatives of a training step: the items of the batch, and a sample of the training catalogue.
 
-Metrics rank the whole catalogue, and a softmax over the items of a batch alone sees little of it:
-mostly popular ones. The sample is encoded anew with the batch. A bank of the vectors that items had
-some steps ago would be cheaper, and does harm while the towers still move fast: they learn to tell
-fresh vectors from old ones.
+Metrics rank the whole catalogue, while a softmax over the items of one batch sees few of them, mostly popular ones.
+Sampled items are encoded in the same step. A memory bank of vectors from earlier steps would be cheaper, but does
+harm while the towers change fast: they learn to separate fresh vectors from old ones.
 """
 
 import numpy as np
@@ -15,45 +14,46 @@ from pixrec_core.models.item_inputs import Ids
 
 
 class Negatives:
-    """Draws the items that stand beside those of a batch.
+    """Samples items of the catalogue and computes the logit offset of every key.
 
     Args:
-        counts: (N,) occurrences of each item of the catalogue in training. One without any is never
-            drawn: what comes after the split is not to be known.
-        sampled: items drawn for a step; all there are, where there are fewer.
-        seed: of the draws; with the epoch it fixes them, in every process of a training alike.
-        log_q_correction: whether logits of the batch's own items are corrected by `log_q_correction`.
+        counts: (N,) training interactions of each item of the catalogue. Items without any are never sampled:
+            training must not know of items that appear after the split.
+        num_sampled: items to sample per step; all of them where the catalogue has fewer.
+        seed: of the samples. Samples depend on seed and epoch only, so all ranks draw the same ones.
+        log_q_correction: apply `log_q_correction` to the logits of in-batch negatives.
     """
 
-    def __init__(self, counts: Ids, sampled: int, seed: int, *, log_q_correction: bool = False) -> None:
+    def __init__(self, counts: Ids, num_sampled: int, seed: int, *, log_q_correction: bool = False) -> None:
         self._counts = counts
-        self._sampled = sampled
+        self._num_sampled = num_sampled
         self._seed = seed
         self._log_q_correction = log_q_correction
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch."""
-        self._generator = np.random.default_rng((self._seed, epoch, 1))  # without the 1: the stream of `Windows`
+        """Restart the random stream; call it before each epoch."""
+        self._generator = np.random.default_rng((self._seed, epoch, 1))  # 1: another stream than TrainingWindows'
 
-    def sample(self, own: Ids) -> tuple[Ids, NDArray[np.float64]]:
-        """The items of a batch and the sample after them, and the offsets of their logits.
+    def sample(self, batch_items: Ids) -> tuple[Ids, NDArray[np.float64]]:
+        """Keys of a step, batch items first, and the offsets of their logits.
 
-        Each drawn item stands for as many as it was drawn from, so its offset is the log of that
-        number: the softmax is that over the whole catalogue, in expectation (Jean et al., ACL 2015).
+        A sampled item represents (number of candidates / number of samples) items, so its offset is the log of
+        that ratio: in expectation the softmax is over the whole catalogue (Jean et al., ACL 2015).
 
         Args:
-            own: (n,) distinct items of the batch.
+            batch_items: (n,) distinct items of the batch.
 
         Returns:
-            (I,) item numbers, those of `own` first, and (I,) offsets.
+            (C,) item numbers, `batch_items` first, and (C,) offsets.
         """
-        offsets = np.zeros(len(own))
+        batch_offsets = np.zeros(len(batch_items))
         if self._log_q_correction:
-            offsets = log_q_correction(torch.from_numpy(self._counts[own])).numpy()
-        possible = self._counts > 0
-        possible[own] = False
-        others = np.flatnonzero(possible)
-        drawn = self._generator.choice(others, min(self._sampled, len(others)), replace=False)
-        log_expected_count = np.full(len(drawn), np.log(len(others) / len(drawn)) if len(drawn) else 0.0)
-        return np.concatenate([own, drawn]), np.concatenate([offsets, log_expected_count])
+            batch_offsets = log_q_correction(torch.from_numpy(self._counts[batch_items])).numpy()
+        is_candidate = self._counts > 0
+        is_candidate[batch_items] = False
+        candidates = np.flatnonzero(is_candidate)
+        sampled = self._generator.choice(candidates, min(self._num_sampled, len(candidates)), replace=False)
+        log_expected_count = np.log(len(candidates) / len(sampled)) if len(sampled) else 0.0
+        offsets = np.concatenate([batch_offsets, np.full(len(sampled), log_expected_count)])
+        return np.concatenate([batch_items, sampled]), offsets

@@ -1,17 +1,20 @@
-"""One training batch on several processes that each hold the whole model: who works on what of it.
+"""Data-parallel training: which part of a batch each rank encodes, and the collectives that join the parts.
 
-Every process is given the whole batch as item numbers and deals it by the same rule, so nothing need be agreed on.
-What is learnt equals one process with that batch, up to the order of floating-point sums: item vectors are gathered
-with their gradients, so that every pair meets every item of the batch, and means are over the counts of all.
+Every rank receives the whole batch as item numbers and splits it by the same rule, so ranks need not communicate to
+agree on the split. The result equals one process with the whole batch, up to the order of floating-point sums: item
+vectors are gathered with their gradients, so every pair is compared with every item of the batch, and losses are
+divided by the counts of the whole batch.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
+from torch.distributed._functional_collectives import all_gather_single_autograd
+from torch.nn import functional
 
 from pixrec_core.models.item_inputs import Ids
 from pixrec_core.models.windows import TrainingWindow
@@ -20,11 +23,11 @@ T = TypeVar("T")
 
 
 class RankInfo(NamedTuple):
-    """The part of each batch that one process works on.
+    """Position of a process in its process group.
 
     Attributes:
-        rank: number of the process, from 0.
-        world_size: how many there are.
+        rank: index of the process, from 0.
+        world_size: number of processes.
     """
 
     rank: int
@@ -32,83 +35,70 @@ class RankInfo(NamedTuple):
 
     @classmethod
     def current(cls) -> "RankInfo":
-        """Everything, outside a process group."""
-        return cls(distributed.get_rank(), distributed.get_world_size()) if _in_group() else WHOLE
+        """Of this process; `SINGLE_PROCESS` outside a process group."""
+        return cls(distributed.get_rank(), distributed.get_world_size()) if _in_group() else SINGLE_PROCESS
 
-    def windows(self, windows: Sequence[TrainingWindow]) -> list[TrainingWindow]:
-        """Every `world_size`-th window. Where there is none, one without a target: whoever missed a step would stop all."""
+    def local_windows(self, windows: Sequence[TrainingWindow]) -> list[TrainingWindow]:
+        """Windows of a batch that this rank reads: every `world_size`-th.
+
+        A rank without any gets one window without a target: a rank that skipped a step would block all others.
+        """
         return list(windows[self.rank :: self.world_size]) or [TrainingWindow(windows[0].items[:1])]
 
-    def holders(self, rows: Ids, drawn: int) -> NDArray[np.int64]:
-        """Which process encodes each item: one that reads it in a history anyway, so that its photo is encoded once.
+    def assign_items(self, window_rows: Ids, num_sampled: int) -> NDArray[np.int64]:
+        """Rank that encodes each item; an item of a history goes to a rank that needs its photo for the history.
 
         Args:
-            rows: (n,) a window that holds each item of the batch itself.
-            drawn: items beside those; dealt evenly.
+            window_rows: (n,) index of one window that holds each item of the batch.
+            num_sampled: number of sampled negatives, which are split evenly.
 
         Returns:
-            (n + drawn,) ranks.
+            (n + num_sampled,) ranks.
         """
-        return np.concatenate([rows, np.arange(drawn)]) % self.world_size
+        return np.concatenate([window_rows, np.arange(num_sampled)]) % self.world_size
 
 
-WHOLE: Final = RankInfo(0, 1)
+SINGLE_PROCESS: Final = RankInfo(0, 1)
 
 
-def all_gather_with_grad(own: Tensor, counts: Sequence[int]) -> Tensor:
-    """Rows of all processes in rank order, through which gradients flow back to whoever made each row.
+def all_gather_with_grad(rows: Tensor, rows_per_rank: Sequence[int]) -> Tensor:
+    """Rows of all ranks in rank order; gradients flow back to the rank that computed each row.
 
     Args:
-        own: (at least `counts[rank]`, D) rows of this process; what is over is left out.
-        counts: rows of each process.
+        rows: (at least `rows_per_rank[rank]`, D) rows of this rank; surplus rows are left out.
+        rows_per_rank: (world_size,) number of rows of each rank, which may differ.
 
     Returns:
-        (sum of `counts`, D).
+        (sum of `rows_per_rank`, D).
     """
-    if len(counts) == 1:
-        return own
-    joined: Tensor = _Gather.apply(own[: counts[distributed.get_rank()]], counts)  # type: ignore[no-untyped-call]
-    return joined
-
-
-class _Gather(torch.autograd.Function):
-    """torch's own differentiable gathers are deprecated or private, and want as many rows of each process."""
-
-    @staticmethod
-    def forward(context: Any, own: Tensor, counts: Sequence[int]) -> Tensor:
-        context.counts = counts
-        padded = own.new_zeros(max(counts), own.shape[1])
-        padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        parts: tuple[Tensor, ...] = torch.split(all_reduce_sum(gradients[0].clone()), list(context.counts))
-        return parts[distributed.get_rank()], None
+    if len(rows_per_rank) == 1:
+        return rows
+    count, most = rows_per_rank[distributed.get_rank()], max(rows_per_rank)
+    padded = functional.pad(rows[:count], (0, 0, 0, most - count))  # the collective needs equal shapes
+    gathered = all_gather_single_autograd(padded, 0, distributed.group.WORLD)
+    return torch.cat([part[:n] for part, n in zip(gathered.split(most), rows_per_rank, strict=True)])
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of all processes' values, in place; as they are outside a process group."""
+    """Sum over all ranks, in place; unchanged outside a process group."""
     if _in_group():
         distributed.all_reduce(values)
     return values
 
 
 def broadcast_from_rank0(values: Tensor | None) -> Tensor | None:
-    """The first process's values in place of one's own."""
+    """The values of rank 0, in place; unchanged outside a process group."""
     if values is not None and _in_group():
         distributed.broadcast(values, src=0)
     return values
 
 
 def broadcast_object(value: T) -> T:
-    """An object that can be pickled, as the first process has it. Others wait for it."""
-    told = [value]
+    """The object of rank 0, which must be picklable; other ranks wait for it."""
+    objects = [value]
     if _in_group():
-        distributed.broadcast_object_list(told, src=0)
-    return told[0]
+        distributed.broadcast_object_list(objects, src=0)
+    return objects[0]
 
 
 def _in_group() -> bool:

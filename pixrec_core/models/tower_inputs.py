@@ -14,7 +14,7 @@ from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import ItemInputs, item_inputs
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, photo_files, photo_rows
-from pixrec_core.models.process_group import WHOLE, RankInfo
+from pixrec_core.models.process_group import SINGLE_PROCESS, RankInfo
 from pixrec_core.paths import VariantPaths
 from pixrec_core.ranking_table import id_indices
 
@@ -52,7 +52,7 @@ class TowerInputs:
         return sequences.list.eval(id_indices(pl.element(), pl.Series(self.items)).cast(pl.Int64))
 
     def collator(
-        self, photos: PhotoStore | None = None, negatives: Negatives | None = None, rank_info: RankInfo = WHOLE
+        self, photos: PhotoStore | None = None, negatives: Negatives | None = None, rank_info: RankInfo = SINGLE_PROCESS
     ) -> Collator:
         """Batches whose photos come from a store, or are decoded for each; training brings its negatives and share."""
         store = photos or self.pixels

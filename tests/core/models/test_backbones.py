@@ -42,7 +42,7 @@ def our_states(tower: Small, windows: list[list[int]]) -> list[torch.Tensor]:
     """Hidden states of each window without its padding, (L, H)."""
     batch = tower.collator.history_batch(windows)
     features = tower.model.photo_features(batch["photos"])
-    hidden = tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)
+    hidden = tower.model.hidden_states(batch["input_ids"], batch["image_feature_index"], features)
     return [row[: spans[-1, 1]] for row, spans in zip(hidden, batch["item_spans"], strict=True)]
 
 
@@ -62,7 +62,7 @@ def test_hidden_states_are_those_of_the_models_own_forward(tower: Small, side: s
 def test_a_photo_has_as_many_placeholders_as_the_model_has_features(tower: Small) -> None:
     batch = tower.collator.item_batch([1, 2, 4])
     features = tower.model.photo_features(batch["photos"])
-    counted = (batch["ids"] == tower.processor.image_token_id).sum(1).tolist()
+    counted = (batch["input_ids"] == tower.processor.image_token_id).sum(1).tolist()
     assert counted == [features.shape[1], features.shape[1], 0]
     assert sorted(batch["image_feature_index"][batch["image_feature_index"] >= 0].tolist()) == list(
         range(features.shape[0] * features.shape[1])
@@ -159,10 +159,10 @@ def test_gemma_scales_embeddings_of_text_and_not_those_of_images(opened) -> None
     decoder = model.get_decoder()
     decoder.register_forward_pre_hook(lambda *given: fed.append(given[2]["inputs_embeds"]), with_kwargs=True)
     features = tower.model.photo_features(batch["photos"])
-    tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)
+    tower.model.hidden_states(batch["input_ids"], batch["image_feature_index"], features)
     seen = batch["image_feature_index"][0] >= 0
     weight = model.get_input_embeddings().weight
-    torch.testing.assert_close(fed[0][0, ~seen], weight[batch["ids"][0, ~seen]] * weight.shape[1] ** 0.5)
+    torch.testing.assert_close(fed[0][0, ~seen], weight[batch["input_ids"][0, ~seen]] * weight.shape[1] ** 0.5)
     tower_output = model.model.vision_tower(tower.pixels.load(tower.inputs.photo_rows[[1]])["pixel_values"])
     torch.testing.assert_close(fed[0][0, seen], model.model.multi_modal_projector(tower_output.last_hidden_state)[0])
 

@@ -86,9 +86,9 @@ def test_a_later_item_changes_no_earlier_hidden_state(tower: Small) -> None:
     def hidden(window: list[int]) -> tuple[torch.Tensor, int]:
         batch = tower.collator.history_batch([window])
         features = tower.model.photo_features(batch["photos"])
-        return tower.model.hidden_states(batch["ids"], batch["image_feature_index"], features)[0], batch["item_spans"][
-            0
-        ][1, 1]
+        return tower.model.hidden_states(batch["input_ids"], batch["image_feature_index"], features)[0], batch[
+            "item_spans"
+        ][0][1, 1]
 
     (first, end), (second, _) = hidden([1, 2, 3]), hidden([1, 2, 7])
     torch.testing.assert_close(first[:end], second[:end], **TOLERANCE)
@@ -108,7 +108,7 @@ def test_a_photo_counts_only_for_the_variant_that_sees_it() -> None:
 def test_labels_are_the_targets_text_shifted_by_one(tower: Small) -> None:
     batch = tower.collator(WINDOWS)
     rows, positions = batch["label_rows"], batch["label_positions"]
-    spelled = batch["history_ids"][rows, positions].tolist()
+    spelled = batch["history_input_ids"][rows, positions].tolist()
     expected = [
         token
         for window in WINDOWS

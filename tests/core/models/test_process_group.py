@@ -17,7 +17,7 @@ from pixrec_core.engine import LOCAL
 from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.process_group import WHOLE, RankInfo, all_reduce_sum
+from pixrec_core.models.process_group import SINGLE_PROCESS, RankInfo, all_reduce_sum
 from pixrec_core.models.windows import TrainingWindow
 from pixrec_core.training.sharding import gathered_weights, shard
 from tests.core.models import families
@@ -52,7 +52,7 @@ def tower() -> Small:
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("windows", BATCHES.values(), ids=BATCHES)
 def test_every_pair_and_item_of_a_batch_is_read_by_one_process(tower: Small, windows, ranks: int) -> None:
-    whole = collated(tower, windows, WHOLE)
+    whole = collated(tower, windows, SINGLE_PROCESS)
     shares = [collated(tower, windows, RankInfo(rank, ranks)) for rank in range(ranks)]
 
     keys = {tuple(share["key_numbers"].tolist()) for share in shares}
@@ -63,7 +63,7 @@ def test_every_pair_and_item_of_a_batch_is_read_by_one_process(tower: Small, win
     read = []
     for rank, share in enumerate(shares):
         assert share["key_offsets"].tolist() == [offsets[number] for number in numbers]
-        read += share["item_numbers"][: share["key_counts"][rank]].tolist()
+        read += share["item_numbers"][: share["keys_per_rank"][rank]].tolist()
         assert (share["pair_count"], share["label_count"]) == (len(whole["pair_rows"]), len(whole["label_rows"]))
     assert tuple(read) == numbers
 
@@ -125,7 +125,7 @@ def compare_tower(what: str, tower: Small, spread: Callable[[DualTower], torch.n
     for name, windows in BATCHES.items():
         sampled = 0 if name == "one window" else 6  # then the second process has nothing at all to read
         torch.manual_seed(0)  # of the residuals that drop out
-        whole = alone(**collated(tower, windows, WHOLE, sampled))
+        whole = alone(**collated(tower, windows, SINGLE_PROCESS, sampled))
         whole.loss.backward()
         torch.manual_seed(rank_info.rank)
         part = together(**collated(tower, windows, rank_info, sampled))

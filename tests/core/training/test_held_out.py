@@ -41,7 +41,7 @@ def test_texts_and_negatives_come_from_training_only(work):
     inputs = TowerInputs.load(work.variant_paths, backbone, processor, 8)
     sequences = read_sequences(work.paths, schemas.TRAIN)
     windows = TrainingWindows(inputs.numbers(sequences["items"]), length=4, seed=0)
-    negatives = Negatives(read_items(work.paths)[schemas.TRAIN_COUNT].to_numpy(), sampled=10_000, seed=0)
+    negatives = Negatives(read_items(work.paths)[schemas.TRAIN_COUNT].to_numpy(), num_sampled=10_000, seed=0)
     for epoch in range(3):
         windows.set_epoch(epoch)
         batch = inputs.collator(negatives=negatives)([windows[n] for n in range(len(windows))])
