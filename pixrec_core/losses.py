@@ -21,22 +21,21 @@ def info_nce(
     offsets: Tensor | None = None,
     count: int | None = None,
 ) -> Tensor:
-    """Contrastive cross-entropy of each query's own key against the keys that may be its negatives.
+    """InfoNCE: cross-entropy of each query's target key against the keys that may be its negatives.
 
-    Keys are distinct items, so a popular item never stands twice among the negatives, and an item
-    equal to the positive is the positive itself.
+    Keys are distinct items, so no item counts twice, and the positive is never among its negatives.
 
     Args:
         queries: (M, D), L2-normalised.
-        keys: (I, D), L2-normalised, one a distinct item.
-        targets: (M,) row of `keys` that answers each query.
+        keys: (I, D), L2-normalised, one per distinct item.
+        targets: (M,) row of `keys` that is the positive of each query.
         negatives: (M, I) bool, which keys may count against a query; the target's entry is ignored.
         temperature: tau; cosines are divided by it.
         offsets: (I,) added to the logits of each key: see `log_q_correction` and `Negatives`.
-        count: queries of the whole batch, where these are one process's share of them; by default M.
+        count: queries of the whole batch over all ranks; by default M.
 
     Returns:
-        Sum over queries divided by `count`, a scalar: their mean, or what a share adds to it. On zero vectors the
+        Sum over queries divided by `count`, a scalar: their mean, or this rank's contribution to it. On zero vectors the
         mean is that of log(1 + negatives of a query).
     """
     with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would blur cosines, and tau sharpens the blur
@@ -49,10 +48,10 @@ def info_nce(
 
 
 def log_q_correction(counts: Tensor) -> Tensor:
-    """Minus the log of each key's share of the training interactions (Yi et al., RecSys 2019, section 4).
+    """LogQ correction: minus the log of each key's share of the counts (Yi et al., RecSys 2019, section 4).
 
-    The batch draws an item as often as it is bought, so it meets popular ones as negatives more often
-    than the whole catalogue would; this takes the excess back.
+    Popular items occur in more batches, so they are in-batch negatives more often than under uniform sampling; the
+    correction compensates for that.
 
     Args:
         counts: (I,) training interactions of each key; all positive.
@@ -64,9 +63,9 @@ def next_item_generation(logits: Tensor, tokens: Tensor, count: int | None = Non
     """Mean cross-entropy of target tokens.
 
     Args:
-        logits: (T, V), of the position before each token: the shift is done by whoever gathers them.
+        logits: (T, V), of the position before each token: the caller shifts them.
         tokens: (T,) the tokens to be predicted.
-        count: tokens of the whole batch, where these are one process's share of them; by default T.
+        count: tokens of the whole batch over all ranks; by default T.
 
     Returns:
         Sum over tokens divided by `count`, a scalar; zero where there is nothing to predict (items without text).

@@ -12,20 +12,19 @@ from pixrec_core import schemas
 
 FIRST: Final = "This is the summary of a user's purchase history. The first item bought is as follows. "
 NEXT: Final = "The next item bought is as follows. "
-END: Final = "\n"  # closes an item; it is read after the item's image, so it has seen all of it
+END: Final = "\n"  # ends an item; its hidden state depends on all of the item's text and photo
 
 LABELS: Final = ("Title:", "Category:", "Brand:", "Features:", "Price:")
 
-CATEGORIES_SHOWN = 2  # the narrowest ones; the wide ones are alike for a whole dataset
+CATEGORIES_SHOWN = 2  # the most specific ones; the general ones are the same for a whole dataset
 FEATURES_SHOWN = 3
 
 
 def item_text(item: Mapping[str, Any]) -> str:
     """Text of one item: title, category, brand, features, price, in that order.
 
-    Fields that are empty are left out rather than written as "Unknown", which would make all
-    items without a brand look alike. Average rating and rating count never enter: they were
-    counted after the split.
+    Empty fields are left out: a word such as "Unknown" would make all items without a brand similar.
+    Average rating and rating count are left out because they include interactions after the split.
 
     Args:
         item: a row of `schemas.ITEM_SCHEMA`.

@@ -1,18 +1,16 @@
-"""Backbones on the Hugging Face hub: the commit that a name stands for, and its files."""
+"""Backbones on the Hugging Face hub: commits of branches and tags, and downloads."""
 
 from pathlib import Path
 
 from pixrec_core.errors import BackboneError
 from pixrec_core.settings import ModelSettings
 
-#: What is fetched of a repository: no pickled weights and no code.
+#: Files to download from a repository: no pickled weights and no code.
 FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors"]
 
 
 def pin_revision(settings: ModelSettings) -> ModelSettings:
-    """The settings with a branch or tag of the hub replaced by the commit that it stands for now.
-
-    What is trained by them can be trained again, however the branch moves.
+    """The settings with a branch or tag of the hub replaced by its current commit, so that training is repeatable.
 
     Raises:
         BackboneError: as `resolve_commit`.
@@ -21,7 +19,7 @@ def pin_revision(settings: ModelSettings) -> ModelSettings:
 
 
 def current_commit(settings: ModelSettings) -> str | None:
-    """The commit that a backbone stands for now; None where there is none, or none can be had."""
+    """Current commit of a backbone; None without one (see `resolve_commit`) or if it cannot be resolved."""
     try:
         return resolve_commit(settings.backbone, settings.revision)
     except BackboneError:
@@ -29,7 +27,7 @@ def current_commit(settings: ModelSettings) -> str | None:
 
 
 def resolve_commit(name: str, revision: str | None) -> str | None:
-    """The commit of a backbone on the hub: asked of the hub or, without a network, as it was when last asked.
+    """Commit of a backbone on the hub; without a network, the one in the local cache.
 
     None for `tiny` and for a local folder, which have no commits.
 
@@ -47,21 +45,21 @@ def resolve_commit(name: str, revision: str | None) -> str | None:
         first_line = str(error).strip().split("\n")[0]
         raise BackboneError(
             f"backbone {name!r}, revision {revision or 'of the default branch'}, is no local folder and was not found "
-            f"on the Hugging Face hub ({type(error).__name__}: {first_line}). Mend the name or the revision; without a "
-            "network, set model.backbone to a local folder that holds the model, fetched elsewhere by "
+            f"on the Hugging Face hub ({type(error).__name__}: {first_line}). Correct the name or the revision; without a "
+            "network, set model.backbone to a local folder with the model, downloaded elsewhere with "
             "`hf download NAME --local-dir FOLDER`"
         ) from error
 
 
 def download_backbone(name: str, revision: str | None) -> Path:
-    """The folder of a backbone's files: a local one itself; of the hub, all that is read, from one commit.
+    """Folder of a backbone's files; downloads one commit from the hub, unless it is a local folder.
 
-    A commit that is cached whole asks the hub nothing. transformers itself would ask for optional files one by one,
-    and without a network try each for many seconds.
+    A completely cached commit needs no request. transformers would request optional files one by one and, without a
+    network, retry each for many seconds.
 
     Raises:
         BackboneError: as `resolve_commit`.
-        OSError: the hub cannot be reached, or refuses, and the commit is not cached whole.
+        OSError: the hub cannot be reached or refuses, and the commit is not completely cached.
     """
     commit = resolve_commit(name, revision)
     if commit is None:

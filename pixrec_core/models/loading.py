@@ -8,17 +8,17 @@ from pixrec_core.errors import BackboneError
 from pixrec_core.models import hub
 from pixrec_core.models.backbones import Processor, adapter_of, processor_class, require_agreement, tiny
 
-#: Of everything that is read from a folder or the hub: code that comes with weights is never run.
+#: Arguments of every `from_pretrained`: code in a model folder is never run.
 SAFE: dict[str, Any] = {"trust_remote_code": False}
 
 
 def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterable[str]]) -> tuple[Any, Processor]:
-    """A model with its processor, ready to be trained.
+    """A trainable model and its processor.
 
     Args:
         name: `tiny`, a local folder, or a name on the hub.
-        revision: of the hub's repository.
-        texts: gives the training split's item texts, for a tokenizer that is trained on them.
+        revision: branch, tag or commit of the hub repository.
+        texts: returns the item texts of the training split, to train the tokenizer of `tiny` on.
 
     Raises:
         BackboneError: no such folder or name, no network, or a model that PixRec cannot use.
@@ -30,7 +30,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
     try:
         folder = hub.download_backbone(name, revision)
         processor = load_processor(folder)
-        # In float32, whatever the weights were saved in: small steps would round away in bfloat16.
+        # float32 whatever the saved dtype: bfloat16 would round small updates away.
         model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype="float32", **SAFE)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise BackboneError(_advice(name, error)) from error
@@ -39,7 +39,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
 
 
 def load_processor(folder: Path) -> Processor:
-    """The processor that was saved beside a backbone or a dual tower."""
+    """Processor from the folder of a backbone or a dual tower."""
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     config = AutoConfig.from_pretrained(folder, **SAFE)
@@ -55,6 +55,6 @@ def _advice(name: str, error: Exception) -> str:
         f"backbone {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.backbone to `tiny`, "
         "to the hub name of an image-text-to-text model, or to a local folder that holds one: config.json, "
         "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. "
-        "No pickled weights are read (save a pytorch_model.bin anew by `save_pretrained`), and no code that "
-        "comes with a model is run"
+        "Pickled weights are not read (convert a pytorch_model.bin with `save_pretrained`), and code that "
+        "comes with a model is not run"
     )

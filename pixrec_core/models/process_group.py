@@ -75,7 +75,7 @@ def all_gather_with_grad(rows: Tensor, rows_per_rank: Sequence[int]) -> Tensor:
         return rows
     count, most = rows_per_rank[distributed.get_rank()], max(rows_per_rank)
     padded = functional.pad(rows[:count], (0, 0, 0, most - count))  # the collective needs equal shapes
-    gathered = all_gather_single_autograd(padded, 0, distributed.group.WORLD)
+    gathered = all_gather_single_autograd(padded, 0, list(range(len(rows_per_rank))))
     return torch.cat([part[:n] for part, n in zip(gathered.split(most), rows_per_rank, strict=True)])
 
 

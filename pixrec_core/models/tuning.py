@@ -1,7 +1,7 @@
-"""Which weights learn: all of them, low-rank adapters, or the last layers; the heads always do.
+"""Trainable weights: all of them, LoRA adapters, or the last layers; the heads are always trained.
 
-`model.tune` rules the language model with its token embeddings and output head, `model.vision` all that an image
-passes before it. Adapters are LoRA's (arXiv 2106.09685), by peft.
+`model.tune` selects weights of the language model with its token embeddings and output head, `model.vision` those of
+the vision tower and projection. LoRA (arXiv 2106.09685) comes from peft.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ from pixrec_core.settings import LoraSettings, ModelSettings
 
 
 def select_trainable_weights(model: DualTower, settings: ModelSettings) -> None:
-    """Let those weights learn, and no others, that the settings name.
+    """Set `requires_grad` of the backbone's weights by the settings.
 
     Raises:
-        BackboneError: the language model has fewer layers, or no modules of the names to be adapted.
+        BackboneError: the language model has fewer layers than `last_layers`, or no module of `lora.targets`.
     """
     model.backbone.requires_grad_(settings.tune == "full")
     for parameter in model.vision_parameters():
@@ -28,14 +28,14 @@ def select_trainable_weights(model: DualTower, settings: ModelSettings) -> None:
 
 
 def merge_lora_adapters(model: DualTower) -> None:
-    """Fold adapters into the weights that they adapt: what is saved is a model like any other."""
+    """Merge LoRA adapters into the weights that they adapt, so that the checkpoint is a plain model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, module.get_base_layer())
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, module.get_base_layer())
 
 
 def _adapt(decoder: Any, settings: LoraSettings) -> None:

@@ -108,7 +108,7 @@ def test_a_moved_branch_is_another_backbone_and_without_a_network_the_cache_serv
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_without_a_network_and_a_cache_the_mend_is_told(tmp_path, offline: bool) -> None:
+def test_without_a_network_and_a_cache_the_error_names_the_download_command(tmp_path, offline: bool) -> None:
     with Loader(tmp_path, DEAD, offline=offline) as loader:
         commit, message = loader.load()
         assert commit == "None"

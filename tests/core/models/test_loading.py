@@ -1,4 +1,4 @@
-"""Folders that are no backbone: each is named with the mend, and nothing in it is unpickled or run."""
+"""Folders without a usable backbone: errors name the problem, and nothing in them is unpickled or run."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_pickled_weights_are_never_read(folder: Path) -> None:
 
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
-    with pytest.raises(BackboneError, match=r"No pickled weights are read \(save a pytorch_model\.bin anew"):
+    with pytest.raises(BackboneError, match=r"Pickled weights are not read \(convert a pytorch_model\.bin"):
         create_backbone(str(folder), None, list)
     assert not (folder / "sprung").exists()
 
@@ -35,13 +35,13 @@ def test_code_that_comes_with_a_model_is_never_run(folder: Path) -> None:
     config = json.loads(path.read_text())
     automatic = {"AutoConfig": "theirs.Config", "AutoModelForImageTextToText": "theirs.Model"}
     path.write_text(json.dumps(config | {"model_type": "theirs", "auto_map": automatic}))
-    with pytest.raises(BackboneError, match="no code that comes with a model is run"):
+    with pytest.raises(BackboneError, match="code that comes with a model is not run"):
         create_backbone(str(folder), None, list)
     assert not (folder / "sprung").exists()
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "preprocessor_config.json"])
-def test_what_is_missing_is_told(folder: Path, missing: str) -> None:
+def test_a_missing_file_is_an_error_with_advice(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
     with pytest.raises(BackboneError, match=r"could not be loaded .*local folder that holds one"):
         create_backbone(str(folder), None, list)
