@@ -73,9 +73,11 @@ def all_gather_with_grad(rows: Tensor, rows_per_rank: Sequence[int]) -> Tensor:
     """
     if len(rows_per_rank) == 1:
         return rows
+    group = distributed.group.WORLD
+    assert group is not None, "more than one rank needs a process group"
     count, most = rows_per_rank[distributed.get_rank()], max(rows_per_rank)
     padded = functional.pad(rows[:count], (0, 0, 0, most - count))  # the collective needs equal shapes
-    gathered = all_gather_single_autograd(padded, 0, list(range(len(rows_per_rank))))
+    gathered = all_gather_single_autograd(padded, 0, group)
     return torch.cat([part[:n] for part, n in zip(gathered.split(most), rows_per_rank, strict=True)])
 
 
