@@ -26,7 +26,7 @@ class LocalEngine:
             SettingsError: this machine has GPUs, but fewer than processes.
             ChildFailedError: a process failed in any other way; the message has its traceback.
         """
-        launcher = import_module("pixrec_core.engine._local_processes")  # needs torch, which no other caller has to load
+        launcher = import_module("pixrec_core.engine._local_processes")  # needs torch; other callers do not
         launcher.run_process_group(function, world_size, on_report)
 
 

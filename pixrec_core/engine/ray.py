@@ -85,7 +85,7 @@ class RayEngine:
         """
         connect(self.settings)
         _ACTORS.end()
-        launcher = import_module("pixrec_core.engine._ray_processes")  # needs torch, which no other caller has to load
+        launcher = import_module("pixrec_core.engine._ray_processes")  # needs torch; other callers do not
         launcher.run_process_group(function, world_size, on_report, self.settings)
 
     def _fitting_workers(self) -> int:
