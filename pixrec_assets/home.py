@@ -1,4 +1,4 @@
-"""Where Dagster keeps the history of runs when nobody said where."""
+"""The folder of Dagster's history of runs."""
 
 import os
 from pathlib import Path
@@ -10,21 +10,21 @@ from pixrec_core.settings import Settings
 
 VARIABLE: Final = "DAGSTER_HOME"
 INSTANCE_FILE: Final = "dagster.yaml"
-#: The project's own, for people who have PixRec as a package alone.
+#: For installations without a checkout.
 SHIPPED_INSTANCE: Final = Path(__file__).with_name(INSTANCE_FILE)
 
 
 def dagster_home(settings: Settings) -> Path:
     """`$DAGSTER_HOME`; else the folder of `pixrec.toml` where it holds a `dagster.yaml`; else `<data_dir>/.dagster`.
 
-    The last is made where it is not there. The variable is set, for Dagster and for processes that it starts.
+    The last is created if it does not exist. The variable is set for Dagster and for processes that it starts.
 
     Raises:
-        SettingsError: the variable names no folder, or not by its absolute path.
+        SettingsError: the variable is not the absolute path of a folder.
     """
     home = Path(os.environ.get(VARIABLE) or _default(settings))
     if not home.is_absolute() or not home.is_dir():
-        raise SettingsError(f"{VARIABLE} is {str(home)!r}; it must be the absolute path of a folder that exists")
+        raise SettingsError(f"{VARIABLE} is {str(home)!r}; set it to the absolute path of an existing folder")
     os.environ[VARIABLE] = str(home)
     return home
 

@@ -1,6 +1,6 @@
-"""Partitions: one a dataset; one a dataset and variant from the checkpoint to the ranking.
+"""Partitions: one per dataset; one per dataset and variant from the checkpoint to the promotion.
 
-One a joint training and variant too, where settings name joint trainings.
+If settings name joint trainings, also one per joint training and variant.
 """
 
 import warnings
@@ -30,11 +30,11 @@ _STARTING: Final = {
 }
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # nothing else maps a dimension, and it has been beta for years
-    #: Between the two: a dataset's partition and those of all its variants.
+    warnings.simplefilter("ignore", dg.BetaWarning)  # there is no other mapping of a dimension
+    #: Between the partition of a dataset and the partitions of all its variants.
     ACROSS_VARIANTS: Final = dg.MultiToSingleDimensionPartitionMapping(DATASET)
 
-    #: From a joint training to the datasets that start from it, in the same variant.
+    #: From a joint training to the datasets that start from it, with the same variant.
     STARTING: Final = dg.MultiPartitionMapping(
         {
             JOINT: dg.DimensionPartitionMapping(DATASET, dg.StaticPartitionMapping(_STARTING)),
@@ -42,8 +42,8 @@ with warnings.catch_warnings():
         }
     )
 
-#: From datasets to joint trainings. Dagster has no mapping from one dimension to others by name, so with several
-#: joint trainings each is drawn below the datasets of all; what makes one stale is the stage's own fingerprint.
+#: From datasets to joint trainings. Dagster cannot map one dimension to others by name, so with several joint trainings
+#: the UI shows each below the datasets of all. Staleness is unaffected: it comes from the stage's fingerprint.
 JOINED: Final = dg.SpecificPartitionsPartitionMapping(
     sorted({dataset for joint in SETTINGS.joint.values() for dataset in joint.datasets})
 )

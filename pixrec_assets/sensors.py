@@ -41,8 +41,8 @@ follow_data: Final = dg.AutomationConditionSensorDefinition(
     job=PREPARE_DATA,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Prepares a dataset whose files in a local folder have new content. Files are hashed only if their size "
-    "or time changed, and used only after a minute without changes.",
+    description="Prepares a dataset whose files in a local folder have new content. Files are hashed only if their "
+    "size or time changed, and used only after a minute without changes.",
 )
 def new_raw_files(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
     """Request one run per changed dataset. Missing files of one dataset are logged and do not hold up the others."""

@@ -40,9 +40,8 @@ def settings_page() -> str:
     names = [name for name in Settings.model_fields if name not in (*Sections.model_fields, *DESCRIBED_ELSEWHERE)]
     parts = [HEAD, *_table("Top level", Settings, names)]
     parts += _table("`[datasets.NAME]`", DatasetSettings, ["start_from"])
-    parts += [
-        "\n## `[datasets.NAME.source]`\n\n`kind` is the source of raw files, which defines the other options: [data.md](data.md).\n"
-    ]
+    parts.append("\n## `[datasets.NAME.source]`\n\n")
+    parts.append("`kind` is the source of raw files, which defines the other options: [data.md](data.md).\n")
     parts += _table("`[joint.NAME]`", JointSettings, ["datasets"])
     for name, section in (Sections.model_fields | {name: Settings.model_fields[name] for name in TOP_LEVEL}).items():
         assert isinstance(section.annotation, type), "every section is a model"

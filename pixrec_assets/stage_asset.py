@@ -179,8 +179,8 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None, **c
     """Run the stage and return its stamp.
 
     Raises:
-        dagster.Failure: the stage reported an error, which a retry would meet again; or the user interrupted it, which a
-            retry policy would otherwise take for a crash. After a lost process a retry is allowed.
+        dagster.Failure: the stage reported an error, which a retry would meet again; or the user interrupted it, which
+            a retry policy would otherwise take for a crash. After a lost process a retry is allowed.
     """
     try:
         return stage.materialise(work, inputs=inputs, **callbacks)

@@ -1,14 +1,14 @@
-"""The whole flow on one screen: one function an arrow, stages meet only in files.
+"""The whole pipeline: one function per stage; stages exchange data only through files.
 
 raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
     -> ranking (and baselines) -> evaluation -> report
-                      ranking -> promoted, what serves
+                      ranking -> promoted, which serves
 
-Where settings name a joint training, the sequences of several datasets -> joint_checkpoint, from which the
-checkpoint of a dataset may start.
+If settings name a joint training: sequences of several datasets -> joint_checkpoint, from which the checkpoint of a
+dataset may start.
 
-Imports stand inside the functions: a stage pays for what it uses, and naming the stages costs
-nothing. A download needs no torch, a Dagster code location neither.
+Imports are inside the functions: a stage imports only what it uses, and neither a download nor a Dagster code location
+imports torch.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
 
 def raw(work: Work) -> Stats:
-    """Fetch or generate reviews and metadata; note their checksums."""
+    """Download or generate reviews and metadata, and record their checksums."""
     from pixrec_core.data import raw_files
 
     return raw_files.fetch(work.dataset_settings.source, work.settings.root, work.paths)
 
 
 def items(work: Work) -> Stats:
-    """Metadata lines -> the catalogue; bad lines to quarantine."""
+    """Build the catalogue from metadata lines; move bad lines to the quarantine table."""
     from pixrec_core.data import contract
     from pixrec_core.data import items as module
 
@@ -35,7 +35,7 @@ def items(work: Work) -> Stats:
 
 
 def interactions(work: Work) -> Stats:
-    """Review lines -> interactions in (user, time, position) order; bad lines to quarantine."""
+    """Build interactions in (user, time, position) order from review lines; move bad lines to the quarantine table."""
     from pixrec_core.data import contract
     from pixrec_core.data import interactions as module
 
@@ -44,7 +44,7 @@ def interactions(work: Work) -> Stats:
 
 
 def images(work: Work) -> Stats:
-    """Image URLs of the catalogue -> stored photos and a manifest of what came of each."""
+    """Download or copy the photos of the catalogue, and record the outcome of each in a manifest."""
     from pixrec_core.data import contract
     from pixrec_core.data import images as module
 
@@ -53,7 +53,7 @@ def images(work: Work) -> Stats:
 
 
 def sequences(work: Work) -> Stats:
-    """Items, interactions and photos -> one validated DuckDB file of sequences, split."""
+    """Build one validated DuckDB file of split sequences from items, interactions and photos."""
     from pixrec_core.data import sequences as module
 
     return module.build(work.dataset_settings.sequences, work.paths, work.engine)
@@ -91,21 +91,21 @@ def checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
 
 
 def item_vectors(work: Work) -> Stats:
-    """Every item of the catalogue through the item tower."""
+    """Encode every item of the catalogue with the item tower."""
     from pixrec_core.retrieval import encode
 
     return encode.encode_items(work.variant_paths, work.engine)
 
 
 def item_index(work: Work) -> Stats:
-    """Item vectors -> FAISS index."""
+    """Build the FAISS index of the item vectors."""
     from pixrec_core.retrieval import index
 
     return index.build_index(work.dataset_settings.index, work.variant_paths)
 
 
 def ranking(work: Work) -> Stats:
-    """Test histories through the user tower, each to its nearest items; some through other rankers where asked for."""
+    """Rank the nearest items of every test user; other rankers rank a sample of users, if settings name them."""
     from pixrec_core.retrieval import ranking as module
 
     return module.rank_test_users(
@@ -114,28 +114,28 @@ def ranking(work: Work) -> Stats:
 
 
 def promoted(work: Work) -> Stats:
-    """Checkpoint, vectors, index and ranking -> what serves, unless it is worse than what serves already."""
+    """Promote checkpoint, vectors, index and ranking to serving, unless they are worse than the promoted ones."""
     from pixrec_core.serving import gate
 
     return gate.promote_unless_worse(work.dataset, work.dataset_settings, work.variant_paths)
 
 
 def baselines(work: Work) -> Stats:
-    """Sequences and photos -> the model and the rankings of every baseline."""
+    """Fit every baseline and rank items for the test users with it."""
     from pixrec_core import recommenders
 
     return recommenders.build_baselines(work.dataset_settings.retrieval, work.paths)
 
 
 def evaluation(work: Work) -> Stats:
-    """Rankings and true targets -> metrics, per user first."""
+    """Compute metrics from rankings and true targets, per user first."""
     from pixrec_core.evaluation import evaluate
 
     return evaluate.evaluate_rankings(work.dataset_settings.retrieval, work.paths, work.settings.variants)
 
 
 def report(work: Work) -> Stats:
-    """Metrics, rankings and photos -> one HTML page and its Markdown."""
+    """Write one HTML page and its Markdown from metrics, rankings and photos."""
     from pixrec_core.report.build import build_report
 
     return build_report(work.dataset, work.paths, work.settings.variants)
@@ -167,7 +167,7 @@ def _images_digest(work: Work) -> str:
 
 
 def _backbone_external_inputs(work: Work) -> Any:
-    """A backbone in a local folder may be changed in place, and a branch of the hub may move."""
+    """A backbone in a local folder may change, and a branch of the hub may move."""
     from pixrec_core.models import hub
 
     folder = Path(work.trained.model.backbone)
@@ -264,7 +264,7 @@ EVALUATION: Final = Stage(
 )
 REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED))
 
-#: In an order that serves every stage's inputs first.
+#: Inputs first.
 STAGES: Final = (
     RAW,
     ITEMS,

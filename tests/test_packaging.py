@@ -99,7 +99,7 @@ def test_it_works_in_an_empty_folder(installed, tmp_path):
     assert version("pixrec") in run(pixrec, "--version", cwd=tmp_path)
     assert "pixrec demo" in run(pixrec, "--help", cwd=tmp_path)
     assert run(pixrec, "settings", cwd=tmp_path) == (ROOT / "docs" / "settings.md").read_text()
-    assert "the sample dataset alone" in run(pixrec, "doctor", cwd=tmp_path)
+    assert "only the sample dataset" in run(pixrec, "doctor", cwd=tmp_path)
     assert "raw sample: built" in run(pixrec, "run", "sample", "--stage", "raw", cwd=tmp_path)
     assert (tmp_path / "data" / "sample" / "raw" / "reviews.jsonl.gz").is_file()
     home = tmp_path / "data" / ".dagster"

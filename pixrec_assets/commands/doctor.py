@@ -13,26 +13,26 @@ COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"
 EXAMPLES: Final = """\b
 Examples:
   pixrec doctor
-  pixrec --config shop.toml doctor && pixrec backfill
+  pixrec --config shop.toml doctor && pixrec --config shop.toml run
 """
 
 
 @click.command(epilog=EXAMPLES)
 def doctor() -> None:
-    """Look whether this machine is fit to run: settings, folders, disk, Dagster, PyTorch, network.
+    """Check this machine: settings, folders, disk, Dagster, PyTorch, network.
 
-    Each line is ok, a warning or a fault, with its mend below. Exit code 1 where there is a fault. The
-    network is asked only for what the settings would download.
+    Each line is ok, a warning or a fault, followed by how to fix it. The exit code is 1 if there is a fault. Only hosts
+    that a run would need are contacted.
     """
-    from pixrec_assets import doctor as module  # brings requests and Polars
+    from pixrec_assets import doctor as module  # imports requests and Polars
 
     faults = 0
-    for finding in module.examine():
+    for finding in module.check_all():
         faults += finding.level is Level.FAULT
         colour = COLOURS[finding.level]
-        out.print(f"[{colour}]{finding.level:<8}[/] [bold]{escape(finding.subject)}[/]: {escape(finding.told)}")
-        if finding.mend:
-            out.print(f"         -> {escape(finding.mend)}")
+        out.print(f"[{colour}]{finding.level:<8}[/] [bold]{escape(finding.subject)}[/]: {escape(finding.text)}")
+        if finding.fix:
+            out.print(f"         -> {escape(finding.fix)}")
     if faults:
         out.print(f"[red]{faults} fault{'s' * (faults > 1)}[/]")
         sys.exit(1)

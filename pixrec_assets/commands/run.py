@@ -26,7 +26,11 @@ STAGES: Final = tuple(stage.name for stage in pipeline.STAGES)
 #: Which item of each test user is to be predicted, by split.
 TARGETS: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
 
-EXAMPLES: Final = """\b
+EXAMPLES: Final = f"""\b
+Stages, inputs first:
+  {", ".join(STAGES[:7])},
+  {", ".join(STAGES[7:])}
+\b
 Examples:
   pixrec run                                        # every dataset of pixrec.toml
   pixrec run books films --workers 2

@@ -7,8 +7,8 @@ from pixrec_assets.settings_page import settings_page
 
 @click.command()
 def settings() -> None:
-    """Every setting with its type, default and unit, as Markdown: docs/settings.md.
+    """Print every setting with its type, default and unit, as Markdown: docs/settings.md.
 
-    What this folder's pixrec.toml comes to is checked by `pixrec doctor`.
+    `pixrec doctor` checks the pixrec.toml of this folder.
     """
     click.echo(settings_page(), nl=False)

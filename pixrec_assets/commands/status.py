@@ -43,8 +43,8 @@ FIGURES: Final = {
 def status(datasets: tuple[str, ...]) -> None:
     """Show the artefacts of each DATASET: when they were built, whether they are current, and their main figure.
 
-    An artefact is stale if its inputs, settings or code have changed since; `pixrec run` builds it again. Times are UTC.
-    Without a DATASET, all datasets and joint trainings are shown.
+    An artefact is stale if its inputs, settings or code have changed since; `pixrec run` builds it again. Without a
+    DATASET, all datasets and joint trainings are shown. Times are UTC.
     """
     settings = load_settings()
     for name in datasets or (*settings.joint, *settings.datasets):

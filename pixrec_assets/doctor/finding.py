@@ -1,11 +1,11 @@
-"""What a check found."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is: a fault stops a run, a warning may."""
+    """Severity: a fault stops a run, a warning may."""
 
     OK = "ok"
     WARNING = "warning"
@@ -17,13 +17,13 @@ class Finding:
     """One line of `pixrec doctor`.
 
     Attributes:
-        subject: what was looked at.
-        level: how it is.
-        told: what was seen.
-        mend: what to do about it; empty where all is well.
+        subject: what was checked.
+        level: severity.
+        text: what was found.
+        fix: what to do about it; empty if nothing is wrong.
     """
 
     subject: str
     level: Level
-    told: str
-    mend: str = ""
+    text: str
+    fix: str = ""

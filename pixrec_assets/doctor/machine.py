@@ -1,4 +1,4 @@
-"""The interpreter, PyTorch and what it computes on."""
+"""Checks of Python, memory, PyTorch and its device."""
 
 import os
 import platform
@@ -11,11 +11,11 @@ import psutil
 from pixrec_assets.doctor.finding import Finding, Level
 
 PYTHON: Final = (3, 11)
-SETUP: Final = "install it anew: `make setup` in a checkout, else `pip install` of the package"
+SETUP: Final = "reinstall PixRec: `make setup` in a checkout, else `pip install`"
 
 
-def findings() -> Iterator[Finding]:
-    """Python, cores and memory, PyTorch and its device."""
+def check_machine() -> Iterator[Finding]:
+    """Yield findings on Python, cores and memory, PyTorch and its device."""
     yield _python()
     memory = psutil.virtual_memory()
     yield Finding(
@@ -25,25 +25,25 @@ def findings() -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    told = f"{platform.python_version()} in {sys.prefix}"
+    text = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info < PYTHON:
-        return Finding("python", Level.FAULT, told, f"PixRec needs {'.'.join(map(str, PYTHON))} or newer: {SETUP}")
-    return Finding("python", Level.OK, told)
+        return Finding("python", Level.FAULT, text, f"PixRec needs {'.'.join(map(str, PYTHON))} or newer: {SETUP}")
+    return Finding("python", Level.OK, text)
 
 
 def _torch() -> Finding:
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a library of CUDA that is not there
+    except (ImportError, OSError) as error:  # OSError: a CUDA library is missing
         return Finding("torch", Level.FAULT, f"cannot be imported: {error}", SETUP)
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        told = f"{torch.__version__} on {properties.name}, {_gib(properties.total_memory)} of GPU memory"
-        return Finding("torch", Level.OK, told)
+        text = f"{torch.__version__} on {properties.name}, {_gib(properties.total_memory)} of GPU memory"
+        return Finding("torch", Level.OK, text)
     if torch.version.cuda:
-        mend = "check `nvidia-smi` and the driver, or go on with the CPU"
-        return Finding("torch", Level.WARNING, f"{torch.__version__} is built for CUDA but sees no GPU", mend)
-    return Finding("torch", Level.OK, f"{torch.__version__} on the CPU, which serves for the backbone `tiny`")
+        fix = "check `nvidia-smi` and the driver, or use the CPU"
+        return Finding("torch", Level.WARNING, f"{torch.__version__} is built for CUDA but sees no GPU", fix)
+    return Finding("torch", Level.OK, f"{torch.__version__} on the CPU, which is enough for the backbone `tiny`")
 
 
 def _gib(count: float) -> str:

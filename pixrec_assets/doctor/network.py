@@ -1,4 +1,4 @@
-"""Hosts that the settings make a run ask; nothing is asked where no dataset needs the network."""
+"""Checks of the hosts that a run with these settings needs; without one, nothing is requested."""
 
 import socket
 from collections.abc import Iterator
@@ -17,38 +17,38 @@ from pixrec_core.settings import EngineSettings, ImageSettings, Settings, withou
 
 TIMEOUT_S: Final = 3.0
 
-#: `https://host:port/` of a URL.
+#: `https://host:port` of a URL.
 HOST: Final = r"^(https?://[^/?#]+)"
 
 
-def findings(settings: Settings) -> Iterator[Finding]:
-    """Where stages run if not here, one a URL of raw files, and one a dataset for the host of most of its photos."""
+def check_network(settings: Settings) -> Iterator[Finding]:
+    """Yield a finding for the engine, for each URL of raw files, and for the main photo host of each dataset."""
     if settings.engine.kind != "local":
         yield _engine(settings.engine)
     for name, dataset in settings.datasets.items():
         try:
             urls = raw_files.urls(dataset.source)
         except PixRecError:
-            continue  # told of its source already
+            continue  # the check of the source has reported it
         yield from (_raw(f"network {name}", url) for url in urls)
         if url := _photo(DatasetPaths.of(settings.data_dir, name)):
             yield _photo_host(f"network {name}", url, dataset.images)
 
 
 def _engine(settings: EngineSettings) -> Finding:
-    """Whether its library is installed and its cluster's port answers; a token is not tried."""
+    """Check that its library is installed and the cluster's port answers; no token is tried."""
     try:
         engine.create_engine(settings)
     except PixRecError as error:
-        return Finding("engine", Level.FAULT, str(error), "install it, or leave [engine] out of pixrec.toml")
+        return Finding("engine", Level.FAULT, str(error), "install it, or remove [engine] from pixrec.toml")
     host, _, port = (settings.address or "").rpartition(":")
     if not host:
         return Finding("engine", Level.OK, f"{settings.kind}, on this machine")
     try:
         socket.create_connection((host, int(port)), TIMEOUT_S).close()
     except (OSError, ValueError) as error:
-        mend = "start the cluster, or mend `address` in [engine]: HOST:PORT of its head; docs/ray.md"
-        return Finding("engine", Level.FAULT, f"{settings.kind} at {settings.address} does not answer: {error}", mend)
+        fix = "start the cluster, or correct `address` in [engine]: HOST:PORT of its head; docs/ray.md"
+        return Finding("engine", Level.FAULT, f"{settings.kind} at {settings.address} does not answer: {error}", fix)
     return Finding("engine", Level.OK, f"{settings.kind} at {settings.address} answers")
 
 
@@ -58,18 +58,18 @@ def _raw(subject: str, url: str) -> Finding:
         with requests.get(url, timeout=TIMEOUT_S, stream=True) as response:  # some servers refuse HEAD
             status = response.status_code
     except requests.RequestException as error:
-        told = f"{shown} cannot be reached: {type(error).__name__}"
+        text = f"{shown} cannot be reached: {type(error).__name__}"
         return Finding(
-            subject, Level.FAULT, told, "check the network and proxy, or fetch the files and name a `folder`"
+            subject, Level.FAULT, text, "check the network and proxy, or download the files and set `folder`"
         )
     if status >= requests.codes.bad_request:
-        mend = "mend the URL in [datasets.<name>.source] of pixrec.toml, or try again later"
-        return Finding(subject, Level.FAULT, f"{shown} answers HTTP {status}", mend)
+        fix = "correct the URL in [datasets.NAME.source] of pixrec.toml, or try again later"
+        return Finding(subject, Level.FAULT, f"{shown} answers HTTP {status}", fix)
     return Finding(subject, Level.OK, f"{shown} answers")
 
 
 def _photo(paths: DatasetPaths) -> str | None:
-    """A photo's URL on the host that most come from; None before there is a catalogue, or where photos are local."""
+    """A photo URL of the host with most photos; None without a catalogue or if photos are local."""
     if not paths.items.exists():
         return None
     from pixrec_core.data.local_photos import is_local
@@ -82,7 +82,7 @@ def _photo(paths: DatasetPaths) -> str | None:
 
 
 def _photo_host(subject: str, url: str, images: ImageSettings) -> Finding:
-    """One photo, fetched by the rules that hold for all."""
+    """Download one photo with the limits of all photos."""
     from pixrec_core.data.fetching import Fetcher, FetchError
 
     shown = without_secrets(url)
@@ -91,6 +91,6 @@ def _photo_host(subject: str, url: str, images: ImageSettings) -> Finding:
         with Fetcher(quick) as fetcher:
             fetcher.get(url)
     except FetchError as error:
-        mend = "check the network, and `allow_hosts`, `deny_hosts`, `allow_private_hosts` in [images]; docs/images.md"
-        return Finding(subject, Level.WARNING, f"the photo {shown} does not come: {error.reason}", mend)
-    return Finding(subject, Level.OK, f"the photo {shown} comes")
+        fix = "check the network, and `allow_hosts`, `deny_hosts`, `allow_private_hosts` in [images]; docs/images.md"
+        return Finding(subject, Level.WARNING, f"the photo {shown} cannot be downloaded: {error.reason}", fix)
+    return Finding(subject, Level.OK, f"the photo {shown} can be downloaded")

@@ -1,0 +1,81 @@
+"""Checks of folders: raw files, artefacts, and Dagster's history."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pixrec_assets.doctor.finding import Finding, Level
+from pixrec_assets.home import VARIABLE, dagster_home
+from pixrec_core.data import raw_files
+from pixrec_core.errors import PixRecError
+from pixrec_core.settings import Settings, SourceSettings
+
+#: Free bytes below which any run may fail, and below which a run of a large category may.
+MIN_FREE: Final = 2**30
+ENOUGH_FREE: Final = 10 * 2**30
+
+
+def check_folders(settings: Settings) -> Iterator[Finding]:
+    """Yield findings on the source of each dataset, the data folder, and the Dagster instance."""
+    for name, dataset in settings.datasets.items():
+        yield _source(f"source {name}", dataset.source, settings.root)
+    yield from _folder("data_dir", settings.data_dir)
+    before = os.environ.get(VARIABLE)
+    try:
+        home = dagster_home(settings)
+    except (PixRecError, OSError) as error:
+        yield Finding(VARIABLE, Level.FAULT, str(error), f"`export {VARIABLE}=$PWD` in the folder of dagster.yaml")
+        return
+    if before:
+        yield from _folder(VARIABLE, home)
+    else:
+        fix = f"`export {VARIABLE}={home}`, so `dagster dev` shows the same runs"
+        yield Finding(VARIABLE, Level.WARNING, f"not set; pixrec uses {home}, dagster a temporary folder", fix)
+    yield _instance(home)
+
+
+def _source(subject: str, source: SourceSettings, root: Path) -> Finding:
+    """Check its options and that the local files exist."""
+    try:
+        described = raw_files.describe(source, root)
+    except PixRecError as error:
+        return Finding(subject, Level.FAULT, str(error), "correct [datasets.NAME.source] of pixrec.toml")
+    files = ", ".join(described) if described else "generated or downloaded by a run"
+    return Finding(subject, Level.OK, files)
+
+
+def _folder(subject: str, folder: Path) -> Iterator[Finding]:
+    """Check that it is writable, and its free disk space."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        text = f"{existing} is not writable: {error.strerror}"
+        yield Finding(subject, Level.FAULT, text, f"`chown` it to this user, or set {subject} to another folder")
+        return
+    free = shutil.disk_usage(existing).free
+    level = Level.FAULT if free < MIN_FREE else Level.WARNING if free < ENOUGH_FREE else Level.OK
+    fix = f"free disk space, or set {subject} to a folder on another disk" if level is not Level.OK else ""
+    yield Finding(subject, level, f"{folder}, {free / 2**30:.1f} GiB free", fix)
+
+
+def _instance(home: Path) -> Finding:
+    """Check that Dagster's storage answers: SQLite in a folder or a PostgreSQL server."""
+    import dagster as dg
+
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            runs = instance.get_runs_count()
+            pools = instance.get_concurrency_config().pool_config.pool_granularity
+    except Exception as error:  # of a database driver, YAML or Dagster
+        first = str(error).strip().split("\n")[0]
+        fix = f"correct dagster.yaml in {home}; for PostgreSQL see docs/operations.md"
+        return Finding("dagster", Level.FAULT, f"the instance does not open: {first}", fix)
+    if pools is None or pools.value != "op":
+        fix = f"set `concurrency: {{pools: {{granularity: op}}}}` in {home}/dagster.yaml"
+        return Finding("dagster", Level.WARNING, "pools have no effect without a daemon", fix)
+    return Finding("dagster", Level.OK, f"the instance in {home} has {runs} runs")
