@@ -169,6 +169,12 @@ EVALUATION_ASSETS: Final = (
         kinds={"polars", "scipy"},
     ),
     stage_asset(
+        pipeline.BLEND,
+        "A method that loses nothing by being dropped is dropped, so that it costs nothing when serving.",
+        group="evaluation",
+        kinds={"lightgbm", "parquet"},
+    ),
+    stage_asset(
         pipeline.EVALUATION,
         "Recall, NDCG and MRR with confidence intervals; cold items separately.",
         group="evaluation",

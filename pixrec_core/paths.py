@@ -15,6 +15,7 @@ data/<dataset>/
                             generative/<ranker>.parquet, speeds.json: rankings by the language model, on request
                             curves/: TensorBoard event files, written during the training
                             promoted/: numbered copies of what serves; promoted.json names the present one
+  blend/                    model.txt  items.safetensors  blend.json  ranking.parquet, of test users
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
   stamps/                   one JSON record per finished stage, written last
@@ -134,6 +135,11 @@ class DatasetPaths:
         return {name: self.baseline(name).ranking for name in names}
 
     @property
+    def blend(self) -> "BlendPaths":
+        """Artefacts of the learned blend of all methods."""
+        return BlendPaths(self.root / "blend")
+
+    @property
     def metrics(self) -> Path:
         return self.root / "evaluation" / "metrics.json"
 
@@ -172,6 +178,18 @@ class BaselinePaths:
     def validation_ranking(self) -> Path:
         """Of validation users on whom no setting was chosen."""
         return self.root / "validation_ranking.parquet"
+
+
+@dataclass(frozen=True)
+class BlendPaths:
+    """Artefacts of the blend of one dataset; the folder is empty where there is no blend."""
+
+    root: Path
+
+    @property
+    def ranking(self) -> Path:
+        """Of test users."""
+        return self.root / "ranking.parquet"
 
 
 @dataclass(frozen=True)

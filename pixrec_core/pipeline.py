@@ -1,7 +1,7 @@
 """The whole pipeline: one function per stage; stages exchange data only through files.
 
 raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
-    -> ranking (and baselines) -> evaluation -> report
+    -> ranking (and baselines) -> blend -> evaluation -> report
                       ranking -> promoted, which serves
 
 If settings name a joint training: sequences of several datasets -> joint_checkpoint, from which the checkpoint of a
@@ -125,6 +125,14 @@ def baselines(work: Work) -> Stats:
     from pixrec_core import recommenders
 
     return recommenders.build_baselines(work.dataset_settings.retrieval, work.paths)
+
+
+def blend(work: Work) -> Stats:
+    """Train a model that orders the candidates of all methods, and rank the catalogue for test users with it."""
+    from pixrec_core.recommenders import blend as module
+
+    settings = work.dataset_settings
+    return module.build_blend(settings.blend, settings.retrieval, work.paths, work.settings.variants)
 
 
 def evaluation(work: Work) -> Stats:
@@ -259,8 +267,9 @@ PROMOTED: Final = Stage(
     partitioned_by="variant",
 )
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=4)
+BLEND: Final = Stage("blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"))
 EVALUATION: Final = Stage(
-    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES), ("retrieval",), version=3
+    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=4
 )
 REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED))
 
@@ -278,6 +287,7 @@ STAGES: Final = (
     ITEM_INDEX,
     RANKING,
     PROMOTED,
+    BLEND,
     EVALUATION,
     REPORT,
 )

@@ -309,6 +309,14 @@ class RetrievalSettings(Section):
     depth: Positive = Field(100, description="items in the ranking of a user; metrics count lower ranks as misses")
 
 
+class BlendSettings(Section):
+    """The learned blend of all methods."""
+
+    enabled: bool = Field(True, description="whether a blend is trained")
+    methods: tuple[str, ...] = Field((), description="methods that feed it: baselines and variants; none: all")
+    candidates: Positive = Field(100, description="unseen items of each method's list that it orders")
+
+
 class GenerativeSettings(Section):
     """Rankings by the language model, from texts generated after a history; several times slower than the index.
 
@@ -371,6 +379,7 @@ class Sections(BaseModel):
     index: IndexSettings = IndexSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     generative: GenerativeSettings = GenerativeSettings()
+    blend: BlendSettings = BlendSettings()
     promotion: PromotionSettings = PromotionSettings()
 
 

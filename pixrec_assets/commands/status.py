@@ -34,6 +34,7 @@ FIGURES: Final = {
     "item_vectors": "{items:,} vectors of {dimension}",
     "item_index": "{kind}, index recall@10 {recall@10:.3f}",
     "ranking": "{users:,} users",
+    "blend": "{summary}",
     "evaluation": "{users:,} users",
 }
 

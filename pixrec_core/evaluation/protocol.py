@@ -13,6 +13,7 @@ from pixrec_core.evaluation.metrics import METRICS, PerUser, per_user
 COVERAGE_K: Final = 10
 COVERAGE: Final = f"coverage@{COVERAGE_K}"
 PAIRED_METRICS: Final = ("NDCG@10", "Recall@10")
+BLEND: Final = "blend"  # the method that learns from all others
 FIRST_VARIANT: Final = "multimodal"  # every other variant is compared with it
 
 Groups = dict[str, NDArray[np.bool_]]
@@ -109,11 +110,19 @@ def _paired(means: Floats, resampled: Floats, methods: list[str], variants: Sequ
 
 
 def _pairs(value: dict[str, float], variants: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first variant with each other variant, and every method with the baseline of the highest `value`."""
+    """Return the first variant with each other variant, all methods with the best baseline, the blend with the best.
+
+    Args:
+        value: of each method; the highest is the best.
+        variants: methods that are not baselines.
+    """
     present = [variant for variant in variants if variant in value]
     pairs = [(FIRST_VARIANT, other) for other in present if FIRST_VARIANT in present and other != FIRST_VARIANT]
-    baselines = {method: v for method, v in value.items() if method not in variants}
+    baselines = {method: v for method, v in value.items() if method not in variants and method != BLEND}
     if baselines:
         best = max(baselines, key=baselines.__getitem__)
         pairs += [(method, best) for method in value if method != best]
-    return pairs
+    others = {method: v for method, v in value.items() if method != BLEND}
+    if BLEND in value and others:
+        pairs.append((BLEND, max(others, key=others.__getitem__)))
+    return list(dict.fromkeys(pairs))

@@ -108,6 +108,7 @@ class Targets:
             "without image": ~pl.col(HAS_IMAGE),
             "tied": pl.col(TIED),
             "not tied": ~pl.col(TIED),
+            "repeat": pl.col(REPEAT),
             **{name: _between(low, high) for name, (low, high) in lengths.items()},
         }
         return self.table.select(**members).to_dict()

@@ -133,6 +133,11 @@ def baselines(work: Work) -> Stats:
     return {"methods": 1}
 
 
+def blend(work: Work) -> Stats:
+    work.paths.blend.root.mkdir(exist_ok=True)
+    return {"summary": "2 methods"}
+
+
 def evaluation(work: Work) -> Stats:
     def measured(value: float) -> dict[str, dict[str, float]]:
         return {

@@ -17,7 +17,7 @@ from tests.assets import fake_stages
 
 DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]
 MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, pipeline.PROMOTED]
-EVALUATION = [pipeline.BASELINES, pipeline.EVALUATION, pipeline.REPORT]
+EVALUATION = [pipeline.BASELINES, pipeline.BLEND, pipeline.EVALUATION, pipeline.REPORT]
 
 
 @pytest.fixture

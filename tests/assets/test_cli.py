@@ -47,19 +47,19 @@ def build_all(settings: Settings) -> None:
 def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, settings):
     code, out, _ = pixrec("demo")
     assert code == 0
-    assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "evaluation", "report"]
+    assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "blend", "evaluation", "report"]
     assert "multimodal │ 0.2500" in out
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
     assert (code, built(out)) == (0, [])
-    assert out.count("up to date (built 20") == 23
+    assert out.count("up to date (built 20") == 24
 
 
 def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
     build_all(settings)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
     assert built(pixrec("run", "sample", "--variant", "text_only")[1]) == TRAINED
-    assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "evaluation", "report"]
+    assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "blend", "evaluation", "report"]
 
 
 def test_the_same_bytes_again_make_nothing_else_stale(pixrec):
@@ -231,7 +231,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
 def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
     order = [(run.stage.name, run.work.variant) for run in plan_dataset(settings, "sample")]
     variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
-    assert order[6:] == [*variants, ("evaluation", None), ("report", None)]
+    assert order[6:] == [*variants, ("blend", None), ("evaluation", None), ("report", None)]
 
 
 INTERRUPTED = """

@@ -41,7 +41,7 @@ source = { kind = "sample", seed = 2 }
 [datasets.c]
 source = { kind = "sample", seed = 3 }
 """
-RUNS = 6 + 2 * 5 + 2  # per dataset: raw to baselines, five per variant, evaluation and report
+RUNS = 6 + 2 * 5 + 3  # per dataset: raw to baselines, five per variant, blend, evaluation and report
 
 
 class OutOfOrder:
@@ -106,7 +106,7 @@ def test_a_failure_skips_only_dependent_stages(datasets, size):
     states = run_all(datasets, OutOfOrder(size, {"item_vectors a|text_only"}))
     skipped = {key for key, state in states.items() if state is State.SKIPPED}
     of_variant = {f"{stage} a|text_only" for stage in ("item_index", "ranking", "promoted")}
-    assert skipped == of_variant | {"evaluation a", "report a"}
+    assert skipped == of_variant | {"blend a", "evaluation a", "report a"}
     assert [key for key, state in states.items() if state is State.FAILED] == ["item_vectors a|text_only"]
     assert list(states.values()).count(State.BUILT) == 2 * RUNS - 6
 

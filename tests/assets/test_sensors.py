@@ -188,7 +188,7 @@ def test_other_data_ask_for_training_and_only_then_for_the_evaluation(evaluated,
         materialise(evaluated, "train", partition)
     asked, cursor = evaluate(defs, evaluated, cursor)
     assert asked == {}, "the rankings have changed in this very tick"
-    assert evaluate(defs, evaluated, cursor)[0] == {"evaluation": {"sample"}, "report": {"sample"}}
+    assert evaluate(defs, evaluated, cursor)[0] == {name: {"sample"} for name in ("blend", "evaluation", "report")}
 
 
 def test_data_that_broke_their_contract_ask_for_nothing(instance, settings, monkeypatch):

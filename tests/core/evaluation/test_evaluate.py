@@ -112,7 +112,7 @@ def test_users_and_groups(metrics):
     assert (filtered["users"], filtered["left_out"]) == (2, 1)
     assert {name: group["users"] for name, group in allowed["groups"].items()} == {
         "warm": 1, "cold": 2, "head": 1, "tail": 2, "with image": 2, "without image": 1, "tied": 1, "not tied": 2,
-        "history 1-2": 1, "history 3-5": 2,
+        "repeat": 1, "history 1-2": 1, "history 3-5": 2,
     }  # fmt: skip
     assert allowed["groups"]["without image"]["methods"]["multimodal"]["MRR"] == 1 / 4
     assert "warm" not in filtered["groups"]
@@ -176,3 +176,12 @@ def test_missing_baselines_are_refused(paths):
     files.remove(paths.baselines)
     with pytest.raises(MissingArtefactError, match="baselines"):
         evaluate_rankings(RetrievalSettings(), paths, ("multimodal",))
+
+
+def test_the_blend_is_one_more_method_and_is_compared_with_the_best_other(paths):
+    write_ranking(paths.blend.ranking, "daebcf")
+    evaluate_rankings(RetrievalSettings(depth=4), paths, ("multimodal", "text_only"))
+    protocol = json.loads(paths.metrics.read_text())["protocols"]["seen_allowed"]
+    assert list(protocol["methods"]) == ["blend", "multimodal", "popularity", "repeat_last", "text_only"]
+    against = {pair["b"] for pair in protocol["paired"] if pair["a"] == "blend" and pair["metric"] == "NDCG@10"}
+    assert against == {"popularity", "multimodal"}, "the best baseline and the best method"

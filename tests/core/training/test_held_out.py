@@ -68,7 +68,7 @@ def test_the_time_split_works_from_training_to_the_report(shop):
         work = shop(variant, sequences=SPLITS["time"], training={"epochs": 1})
         for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
             stage.materialise(work)
-    for stage in (pipeline.BASELINES, pipeline.EVALUATION, pipeline.REPORT):
+    for stage in (pipeline.BASELINES, pipeline.BLEND, pipeline.EVALUATION, pipeline.REPORT):
         stage.materialise(work)
     users = read_sequences(work.paths, schemas.TEST)["user"]
     metrics = json.loads(work.paths.metrics.read_text())

@@ -1,0 +1,400 @@
+"""Features of candidates for a learned blend: one row per user and item that any method recommends.
+
+Legend: B histories in a batch, n items of the catalogue, k items of a list, M methods, m candidates of all B histories.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.ranking_table import popularity_ranks
+from pixrec_core.recommenders.base import ItemLists, before_target, index_lists
+from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, ITEMS, MOMENTS, PRICE, TRAIN
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+DAY_MS: Final = 86_400_000
+RECENT_SHARES: Final = (0.1, 0.3)  # of the training interactions: the newest ones, for recent popularity
+FUSION_OFFSET: Final = 10  # added to ranks in reciprocal rank fusion; tuned on validation users
+
+#: Features that do not depend on the methods, in the order of `Candidates.common`.
+COMMON: Final = (
+    "popularity",  # log(1 + training interactions)
+    *(f"recent_popularity_{share:g}" for share in RECENT_SHARES),  # the same of the newest ones
+    *(f"trend_{share:g}" for share in RECENT_SHARES),  # log ratio of recent to expected interactions
+    "days_since_first_sale",  # at the time of the newest item of the history
+    "days_since_last_sale",
+    "price",
+    "price_ratio",  # log of the price over the mean price of the history
+    "has_photo",
+    "category_similarity",  # cosine of the item's categories and those of the history, newer items weighing more
+    "category_similarity_newest",  # the same with the newest item alone
+    "seen",  # 1 where the item is in the history
+    "times_seen",
+    "items_since_seen",
+    "days_since_seen",
+    "history_length",
+    "history_items",  # distinct
+    "history_days",  # from the oldest item to the newest
+    "history_tied",  # share of the history that has the time of another item
+    "history_repeats",  # share of the history that repeats an earlier item
+    "newest_gap_days",  # between the newest two items
+)
+
+
+@dataclass(frozen=True)
+class MethodLists:
+    """The lists of one method.
+
+    Attributes:
+        items: (B, k), best first; -1 after the end of a list.
+        scores: (B, k).
+    """
+
+    items: Ints
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Histories with their times.
+
+    Attributes:
+        histories: of B users.
+        times: milliseconds since 1970, one per value of `histories`.
+    """
+
+    histories: ItemLists
+    times: Ints
+
+    @classmethod
+    def of_sequences(cls, sequences: pl.DataFrame, item_ids: pl.Series) -> Self:
+        """Return the histories of validation or test sequences, without their targets."""
+        times = sequences.select(pl.col(MOMENTS).list.slice(0, pl.col(MOMENTS).list.len() - 1)).to_series()
+        flat = times.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
+        return cls(index_lists(before_target(sequences), item_ids), flat)
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def slice(self, part: slice) -> "Queries":
+        """Return the users of a slice."""
+        start, stop, _ = part.indices(len(self))
+        offsets = self.histories.offsets[start : stop + 1]
+        values = slice(offsets[0], offsets[-1])
+        return Queries(ItemLists(self.histories.values[values], offsets - offsets[0]), self.times[values])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemTable:
+    """Facts about the items of the catalogue, from training interactions and metadata.
+
+    Attributes:
+        counts: (n,) training interactions.
+        recent_counts: (n, `RECENT_SHARES`) the same of the newest ones.
+        first_sale: (n,) day since 1970 of the first training interaction; NaN without one.
+        last_sale: (n,) the same of the last one.
+        price: (n,) NaN where unknown.
+        has_photo: (n,) 0 or 1.
+        categories: (n, c) rows of unit length, rarer categories weighing more.
+    """
+
+    counts: Ints
+    recent_counts: Ints
+    first_sale: NDArray[np.float64]
+    last_sale: NDArray[np.float64]
+    price: Floats
+    has_photo: Floats
+    categories: sparse.csr_array
+
+    @classmethod
+    def read(cls, paths: DatasetPaths) -> Self:
+        """Read sequences.duckdb.
+
+        Raises:
+            MissingArtefactError: the stage `sequences` has not run.
+        """
+        catalogue, train = read_items(paths), read_sequences(paths, TRAIN)
+        items = index_lists(train[ITEMS], catalogue[ITEM]).values
+        times = train[MOMENTS].explode(empty_as_null=False).cast(pl.Int64).to_numpy()
+        return cls.of(catalogue, items, times)
+
+    @classmethod
+    def of(cls, catalogue: pl.DataFrame, items: Ints, times: Ints) -> Self:
+        """Build from the catalogue and from the item and time (ms) of each training interaction."""
+        n = catalogue.height
+        newest_first = np.sort(times)[::-1]
+        starts = [newest_first[min(len(times) - 1, int(share * len(times)))] for share in RECENT_SHARES if len(times)]
+        recent = [np.bincount(items[times >= start], minlength=n) for start in starts]
+        first, last = np.full(n, np.inf), np.full(n, -np.inf)
+        np.minimum.at(first, items, times / DAY_MS)
+        np.maximum.at(last, items, times / DAY_MS)
+        return cls(
+            counts=np.bincount(items, minlength=n),
+            recent_counts=np.stack(recent, axis=1) if recent else np.zeros((n, len(RECENT_SHARES)), np.int64),
+            first_sale=np.where(np.isfinite(first), first, np.nan),
+            last_sale=np.where(np.isfinite(last), last, np.nan),
+            price=catalogue[PRICE].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+            has_photo=catalogue[HAS_IMAGE].cast(pl.Float32).to_numpy(),
+            categories=_category_vectors(catalogue[CATEGORIES]),
+        )
+
+    @cached_property
+    def popularity_ranks(self) -> Ints:
+        """(n,) position of each item in the popularity order."""
+        return popularity_ranks(self.counts)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "categories"}
+        matrix = self.categories
+        parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr, "shape": matrix.shape}
+        arrays |= {f"categories.{name}": np.asarray(part) for name, part in parts.items()}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        arrays = load_file(path)
+        parts = [arrays.pop(f"categories.{name}") for name in ("data", "indices", "indptr", "shape")]
+        return cls(**arrays, categories=sparse.csr_array(tuple(parts[:3]), shape=tuple(parts[3].tolist())))
+
+
+def _category_vectors(categories: pl.Series) -> sparse.csr_array:
+    """Return (n, c) rows of unit length; a category weighs log(n / items that have it)."""
+    table = pl.DataFrame({"category": categories}).with_row_index("item").explode("category").drop_nulls().unique()
+    names = table["category"].unique().sort()
+    columns = table["category"].cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+    rows, n = table["item"].to_numpy().astype(np.int64), len(categories)
+    weights = np.log(n / np.bincount(columns, minlength=len(names)))[columns]
+    norms = np.sqrt(np.bincount(rows, weights**2, minlength=n))[rows]
+    values = np.divide(weights, norms, out=np.zeros_like(weights), where=norms > 0).astype(np.float32)
+    return sparse.csr_array((values, (rows, columns)), shape=(n, len(names)))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of B users, sorted by user and item.
+
+    Attributes:
+        methods: M names.
+        rows: (m,) the user of each candidate.
+        items: (m,).
+        scores: (m, M) of each method; NaN where the item is not in the user's list.
+        z_scores: (m, M) the same, standardised over the user's list.
+        ranks: (m, M) rank from 1; NaN where the item is not in the list.
+        common: (m, `COMMON`).
+    """
+
+    methods: tuple[str, ...]
+    rows: Ints
+    items: Ints
+    scores: Floats
+    z_scores: Floats
+    ranks: Floats
+    common: Floats
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, mask: NDArray[np.bool_]) -> "Candidates":
+        """Return the candidates where `mask` (m,) is true."""
+        return Candidates(
+            self.methods,
+            self.rows[mask],
+            self.items[mask],
+            self.scores[mask],
+            self.z_scores[mask],
+            self.ranks[mask],
+            self.common[mask],
+        )
+
+    def of_methods(self, methods: Sequence[str]) -> "Candidates":
+        """Return the candidates as they are with some of the methods only."""
+        columns = [self.methods.index(method) for method in methods]
+        ranks = self.ranks[:, columns]
+        kept = ~np.isnan(ranks).all(axis=1)
+        return Candidates(
+            tuple(methods),
+            self.rows[kept],
+            self.items[kept],
+            self.scores[kept][:, columns],
+            self.z_scores[kept][:, columns],
+            ranks[kept],
+            self.common[kept],
+        )
+
+    def matrix(self) -> Floats:
+        """Return (m, features), in the order of `feature_names`."""
+        in_list = ~np.isnan(self.ranks)
+        lists = in_list.sum(axis=1, dtype=np.float32)
+        fusion = np.where(in_list, 1 / (FUSION_OFFSET + self.ranks), 0).sum(axis=1, dtype=np.float32)
+        return np.column_stack([self.scores, self.z_scores, np.log(self.ranks), lists, fusion, self.common])
+
+
+def feature_names(methods: Sequence[str]) -> list[str]:
+    """Return the name of each column of `Candidates.matrix`.
+
+    `lists` is the number of methods that recommend the item, `rank_fusion` the sum of 1 / (`FUSION_OFFSET` + rank)
+    (Cormack et al. 2009, "Reciprocal Rank Fusion").
+    """
+    by_method = [f"{method}.{kind}" for kind in ("score", "z_score", "log_rank") for method in methods]
+    return [*by_method, "lists", "rank_fusion", *COMMON]
+
+
+def concatenate(parts: Sequence[Candidates], sizes: Sequence[int]) -> Candidates:
+    """Return the candidates of consecutive batches of users, given the number of users of each batch."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    rows = np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=True)])
+    return Candidates(
+        parts[0].methods,
+        rows,
+        np.concatenate([part.items for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.z_scores for part in parts]),
+        np.concatenate([part.ranks for part in parts]),
+        np.concatenate([part.common for part in parts]),
+    )
+
+
+def find_candidates(lists: Mapping[str, MethodLists], queries: Queries, table: ItemTable, k: int) -> Candidates:
+    """Return the union of the methods' lists, each cut after k unseen items, with features.
+
+    Seen items among these k are candidates too, so that one model serves people who buy an item again and people who
+    do not.
+    """
+    n, histories = len(table.counts), queries.histories
+    seen = np.unique(histories.rows * n + histories.values)
+    found = {method: _cut(each, seen, n, k) for method, each in lists.items()}
+    keys = np.unique(np.concatenate([own_keys for own_keys, *_ in found.values()]))
+    shape = (len(keys), len(found))
+    scores, z_scores, ranks = (np.full(shape, np.nan, np.float32) for _ in range(3))
+    for column, (own_keys, own_scores, own_z_scores, own_ranks) in enumerate(found.values()):
+        at = np.searchsorted(keys, own_keys)
+        scores[at, column], z_scores[at, column], ranks[at, column] = own_scores, own_z_scores, own_ranks
+    rows, items = keys // n, keys % n
+    return Candidates(tuple(found), rows, items, scores, z_scores, ranks, _common(rows, items, queries, table))
+
+
+def _cut(lists: MethodLists, seen: Ints, n: int, k: int) -> tuple[Ints, Floats, Floats, Ints]:
+    """Return the key (row * n + item), score, z-score and rank of each item of the cut lists."""
+    keys = np.arange(len(lists.items))[:, None] * n + lists.items
+    unseen_before = np.cumsum(~np.isin(keys, seen), axis=1)
+    rows, columns = np.nonzero((lists.items >= 0) & (unseen_before <= k))
+    scores = lists.scores[rows, columns].astype(np.float64)
+    counts = np.maximum(np.bincount(rows, minlength=len(keys)), 1)
+    means = np.bincount(rows, scores, len(keys)) / counts
+    centred = scores - means[rows]
+    deviations = np.sqrt(np.bincount(rows, centred**2, len(keys)) / counts)[rows]
+    z_scores = np.divide(centred, deviations, out=np.zeros_like(centred), where=deviations > 1e-9)
+    return keys[rows, columns], scores.astype(np.float32), z_scores.astype(np.float32), columns + 1
+
+
+def _common(rows: Ints, items: Ints, queries: Queries, table: ItemTable) -> Floats:
+    """Return (m, `COMMON`)."""
+    by_user = _history_features(queries)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        popularity = np.log1p(table.counts[items])
+        recent = table.recent_counts[items]
+        expected = table.counts[items][:, None] * np.array(RECENT_SHARES)
+        columns = [
+            popularity,
+            *np.log1p(recent).T,
+            *np.log((1 + recent) / (1 + expected)).T,
+            by_user["now"][rows] - table.first_sale[items],
+            by_user["now"][rows] - table.last_sale[items],
+            table.price[items],
+            np.log(table.price[items] / _mean_price(queries.histories, table.price)[rows]),
+            table.has_photo[items],
+            *_category_similarities(rows, items, queries.histories, table.categories),
+            *_seen_features(rows, items, queries, len(table.counts)),
+            *(by_user[name][rows] for name in COMMON if name in by_user),
+        ]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def _history_features(queries: Queries) -> dict[str, NDArray[np.float64]]:
+    """Return (B,) features of the histories by name; NaN where a history is too short to have one."""
+    histories, days = queries.histories, queries.times / DAY_MS
+    n_users, rows = len(histories), histories.rows
+    lengths = np.diff(histories.offsets).astype(np.float64)
+    empty = lengths == 0
+    newest, oldest = np.full(n_users, np.nan), np.full(n_users, np.nan)
+    newest[~empty], oldest[~empty] = days[histories.offsets[1:][~empty] - 1], days[histories.offsets[:-1][~empty]]
+    two = lengths > 1
+    gap = np.full(n_users, np.nan)
+    gap[two] = newest[two] - days[histories.offsets[1:][two] - 2]
+    distinct = _distinct_per_row(rows, histories.values, n_users)
+    divisor = np.maximum(lengths, 1)
+    return {
+        "now": newest,
+        "history_length": lengths,
+        "history_items": distinct,
+        "history_days": newest - oldest,
+        "history_tied": 1 - _distinct_per_row(rows, queries.times, n_users) / divisor,
+        "history_repeats": 1 - distinct / divisor,
+        "newest_gap_days": gap,
+    }
+
+
+def _distinct_per_row(rows: Ints, values: Ints, n_rows: int) -> NDArray[np.float64]:
+    order = np.lexsort((values, rows))
+    rows, values = rows[order], values[order]
+    is_new = np.ones(len(rows), np.float64)
+    is_new[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
+    return np.bincount(rows, is_new, n_rows).astype(np.float64)
+
+
+def _mean_price(histories: ItemLists, price: Floats) -> NDArray[np.float64]:
+    """Return (B,) mean known price of each history; NaN where none is known."""
+    prices = price[histories.values].astype(np.float64)
+    known = ~np.isnan(prices)
+    rows, n_users = histories.rows[known], len(histories)
+    sums, counts = np.bincount(rows, prices[known], n_users), np.bincount(rows, minlength=n_users)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(n_users, np.nan), where=counts > 0)
+    return means
+
+
+def _category_similarities(
+    rows: Ints, items: Ints, histories: ItemLists, categories: sparse.csr_array
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return (m,) cosines of each candidate with the whole history and with its newest item."""
+    n = categories.shape[0]
+    weights = (1 / (1 + histories.from_newest)).astype(np.float32)
+    newest = (histories.from_newest == 0).astype(np.float32)
+    of_items = categories[items]
+    both = []
+    for profile in (histories.matrix(n, weights) @ categories, histories.matrix(n, newest) @ categories):
+        norms = np.sqrt(profile.multiply(profile).sum(axis=1))[rows]
+        dots = of_items.multiply(profile[rows]).sum(axis=1)
+        both.append(np.divide(dots, norms, out=np.zeros(len(rows), np.float32), where=norms > 0))
+    return both[0], both[1]
+
+
+def _seen_features(rows: Ints, items: Ints, queries: Queries, n: int) -> tuple[NDArray[np.float64], ...]:
+    """Return (m,) seen, times seen, items since it was seen last and days since then; the last two NaN if unseen."""
+    histories = queries.histories
+    keys, inverse, counts = np.unique(histories.rows * n + histories.values, return_inverse=True, return_counts=True)
+    newest = np.full(len(keys), -1)
+    np.maximum.at(newest, inverse, np.arange(len(histories.values)))  # the lists are oldest first
+    at = np.searchsorted(keys, rows * n + items)
+    at[at == len(keys)] = 0
+    seen = keys[at] == rows * n + items if len(keys) else np.zeros(len(rows), np.bool_)
+    times_seen, items_since, days_since = np.zeros(len(rows)), np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    last = newest[at[seen]]
+    times_seen[seen] = counts[at[seen]]
+    items_since[seen] = histories.from_newest[last]
+    ends = histories.offsets[1:][rows[seen]] - 1
+    days_since[seen] = (queries.times[ends] - queries.times[last]) / DAY_MS
+    return seen.astype(np.float64), times_seen, items_since, days_since

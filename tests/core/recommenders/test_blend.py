@@ -1,0 +1,256 @@
+"""The blend on generated users of whom one method knows the target, one is noise, and one repeats another."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pixrec_core.data.sequences import read_items
+from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
+from pixrec_core.evaluation.validation import stacking_users
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.recommenders import blend
+from pixrec_core.recommenders._blend_features import ItemTable, MethodLists, Queries, find_candidates
+from pixrec_core.recommenders.base import ItemLists
+from pixrec_core.recommenders.blend import Blend, TrainingUsers, build_blend, target_ranks
+from pixrec_core.schemas import RANKING_SCHEMA
+from pixrec_core.settings import BlendSettings, RetrievalSettings
+from tests.core import sequences_file
+
+ITEMS = [f"i{n:02}" for n in range(30)]
+USERS = 400
+DEPTH = 8
+
+
+def bought(seed=0):
+    """What users bought: after item n comes n + 1."""
+    random = np.random.default_rng(seed)
+    starts = random.integers(0, len(ITEMS), USERS)
+    return {f"u{u:03}": [ITEMS[(start + step) % len(ITEMS)] for step in range(5)] for u, start in enumerate(starts)}
+
+
+def ranked(sequences, *, knows, seed):
+    """A ranking: the item after the newest one is among the first with probability `knows`, the rest is noise."""
+    random = np.random.default_rng(seed)
+    frames = []
+    for user, items in sequences.select("user", "items").rows():
+        order = random.permutation(len(ITEMS)).tolist()
+        following = (ITEMS.index(items[-2]) + 1) % len(ITEMS)
+        if random.random() < knows:
+            order.remove(following)
+            order.insert(int(random.integers(0, 3)), following)
+        length = min(len(ITEMS), DEPTH + len(set(items[:-1])))
+        row = {"user": [user] * length, "rank": range(1, length + 1), "item": [ITEMS[n] for n in order[:length]]}
+        frames.append(pl.DataFrame(row).with_columns(score=pl.lit(1.0) / pl.col("rank")))
+    return pl.concat(frames).cast(dict(RANKING_SCHEMA)).select(list(RANKING_SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    paths = DatasetPaths.of(tmp_path_factory.mktemp("blend"), "tiny")
+    lists = bought()
+    table = sequences_file.sequences(lists)
+    sequences_file.write(paths, sequences_file.catalogue([items[:-2] for items in lists.values()], ITEMS), table)
+    validation, test = (table.filter(pl.col("split") == split).sort("user") for split in ("validation", "test"))
+    stacking = validation.filter(stacking_users(validation.height))
+    for seed, (name, knows) in enumerate({"good": 0.8, "noise": 0.0, "tower": 0.6}.items()):
+        method = paths.variant(name) if name == "tower" else paths.baseline(name)
+        method.root.mkdir(parents=True)
+        ranked(test, knows=knows, seed=seed).write_parquet(method.ranking)
+        ranked(stacking, knows=knows, seed=10 + seed).write_parquet(method.validation_ranking)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def stats(paths):
+    return build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower", "never_ranked"])
+
+
+def targets():
+    sequences = sequences_file.sequences(bought())
+    return sequences.filter(pl.col("split") == "test").select("user", pl.col("items").list.last().alias("item"))
+
+
+def hits(ranking, at):
+    return ranking.filter(pl.col("rank") <= at).join(targets(), on=["user", "item"]).height / USERS
+
+
+def test_it_is_better_than_each_method(paths, stats):
+    shares = [
+        hits(pl.read_parquet(path), 1) for path in (paths.baseline("good").ranking, paths.variant("tower").ranking)
+    ]
+    assert hits(pl.read_parquet(paths.blend.ranking), 1) > 1.5 * max(shares)
+    assert stats["users"] == USERS
+    assert stats["training_users"] == USERS // 2
+
+
+def test_a_method_that_adds_nothing_is_dropped(stats):
+    assert stats["methods"] == ["good", "tower"]
+    assert list(stats["dropped"]) == ["noise"]
+    assert set(stats["kept"]) == {"good", "tower"}
+    assert all(loss > blend.TOLERANCE for loss in stats["kept"].values())
+    assert not any(name.startswith("noise") for name in stats["importance"])
+    assert sum(stats["importance"].values()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_ranking_holds_each_list_once_and_long_enough(paths, stats):
+    ranking = pl.read_parquet(paths.blend.ranking)
+    assert ranking.schema == RANKING_SCHEMA
+    by_user = ranking.group_by("user").agg(pl.all()).sort("user")
+    assert by_user.height == USERS
+    for ranks, items, scores in by_user.select("rank", "item", "score").rows():
+        assert ranks == list(range(1, DEPTH + 4 + 1)), "depth, and one more for each of the four items of the history"
+        assert len(set(items)) == len(items)
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_training_is_deterministic(paths, stats):
+    before = {path.name: path.read_bytes() for path in paths.blend.root.iterdir()}
+    again = build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower", "never_ranked"])
+    assert {path.name: path.read_bytes() for path in paths.blend.root.iterdir()} == before
+    assert again["held_out_ndcg@10"] == stats["held_out_ndcg@10"]
+
+
+def test_test_targets_do_not_reach_the_model(paths, stats, tmp_path):
+    """Other test targets, and other rankings of test users, give the same model."""
+    other = DatasetPaths.of(tmp_path, "tiny")
+    lists = {user: [*items[:-1], ITEMS[0]] for user, items in bought().items()}
+    table = sequences_file.sequences(lists)
+    sequences_file.write(other, sequences_file.catalogue([items[:-2] for items in lists.values()], ITEMS), table)
+    test = table.filter(pl.col("split") == "test").sort("user")
+    for name in ("good", "noise", "tower"):
+        mine, theirs = (each.variant(name) if name == "tower" else each.baseline(name) for each in (paths, other))
+        theirs.root.mkdir(parents=True)
+        theirs.validation_ranking.write_bytes(mine.validation_ranking.read_bytes())
+        ranked(test, knows=0, seed=99).write_parquet(theirs.ranking)
+    build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), other, ["tower"])
+    for name in (blend.MODEL, blend.ITEM_TABLE, blend.DESCRIPTION):
+        assert (other.blend.root / name).read_bytes() == (paths.blend.root / name).read_bytes()
+
+
+RANK_IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from pixrec_core.recommenders._blend_features import MethodLists, Queries
+from pixrec_core.recommenders.base import ItemLists
+from pixrec_core.recommenders.blend import Blend
+loaded = Blend.load(Path(sys.argv[1]))
+given = np.load(sys.argv[2])
+lists = {name: MethodLists(given[name], given[name + "_scores"]) for name in loaded.methods}
+queries = Queries(ItemLists(given["values"], given["offsets"]), given["times"])
+items, scores = loaded.rank(lists, queries, given["lengths"])
+np.savez(sys.argv[3], items=items, scores=scores)
+"""
+
+
+def a_request(loaded):
+    random = np.random.default_rng(3)
+    histories = ItemLists.from_lists([[1, 2, 1], [], [5], [7, 8, 9, 9]])
+    queries = Queries(histories, np.arange(len(histories.values)) * sequences_file.DAY)
+    orders = [np.stack([random.permutation(len(ITEMS))[:12] for _ in histories.offsets[1:]]) for _ in loaded.methods]
+    scores = -np.arange(12, dtype=np.float32) * np.ones((4, 12), np.float32)
+    return {m: MethodLists(order, scores) for m, order in zip(loaded.methods, orders, strict=True)}, queries
+
+
+def test_a_saved_blend_ranks_equally_in_another_process(paths, stats, tmp_path):
+    loaded = Blend.load(paths.blend.root)
+    lists, queries = a_request(loaded)
+    lengths = np.array([30, 30, 5, 8])
+    items, scores = loaded.rank(lists, queries, lengths)
+    arrays = {name: each.items for name, each in lists.items()}
+    arrays |= {f"{name}_scores": each.scores for name, each in lists.items()}
+    history = {"values": queries.histories.values, "offsets": queries.histories.offsets, "times": queries.times}
+    np.savez(tmp_path / "given.npz", **arrays, **history, lengths=lengths)
+    files = [str(paths.blend.root), str(tmp_path / "given.npz"), str(tmp_path / "found.npz")]
+    subprocess.run([sys.executable, "-c", RANK_IN_ANOTHER_PROCESS, *files], check=True)
+    found = np.load(tmp_path / "found.npz")
+    assert np.array_equal(found["items"], items)
+    assert np.array_equal(found["scores"], scores)
+
+
+def test_every_list_is_as_long_as_it_should_be_and_an_empty_history_gets_the_popularity_order(paths, stats):
+    loaded = Blend.load(paths.blend.root)
+    lists, queries = a_request(loaded)
+    items, scores = loaded.rank(lists, queries, np.array([30, 30, 5, 8]))
+    assert (items >= 0).sum(axis=1).tolist() == [30, 30, 5, 8]
+    assert sorted(items[0].tolist()) == list(range(30))
+    assert items[1].tolist() == np.argsort(loaded.items.popularity_ranks).tolist()
+    assert (np.diff(scores[:2], axis=1) <= 0).all()
+
+
+def test_a_batch_equals_its_users_one_by_one(paths, stats):
+    loaded = Blend.load(paths.blend.root)
+    lists, queries = a_request(loaded)
+    lengths = np.array([9, 9, 9, 9])
+    items, scores = loaded.rank(lists, queries, lengths)
+    for user in range(4):
+        part = slice(user, user + 1)
+        own = {name: MethodLists(each.items[part], each.scores[part]) for name, each in lists.items()}
+        one_items, one_scores = loaded.rank(own, queries.slice(part), lengths[part])
+        assert np.array_equal(one_items[0], items[user])
+        assert np.array_equal(one_scores[0], scores[user])
+
+
+def test_target_ranks_by_hand():
+    queries = Queries(ItemLists.from_lists([[0], [1]]), np.zeros(2, np.int64))
+    lists = {"one": MethodLists(np.array([[2, 3, 4], [2, 3, 4]]), np.ones((2, 3), np.float32))}
+    table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    users = TrainingUsers(find_candidates(lists, queries, table, 9), np.array([3, 0]), np.ones(2, np.float32))
+    assert target_ranks(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
+    assert target_ranks(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], "equal scores rank before"
+
+
+def test_new_visits_weigh_more():
+    queries = Queries(ItemLists.from_lists([[0, 1], [1], []]), np.array([1, 5, 5]))
+    weights = blend._user_weights(queries, np.array([5, 6, 1]))
+    assert weights.tolist() == [1, blend.NEW_VISIT_WEIGHT, blend.NEW_VISIT_WEIGHT]
+
+
+def test_too_few_users_give_no_blend(monkeypatch, paths):
+    monkeypatch.setattr(blend, "MIN_USERS", USERS)
+    stats = build_blend(BlendSettings(), RetrievalSettings(), paths, [])
+    assert (stats["blended"], list(paths.blend.root.iterdir())) == (False, [])
+
+
+def test_without_enabled_there_is_no_blend(paths):
+    assert not build_blend(BlendSettings(enabled=False), RetrievalSettings(), paths, [])["blended"]
+    assert not paths.blend.ranking.exists()
+
+
+def test_settings_choose_the_methods(paths):
+    stats = build_blend(BlendSettings(methods=("tower", "noise")), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    assert {*stats["methods"], *stats["dropped"]} == {"tower", "noise"}
+    with pytest.raises(SettingsError, match=r"blend\.methods names bert, .*; there are: good, noise, tower"):
+        build_blend(BlendSettings(methods=("bert",)), RetrievalSettings(), paths, ["tower"])
+
+
+def test_a_ranking_of_other_users_is_refused(paths):
+    users = pl.Series(["u000", "u001"])
+    with pytest.raises(ArtefactError, match="of good is of other users or items"):
+        blend._read_lists(paths.baseline("good").ranking, "good", users, read_items(paths)["item"])
+
+
+@pytest.mark.parametrize("name", [blend.MODEL, blend.DESCRIPTION, blend.ITEM_TABLE])
+def test_a_damaged_blend_is_refused(paths, name):
+    build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    (paths.blend.root / name).write_bytes(b"{")
+    with pytest.raises(ArtefactError, match="run the stage `blend` with --force"):
+        Blend.load(paths.blend.root)
+
+
+def test_a_blend_of_other_features_is_refused(paths):
+    build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    description = json.loads((paths.blend.root / blend.DESCRIPTION).read_text())
+    description["features"][0] = "good.cosine"
+    (paths.blend.root / blend.DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(ArtefactError, match="other features"):
+        Blend.load(paths.blend.root)
+
+
+def test_a_missing_blend_is_refused(tmp_path):
+    with pytest.raises(MissingArtefactError):
+        Blend.load(tmp_path)
