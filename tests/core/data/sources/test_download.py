@@ -74,7 +74,7 @@ def assert_whole(target, body=WHOLE):
     assert left_over(target) == [".reviews.jsonl.gz.json"]
 
 
-def test_brings_the_file_and_notes_what_it_is(server, target):
+def test_downloads_the_file_and_records_its_version(server, target):
     download(server.url(PATH, ranged(modified="Thu, 01 Jan 2026 00:00:00 GMT")), target)
     assert_whole(target)
     assert files.read_json(target.with_name(".reviews.jsonl.gz.json")) == {
@@ -84,7 +84,7 @@ def test_brings_the_file_and_notes_what_it_is(server, target):
 
 
 @pytest.mark.parametrize("validators", [{}, {"etag": None, "modified": "Thu, 01 Jan 2026 00:00:00 GMT"}])
-def test_bodies_cut_short_are_gone_on_with(server, target, validators):
+def test_truncated_bodies_are_resumed(server, target, validators):
     asked = []
     download(server.url(PATH, ranged(cut=60_000, asked=asked, **validators)), target)
     assert_whole(target)
@@ -93,7 +93,7 @@ def test_bodies_cut_short_are_gone_on_with(server, target, validators):
 
 
 @pytest.mark.parametrize("odd", [{"ranges": False}, {"etag": None}, {"etag": 'W/"one"'}])
-def test_without_ranges_or_a_firm_version_each_try_begins_anew(server, target, odd):
+def test_without_ranges_or_a_strong_version_each_try_starts_over(server, target, odd):
     asked = []
     answers = [ranged(cut=60_000, asked=asked, **odd), ranged(asked=asked, **odd)]
     download(server.url(PATH, in_turn(*answers)), target)
@@ -108,8 +108,8 @@ def test_a_file_that_changes_on_the_server_is_never_mixed(server, target):
 
 
 @pytest.mark.parametrize("etag", ['"two"', '"one"', None])
-def test_a_server_that_ignores_if_range_is_seen_through(server, target, etag):
-    """By the ETag that the part brings, or by the length of the whole."""
+def test_a_server_that_ignores_if_range_is_detected(server, target, etag):
+    """By the ETag of the partial response, or by the length of the complete file."""
 
     def careless(handler):
         start = 60_000
@@ -125,7 +125,7 @@ def test_a_server_that_ignores_if_range_is_seen_through(server, target, etag):
     assert_whole(target, OTHER)
 
 
-def test_a_part_from_elsewhere_is_refused(server, target):
+def test_another_range_than_requested_is_refused(server, target):
     def shifted(handler):
         sends(WHOLE[60_001:], 206, Content_Range=f"bytes 60001-{len(WHOLE) - 1}/{len(WHOLE)}")(handler)
 
@@ -133,18 +133,18 @@ def test_a_part_from_elsewhere_is_refused(server, target):
     assert_whole(target)
 
 
-def test_too_much_is_cut_off_and_fetched_anew(server, target):
+def test_too_many_bytes_start_the_download_over(server, target):
     download(server.url(PATH, in_turn(ranged(cut=60_000), ranged(extra=b"x" * 3_000_000), ranged())), target)
     assert_whole(target)
 
 
-def test_what_follows_the_told_length_is_no_part_of_the_file(server, target):
+def test_bytes_beyond_the_declared_length_are_not_part_of_the_file(server, target):
     answer = raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%sand more" % (len(WHOLE), WHOLE))
     download(server.url(PATH, answer), target)
     assert_whole(target)
 
 
-def test_a_file_shorter_than_before_is_fetched_anew(server, target):
+def test_a_file_shorter_than_before_starts_the_download_over(server, target):
     download(server.url(PATH, in_turn(ranged(cut=60_000), sends(b"", 416), ranged(OTHER, '"two"'))), target)
     assert_whole(target, OTHER)
 
@@ -156,16 +156,18 @@ def test_transient_errors_are_tried_again(server, target, code):
 
 
 @pytest.mark.parametrize("code", [404, 403, 401, 410])
-def test_final_errors_say_what_to_mend_at_once(server, target, code):
-    with pytest.raises(SourceError, match=rf"{PATH} cannot be fetched: http {code}; mend the URL or the category"):
+def test_permanent_errors_say_what_to_correct_at_once(server, target, code):
+    with pytest.raises(
+        SourceError, match=rf"{PATH} cannot be downloaded: http {code}; correct the URL or"
+    ):
         download(server.url(PATH, sends(b"", code)), target)
     assert server.hits[PATH] == 1
     assert not target.exists()
 
 
-def test_gives_up_after_fruitless_tries_and_the_next_run_goes_on(server, target):
+def test_gives_up_after_failed_tries_and_the_next_run_resumes(server, target):
     url = server.url(PATH, in_turn(ranged(cut=60_000), sends(b"", 503)))
-    with pytest.raises(SourceError, match=r"http 503, 5 times in a row; the 60,000 bytes so far are kept"):
+    with pytest.raises(SourceError, match=r"http 503, 5 times in a row; run again to resume after the 60,000 bytes"):
         download(url, target)
     assert server.hits[PATH] == _download.ATTEMPTS
     asked = []
@@ -174,24 +176,24 @@ def test_gives_up_after_fruitless_tries_and_the_next_run_goes_on(server, target)
     assert_whole(target)
 
 
-def test_tries_that_bring_something_are_not_counted(server, target):
+def test_tries_with_new_bytes_are_not_counted(server, target):
     download(server.url(PATH, ranged(cut=len(WHOLE) // 12)), target)
     assert server.hits[PATH] > 2 * _download.ATTEMPTS
     assert_whole(target)
 
 
-def test_a_server_that_cuts_for_ever_without_ranges_is_given_up(server, target):
+def test_gives_up_on_a_server_that_always_truncates_without_ranges(server, target):
     with pytest.raises(SourceError, match="5 times in a row"):
         download(server.url(PATH, ranged(cut=60_000, ranges=False)), target)
     assert server.hits[PATH] == _download.ATTEMPTS
 
 
-def test_nobody_there(target, server):
+def test_no_server(target, server):
     with pytest.raises(SourceError, match=r"no connection, 5 times in a row"):
         download("http://127.0.0.1:1/x.gz", target)
 
 
-def test_a_whole_file_is_not_fetched_again(server, target):
+def test_a_complete_file_is_not_downloaded_again(server, target):
     asked = []
     url = server.url(PATH, ranged(asked=asked))
     download(url, target)
@@ -202,7 +204,7 @@ def test_a_whole_file_is_not_fetched_again(server, target):
     assert_whole(target)
 
 
-def test_a_server_that_knows_no_conditions_sends_no_body_for_nothing(server, target):
+def test_without_conditional_requests_the_body_of_an_unchanged_file_is_not_read(server, target):
     url = server.url(PATH, sends(WHOLE, ETag='"one"'))
     download(url, target)
     before = target.stat().st_mtime_ns
@@ -212,7 +214,7 @@ def test_a_server_that_knows_no_conditions_sends_no_body_for_nothing(server, tar
 
 
 @pytest.mark.parametrize("change", ["server", "file", "url"])
-def test_what_changed_is_fetched_again(server, target, change):
+def test_a_changed_file_is_downloaded_again(server, target, change):
     download(server.url(PATH, ranged()), target)
     url, body = server.url(PATH), WHOLE
     if change == "server":
@@ -226,23 +228,23 @@ def test_what_changed_is_fetched_again(server, target, change):
     assert_whole(target, body)
 
 
-def test_a_partial_file_of_another_url_is_not_gone_on_with(server, target):
+def test_a_partial_file_of_another_url_is_not_resumed(server, target):
     with pytest.raises(SourceError):
         download(server.url("/a.gz", in_turn(ranged(cut=60_000), sends(b"", 404))), target)
     download(server.url("/b.gz", ranged(OTHER)), target)
     assert_whole(target, OTHER)
 
 
-def test_the_checksum_is_held(server, target):
+def test_a_wrong_checksum_is_an_error(server, target):
     url = server.url(PATH, ranged())
     right = hashlib.sha256(WHOLE).hexdigest()
-    with pytest.raises(SourceError, match=rf"has the checksum {right} where {'0' * 64} is expected; the file"):
+    with pytest.raises(SourceError, match=rf"has the checksum {right}, expected {'0' * 64}; the file"):
         download(url, target, "0" * 64)
     assert left_over(target) == []
     assert not target.exists()
     download(url, target, right.upper())
     assert_whole(target)
-    with pytest.raises(SourceError, match="is expected"):
+    with pytest.raises(SourceError, match=", expected "):
         download(url, target, "1" * 64)
 
 
@@ -251,11 +253,11 @@ def test_the_checksum_is_held(server, target):
     [
         (WHOLE[:-4], "ended before the end-of-stream marker"),
         (WHOLE[:-8] + b"\0" * 8, "CRC"),
-        (b"<html>sign in</html>", "it is no gzip file"),
+        (b"<html>sign in</html>", "not a gzip file"),
     ],
 )
-def test_a_damaged_file_is_told_and_removed(server, target, body, fault):
-    with pytest.raises(SourceError, match=rf"came whole and is damaged \(.*{fault}.*Run again"):
+def test_a_damaged_file_is_reported_and_removed(server, target, body, fault):
+    with pytest.raises(SourceError, match=rf"is complete but damaged \(.*{fault}.*Run again"):
         download(server.url(PATH, ranged(body)), target)
     assert left_over(target) == []
     assert not target.exists()
@@ -272,17 +274,17 @@ def test_chunks_without_a_length(server, target):
     assert_whole(target)
 
 
-def test_too_little_room_is_told_before_it_is_filled(server, target, monkeypatch):
+def test_too_little_disk_space_is_an_error_before_the_download(server, target, monkeypatch):
     monkeypatch.setattr(_download.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(SourceError, match=r"has 1,000 bytes free, and .* needs 2\d\d,\d\d\d more; make room"):
+    with pytest.raises(SourceError, match=r"has 1,000 bytes free, but .* needs 2\d\d,\d\d\d more; free disk space"):
         download(server.url(PATH, ranged()), target)
 
 
-def test_a_disk_that_fills_up_is_told(server, target, monkeypatch):
+def test_a_full_disk_is_an_error(server, target, monkeypatch):
     target.parent.mkdir()
     monkeypatch.setattr(_download._Download, "_start_over", lambda self: None)  # it would remove the full disk
     target.with_name(".reviews.jsonl.gz.partial").symlink_to("/dev/full")
-    with pytest.raises(SourceError, match="No space left on device; make room and run again"):
+    with pytest.raises(SourceError, match="No space left on device; free disk space and run again"):
         download(server.url(PATH, ranged()), target)
 
 
@@ -301,12 +303,12 @@ def test_secrets_reach_no_note_no_log_and_no_error(server, target, caplog):
     server.answers[f"{PATH}?X-Signature=k3y"] = sends(b"", 404)
     with pytest.raises(SourceError) as caught:
         download(secret, target)
-    told = [*caplog.messages, str(caught.value), target.with_name(".reviews.jsonl.gz.json").read_text()]
-    assert not [text for text in told if "s3cret" in text or "k3y" in text]
-    assert all(server.host in text for text in told)
+    texts = [*caplog.messages, str(caught.value), target.with_name(".reviews.jsonl.gz.json").read_text()]
+    assert not [text for text in texts if "s3cret" in text or "k3y" in text]
+    assert all(server.host in text for text in texts)
 
 
-def test_what_takes_longer_is_told_as_it_goes(server, target, caplog, monkeypatch):
+def test_a_long_download_logs_its_progress(server, target, caplog, monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     caplog.set_level("INFO", logger="pixrec_core")
     body = gzip.compress(os.urandom(2 * raw_lines.CHUNK), mtime=0)
@@ -323,7 +325,7 @@ def test_certificates_are_checked(monkeypatch, target):
         raise requests.exceptions.SSLError("self-signed certificate")
 
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
-    with pytest.raises(SourceError, match="its certificate is not valid; mend the URL"):
+    with pytest.raises(SourceError, match="its certificate is not valid; correct the URL"):
         download("https://127.0.0.1:1/x.gz", target)
     assert seen in ([True], [os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")])
 
@@ -336,7 +338,7 @@ download(sys.argv[1], Path(sys.argv[2]))
 """
 
 
-def test_a_killed_run_is_gone_on_with(server, target, tmp_path):
+def test_a_killed_run_is_resumed(server, target, tmp_path):
     """SIGKILL in the middle of a body, twice; the third run ends with the server's bytes."""
     body = gzip.compress(os.urandom(3 * raw_lines.CHUNK), mtime=0)
     halts = []
@@ -371,7 +373,7 @@ def test_a_killed_run_is_gone_on_with(server, target, tmp_path):
 
 @pytest.mark.parametrize("moment", ["before the note", "before the name", "after the name"])
 def test_a_kill_at_the_end_costs_no_byte(server, target, monkeypatch, moment):
-    """The last steps are one after another; a kill between any two of them leaves what the next run needs."""
+    """A kill between any two of the last steps leaves the files that the next run needs."""
     url = server.url(PATH, ranged())
     download(url, target)
     note, partial = target.with_name(".reviews.jsonl.gz.json"), target.with_name(".reviews.jsonl.gz.partial")
