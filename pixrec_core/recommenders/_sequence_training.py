@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixrec_core.recommenders._sequence_windows import Vocabulary, Windows
+from pixrec_core.recommenders._sequence_windows import Windows, embedding_rows
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
@@ -115,13 +115,9 @@ class SequenceModel(Model):
         network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
         return network.eval()
 
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary.of(self.known, self.n_items)
-
     @torch.inference_mode()
     def scores(self, histories: ItemLists) -> Scores:
-        windows = Windows.newest(self.vocabulary.rows(histories))
+        windows = Windows.newest(embedding_rows(histories, self.known))
         scores = np.zeros((len(histories), self.n_items), np.float32)
         readable = np.flatnonzero(windows.lengths)
         for start in range(0, len(readable), HISTORIES_PER_BATCH):
@@ -140,7 +136,7 @@ AnySequenceModel = TypeVar("AnySequenceModel", bound=SequenceModel)
 def fit_network(model_class: type[AnySequenceModel], train: TrainData) -> AnySequenceModel:
     """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10."""
     known = np.unique(train.train.values)
-    windows = Windows.to_train(Vocabulary.of(known, train.n_items).rows(train.train), train.times)
+    windows = Windows.to_train(embedding_rows(train.train, known), train.times)
 
     def train_model(dropout: float) -> AnySequenceModel:
         with torch.random.fork_rng(devices=[]):

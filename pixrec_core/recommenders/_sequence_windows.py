@@ -16,29 +16,16 @@ BATCH = 64  # windows per step
 POOL = 20 * BATCH  # windows that are sorted by length together, to reduce padding
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The items of training sequences; a network has vectors of no others.
+def embedding_rows(lists: ItemLists, known: NDArray[np.int64]) -> ItemLists:
+    """Return the lists as embedding rows, without unknown items. Row 0 is padding.
 
-    Attributes:
-        known: (m,) indices of the known items; `known[i]` has embedding row i + 1, and row 0 is padding.
-        row: (n,) embedding row of each item of the catalogue; 0 for an unknown one.
+    Args:
+        lists: of items.
+        known: (m,) sorted items that have embeddings; `known[i]` has row i + 1.
     """
-
-    known: NDArray[np.int64]
-    row: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, known: NDArray[np.int64], n_items: int) -> "Vocabulary":
-        """Build from the sorted indices of the known items."""
-        row = np.zeros(n_items, np.int64)
-        row[known] = np.arange(1, len(known) + 1)
-        return cls(known, row)
-
-    def rows(self, lists: ItemLists) -> ItemLists:
-        """Return the lists as embedding rows, without unknown items."""
-        rows = self.row[lists.values]
-        return replace(lists, values=rows).filter(rows > 0)
+    rows = np.searchsorted(known, lists.values)
+    is_known = np.append(known, -1)[rows] == lists.values
+    return replace(lists, values=rows + 1).filter(is_known)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pixrec_core.recommenders import _sequence_training as training
 from pixrec_core.recommenders import _sequence_windows as windows_module
 from pixrec_core.recommenders import gru4rec, sasrec
 from pixrec_core.recommenders._sequence_training import NextItemNetwork, sampled_loss
-from pixrec_core.recommenders._sequence_windows import Vocabulary, Windows
+from pixrec_core.recommenders._sequence_windows import Windows, embedding_rows
 from pixrec_core.recommenders.base import ItemLists
 from tests.core.recommenders.train_data import make_train_data
 
@@ -38,10 +38,8 @@ def test_items_of_one_instant_get_a_new_order_each_epoch():
     assert {tuple(second) for _, second in epochs} == {(5, 6, 0, 0)}
 
 
-def test_the_vocabulary_has_the_items_of_training():
-    vocabulary = Vocabulary.of(np.array([1, 4]), 6)
-    assert vocabulary.known.tolist() == [1, 4]
-    rows = vocabulary.rows(ItemLists.from_lists([[0, 1, 5, 4], [2], [4]]))
+def test_unknown_items_have_no_embedding_row():
+    rows = embedding_rows(ItemLists.from_lists([[0, 1, 5, 4], [2], [4]]), np.array([1, 4]))
     assert [rows.values.tolist(), rows.offsets.tolist()] == [[1, 2, 2], [0, 2, 2, 3]]
 
 
