@@ -1,77 +1,58 @@
-"""Review lines -> interactions in (user, timestamp, position) order."""
+"""The interactions stage: reviews or orders to interactions in (user, timestamp, position) order."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pixrec_core.data import database, json_lines, raw_files
-from pixrec_core.data.json_lines import Parsed, Shape
+from pixrec_core.data import database, raw_files
+from pixrec_core.data.raw_table import CheckedTable, checked_rows, fetch_row, id_fault, write_query
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, POSITION, RATING, TIMESTAMP, USER
 from pixrec_core.settings import IngestSettings
 from pixrec_core.stages import Stats
 
-#: Milliseconds: the last one of the year 9999. A time past it was given in another unit.
+#: The last millisecond of the year 9999. A later time is in another unit.
 MAX_TIMESTAMP: Final = 253_402_300_799_999
 
-_KEY = "coalesce(raw.parent_asin, raw.asin)"
-# A cast alone would round 1.5, and take 1e3.
-_TIME = """CASE WHEN NOT contains(raw.timestamp, '.') AND NOT contains(raw.timestamp, 'e')
-    THEN TRY_CAST(raw.timestamp AS BIGINT) END"""
-_STARS = "TRY_CAST(raw.rating AS DOUBLE)"  # a JSON string keeps its quotes here, so it is no number
+_FAULTS: Final = f"""coalesce({id_fault(USER)}, {id_fault(ITEM)}, CASE
+    WHEN {TIMESTAMP} IS NULL THEN 'timestamp is missing'
+    WHEN {TIMESTAMP} <= 0 THEN 'timestamp is not after 1970'
+    WHEN {TIMESTAMP} > {MAX_TIMESTAMP} THEN 'timestamp is past the year 9999; it must be in milliseconds'
+    WHEN NOT coalesce({RATING} BETWEEN 0 AND 5, false) THEN 'rating is not from 0 to 5' END)"""
 
-SHAPE: Final = Shape(
-    fields=("user_id", "parent_asin", "asin", "timestamp", "rating"),
-    columns={
-        USER: "text(raw.user_id)",
-        ITEM: f"text({_KEY})",
-        TIMESTAMP: _TIME,
-        RATING: _STARS,
-        "is_variant": "raw.asin <> raw.parent_asin",
-    },
-    fault=f"""coalesce(id_fault('user_id', raw.user_id), id_fault('parent_asin', {_KEY}), CASE
-        WHEN raw.timestamp IS NULL THEN 'timestamp is missing'
-        WHEN ({_TIME}) IS NULL THEN 'timestamp is no whole number'
-        WHEN ({_TIME}) <= 0 THEN 'timestamp is not after 1970'
-        WHEN ({_TIME}) > {MAX_TIMESTAMP} THEN 'timestamp is past the year 9999; it must be in milliseconds'
-        WHEN raw.rating IS NULL THEN 'rating is missing'
-        WHEN ({_STARS}) IS NULL THEN 'rating is no number'
-        WHEN NOT ({_STARS}) BETWEEN 0 AND 5 THEN 'rating is not from 0 to 5' END)""",
-)
-
-#: Lines alike in user, item and time are one interaction; the first in the file stays.
-_INTERACTIONS = f"""
+#: Rows with the same user, item and time are one interaction; the first in the file stays.
+_INTERACTIONS: Final = f"""
     SELECT "{USER}", {ITEM}, {TIMESTAMP}, arg_min({RATING}, line) AS {RATING}, min(line) AS {POSITION}
     FROM good GROUP BY "{USER}", {ITEM}, {TIMESTAMP} ORDER BY "{USER}", {TIMESTAMP}, {POSITION}"""  # noqa: S608
 
 
 def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
-    """Write interactions.parquet (INTERACTION_SCHEMA) and the quarantine of bad lines.
+    """Write interactions.parquet (INTERACTION_SCHEMA) and the quarantine of rejected rows.
 
     Returns:
         rows, bad_lines, bad_share, duplicates, truncated; users, items; first_time and last_time (ISO, UTC);
-        variants: good lines whose `parent_asin` is not their `asin`.
+        variants: good rows whose `parent_asin` is not their `asin`.
 
     Raises:
         MissingArtefactError: the raw stage has not run.
-        SourceError: no reviews file, no good line in it, or too many bad ones.
+        SourceError: the reviews file is missing, has no good row, or too many rejected ones.
     """
-    raw = raw_files.locate(paths)
-    with json_lines.parse(raw.reviews, SHAPE, paths.interactions_quarantine, settings, raw.reviews_stand_for) as parsed:
-        json_lines.write(parsed.db, _INTERACTIONS, paths.interactions)
-        return _stats(parsed, paths.interactions)
+    load = raw_files.loader("interactions", paths, settings.max_expansion)
+    with checked_rows(load, _FAULTS, paths.interactions_quarantine, settings) as rows:
+        write_query(rows.db, _INTERACTIONS, paths.interactions)
+        return _stats(rows, paths.interactions)
 
 
-def _stats(parsed: Parsed, path: Path) -> Stats:
-    rows, users, items, first, last = json_lines.fetch_row(
-        parsed.db,
+def _stats(checked: CheckedTable, path: Path) -> Stats:
+    rows, users, items, first, last = fetch_row(
+        checked.db,
         f"""SELECT count(*), count(DISTINCT "{USER}"), count(DISTINCT {ITEM}), min({TIMESTAMP}), max({TIMESTAMP})
             FROM read_parquet({database.literal(path)})""",  # noqa: S608
     )
-    (variants,) = json_lines.fetch_row(parsed.db, "SELECT count(*) FILTER (is_variant) FROM good")
-    return parsed.stats | {
+    (variants,) = fetch_row(checked.db, "SELECT count(*) FILTER (is_variant) FROM good")
+    return checked.stats | {
         "rows": rows,
-        "duplicates": parsed.good - rows,
+        "duplicates": checked.good - rows,
         "users": users,
         "items": items,
         "first_time": _iso(first),

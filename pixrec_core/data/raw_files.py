@@ -1,11 +1,16 @@
 """The raw stage: a source's files, their checksums, and where later stages find them."""
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import duckdb
 from pydantic import ValidationError
 
 from pixrec_core import files
+from pixrec_core.data.raw_table import MACROS, RawTable
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.errors import SettingsError, SourceError
 from pixrec_core.paths import DatasetPaths
@@ -16,7 +21,7 @@ SOURCES = "pixrec_core.data.sources"
 
 
 def _options(source: SourceSettings) -> tuple[Any, Any]:
-    """The source's module and its checked options."""
+    """Return the source's module and its validated options."""
     module = load_plugin(SOURCES, source.kind)
     try:
         return module, module.Options.model_validate(source.options)
@@ -25,16 +30,16 @@ def _options(source: SourceSettings) -> tuple[Any, Any]:
 
 
 def describe(source: SourceSettings, root: Path) -> Any:
-    """Size and time of the local files that a source reads in place: a cheap sign of change."""
+    """Return size and time of the local files that a source reads in place, which show changes at little cost."""
     return files.stat_snapshot(watched(source, root))
 
 
 def watched(source: SourceSettings, root: Path) -> list[Path]:
-    """The local files that a source reads in place, reviews before metadata; none where it brings its own.
+    """Return the local files that a source reads in place, reviews before metadata; none if it brings its own.
 
     Raises:
         SettingsError: unknown kind of source, or wrong options for it.
-        SourceError: there is no telling which files are meant.
+        SourceError: it is not clear which files are meant.
     """
     module, options = _options(source)
     found: list[Path] = module.watched(options, root)
@@ -42,7 +47,7 @@ def watched(source: SourceSettings, root: Path) -> list[Path]:
 
 
 def urls(source: SourceSettings) -> tuple[str, ...]:
-    """Where a source downloads from; none where it reads local files or makes its own.
+    """Return the URLs that a source downloads; none if it reads local files or generates its own.
 
     Raises:
         SettingsError: unknown kind of source, or wrong options for it.
@@ -60,10 +65,10 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     """
     module, options = _options(source)
     found: RawFiles = module.fetch(options, root, paths.raw)
-    reviews = _entry(found.reviews, found.reviews_stand_for, paths)
-    metadata = _entry(found.metadata, found.metadata_stand_for, paths)
-    photos = _place(found.photos, paths) if found.photos else None
-    files.write_json(paths.raw_manifest, {"reviews": reviews, "metadata": metadata, "photos": photos})
+    reviews, metadata = (_entry(path, found.reading, paths) for path in (found.reviews, found.metadata))
+    photos = _stored_path(found.photos, paths) if found.photos else None
+    manifest = {"kind": source.kind, "reviews": reviews, "metadata": metadata, "photos": photos}
+    files.write_json(paths.raw_manifest, manifest | {"reading": found.reading})
     return {
         "reviews_bytes": reviews["bytes"],
         "reviews_sha256": reviews["sha256"],
@@ -73,22 +78,24 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
     }
 
 
-def _entry(path: Path, stands_for: Path | None, paths: DatasetPaths) -> dict[str, Any]:
+def _entry(path: Path, reading: dict[str, Any], paths: DatasetPaths) -> dict[str, Any]:
     if not path.is_file():
-        raise SourceError(f"{path} is not there; check the folder in [datasets.<name>.source] of pixrec.toml")
+        raise SourceError(f"{path} does not exist; correct [datasets.<name>.source] of pixrec.toml")
     if path.stat().st_size == 0:
-        raise SourceError(f"{path} is empty; it must hold one JSON object a line")
-    entry = {"path": _place(path, paths), "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-    return entry | ({"stands_for": str(stands_for)} if stands_for else {})
+        raise SourceError(f"{path} is empty; correct [datasets.<name>.source] of pixrec.toml")
+    sha256 = files.sha256_file(path)
+    settings = hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()
+    version = f"{sha256}-{settings}" if reading else sha256
+    return {"path": _stored_path(path, paths), "bytes": path.stat().st_size, "sha256": sha256, "version": version}
 
 
-def _place(path: Path, paths: DatasetPaths) -> str:
-    """Relative where it lies inside the dataset's own folder, so that the folder can be moved."""
+def _stored_path(path: Path, paths: DatasetPaths) -> str:
+    """Return a path relative to the dataset's folder if it is inside of it, so that the folder can be moved."""
     return str(path.relative_to(paths.root) if path.is_relative_to(paths.root) else path)
 
 
 def locate(paths: DatasetPaths) -> RawFiles:
-    """Where the raw files lie.
+    """Return where the raw files are.
 
     Raises:
         MissingArtefactError: the raw stage has not run.
@@ -99,16 +106,31 @@ def locate(paths: DatasetPaths) -> RawFiles:
         paths.root / reviews["path"],
         paths.root / metadata["path"],
         paths.root / photos if photos else None,
-        _stood_for(reviews),
-        _stood_for(metadata),
+        manifest.get("reading", {}),
     )
 
 
-def _stood_for(entry: dict[str, Any]) -> Path | None:
-    return Path(entry["stands_for"]) if "stands_for" in entry else None
+def loader(
+    table: Literal["interactions", "items"], paths: DatasetPaths, max_expansion: float
+) -> Callable[[duckdb.DuckDBPyConnection, Path], RawTable]:
+    """Return the function that loads a raw file into a connection, with a folder for its temporary files.
+
+    Raises:
+        MissingArtefactError: the raw stage has not run.
+    """
+    raw = locate(paths)
+    kind = files.read_json(paths.raw_manifest).get("kind", "amazon_2023")  # older manifests are of JSON lines only
+    module = load_plugin(SOURCES, kind)
+
+    def load(db: duckdb.DuckDBPyConnection, folder: Path) -> RawTable:
+        db.execute(f"CREATE MACRO has_local_photos() AS {raw.photos is not None};" + MACROS)
+        loaded: RawTable = getattr(module, f"load_{table}")(db, raw, folder, max_expansion)
+        return loaded
+
+    return load
 
 
 def digest(paths: DatasetPaths) -> str:
-    """Checksums of both files: the data version that decides whether later stages are stale."""
+    """Return the data version of both files, which decides whether later stages are stale."""
     manifest = files.read_json(paths.raw_manifest)
-    return f"{manifest['reviews']['sha256']}-{manifest['metadata']['sha256']}"
+    return "-".join(entry.get("version", entry["sha256"]) for entry in (manifest["reviews"], manifest["metadata"]))

@@ -71,9 +71,7 @@ def unpack(path: Path, folder: Path, max_expansion: float) -> PlainFile:
         SourceError: the file is not there or empty, it unpacks to more than `max_expansion` times its size (and
             more than `ALWAYS_ALLOWED` bytes), or the disk is full.
     """
-    if not path.is_file() or path.stat().st_size == 0:
-        state = "is empty" if path.is_file() else "is not there"
-        raise SourceError(f"{path} {state}; mend [datasets.<name>.source] of pixrec.toml and run the stage `raw` again")
+    require_content(path)
     if not is_packed(path):
         return PlainFile(path)
     target = folder / UNPACKED
@@ -102,6 +100,15 @@ def _bounded(path: Path, max_expansion: float) -> Iterator[bytes]:
                 "max_expansion in [ingest] of pixrec.toml"
             )
         yield chunk
+
+
+def require_content(path: Path) -> None:
+    """Raise SourceError for a file that is missing or empty."""
+    if not path.is_file() or path.stat().st_size == 0:
+        state = "is empty" if path.is_file() else "does not exist"
+        raise SourceError(
+            f"{path} {state}; correct [datasets.<name>.source] of pixrec.toml and run the stage `raw` again"
+        )
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,20 @@ def pick(path: Path, found: LineIndex, numbers: Iterable[int]) -> Iterator[bytes
                 _read_line(file)
             here = number + 1
             yield _read_line(file)
+
+
+def line_numbers(path: Path, found: LineIndex, offsets: Iterable[int]) -> list[int]:
+    """Return the numbers (from 1) of the lines that contain these bytes (from 0, ascending)."""
+    numbers, loaded, ends = [], -1, np.empty(0, np.int64)
+    with path.open("rb") as file:
+        for offset in offsets:
+            stretch, within = divmod(offset, _STRETCH)
+            if stretch != loaded:
+                file.seek(stretch * _STRETCH)
+                ends, loaded = np.flatnonzero(np.frombuffer(file.read(_STRETCH), np.uint8) == ord("\n")), stretch
+            before = found.ends[stretch - 1] if stretch else 0
+            numbers.append(before + int(np.searchsorted(ends, within)) + 1)
+    return numbers
 
 
 def _read_line(file: BinaryIO) -> bytes:

@@ -1,1 +1,1 @@
-"""A synthetic shop: its products, their drawn photos, its shoppers and their purchases, as Amazon Reviews 2023 files."""
+"""A synthetic shop: products, drawn photos, shoppers and purchases, as Amazon Reviews 2023 files."""

@@ -1,42 +1,39 @@
-"""Where raw files come from: one module a kind of source.
+"""Sources of raw data: one module per kind.
 
-A source module has three names:
+A source module has five names:
 
 `Options`
-    a pydantic model of the fields that `[datasets.<name>.source]` may hold beside `kind`;
+    a pydantic model of the fields that `[datasets.<name>.source]` may have besides `kind`;
 `fetch(options, root, raw) -> RawFiles`
-    brings reviews and metadata in the Amazon Reviews 2023 shape to local files and says where they
-    lie: inside `raw` (the folder given for it) where the source makes or downloads them, in place
-    where they are local already. `root` is the folder that relative paths start from. Fetching
-    again with the same options gives the same bytes;
+    brings the raw files to this machine and returns where they are: in the folder `raw` if the source downloads or
+    generates them, in place if they are local already. Relative paths start from `root`. The same options give the
+    same bytes;
 `watched(options, root) -> list[Path]`
-    the local files that it reads in place, reviews before metadata, so that a change of one makes
-    later stages stale.
+    the local files that are read in place, reviews before metadata, so that a change makes later stages stale;
+`load_interactions(db, raw, folder, max_expansion) -> RawTable`, `load_items(...)`
+    load a raw file into a DuckDB connection as canonical rows: `user`, `item`, `timestamp`, `rating` and `is_variant`,
+    or the columns of `ITEM_SCHEMA`. `folder` is for temporary files; a gzip file may expand to `max_expansion` times
+    its size. Limits of values, repeated rows, order and quarantine are the stages' work.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
 class RawFiles:
     """Local raw files of one dataset.
 
-    A source that reads another format writes one line a row. For a row that it cannot read it writes
-    an object with the reason under `json_lines.FAULT`, so that the row is quarantined like any bad line.
-
     Attributes:
-        reviews: `.jsonl` or `.jsonl.gz`, one review a line.
-        metadata: `.jsonl` or `.jsonl.gz`, one item a line.
+        reviews: file of the interactions.
+        metadata: file of the items.
         photos: folder of local photos, which the metadata name by their paths relative to it; None if all photos are
             on the web.
-        reviews_stand_for: the user's own file that `reviews` was made from, line n from line n; None where it is
-            that file itself.
-        metadata_stand_for: the same for `metadata`.
+        reading: how to read the files, as JSON values; part of their data version.
     """
 
     reviews: Path
     metadata: Path
     photos: Path | None = None
-    reviews_stand_for: Path | None = None
-    metadata_stand_for: Path | None = None
+    reading: dict[str, Any] = field(default_factory=dict)

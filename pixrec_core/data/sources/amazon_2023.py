@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pixrec_core import files
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.data.sources._amazon_categories import CATEGORIES
+from pixrec_core.data.sources._amazon_records import load_interactions, load_items
 from pixrec_core.data.sources._download import download
 from pixrec_core.data.sources._names import known
 from pixrec_core.errors import SourceError
+
+__all__ = ("Options", "fetch", "load_interactions", "load_items", "watched")
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 _PREFIX = "meta_"

@@ -21,6 +21,9 @@ from pixrec_core.data.sample.photos import draw
 from pixrec_core.data.sample.records import metadata_records, review_records
 from pixrec_core.data.sample.shoppers import purchases
 from pixrec_core.data.sources import RawFiles
+from pixrec_core.data.sources._amazon_records import load_interactions, load_items
+
+__all__ = ("Options", "fetch", "load_interactions", "load_items", "watched")
 
 REVIEWS: Final = "reviews.jsonl.gz"
 METADATA: Final = "meta.jsonl.gz"

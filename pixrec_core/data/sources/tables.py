@@ -1,26 +1,27 @@
-"""The user's own tables, CSV or Parquet: interactions and items, with a mapping of their columns.
+"""Interactions and items from CSV or Parquet files, with a mapping of their columns.
 
-Both become lines in the shape of Amazon Reviews 2023 in the dataset's folder, batch by batch. Line
-n stands for line n of a CSV file and for row n of a Parquet file, so that bad rows are quarantined
-under the name and the line that the user knows.
+Both files are read in place. The line of a row is the line of a CSV file that the row starts on, and the number of a
+Parquet row from 1.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
-import pyarrow as pa
+import duckdb
 from pydantic import BaseModel, ConfigDict, Field
 
 from pixrec_core import files
-from pixrec_core.data.raw_lines import UNPACKED
+from pixrec_core.data import raw_lines
+from pixrec_core.data.database import CONFIG
+from pixrec_core.data.raw_table import RawTable, fetch_row
 from pixrec_core.data.sources import RawFiles
-from pixrec_core.data.sources._table_lines import connect, interaction_lines, item_lines, urls, write_lines
-from pixrec_core.data.sources._table_rows import Table, open_table
-from pixrec_core.data.sources._table_times import TimeUnit, unit_of
+from pixrec_core.data.sources._csv import check_columns, load_csv, load_head
+from pixrec_core.data.sources._mapped_columns import HEAD_ROWS, MappedColumns, TimeUnit
+from pixrec_core.data.sources._parquet import damaged_error, is_parquet, load_parquet, parquet_header, scan_parquet
 from pixrec_core.errors import SourceError
-
-REVIEWS: Final = "reviews.jsonl"
-METADATA: Final = "meta.jsonl"
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -67,73 +68,109 @@ class Options(_Section):
 
 
 def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
-    """Write both tables as lines into `raw`, all at once or not at all.
+    """Check both tables and return them; nothing is copied.
 
     Raises:
-        SourceError: a file or the folder of photos is missing, a file is damaged or lacks a column, or holds times
-            of no clear unit or images without a folder.
+        SourceError: a file or the photo folder is missing, a file is damaged or lacks a column, the unit of its times
+            is not clear, or it names images without a photo folder.
     """
     interactions, items = watched(options, root)
     photos = _photos(options, root)
-    with files.replacing(raw) as folder:
-        folder.mkdir(parents=True)
-        _write_reviews(options, interactions, folder)
-        _write_metadata(options, items, folder)
-    return RawFiles(raw / REVIEWS, raw / METADATA, photos, interactions, items)
+    reading = options.model_dump(mode="json", exclude={"interactions", "items", "photos"}, exclude_none=True)
+    names = reading["interaction_columns"]
+    with _first_rows(interactions, names, options.delimiter) as (db, head):
+        reading["unit"] = _mapped(db, names, head).time_unit(db, head, interactions, options.time_unit)
+    names = reading["item_columns"]
+    with _first_rows(items, names, options.delimiter) as (db, head):
+        columns = _mapped(db, names, head)
+        columns.items(options.separator, has_photos=photos is not None)
+        if photos is None and "image" in names:
+            columns.check_urls(db, head, items)
+    files.remove(raw)  # of another source
+    return RawFiles(interactions, items, photos, reading)
 
 
 def watched(options: Options, root: Path) -> list[Path]:
-    """Both tables."""
-    return [_at(options.interactions, root), _at(options.items, root)]
+    """Return both tables."""
+    return [_resolved(options.interactions, root), _resolved(options.items, root)]
 
 
-def _at(path: Path, root: Path) -> Path:
+def load_interactions(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
+    """Load the interactions; `folder` is for temporary files.
+
+    Raises:
+        SourceError: the file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
+    """
+    reading = raw.reading
+
+    def select(columns: MappedColumns) -> str:
+        return columns.interactions(reading["unit"], reading["constant_rating"], strict="time_unit" not in reading)
+
+    return _load(db, raw.reviews, reading["interaction_columns"], select, reading["delimiter"], folder, max_expansion)
+
+
+def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
+    """Load the items; `folder` is for temporary files.
+
+    Raises:
+        SourceError: the file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
+    """
+    reading = raw.reading
+
+    def select(columns: MappedColumns) -> str:
+        return columns.items(reading.get("separator"), has_photos=raw.photos is not None)
+
+    return _load(db, raw.metadata, reading["item_columns"], select, reading["delimiter"], folder, max_expansion)
+
+
+def _load(
+    db: duckdb.DuckDBPyConnection,
+    path: Path,
+    names: dict[str, str],
+    select: Callable[[MappedColumns], str],
+    delimiter: str,
+    folder: Path,
+    max_expansion: float,
+) -> RawTable:
+    raw_lines.require_content(path)
+    if is_parquet(path):
+        check_columns(path, names, parquet_header(db, path))
+        return load_parquet(db, path, names, select(_mapped(db, names, scan_parquet(path, names))))
+    columns = MappedColumns(names, dict.fromkeys(names, "VARCHAR"))
+    return load_csv(db, path, names, select(columns), delimiter, folder, max_expansion)
+
+
+@contextmanager
+def _first_rows(path: Path, names: dict[str, str], delimiter: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """Yield a connection and SQL of the first rows of the mapped columns."""
+    raw_lines.require_content(path)
+    with TemporaryDirectory(prefix="pixrec-") as folder, duckdb.connect(config=CONFIG) as db:
+        rows = "FROM parsed"
+        if is_parquet(path):
+            check_columns(path, names, parquet_header(db, path))
+            rows = scan_parquet(path, names)
+        else:
+            load_head(db, path, names, delimiter, Path(folder))
+        head = f"FROM ({rows} LIMIT {HEAD_ROWS})"
+        try:
+            (count,) = fetch_row(db, f"SELECT count(*) {head}")
+        except duckdb.Error as error:
+            raise damaged_error(path, error) from error
+        if not count:
+            raise SourceError(f"{path} has no row below its header; name a file that has")
+        yield db, head
+
+
+def _mapped(db: duckdb.DuckDBPyConnection, names: dict[str, str], rows: str) -> MappedColumns:
+    return MappedColumns(names, {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {rows}").fetchall()})
+
+
+def _resolved(path: Path, root: Path) -> Path:
     return (root / path.expanduser()).resolve()
 
 
 def _photos(options: Options, root: Path) -> Path | None:
-    folder = _at(options.photos, root) if options.photos else None
+    folder = _resolved(options.photos, root) if options.photos else None
     if folder and not folder.is_dir():
-        raise SourceError(f"{folder} is no folder; mend `photos` in [datasets.<name>.source] of pixrec.toml")
+        raise SourceError(f"{folder} is not a folder; correct `photos` in [datasets.<name>.source] of pixrec.toml")
     return folder
-
-
-def _write_reviews(options: Options, path: Path, folder: Path) -> None:
-    columns = options.interaction_columns.model_dump(exclude_none=True)
-    table = open_table(path, columns, options.delimiter, folder)
-    with connect() as db:
-        db.register("batch", _first(table, path))
-        unit = unit_of(db, path, columns["timestamp"], options.time_unit, table.schema.field("timestamp").type)
-        strict = options.time_unit is None
-        query = interaction_lines(columns, table.schema, unit, options.constant_rating, strict=strict)
-        write_lines(db, table, query, folder / REVIEWS)
-    files.remove(folder / UNPACKED)
-
-
-def _write_metadata(options: Options, path: Path, folder: Path) -> None:
-    columns = options.item_columns.model_dump(exclude_none=True)
-    table = open_table(path, columns, options.delimiter, folder)
-    with connect() as db:
-        db.register("batch", _first(table, path))
-        if options.photos is None and "image" in columns:
-            _check_urls(path, columns["image"], *urls(db))
-        query = item_lines(columns, table.schema, options.separator, has_photos=options.photos is not None)
-        write_lines(db, table, query, folder / METADATA)
-    files.remove(folder / UNPACKED)
-
-
-def _first(table: Table, path: Path) -> pa.Table:
-    """The first rows, to tell from."""
-    batch = next(table.batches(), None)
-    if batch is None:
-        raise SourceError(f"{path} holds no row below its header; name a file that does")
-    return pa.Table.from_batches([batch])
-
-
-def _check_urls(path: Path, column: str, values: int, found: int, other: str | None) -> None:
-    """File names without a folder would leave every item without its photo, silently."""
-    if values and not found:
-        raise SourceError(
-            f"{path}: {column!r} holds no URL but {other!r}; if these are files, name their folder by `photos` in "
-            "[datasets.<name>.source] of pixrec.toml"
-        )

@@ -61,35 +61,35 @@ def test_falls_back_to_asin_and_counts_variants(tmp_path):
     [
         (review(timestamp=-1), "timestamp is not after 1970"),
         (review(timestamp=0), "timestamp is not after 1970"),
-        (review(timestamp="1000"), "timestamp is no whole number"),
-        (review(timestamp=1.5), "timestamp is no whole number"),
-        (review(timestamp=True), "timestamp is no whole number"),
-        (review(timestamp=10**30), "timestamp is no whole number"),
+        (review(timestamp="1000"), "timestamp is not a whole number"),
+        (review(timestamp=1.5), "timestamp is not a whole number"),
+        (review(timestamp=True), "timestamp is not a whole number"),
+        (review(timestamp=10**30), "timestamp is not a whole number"),
         (review(timestamp=10**16), "timestamp is past the year 9999; it must be in milliseconds"),
         (review(timestamp=...), "timestamp is missing"),
         (review(rating=None), "rating is missing"),
-        (review(rating="5"), "rating is no number"),
+        (review(rating="5"), "rating is not a number"),
         (review(rating=math.nan), "rating is not from 0 to 5"),
         (review(rating=5.5), "rating is not from 0 to 5"),
         (review(rating=-1), "rating is not from 0 to 5"),
         (review().replace(b"5.0", b"1e999"), "rating is not from 0 to 5"),
         (review(user_id=...), "user_id is missing"),
         (review(user_id=None), "user_id is missing"),
-        (review(user_id=6), "user_id is no text"),
-        (review(user_id=" "), "user_id is empty"),
-        (review(user_id="a\0b"), "user_id holds a NUL"),
-        (review(parent_asin=""), "parent_asin is empty"),
-        (review(parent_asin=["p"]), "parent_asin is no text"),
+        (review(user_id=6), "user_id is not text"),
+        (review(user_id=" "), "user is empty"),
+        (review(user_id="a\0b"), "user contains a NUL"),
+        (review(parent_asin=""), "item is empty"),
+        (review(parent_asin=["p"]), "parent_asin is not text"),
         (review(parent_asin=None, asin=None), "parent_asin is missing"),
         (b"{}\n", "user_id is missing"),
-        (b"[1, 2]\n", "no JSON object"),
-        (b"null\n", "no JSON object"),
-        (b"nonsense\n", "no JSON: Expecting value: line 1 column 1 (char 0)"),
-        (review()[:20] + b"\n", "no JSON: "),
-        (review()[:-1] + review(), "no JSON: Extra data"),
+        (b"[1, 2]\n", "not a JSON object"),
+        (b"null\n", "not a JSON object"),
+        (b"nonsense\n", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (review()[:20] + b"\n", "not JSON: "),
+        (review()[:-1] + review(), "not JSON: Extra data"),
         (review().replace(b"u1", b"u\xff"), "broken UTF-8 at byte 15"),
-        (review().replace(b"u1", b"u\x00"), "holds a NUL byte"),
-        (review(user_id="\ud800"), "holds half of a surrogate pair"),
+        (review().replace(b"u1", b"u\x00"), "contains a NUL byte"),
+        (review(user_id="\ud800"), "contains half of a surrogate pair"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "nested too deeply"),
     ],
 )
@@ -135,7 +135,14 @@ def test_too_many_bad_lines_stop_the_stage_and_say_how_to_go_on(tmp_path):
     with pytest.raises(SourceError) as caught:
         interactions.build(IngestSettings(max_bad_share=0.03), paths)
     told = str(caught.value)
-    for part in ("raw.jsonl", "4 of 100", "line 97: no JSON object", "line 99", "max_bad_share", "quarantine.parquet"):
+    for part in (
+        "raw.jsonl",
+        "4 of 100",
+        "line 97: not a JSON object",
+        "line 99",
+        "max_bad_share",
+        "quarantine.parquet",
+    ):
         assert part in told
     assert "line 100" not in told
     assert pl.read_parquet(paths.interactions_quarantine).height == 4
@@ -145,7 +152,7 @@ def test_too_many_bad_lines_stop_the_stage_and_say_how_to_go_on(tmp_path):
 
 @pytest.mark.parametrize("raw", [b"\n\n", b"1\n", b"\xff\xfe{\x00}\x00\n\x00"])
 def test_a_file_without_a_good_line_is_named(tmp_path, raw):
-    with pytest.raises(SourceError, match=r"raw\.jsonl holds no good line"):
+    with pytest.raises(SourceError, match=r"raw\.jsonl has no good row"):
         interactions.build(LENIENT, raw_shop.of(tmp_path, raw))
 
 

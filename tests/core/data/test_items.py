@@ -128,14 +128,14 @@ def test_texts_lose_markup_and_lists_what_is_empty_then(tmp_path):
     ("line", "reason"),
     [
         (item(parent_asin=None), "parent_asin is missing"),
-        (item(parent_asin=""), "parent_asin is empty"),
-        (item(parent_asin=5), "parent_asin is no text"),
-        (item(title=["Lamp"]), "title is no text"),
-        (item(store=3), "store is no text"),
-        (item(features={"a": 1}), "features is no list"),
-        (item(images="http://h/1"), "images is no list"),
-        (b"[]\n", "no JSON object"),
-        (b'{"parent_asin": "p"\n', "no JSON: "),
+        (item(parent_asin=""), "item is empty"),
+        (item(parent_asin=5), "parent_asin is not text"),
+        (item(title=["Lamp"]), "title is not text"),
+        (item(store=3), "store is not text"),
+        (item(features={"a": 1}), "features is not a list"),
+        (item(images="http://h/1"), "images is not a list"),
+        (b"[]\n", "not a JSON object"),
+        (b'{"parent_asin": "p"\n', "not JSON: "),
     ],
 )
 def test_quarantines_wrong_types(tmp_path, line, reason):
@@ -147,7 +147,7 @@ def test_quarantines_wrong_types(tmp_path, line, reason):
 
 
 def test_too_many_bad_lines_stop_the_stage(tmp_path):
-    with pytest.raises(SourceError, match=r"1 of 2 lines are bad, 50\.00% where max_bad_share allows 1\.00%"):
+    with pytest.raises(SourceError, match=r"1 of 2 lines are rejected, 50\.00%; max_bad_share allows 1\.00%"):
         items.build(IngestSettings(), raw_shop.of(tmp_path, item() + b"bad\n"))
 
 

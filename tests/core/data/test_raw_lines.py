@@ -89,7 +89,7 @@ def test_a_damaged_gzip_keeps_what_was_readable(tmp_path, damage):
 
 
 def test_names_a_missing_and_an_empty_file(tmp_path):
-    with pytest.raises(SourceError, match=r"nowhere is not there; mend .*source"):
+    with pytest.raises(SourceError, match=r"nowhere does not exist; correct .*source"):
         raw_lines.unpack(tmp_path / "nowhere", tmp_path, 100)
     with pytest.raises(SourceError, match=r"raw\.jsonl is empty"):
         raw_lines.unpack(lines_of(tmp_path, b""), tmp_path, 100)

@@ -107,7 +107,7 @@ def test_every_source_has_an_example():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_has_the_three_names(name):
+def test_it_has_the_five_names(name):
     module = load_plugin(raw_files.SOURCES, name)
     assert issubclass(module.Options, BaseModel)
     assert module.Options.model_config.get("frozen")
@@ -115,6 +115,8 @@ def test_it_has_the_three_names(name):
     assert module.__doc__
     assert len(inspect.signature(module.fetch).parameters) == 3
     assert len(inspect.signature(module.watched).parameters) == 2
+    assert list(inspect.signature(module.load_items).parameters) == ["db", "raw", "folder", "max_expansion"]
+    assert inspect.signature(module.load_items) == inspect.signature(module.load_interactions)
 
 
 @pytest.mark.parametrize("name", NAMES)

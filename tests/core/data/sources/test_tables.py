@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 
+import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from pixrec_core import files
 from pixrec_core.data import interactions, items, raw_files
-from pixrec_core.data.sources import _table_rows, tables
+from pixrec_core.data.sources import _csv, tables
 from pixrec_core.errors import SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import INTERACTION_SCHEMA, ITEM_SCHEMA
@@ -22,6 +23,7 @@ from pixrec_core.settings import SourceSettings
 from tests.core.data import raw_shop
 from tests.core.data.raw_shop import LENIENT
 
+UNCLOSED = "a quote is not closed, or text follows a closing quote"
 NAIVE = dt.datetime(2024, 5, 1)  # noqa: DTZ001 - as tables hold it
 ORDERS = "customer,sku,bought_at,stars\n"
 BOUGHT = {"user": "customer", "item": "sku", "timestamp": "bought_at", "rating": "stars"}
@@ -74,22 +76,22 @@ def test_orders_become_interactions_on_their_lines(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("u,s,tomorrow,5", "bought_at is no time in ISO 8601: tomorrow"),
-        ("u,s,2024-02-30,5", "bought_at is no time in ISO 8601: 2024-02-30"),
-        ("u,s,infinity,5", "bought_at is no time in ISO 8601: infinity"),
-        ("u,s,1714521600,5", "bought_at is no time in ISO 8601: 1714521600"),
+        ("u,s,tomorrow,5", "bought_at is not a time in ISO 8601: tomorrow"),
+        ("u,s,2024-02-30,5", "bought_at is not a time in ISO 8601: 2024-02-30"),
+        ("u,s,infinity,5", "bought_at is not a time in ISO 8601: infinity"),
+        ("u,s,1714521600,5", "bought_at is not a time in ISO 8601: 1714521600"),
         ("u,s,1969-12-31,5", "timestamp is not after 1970"),
         ("u,s,,5", "bought_at is empty"),
         (",s,2024-05-01,5", "customer is empty"),
-        (" ,s,2024-05-01,5", "user_id is empty"),
+        (" ,s,2024-05-01,5", "user is empty"),
         ("u,,2024-05-01,5", "sku is empty"),
         ("u,s,2024-05-01,", "stars is empty"),
-        ("u,s,2024-05-01,five", "stars is no number: five"),
-        ("u,s,2024-05-01,nan", "stars is no number: nan"),
+        ("u,s,2024-05-01,five", "stars is not a number: five"),
+        ("u,s,2024-05-01,nan", "stars is not a number: nan"),
         ("u,s,2024-05-01,9", "rating is not from 0 to 5"),
         ("u,s,2024-05-01", "3 cells where the header has 4"),
         ("u,s,2024-05-01,5,6", "5 cells where the header has 4"),
-        ('u,"s"t,2024-05-01,5', "no CSV: ',' expected after '\"'"),
+        ('u,"s"t,2024-05-01,5', "a quote is not closed, or text follows a closing quote"),
     ],
 )
 def test_a_bad_row_is_quarantined_under_the_users_file_and_line(tmp_path, row, reason):
@@ -102,11 +104,9 @@ def test_a_bad_row_is_quarantined_under_the_users_file_and_line(tmp_path, row, r
     assert (file, line, told) == (str(tmp_path / "orders.csv"), 5, reason)
 
 
-def test_the_row_itself_stands_in_the_quarantine(tmp_path):
+def test_the_quarantine_has_the_row_itself(tmp_path):
     _, bad = interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,5\n" * 200 + "u,s,soon,5\n")
-    assert json.loads(bad["raw"].item()[: bad["raw"].item().index(',"pixrec')] + "}") == {
-        "customer": "u", "sku": "s", "bought_at": "soon", "stars": "5",
-    }  # fmt: skip
+    assert bad["raw"].to_list() == ["u,s,soon,5"]
 
 
 def test_broken_utf8_is_told_and_its_neighbours_stay(tmp_path):
@@ -116,26 +116,50 @@ def test_broken_utf8_is_told_and_its_neighbours_stay(tmp_path):
     assert bad.select("line", "reason").rows() == [(2, "broken UTF-8")]
 
 
-def test_a_quote_that_never_ends_takes_no_more_than_one_cell_may_hold(tmp_path):
-    many = "u,s,2024-05-01,5\n" * 20_000
-    rows, bad = interactions_of(tmp_path, ORDERS + 'u,"s,2024-05-01,5\n' + many.replace("s", "t"))
-    assert rows[0][:2] == ("u", "t")
-    assert bad["line"].to_list() == [2]
-    assert re.fullmatch(r"no CSV up to line [78],\d{3}: field larger than field limit \(131072\)", bad["reason"].item())
-    lost = int(re.search(r"line ([\d,]+)", bad["reason"].item())[1].replace(",", ""))
-    assert rows[0][4] == lost + 1
+@pytest.mark.parametrize("rows", [200, 400_000], ids=["small", "longer than a row may be"])
+@pytest.mark.parametrize("closing", ["", 'v,"s,2024-05-01,5\n'], ids=["never closed", "closed by another"])
+def test_a_stray_quote_costs_its_own_line_only(tmp_path, rows, closing):
+    behind = "u,t,2024-05-01,5\n" * rows
+    found, bad = interactions_of(tmp_path, ORDERS + 'u,"s,2024-05-01,5\n' + behind + closing + behind)
+    assert found == [("u", "t", MAY_1, 5.0, 3)]
+    assert bad["line"].to_list() == [2, 3 + rows][: 2 if closing else 1]
+    assert set(bad["reason"]) <= {UNCLOSED, "longer than 2,000,000 bytes"}
 
 
-def test_an_unfinished_last_row_is_told(tmp_path):
-    rows, bad = interactions_of(tmp_path, ORDERS + 'u,s,2024-05-01,5\nu,"s,2024')
-    assert len(rows) == 1
-    assert bad.select("line", "reason").rows() == [(3, "no CSV: unexpected end of data")]
+def test_stray_quotes_without_end_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(_csv, "READINGS", 1)
+    with pytest.raises(SourceError, match=r"orders\.csv has quotes that are never closed, the first on line 3;"):
+        interactions_of(tmp_path, ORDERS + 'u,s,2024-05-01,5\nu,"s,2024\nu,s,2024-05-01,5\n')
+
+
+def test_more_unreadable_rows_than_memory_holds_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(_csv, "MAX_REJECTS", 5)
+    with pytest.raises(
+        SourceError, match=r"more than 5 faults in rows that are not CSV .* the first: 2 cells where the header"
+    ):
+        interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,5\n" + "u,s\n" * 6)
+
+
+def test_lines_that_belong_to_no_row_count_as_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(_csv, "_blank_lines", lambda path: iter(()))
+    paths = fetched(tmp_path, ORDERS + "u,s,2024-05-01,5\n\n\n")
+    assert interactions.build(LENIENT, paths)["bad_lines"] == 2
+    bad = pl.read_parquet(paths.interactions_quarantine)
+    assert bad.select("line", "reason").rows() == [(4, "2 lines of the file belong to no row")]
+
+
+@pytest.mark.parametrize("ends", [["\r"], ["\n", "\r\n"], ["\r\n", "\r"]], ids=repr)
+def test_line_ends_may_be_mixed(tmp_path, ends):
+    rows = [ORDERS.rstrip("\n"), "u,s,2024-05-01,5", "", '"v","a\nb",2024-05-01,5', "w,t,2024-05-01,5"]
+    found, bad = interactions_of(tmp_path, "".join(row + ends[n % len(ends)] for n, row in enumerate(rows)))
+    assert bad.is_empty()
+    assert [(row[0], row[1], row[4]) for row in found] == [("u", "s", 2), ("v", "a\nb", 4), ("w", "t", 6)]
 
 
 def test_bad_rows_count_to_the_share_and_the_error_names_the_users_file(tmp_path):
     paths = fetched(tmp_path, ORDERS + "u,s,2024-05-01,5\n" * 150 + "u,s,,5\n" * 2)
     with pytest.raises(
-        SourceError, match=r"orders\.csv: 2 of 152 lines are bad, .* The first: line 152: bought_at is empty"
+        SourceError, match=r"orders\.csv: 2 of 152 lines are rejected, .* First: line 152: bought_at is empty"
     ):
         interactions.build(raw_shop.IngestSettings(), paths)
 
@@ -171,7 +195,7 @@ def test_a_little_nonsense_hides_no_unit_and_no_other_unit_passes_for_it(tmp_pat
     rows, bad = interactions_of(tmp_path, ORDERS + "".join(f"u,s{n},{t},5\n" for n, t in enumerate(times)))
     assert len(rows) == 400
     assert bad["line"].to_list() == [402, 403, 404]
-    assert bad["reason"][1] == "bought_at is no time in milliseconds: 1714521600"
+    assert bad["reason"][1] == "bought_at is not a time in milliseconds: 1714521600"
 
 
 def test_a_unit_that_was_said_is_believed(tmp_path):
@@ -226,10 +250,10 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path, name, columns, 
 @pytest.mark.parametrize(
     ("orders", "told"),
     [
-        (ORDERS, "orders.csv holds no row below its header"),
+        (ORDERS, "orders.csv has no row below its header"),
         ("", "orders.csv is empty"),
         (b"PAR1 and nothing else", r"orders.csv is a damaged Parquet file .*; write it again"),
-        ('"cust"omer,sku\n', "begins with no header of CSV"),
+        ('"cust"omer,sku\n', "does not start with a CSV header"),
     ],
 )
 def test_what_is_no_table_is_told(tmp_path, orders, told):
@@ -239,7 +263,7 @@ def test_what_is_no_table_is_told(tmp_path, orders, told):
 
 
 def test_a_missing_file_is_told_with_its_place(tmp_path):
-    with pytest.raises(SourceError, match=rf"{tmp_path}/no/orders.csv is not there; mend"):
+    with pytest.raises(SourceError, match=rf"{tmp_path}/no/orders.csv does not exist; correct"):
         fetched(tmp_path, interactions="no/orders.csv")
 
 
@@ -311,7 +335,7 @@ def test_a_list_that_is_no_json_is_bad_unless_it_is_separated(tmp_path):
     rows, bad = items_of(tmp_path, products, {"categories": "cats"})
     assert rows["s"]["categories"] == ["one text"]
     assert bad.select("file", "line", "reason").rows() == [
-        (str(tmp_path / "products.csv"), 2, "cats is no JSON list: ['A', 'B']")
+        (str(tmp_path / "products.csv"), 2, "cats is not a JSON list: ['A', 'B']")
     ]
 
 
@@ -329,9 +353,9 @@ def test_local_photos_keep_their_paths(tmp_path):
 
 
 def test_file_names_without_a_folder_are_no_silent_loss(tmp_path):
-    with pytest.raises(SourceError, match=r"'photo' holds no URL but 'a\.jpg'; if these are files, .* `photos`"):
+    with pytest.raises(SourceError, match=r"'photo' has no URL but 'a\.jpg'; if these are files, .* `photos`"):
         items_of(tmp_path, "sku,photo\na,a.jpg\nb,\n", {"image": "photo"})
-    with pytest.raises(SourceError, match=r"nowhere is no folder; mend `photos`"):
+    with pytest.raises(SourceError, match=r"nowhere is not a folder; correct `photos`"):
         items_of(tmp_path, "sku,photo\na,a.jpg\n", {"image": "photo"}, photos="nowhere")
 
 
@@ -353,14 +377,25 @@ def test_refuses_wrong_options(wrong):
         tables.Options(**options(**wrong))
 
 
-def test_batches_do_not_show(tmp_path, monkeypatch):
+def test_chunks_of_line_numbers_do_not_show(tmp_path, monkeypatch):
     lines = [
-        f'u{n},"s{n}{chr(10) * (n % 3)}",2024-05-01,5{",6" * (n % 7 == 3)}\n' + "\n" * (n % 5 == 1) for n in range(50)
+        f'u{n:02},"s{n}{chr(10) * (n % 3)}",2024-05-01,5{",6" * (n % 7 == 3)}\n' + "\n" * (n % 5 == 1)
+        for n in range(50)
     ]
-    whole = fetched(tmp_path, ORDERS + "".join(lines))
-    expected = raw_files.locate(whole).reviews.read_bytes()
-    monkeypatch.setattr(_table_rows, "BATCH", 4)
-    assert raw_files.locate(fetched(tmp_path, None)).reviews.read_bytes() == expected
+    expected = interactions_of(tmp_path, ORDERS + "".join(lines))
+    monkeypatch.setattr(_csv, "_CHUNK_ROWS", 4)
+    rows, bad = interactions_of(tmp_path, None)
+    assert rows == expected[0]
+    assert bad.equals(expected[1])
+
+
+def loaded(folder, raw):
+    """Rows of a CSV file with the columns a and b, and the table that `load_csv` returns."""
+    path = folder / "t.csv"
+    path.write_bytes(raw)
+    with duckdb.connect() as db:
+        table = _csv.load_csv(db, path, {"x": "a", "y": "b"}, "x, y, NULL::VARCHAR AS fault", ",", folder, 100)
+        return db.execute(f"SELECT line, x, y FROM ({table.query}) ORDER BY line").fetchall(), table
 
 
 CELLS = st.text(st.sampled_from('ab,"\r\n \u00e9'), max_size=5)
@@ -368,24 +403,36 @@ CELLS = st.text(st.sampled_from('ab,"\r\n \u00e9'), max_size=5)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_each_row_stands_on_the_line_that_it_starts_on(tmp_path_factory, rows, end, blank):
-    """What the csv module writes, and lines counted by splitting, give the same places."""
-    folder = tmp_path_factory.mktemp("csv")
-    places, text = [], "a,b" + end
+def test_each_row_has_the_line_that_it_starts_on(tmp_path_factory, rows, end, blank):
+    """Rows that the csv module writes, and lines counted by splitting."""
+    numbers, text = [], "a,b" + end
     for row in rows:
-        places.append(len(re.findall(r"\r\n|\r|\n", text)) + 1)
+        numbers.append(len(re.findall(r"\r\n|\r|\n", text)) + 1)
         text += written(row, end) + (end if blank else "")
-    path = folder / "t.csv"
-    path.write_bytes(text.encode())
-    table = _table_rows.open_table(path, {"x": "a", "y": "b"}, ",", folder)
-    batches = list(table.batches())
-    found = [(r["x"], r["y"]) for batch in batches for r in batch.to_pylist()]
-    lines, line = [], 0
-    for gap in (gap for batch in batches for gap in batch.column("gap").to_pylist()):
-        line += gap + 1
-        lines.append(line)
-    assert found == rows
-    assert lines == places
+    found, table = loaded(tmp_path_factory.mktemp("csv"), text.encode())
+    assert [line for line, *_ in found] == numbers
+    assert [tuple(map(uniform, row)) for _, *row in found] == [tuple(map(uniform, row)) for row in rows]
+    assert (table.faults, table.lost) == ((), 0)
+
+
+def uniform(cell):
+    return re.sub(r"\r\n?", "\n", cell or "")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.sampled_from('a,"\r '), max_size=6), max_size=12))
+def test_every_line_of_any_text_is_accounted_for(tmp_path_factory, lines):
+    text = "\n".join(["a,b", *lines, "z,z"])
+    found, table = loaded(tmp_path_factory.mktemp("csv"), text.encode())
+    split = uniform(text).split("\n")
+    assert table.lost == 0
+    assert table.lines == len(split)
+    rejected = [line for line, _ in table.faults]
+    assert sorted({1, *rejected, *(line for line, *_ in found)}) == sorted(
+        [1, *rejected, *(line for line, *_ in found)]
+    )
+    for line, first, _ in found:
+        assert split[line - 1].lstrip(" ").startswith((uniform(first).lstrip(" ").partition("\n")[0], '"'))
 
 
 def written(row, end):
@@ -400,22 +447,18 @@ def written(row, end):
     return line.text
 
 
-def test_the_manifest_says_what_the_lines_stand_for(tmp_path):
+def test_the_tables_are_read_in_place(tmp_path):
     paths = fetched(tmp_path)
     manifest = files.read_json(paths.raw_manifest)
-    assert manifest["reviews"]["path"] == "raw/reviews.jsonl"
-    assert manifest["reviews"]["stands_for"] == str(tmp_path / "orders.csv")
-    assert manifest["metadata"]["stands_for"] == str(tmp_path / "products.csv")
+    assert manifest["reviews"]["path"] == str(tmp_path / "orders.csv")
+    assert manifest["metadata"]["path"] == str(tmp_path / "products.csv")
+    assert not paths.raw.exists()
 
 
-def test_rows_that_are_all_bad_come_in_whole_batches(tmp_path):
-    """One batch a bad row would take a query for each."""
-    path = tmp_path / "t.csv"
-    path.write_text("a,b\n" + 'x,"y"z\n' * 1000)
-    table = _table_rows.open_table(path, {"x": "a"}, ",", tmp_path)
-    (batch,) = table.batches()
-    assert batch.num_rows == 1000
-    assert set(batch.column("fault").to_pylist()) == {"no CSV: ',' expected after '\"'"}
+def test_another_mapping_is_another_version_of_the_data(tmp_path):
+    first = raw_files.digest(fetched(tmp_path))
+    assert raw_files.digest(fetched(tmp_path)) == first
+    assert raw_files.digest(fetched(tmp_path, constant_rating=4)) != first
 
 
 @pytest.mark.slow

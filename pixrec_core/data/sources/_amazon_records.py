@@ -1,0 +1,121 @@
+"""Fields of Amazon Reviews 2023: review lines to interactions, metadata lines to items.
+
+Fields of the 2018 release (`asin`, `category`, `brand`, `imageURLHighRes`, ...) are read where a line lacks those of
+2023.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from pixrec_core.data.raw_table import RawTable
+from pixrec_core.data.sources import RawFiles
+from pixrec_core.data.sources._json_lines import Shape, load_json_lines
+from pixrec_core.schemas import (
+    CATEGORIES,
+    DESCRIPTION,
+    FEATURES,
+    IMAGE_URL,
+    ITEM,
+    MAIN_CATEGORY,
+    PRICE,
+    RATING,
+    STORE,
+    TIMESTAMP,
+    TITLE,
+    USER,
+)
+
+_KEY: Final = "coalesce(raw.parent_asin, raw.asin)"
+# A cast alone would round 1.5 and accept 1e3.
+_TIME: Final = """CASE WHEN NOT contains(raw.timestamp, '.') AND NOT contains(raw.timestamp, 'e')
+    THEN TRY_CAST(raw.timestamp AS BIGINT) END"""
+_STARS: Final = "TRY_CAST(raw.rating AS DOUBLE)"  # NULL for a JSON string, whose text has quotes
+
+REVIEWS: Final = Shape(
+    fields=("user_id", "parent_asin", "asin", "timestamp", "rating"),
+    columns={
+        USER: "text(raw.user_id)",
+        ITEM: f"text({_KEY})",
+        TIMESTAMP: _TIME,
+        RATING: _STARS,
+        "is_variant": "raw.asin <> raw.parent_asin",
+    },
+    fault=f"""coalesce(id_fault('user_id', raw.user_id), id_fault('parent_asin', {_KEY}), CASE
+        WHEN raw.timestamp IS NULL THEN 'timestamp is missing'
+        WHEN ({_TIME}) IS NULL THEN 'timestamp is not a whole number'
+        WHEN raw.rating IS NULL THEN 'rating is missing'
+        WHEN ({_STARS}) IS NULL THEN 'rating is not a number' END)""",
+)
+
+#: Fields of each column, in order of preference.
+_TEXTS: Final = {TITLE: ("title",), MAIN_CATEGORY: ("main_category", "main_cat"), STORE: ("store", "brand")}
+_LISTS: Final = {CATEGORIES: ("categories", "category"), FEATURES: ("features", "feature"), DESCRIPTION: (DESCRIPTION,)}
+_PHOTOS: Final = ("images", "imageURLHighRes", "imageURL")
+
+#: `list_items`: strings of a JSON list, or a single string. `photo`: the image marked MAIN, else the first with an
+#: address. `large` (500 pixels) is preferred to `hi_res`: it is larger than a model's input, at a tenth of the bytes.
+_MACROS: Final = """
+CREATE MACRO list_items(j) AS CASE
+    WHEN j[1] = '[' THEN list_transform(
+        list_filter(from_json(j, '["JSON"]')::VARCHAR[], lambda x: x[1] = '"'), lambda x: text(x))
+    WHEN j[1] = '"' THEN [text(j)] ELSE [] END;
+CREATE MACRO addresses(l) AS list_filter(list_transform(l, lambda t: address(t)), lambda t: t IS NOT NULL);
+CREATE MACRO images(j) AS list_transform(
+    CASE WHEN j[1] = '[' THEN from_json(j, '[{"variant":"VARCHAR","large":"VARCHAR","hi_res":"VARCHAR",
+        "thumb":"VARCHAR"}]') ELSE [] END,
+    lambda i: {main: i.variant = 'MAIN', url: coalesce(address(i.large), address(i.hi_res), address(i.thumb))});
+CREATE MACRO photo(j) AS coalesce(
+    list_filter(images(j), lambda i: i.main AND i.url IS NOT NULL)[1].url,
+    list_filter(images(j), lambda i: i.url IS NOT NULL)[1].url);
+"""
+
+
+def _first(fields: tuple[str, ...]) -> str:
+    """Return SQL of the first field that a line has."""
+    return f"coalesce({', '.join(f'raw.{field}' for field in fields)})"
+
+
+def _type_faults() -> str:
+    """Return SQL of the first field with the wrong JSON type."""
+    kinds = [(name, "text", '"') for names in _TEXTS.values() for name in names]
+    kinds += [(name, "a list", '["') for names in _LISTS.values() for name in names]
+    kinds += [(name, "a list", "[") for name in _PHOTOS]
+    return " ".join(
+        f"WHEN NOT contains('{start}', raw.{name}[1]) THEN '{name} is not {kind}'" for name, kind, start in kinds
+    )
+
+
+METADATA: Final = Shape(
+    fields=("parent_asin", "asin", "price", *_PHOTOS, *sum((*_TEXTS.values(), *_LISTS.values()), ())),
+    columns={
+        ITEM: f"text({_KEY})",
+        **{column: f"coalesce(text({_first(fields)}), '')" for column, fields in _TEXTS.items()},
+        **{column: f"list_items({_first(fields)})" for column, fields in _LISTS.items()},
+        PRICE: """CASE WHEN raw.price[1] = '"' THEN number(trim(text(raw.price)))
+            ELSE TRY_CAST(raw.price AS DOUBLE) END""",
+        IMAGE_URL: "coalesce(photo(raw.images), addresses(list_items(raw.imageURLHighRes))[1], "
+        "addresses(list_items(raw.imageURL))[1])",
+    },
+    fault=f"coalesce(id_fault('parent_asin', {_KEY}), CASE {_type_faults()} END)",
+    macros=_MACROS,
+)
+
+
+def load_interactions(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
+    """Load the reviews; `folder` is for temporary files.
+
+    Raises:
+        SourceError: the file is missing or empty, or expands past `max_expansion`.
+    """
+    return load_json_lines(db, raw.reviews, REVIEWS, folder, max_expansion)
+
+
+def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
+    """Load the metadata; `folder` is for temporary files.
+
+    Raises:
+        SourceError: the file is missing or empty, or expands past `max_expansion`.
+    """
+    return load_json_lines(db, raw.metadata, METADATA, folder, max_expansion)

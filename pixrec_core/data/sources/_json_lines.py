@@ -1,0 +1,113 @@
+"""JSON lines, read by DuckDB into one table row per line.
+
+DuckDB reads only the named fields of each line, on all cores, and keeps file order, so that row numbers are line
+numbers. It does not say why it cannot read a line: Python finds the reason, for rejected lines only.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from pixrec_core.data import raw_lines
+from pixrec_core.data.database import literal
+from pixrec_core.data.raw_lines import LineIndex
+from pixrec_core.data.raw_table import RawTable, fetch_row
+
+#: `text`: content of a JSON string, given the text of the JSON value (NULL for a missing field).
+#: `id_fault`: why a JSON value is not an id.
+_MACROS: Final = r"""
+CREATE MACRO text(j) AS CASE WHEN starts_with(j, '"') THEN json_extract_string(j, '$') END;
+CREATE MACRO id_fault(name, j) AS CASE
+    WHEN j IS NULL THEN name || ' is missing'
+    WHEN NOT starts_with(j, '"') THEN name || ' is not text' END;
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The fields of one kind of line. SQL refers to a field as `raw.<field>`: the text of its JSON value, or NULL.
+
+    Attributes:
+        fields: JSON keys to read.
+        columns: SQL of each canonical column.
+        fault: SQL of the reason to reject a line; NULL for a good one.
+        macros: SQL that defines the macros of the others, besides `text` and `id_fault`.
+    """
+
+    fields: tuple[str, ...]
+    columns: dict[str, str]
+    fault: str
+    macros: str = ""
+
+
+def load_json_lines(
+    db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path, max_expansion: float
+) -> RawTable:
+    """Load a file of JSON lines, plain or gzip; `folder` is for temporary files.
+
+    Raises:
+        SourceError: the file is missing or empty, or expands past `max_expansion`.
+    """
+    plain = raw_lines.unpack(path, folder, max_expansion)
+    index = _load(db, plain.path, shape, folder)
+    return RawTable(
+        path,
+        "SELECT *, rowid + 1 AS line FROM parsed",
+        partial(raw_lines.pick, plain.path, index),
+        index.count,
+        explain=_why_unreadable,
+        damage=plain.damage,
+    )
+
+
+def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path) -> LineIndex:
+    """Create the table `parsed`, whose n-th row is the n-th line.
+
+    DuckDB skips blank lines and stops at endless ones; a file that has any is read from a copy without them.
+    """
+    db.execute(_MACROS + shape.macros)
+    index = raw_lines.index(path)
+    if index.readable and _create(db, path, shape) == index.count:
+        return index
+    copy = folder / "readable.jsonl"
+    raw_lines.write_readable(path, copy)
+    rows = _create(db, copy, shape)
+    assert rows == index.count, f"{path}: {rows} rows of {index.count} lines"
+    return index
+
+
+def _create(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape) -> int:
+    keys = ", ".join(f"{field}: 'JSON'" for field in shape.fields)
+    casts = ", ".join(f"{field}::VARCHAR AS {field}" for field in shape.fields)
+    columns = ", ".join(f'{sql} AS "{name}"' for name, sql in shape.columns.items())
+    (rows,) = fetch_row(
+        db,
+        f"""CREATE OR REPLACE TABLE parsed AS SELECT {columns}, {shape.fault} AS fault FROM (
+            SELECT {casts} FROM read_json({literal(path)}, format = 'newline_delimited', compression = 'none',
+                maximum_object_size = {raw_lines.LONGEST}, ignore_errors = true, columns = {{{keys}}})) AS raw""",  # noqa: S608
+    )
+    return int(rows)
+
+
+def _why_unreadable(raw: bytes) -> str | None:  # noqa: PLR0911
+    """Return why a line is not a JSON object; None for a JSON object."""
+    if len(raw) > raw_lines.LONGEST:
+        return f"longer than {raw_lines.LONGEST:,} bytes"
+    if b"\0" in raw:
+        return "contains a NUL byte"
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return f"broken UTF-8 at byte {error.start + 1}"
+    except UnicodeEncodeError:
+        return "contains half of a surrogate pair"
+    except RecursionError:
+        return "nested too deeply"
+    except ValueError as error:
+        return f"not JSON: {error}"
+    return None if isinstance(value, dict) else "not a JSON object"
