@@ -97,16 +97,14 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
         assert figure in status
     assert status.count(" min ago)") == 18
 
-    trained_again = pixrec(
-        folder, "run", "small", "--variant", "text_only", "--stage", "ranking", "--force"
-    )
+    trained_again = pixrec(folder, "run", "small", "--variant", "text_only", "--stage", "ranking", "--force")
     assert trained_again.returncode == 0, trained_again.stderr
     assert "ranking small|text_only: built" in trained_again.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dataset", "told"),
+    ("dataset", "reported"),
     [
         ("gone", ["no/such/folder", "folder"]),
         ("hollow", ["reviews.jsonl is empty", "one JSON object a line"]),
@@ -115,16 +113,18 @@ def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
         ("nowhere", ["unknown dataset 'nowhere'", "small"]),
     ],
 )
-def test_a_mistake_is_told_with_its_mend_and_without_a_traceback(folder: Path, dataset: str, told: list[str]) -> None:
+def test_a_mistake_is_reported_with_its_fix_and_without_a_traceback(
+    folder: Path, dataset: str, reported: list[str]
+) -> None:
     done = pixrec(folder, "run", dataset)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    for words in told:
+    for words in reported:
         assert words in done.stderr
 
 
 @pytest.mark.slow
-def test_a_backbone_that_is_not_there_is_told(folder: Path) -> None:
+def test_a_backbone_that_is_not_there_is_reported(folder: Path) -> None:
     done = pixrec(folder, "run", "blind", "--variant", "text_only", *only(*DATA, "checkpoint"))
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr

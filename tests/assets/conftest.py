@@ -49,7 +49,7 @@ def pixrec(
         monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        told = capsys.readouterr()
-        return int(end.value.code or 0), told.out, told.err
+        reported = capsys.readouterr()
+        return int(end.value.code or 0), reported.out, reported.err
 
     return call

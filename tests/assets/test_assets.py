@@ -133,19 +133,21 @@ def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, set
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (CheckpointError("another process trains it"), "CheckpointError: another process trains it"),
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
-def test_what_another_try_would_not_mend_is_not_tried_again(materialise, settings: Settings, monkeypatch, error, told):
+def test_what_another_try_would_not_mend_is_not_tried_again(
+    materialise, settings: Settings, monkeypatch, error, reported
+):
     assert issubclass(CheckpointError, PixRecError)
     make(settings, DATA)
     runs = fail(monkeypatch, "checkpoint", error)
     result = materialise([pipeline.CHECKPOINT], "sample|multimodal")
     (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    assert failure.user_failure_data.description == told
+    assert failure.user_failure_data.description == reported
     assert runs == ["sample"]
 
 

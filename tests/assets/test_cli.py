@@ -1,4 +1,4 @@
-"""The command line: only what is stale is made, and a failure is told in the user's words."""
+"""The command line: only what is stale is made, and a failure is reported in the user's words."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
     assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not built")
 
 
-def test_a_refused_promotion_is_told_in_every_run_and_fails_none(pixrec, monkeypatch):
+def test_a_refused_promotion_is_reported_in_every_run_and_fails_none(pixrec, monkeypatch):
     replace_stage(monkeypatch, "promoted", run=fake_stages.refused)
     for _ in range(2):
         code, out, _ = pixrec("run", "sample", "--variant", "text_only")
@@ -89,11 +89,11 @@ def test_a_refused_promotion_is_told_in_every_run_and_fails_none(pixrec, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("passed", "told"),
+    ("passed", "reported"),
     [({"seconds": 59}, "0 min"), ({"minutes": 119}, "1 h"), ({"hours": 23}, "23 h"), ({"days": 8, "hours": 9}, "8 d")],
 )
-def test_how_fresh_it_is_is_told_in_the_largest_unit(passed, told):
-    assert format_age(timedelta(**passed)) == f"{told} ago"
+def test_how_fresh_it_is_is_reported_in_the_largest_unit(passed, reported):
+    assert format_age(timedelta(**passed)) == f"{reported} ago"
 
 
 def test_status_of_one_dataset_and_of_an_unknown_one(pixrec):
@@ -189,7 +189,7 @@ def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reported"),
     [
         (["run", "nope"], 1, "unknown dataset 'nope'"),
         (["photos", "nope"], 1, "unknown dataset 'nope'"),
@@ -202,10 +202,10 @@ def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, s
         (["--config", "nope.toml", "status"], 2, "nope.toml"),
     ],
 )
-def test_wrong_arguments_are_named(pixrec, arguments, code, told):
+def test_wrong_arguments_are_named(pixrec, arguments, code, reported):
     got, _, err = pixrec(*arguments)
     assert got == code
-    assert told in err
+    assert reported in err
 
 
 def test_a_wrong_settings_file_is_named_without_a_traceback(pixrec, tmp_path):

@@ -66,8 +66,8 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
         monkeypatch.setattr(sys, "argv", ["pixrec", command, *arguments])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        told = capsys.readouterr()
-        return int(end.value.code or 0), told.out, told.err
+        reported = capsys.readouterr()
+        return int(end.value.code or 0), reported.out, reported.err
 
     return call
 
@@ -98,9 +98,9 @@ def test_each_kind_in_each_format(pixrec, asked, kind):
     assert (code, err) == (0, "")
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in table.splitlines() if line.startswith("│")]
     assert rows == [[str(rank), item] for rank, item in enumerate(expected, 1)]
-    told = json.loads(pixrec(*arguments, "--format", "json")[1])
-    assert [each["item"] for each in told["recommendations"]] == expected
-    assert told["query"][kind[2:]] == (Path(value).name if kind == "--photo" else value)
+    reported = json.loads(pixrec(*arguments, "--format", "json")[1])
+    assert [each["item"] for each in reported["recommendations"]] == expected
+    assert reported["query"][kind[2:]] == (Path(value).name if kind == "--photo" else value)
     page = Page(pixrec(*arguments, "--format", "html")[1])
     assert [page.text.count(item) >= 1 for item in expected] == [True] * 10
     assert page.images
@@ -123,8 +123,8 @@ def test_seen_items_are_left_out_if_asked(pixrec, recommender):
     arguments = ["shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
     listed = {}
     for option in ("--allow-seen", "--filter-seen"):
-        told = json.loads(pixrec(*arguments, "--format", "json", option)[1])
-        listed[option] = [each["item"] for each in told["recommendations"]]
+        reported = json.loads(pixrec(*arguments, "--format", "json", option)[1])
+        listed[option] = [each["item"] for each in reported["recommendations"]]
     assert set(items) < set(listed["--allow-seen"])
     assert listed["--filter-seen"] == [item for item in listed["--allow-seen"] if item not in items]
 
@@ -136,15 +136,15 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
     try:
         for path, score in zip(manifests, (0.2, 0.1), strict=True):
             files.write_json(path, files.read_json(path) | {"score": score})
-        told = json.loads(pixrec("shop", "--text", "cup", "--format", "json")[1])
-        assert told["variant"] == best
+        reported = json.loads(pixrec("shop", "--text", "cup", "--format", "json")[1])
+        assert reported["variant"] == best
     finally:
         for path, body in zip(manifests, before, strict=True):
             path.write_bytes(body)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reported"),
     [
         (["shop"], 2, "give exactly one of --user, --items, --text and --photo"),
         (["shop", "--text", "cup", "--user", "u"], 2, "give exactly one of --user, --items, --text and --photo"),
@@ -163,11 +163,11 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
         (["shop", "--photo", "pixrec.toml", "--variant", "text_only"], 1, "variant text_only of shop reads no photos"),
     ],
 )
-def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, code, told):
+def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, code, reported):
     (served.settings.root / "large").write_bytes(b"\0" * 100_001)
     got, out, err = pixrec(*arguments)
     assert (got, out) == (code, "")
-    assert told in err
+    assert reported in err
     assert "Traceback" not in err
 
 

@@ -56,7 +56,7 @@ class Folders:
         """Dataset -> assets that were asked for."""
         context = dg.build_sensor_context(cursor=self.cursor, resources={"settings": self.settings})
         result: Any = new_raw_files(context)
-        self.cursor, self.told = result.cursor, result.skip_reason
+        self.cursor, self.reported = result.cursor, result.skip_reason
         keys = [request.run_key for request in result.run_requests]
         assert len(keys) == len(set(keys))
         self.keys = keys
@@ -75,7 +75,7 @@ def folders(project: Path) -> Folders:
 def test_new_datasets_are_prepared_whole_and_once(folders):
     assert folders.tick() == {"books": ALL, "films": ALL}
     assert folders.tick() == {}
-    assert folders.told.skip_message == "no file in a local folder has new content"
+    assert folders.reported.skip_message == "no file in a local folder has new content"
 
 
 def test_other_reviews_lead_to_what_reads_reviews_and_other_metadata_to_all(folders):
@@ -111,14 +111,14 @@ def test_a_file_that_is_being_copied_waits(folders):
     assert set(folders.tick()) == {"books"}
 
 
-def test_a_folder_that_is_gone_is_told_and_keeps_no_other_waiting(folders):
+def test_a_folder_that_is_gone_is_reported_and_keeps_no_other_waiting(folders):
     folders.tick()
     (folders.settings.root / "books").rename(folders.settings.root / "moved")
     folders.write("films", "reviews", '{"more": 1}\n')
     assert set(folders.tick()) == {"films"}
     assert folders.tick() == {}
-    assert "books: " in folders.told.skip_message
-    assert "is no folder; mend `folder`" in folders.told.skip_message
+    assert "books: " in folders.reported.skip_message
+    assert "is no folder; mend `folder`" in folders.reported.skip_message
 
 
 def test_what_was_prepared_before_the_sensor_was_started_is_not_prepared_again(folders, monkeypatch):

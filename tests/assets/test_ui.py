@@ -159,12 +159,12 @@ def test_the_graph_names_every_asset_and_draws_every_dependency(page: Page) -> N
 
 
 @pytest.mark.parametrize(
-    ("dataset", "status", "told"), [("books", "SUCCESS", "Success"), ("broken", "FAILURE", "Failure")]
+    ("dataset", "status", "reported"), [("books", "SUCCESS", "Success"), ("broken", "FAILURE", "Failure")]
 )
-def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launched, dataset, status, told) -> None:
+def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launched, dataset, status, reported) -> None:
     assert launched[dataset]["status"] == status
     page.open(f"/runs/{launched[dataset]['runId']}")
-    page.find(f"//*[text()='{told}']")
+    page.find(f"//*[text()='{reported}']")
     page.find(f"//*[text()='RUN_{status}']")
     page.shoot(f"run-{dataset}")
 
@@ -172,8 +172,8 @@ def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launc
 def test_an_asset_says_what_it_is_and_plots_its_numbers(page: Page, launched) -> None:
     page.open("/assets/items")
     page.click("//button[contains(., 'Plots')]", then="//canvas")
-    for told in ("Metadata lines -> the catalogue; bad lines to quarantine.", "bad/share", "Great Expectations"):
-        page.find(f"//*[text()='{told}']")
+    for reported in ("Metadata lines -> the catalogue; bad lines to quarantine.", "bad/share", "Great Expectations"):
+        page.find(f"//*[text()='{reported}']")
     page.shoot("asset")
 
 

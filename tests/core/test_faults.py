@@ -62,9 +62,9 @@ def on_small_disk(opened: Path, small_disk: Path) -> Work:
 def test_a_full_disk_is_named_and_damages_nothing(stage: Stage, on_small_disk: Work, small_disk: Path) -> None:
     work = on_small_disk
     before = content(stage.artefact(work)) if stage.artefact(work).exists() else None
-    with full(small_disk), pytest.raises(PixRecError, match=r"No space left on device") as told:
+    with full(small_disk), pytest.raises(PixRecError, match=r"No space left on device") as reported:
         stage.materialise(work)
-    assert re.search("Free disk space|make room|could not be written", str(told.value))
+    assert re.search("Free disk space|make room|could not be written", str(reported.value))
     assert stage.stamp(work) is None
     assert (content(stage.artefact(work)) if stage.artefact(work).exists() else None) == before
     if stage in DATA_STAGES:  # the others take longer
@@ -80,13 +80,13 @@ def test_a_full_disk_never_cuts_an_index_short(small_disk: Path) -> None:
     assert content(paths.item_index) == before
 
 
-def limited(folder: Path, told: Connection) -> None:
+def limited(folder: Path, reported: Connection) -> None:
     """Make sequences where no file may be larger than 20,000 bytes; runs in a process of its own."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     try:
         pipeline.SEQUENCES.materialise(Work(settings(folder), "shop"))
     except ArtefactError as error:
-        told.send(str(error))
+        reported.send(str(error))
 
 
 def test_a_file_size_limit_is_named_too(shop: Work) -> None:
