@@ -266,7 +266,7 @@ PROMOTED: Final = Stage(
     ("promotion",),
     partitioned_by="variant",
 )
-BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=4)
+BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=5)
 BLEND: Final = Stage("blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"))
 EVALUATION: Final = Stage(
     "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=4

@@ -40,6 +40,23 @@ def item_text(item: Mapping[str, Any]) -> str:
     return " ".join(f"{label} {value}" for label, value in zip(LABELS, values, strict=True) if value)
 
 
+def full_item_text(item: Mapping[str, Any]) -> str:
+    """Return all metadata fields of an item but the price, in the order of use; for methods that count words.
+
+    Args:
+        item: a row of `schemas.ITEM_SCHEMA`.
+    """
+    values = (
+        item[schemas.TITLE],
+        item[schemas.MAIN_CATEGORY],
+        *(item[schemas.CATEGORIES] or ()),
+        item[schemas.STORE],
+        *(item[schemas.FEATURES] or ()),
+        *(item[schemas.DESCRIPTION] or ()),
+    )
+    return "\n".join(_distinct([value for value in values if value]))
+
+
 def _distinct(values: Sequence[str]) -> list[str]:
     """Non-empty values in their order, each once."""
     return list(dict.fromkeys(value for value in values if value))

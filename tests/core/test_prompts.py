@@ -17,6 +17,13 @@ def test_all_fields_in_their_order() -> None:
     assert prompts.item_text(ITEM) == expected
 
 
+def test_the_full_text_has_every_field_but_the_price_once() -> None:
+    item = ITEM | {"main_category": "Home", "description": ["A cushion.", ""]}
+    lines = ["Wool cushion", "Home", "Living", "Cushions", "Arlen", "Soft", "Warm", "Washable", "Light", "A cushion."]
+    assert prompts.full_item_text(item) == "\n".join(lines)
+    assert prompts.full_item_text(dict.fromkeys(item)) == ""
+
+
 def test_empty_fields_are_left_out() -> None:
     bare = {"title": "Wool cushion", "categories": None, "store": "", "features": [], "price": None}
     assert prompts.item_text(bare) == "Title: Wool cushion"
