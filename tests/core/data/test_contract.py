@@ -75,6 +75,14 @@ def test_a_good_file_holds(paths):
     assert failed(paths) == set()
 
 
+def test_a_file_that_its_stage_accepted_is_not_profiled_again(paths, monkeypatch):
+    monkeypatch.setattr(contract, "check", lambda paths: pytest.fail(f"{paths} are profiled again"))
+    contract.require_valid(paths)
+    spoil(paths, "DELETE FROM items")
+    with pytest.raises(pytest.fail.Exception, match="profiled again"):
+        contract.require_valid(paths)
+
+
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.severity == "error"], ids=lambda r: r.name)
 def test_each_broken_rule_is_named_and_refused(paths, rule):
     spoil(paths, BREAKS[rule.name])
