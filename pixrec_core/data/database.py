@@ -58,7 +58,7 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     files.require(path)
     with _damage_named(path), duckdb.connect(path, read_only=True) as connection:
-        # not at connecting: connections of one process to one file must be configured alike
+        # set afterwards: connections of one process to one file must be opened with the same configuration
         for name, value in CONFIG.items():
             connection.execute(f"SET {name} = {literal(value)}")
         yield connection

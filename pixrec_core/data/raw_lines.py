@@ -1,4 +1,4 @@
-"""Raw files as plain, countable lines, whatever they are packed in and however they are damaged."""
+"""Raw files as plain lines that can be counted, even if they are compressed or damaged."""
 
 import gzip
 import zlib
@@ -18,7 +18,7 @@ LONGEST: Final = 16 << 20
 BOM: Final = b"\xef\xbb\xbf"
 CHUNK: Final = 1 << 20  # bytes read at a time
 UNPACKED: Final = "unpacked"
-ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any packed file may hold: what is small harms nobody
+ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any gzip file may expand to
 
 _STRETCH = 1 << 18  # fits a core's cache
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -113,7 +113,7 @@ def require_content(path: Path) -> None:
 
 @dataclass(frozen=True)
 class LineIndex:
-    """Where the lines of a plain file lie.
+    """Positions of the lines of a plain file.
 
     Attributes:
         count: number of lines, blank ones too.
@@ -154,7 +154,7 @@ def lines(path: Path) -> Iterator[bytes]:
 def pick(path: Path, found: LineIndex, numbers: Iterable[int]) -> Iterator[bytes]:
     """The lines of these numbers (from 1, ascending), as `lines` gives them; stretches without any are not read."""
     with path.open("rb") as file:
-        here = 1  # number of the line that `file` stands before
+        here = 1  # number of the line at the position of `file`
         for number in numbers:
             stretch = bisect_left(found.ends, number - 1)  # where the line before it ends
             first = found.ends[stretch - 1] + 2 if stretch else 1  # the first line that starts behind a seen line end

@@ -1,7 +1,6 @@
-"""Profiles of catalogue, interactions and photos: every number that their contracts speak of.
+"""Profiles of catalogue, interactions and photos: the numbers that their contracts check.
 
-Each is one row whatever the size of its artefact. Shares lie between 0 and 1, and are 0 of no
-rows; quantiles of no rows are None.
+Each profile is one row. Shares are between 0 and 1, and 0 for a table without rows, whose quantiles are None.
 """
 
 from typing import Any, Final
@@ -28,8 +27,8 @@ SELECT
 FROM read_parquet($items)
 """
 
-#: In order means in the file's own order: windows over nothing follow it, and sort nothing. Rows in order have those
-#: that they are tied with beside them.
+#: Order is that of the file: a window without ORDER BY follows it and does not sort. In sorted rows, tied rows are
+#: neighbours.
 _INTERACTIONS: Final = """
 WITH bought AS (FROM read_parquet($interactions)),
 neighbours AS (
@@ -85,7 +84,7 @@ FROM rows, people, repeats, pairs, known
 
 
 def items(paths: DatasetPaths) -> Profile:
-    """Of items.parquet.
+    """Return the profile of items.parquet.
 
     Raises:
         MissingArtefactError: it has not been made.
@@ -95,7 +94,7 @@ def items(paths: DatasetPaths) -> Profile:
 
 
 def interactions(paths: DatasetPaths) -> Profile:
-    """Of interactions.parquet, beside items.parquet.
+    """Return the profile of interactions.parquet, compared with items.parquet.
 
     Raises:
         MissingArtefactError: one of them has not been made.
@@ -112,7 +111,7 @@ def interactions(paths: DatasetPaths) -> Profile:
 
 
 def images(paths: DatasetPaths) -> Profile:
-    """Of images.parquet, beside items.parquet and the stored photos.
+    """Return the profile of images.parquet, compared with items.parquet and the stored photos.
 
     Raises:
         MissingArtefactError: one of them has not been made.

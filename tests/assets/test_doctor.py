@@ -69,7 +69,7 @@ def test_a_missing_source(doctor):
     write('[datasets.books.source]\nkind = "amazon_2023"\nfolder = "nowhere"\n')
     code, found = doctor()
     assert (code, found["source books"][0]) == (1, "fault")
-    assert "nowhere is no folder; mend `folder`" in found["source books"][1]
+    assert "nowhere is not a folder; correct `folder`" in found["source books"][1]
 
 
 @pytest.mark.parametrize("home", ["relative", "/proc/nowhere"])

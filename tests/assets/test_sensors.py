@@ -118,7 +118,7 @@ def test_a_folder_that_is_gone_is_reported_and_keeps_no_other_waiting(folders):
     assert set(folders.tick()) == {"films"}
     assert folders.tick() == {}
     assert "books: " in folders.reported.skip_message
-    assert "is no folder; mend `folder`" in folders.reported.skip_message
+    assert "is not a folder; correct `folder`" in folders.reported.skip_message
 
 
 def test_what_was_prepared_before_the_sensor_was_started_is_not_prepared_again(folders, monkeypatch):

@@ -1,6 +1,6 @@
-"""Amazon Reviews 2023: a category by its name, two URLs, or local files; or any shop in the same shape.
+"""Amazon Reviews 2023: a category by its name, two URLs, or local files; or any shop in the same format.
 
-A category's files lie at `{base_url}/raw/review_categories/{Category}.jsonl.gz` and
+A category's files are at `{base_url}/raw/review_categories/{Category}.jsonl.gz` and
 `{base_url}/raw/meta_categories/meta_{Category}.jsonl.gz` (https://amazon-reviews-2023.github.io).
 """
 
@@ -25,7 +25,7 @@ _PREFIX = "meta_"
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
-#: The three ways to say where the files are, and the options that go with each alone.
+#: The three ways to name the files, and the options that only go with each.
 WAYS: Final = {
     "folder": ("reviews", "metadata", "serve_photos"),
     "category": ("base_url",),
@@ -34,15 +34,15 @@ WAYS: Final = {
 
 
 class Options(BaseModel):
-    """Fields of `[datasets.<name>.source]` beside `kind = "amazon_2023"`."""
+    """Fields of `[datasets.<name>.source]` besides `kind = "amazon_2023"`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path | None = Field(None, description="where both files lie; relative to the folder of pixrec.toml")
-    reviews: str | None = Field(None, description="name of the reviews file in `folder`; none: the one there is")
-    metadata: str | None = Field(None, description="name of the metadata file in `folder`; none: the one there is")
+    folder: Path | None = Field(None, description="folder of both files; relative to the folder of pixrec.toml")
+    reviews: str | None = Field(None, description="name of the reviews file in `folder`; none: the only one")
+    metadata: str | None = Field(None, description="name of the metadata file in `folder`; none: the only one")
     serve_photos: bool | None = Field(
-        None, description="whether the folder holds the photos too; none: it does if it has a folder `images`"
+        None, description="whether the folder has the photos too; none: if it has a folder `images`"
     )
     category: str | None = Field(None, description="one of the release, such as Magazine_Subscriptions; downloaded")
     base_url: Url = Field(
@@ -74,12 +74,12 @@ class Options(BaseModel):
         if strange:
             raise ValueError(f"{', '.join(strange)} cannot go with `{ways[0]}`")
         if self.reviews_url and not self.metadata_url:
-            raise ValueError("`reviews_url` needs `metadata_url` beside it")
+            raise ValueError("`reviews_url` needs `metadata_url` too")
         return self
 
     @property
     def urls(self) -> tuple[str, str] | None:
-        """URLs of reviews and metadata; None where both are local."""
+        """URLs of reviews and metadata; None if both are local."""
         if self.category:
             raw = f"{self.base_url.rstrip('/')}/raw"
             return (
@@ -93,7 +93,7 @@ def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
     """Find both files, or download them.
 
     Raises:
-        SourceError: no such folder, no telling which files are meant, or a download failed.
+        SourceError: the folder is missing, it is not clear which files are meant, or a download failed.
     """
     if options.urls:
         return _downloaded(options, options.urls, raw)
@@ -104,7 +104,7 @@ def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
 
 
 def _downloaded(options: Options, urls: tuple[str, str], raw: Path) -> RawFiles:
-    """Names that do not follow the URL: another category takes the place of the one before."""
+    """Download both files under fixed names, so that another category replaces the previous one."""
     packed = [".gz" if url.partition("?")[0].endswith(".gz") else "" for url in urls]
     reviews, metadata = raw / f"reviews.jsonl{packed[0]}", raw / f"meta.jsonl{packed[1]}"
     download(urls[0], reviews, options.reviews_sha256)
@@ -114,7 +114,7 @@ def _downloaded(options: Options, urls: tuple[str, str], raw: Path) -> RawFiles:
 
 
 def _remove_others(raw: Path, names: set[str]) -> None:
-    """Remove what another source or URL left in the folder, but for the notes of these downloads."""
+    """Remove files of another source or URL from the folder, but keep the notes of these downloads."""
     kept = names | {f".{name}.json" for name in names}
     for path in raw.iterdir():
         if path.name not in kept:
@@ -122,7 +122,7 @@ def _remove_others(raw: Path, names: set[str]) -> None:
 
 
 def watched(options: Options, root: Path) -> list[Path]:
-    """The reviews file and the metadata file; none where they are downloaded: the server is asked at a run only.
+    """Return the reviews file and the metadata file; none if they are downloaded, since only a run asks the server.
 
     Raises:
         SourceError: as `fetch`.
@@ -148,12 +148,12 @@ def _folder(options: Options, root: Path) -> Path:
     assert options.folder is not None, "asked for the folder of files that are downloaded"
     folder = (root / options.folder.expanduser()).resolve()
     if not folder.is_dir():
-        raise SourceError(f"{folder} is no folder; mend `folder` in [datasets.<name>.source] of pixrec.toml")
+        raise SourceError(f"{folder} is not a folder; correct `folder` in [datasets.<name>.source] of pixrec.toml")
     return folder
 
 
 def _pairs(folder: Path) -> list[tuple[str, str]]:
-    """Names of reviews and metadata that belong together."""
+    """Return the names of reviews and metadata that belong together."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
     stems = sorted(name.partition(".jsonl")[0] for name in names if name.endswith(_ENDINGS))
     partners = {stem: "meta" if stem == "reviews" else _PREFIX + stem for stem in stems}

@@ -31,7 +31,7 @@ class _Section(BaseModel):
 
 
 class InteractionColumns(_Section):
-    """The columns of the interactions file, by what they hold."""
+    """The columns of the interactions file, by their content."""
 
     user: Column = Field(description="id of the user")
     item: Column = Field(description="id of the item, as in the items file")
@@ -40,7 +40,7 @@ class InteractionColumns(_Section):
 
 
 class ItemColumns(_Section):
-    """The columns of the items file, by what they hold; lists are JSON, Parquet's own, or one text (`separator`)."""
+    """The columns of the items file, by their content; lists are JSON, Parquet lists, or one text (`separator`)."""
 
     item: Column = Field(description="id of the item")
     title: Column | None = Field(None, description="name")
@@ -54,14 +54,14 @@ class ItemColumns(_Section):
 
 
 class Options(_Section):
-    """Fields of `[datasets.<name>.source]` beside `kind = "tables"`."""
+    """Fields of `[datasets.<name>.source]` besides `kind = "tables"`."""
 
     interactions: Path = Field(description="CSV (plain or .gz) or Parquet; relative to the folder of pixrec.toml")
     items: Path = Field(description="likewise")
     interaction_columns: InteractionColumns
     item_columns: ItemColumns
     photos: Path | None = Field(None, description="folder of the files that `image` names; none: they are URLs")
-    time_unit: TimeUnit | None = Field(None, description="s, ms, us (since 1970) or iso; none: told from the values")
+    time_unit: TimeUnit | None = Field(None, description="s, ms, us (since 1970) or iso; none: guessed from the values")
     constant_rating: float = Field(5.0, ge=0, le=5, description="stars of every interaction without a rating column")
     separator: str | None = Field(None, min_length=1, description="between the texts of a list that is one text")
     delimiter: str = Field(",", min_length=1, max_length=1, description="between the cells of CSV")

@@ -65,7 +65,7 @@ def test_takes_the_named_files(tmp_path):
 
 
 def test_names_a_missing_folder_as_resolved(tmp_path):
-    with pytest.raises(SourceError, match=rf"{tmp_path}/nowhere is no folder; mend `folder`"):
+    with pytest.raises(SourceError, match=rf"{tmp_path}/nowhere is not a folder; correct `folder`"):
         amazon_2023.fetch(Options(folder=Path("x/../nowhere")), tmp_path, tmp_path)
 
 
