@@ -34,7 +34,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict:
         merge(model)
 
     monkeypatch.setattr(DualTowerTrainer, "create_optimizer", create_optimizer)
-    monkeypatch.setattr(tuning, "merge", merged)
+    monkeypatch.setattr(tuning, "merge_lora_adapters", merged)
     return seen
 
 
