@@ -315,8 +315,8 @@ def test_the_source_that_is_shown_brings_what_the_next_stages_read(tmp_path):
     assert names["watched"](options, tmp_path) == [tmp_path / "ratings.dat", tmp_path / "movies.dat"]
 
 
-def test_the_baseline_that_is_shown_counts_by_hand():
-    fitted = examples()["A baseline"]["fit"](make_train_data([[0, 1], [0, 2], [1, 0, 1]], 4))
+def test_the_shown_method_counts_pairs():
+    fitted = examples()["A method"]["fit"](make_train_data([[0, 1], [0, 2], [1, 0, 1]], 4))
     assert fitted.scores(ItemLists.from_lists([[2, 0], [3]])).tolist() == [[3, 2, 1, 0], [0, 0, 0, 0]]
 
 
