@@ -108,7 +108,7 @@ def test_a_failure_skips_only_dependent_stages(datasets, size):
     of_variant = {f"{stage} a|text_only" for stage in ("item_index", "ranking", "promoted")}
     assert skipped == of_variant | {"blend a", "evaluation a", "report a"}
     assert [key for key, state in states.items() if state is State.FAILED] == ["item_vectors a|text_only"]
-    assert list(states.values()).count(State.BUILT) == 2 * RUNS - 6
+    assert list(states.values()).count(State.BUILT) == 2 * RUNS - 7
 
 
 def test_the_inputs_of_a_stale_stage_are_inspected_once(datasets, monkeypatch):
