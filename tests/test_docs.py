@@ -74,8 +74,8 @@ REFUSED = {"pixrec run shop --stage raw"}
 SMALL = {
     "PIXREC_VARIANTS": '["multimodal"]',
     "PIXREC_TRAINING__EPOCHS": "1",
-    "PIXREC_TRAINING__WINDOW": "4",
-    "PIXREC_MODEL__DIMENSION": "16",
+    "PIXREC_TRAINING__MAX_HISTORY_LEN": "4",
+    "PIXREC_MODEL__EMBEDDING_DIM": "16",
     "PIXREC_MODEL__ITEM_TOKENS": "8",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
