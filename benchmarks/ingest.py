@@ -106,7 +106,7 @@ class PixRec:
             "sequences": "FROM sequences",
             "counts": "SELECT item, train_count FROM items",
         }
-        with database.reading(self.paths.sequences) as db:
+        with database.open_read_only(self.paths.sequences) as db:
             for name, query in tables.items():
                 db.execute(f"COPY ({query}) TO {database.literal(outcome(self.target, name))}")
 

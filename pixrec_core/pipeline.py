@@ -31,7 +31,7 @@ def items(work: Work) -> Stats:
     from pixrec_core.data import items as module
 
     stats = module.build(work.dataset_settings.ingest, work.paths)
-    return stats | {"profile": contract.enforce("items", work.paths)}
+    return stats | {"profile": contract.require_valid("items", work.paths)}
 
 
 def interactions(work: Work) -> Stats:
@@ -40,7 +40,7 @@ def interactions(work: Work) -> Stats:
     from pixrec_core.data import interactions as module
 
     stats = module.build(work.dataset_settings.ingest, work.paths)
-    return stats | {"profile": contract.enforce("interactions", work.paths)}
+    return stats | {"profile": contract.require_valid("interactions", work.paths)}
 
 
 def images(work: Work) -> Stats:
@@ -49,7 +49,7 @@ def images(work: Work) -> Stats:
     from pixrec_core.data import images as module
 
     stats = module.download_images(work.dataset_settings.images, work.paths, work.engine)
-    return stats | {"profile": contract.enforce("images", work.paths)}
+    return stats | {"profile": contract.require_valid("images", work.paths)}
 
 
 def sequences(work: Work) -> Stats:

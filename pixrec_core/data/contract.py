@@ -1,8 +1,11 @@
-"""Artefacts held to the data contract (`rules`).
+"""The data contract: what an artefact must fulfil before a model is trained or evaluated on it.
 
-Great Expectations reads neither Polars nor DuckDB, so DuckDB measures an artefact (`profile`,
-`source_profiles`) and Great Expectations holds the one row of numbers against the artefact's
-suite. That also keeps memory flat: a million interactions reach it as one row.
+A rule is one number of the artefact's profile and its allowed range. Counts of invalid rows must be 0. A share outside
+its range makes results doubtful rather than wrong, so it is a warning.
+
+Great Expectations reads neither Polars nor DuckDB. DuckDB therefore measures an artefact (`profile`,
+`source_profiles`), and Great Expectations validates the measurements, which are a single row for any number of
+interactions.
 """
 
 import logging
@@ -11,19 +14,110 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pixrec_core import files
 from pixrec_core.data import database, source_profiles
-from pixrec_core.data.profile import profile
-from pixrec_core.data.rules import RULES, Artefact, Rule, Severity
+from pixrec_core.data.profile import profile_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 
+Artefact = Literal["items", "interactions", "images", "sequences"]
+Severity = Literal["error", "warn"]
+
 _log: Final = logging.getLogger(__name__)
 
-#: Measures of the artefacts that are held to the contract where they lie; sequences are before they get there.
-_MEASURES: Final[dict[Artefact, Callable[[DatasetPaths], source_profiles.Profile]]] = {
+
+@dataclass(frozen=True)
+class Rule:
+    """One number of a profile and its allowed range, inclusive.
+
+    Attributes:
+        name: of the number.
+        low: smallest allowed value.
+        high: largest allowed value; None allows any.
+        warning: sentence to log if the rule is broken, with `{}` for the observed share; empty makes it an error.
+    """
+
+    name: str
+    low: float = 0
+    high: float | None = 0
+    warning: str = ""
+
+    @property
+    def severity(self) -> Severity:
+        return "warn" if self.warning else "error"
+
+    @property
+    def expected(self) -> str:
+        if self.high is None:
+            return f"at least {self.low:g}"
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+
+
+RULES: Final[dict[Artefact, tuple[Rule, ...]]] = {
+    "items": (
+        Rule("rows", low=2, high=None),
+        Rule("rows_without_id"),
+        Rule("rows_with_repeated_id"),
+        Rule("rows_with_impossible_price"),
+        Rule("share_with_title", 0.9, 1, "{} of items have a title (90 % or more is usual)"),
+        Rule("share_with_image_url", 0.5, 1, "{} of items have a photo URL (50 % or more is usual)"),
+    ),
+    "interactions": (
+        Rule("users", low=2, high=None),
+        Rule("items", low=2, high=None),
+        Rule("rows_with_nulls"),
+        Rule("rows_without_id"),
+        Rule("rows_repeated"),
+        Rule("rows_with_impossible_time"),
+        Rule("rows_with_impossible_rating"),
+        Rule("rows_out_of_order"),
+        Rule("share_of_known_items", 0.9, 1, "{} of interactions are with a known item (90 % or more is usual)"),
+    ),
+    "images": (
+        Rule("rows_with_repeated_item"),
+        Rule("rows_of_unknown_items"),
+        Rule("rows_with_unknown_status"),
+        Rule("failures_without_reason"),
+        Rule("photos_without_size"),
+        Rule("photos_without_sha256"),
+        Rule("photos_without_file"),
+        Rule("share_failed", 0, 0.1, "{} of photos failed (10 % or less is usual)"),
+        Rule("image_coverage", 0.5, 1, "{} of items have a photo (50 % or more is usual)"),
+    ),
+    # In-batch negatives need two users and two items.
+    "sequences": (
+        Rule("train_users", low=2, high=None),
+        Rule("validation_users", low=1, high=None),
+        Rule("test_users", low=1, high=None),
+        Rule("items", low=2, high=None),
+        Rule("items_without_id"),
+        Rule("items_with_repeated_id"),
+        Rule("items_with_wrong_train_count"),
+        Rule("interactions_with_nulls"),
+        Rule("interactions_of_unknown_items"),
+        Rule("interactions_without_time"),
+        Rule("interactions_with_impossible_rating"),
+        Rule("interactions_out_of_order"),
+        Rule("interactions_of_wrong_split"),
+        Rule("sequences_with_nulls"),
+        Rule("sequences_repeated"),
+        Rule("sequences_of_unknown_split"),
+        Rule("sequence_places_of_unknown_items"),
+        Rule("users_unlike_their_interactions"),
+        Rule("users_with_overlapping_splits"),
+        Rule("image_coverage", 0.5, 1, "{} of items have a photo (50 % or more is usual)"),
+        Rule(
+            "share_tied_test", 0, 0.5,
+            "{} of test targets were bought at the same instant as another item: the order of the file decided them",
+        ),
+        Rule("share_cold_test_targets", 0, 0.5, "{} of test targets are cold items (50 % or less is usual)"),
+    ),
+}  # fmt: skip
+
+#: Sequences are measured before they are at their path, so they have no entry.
+_PROFILES: Final[dict[Artefact, Callable[[DatasetPaths], source_profiles.Profile]]] = {
     "items": source_profiles.items,
     "interactions": source_profiles.interactions,
     "images": source_profiles.images,
@@ -32,7 +126,7 @@ _MEASURES: Final[dict[Artefact, Callable[[DatasetPaths], source_profiles.Profile
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of one rule; `observed` is None where there was nothing to measure, which is never a pass."""
+    """Result of one rule; `observed` is None if there was nothing to measure, which never passes."""
 
     name: str
     passed: bool
@@ -47,8 +141,8 @@ class CheckResult:
 
 @cache
 def _great_expectations() -> tuple[Any, Any]:
-    """The module, and where rows go; imported on first use (seconds), telemetry off."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read on import
+    """Return the module and a batch definition for data frames; imported on first use, which takes seconds."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports sre_constants
         import great_expectations as gx
@@ -62,7 +156,7 @@ def _great_expectations() -> tuple[Any, Any]:
 
 @cache
 def _suite(artefact: Artefact) -> Any:
-    """The expectations look at a column's minimum rather than its values: of those a null would pass."""
+    """Return the expectations; they are about a column's minimum, since a null value would pass."""
     gx, _ = _great_expectations()
     suite = gx.ExpectationSuite(name=artefact)
     for rule in RULES[artefact]:
@@ -77,102 +171,93 @@ def _suite(artefact: Artefact) -> Any:
     return suite
 
 
-def validate(artefact: Artefact, measured: dict[str, Any]) -> list[CheckResult]:
-    """Hold a profile against the contract.
+def validate_profile(artefact: Artefact, profile: dict[str, Any]) -> list[CheckResult]:
+    """Return one result per rule of the artefact, in the order of `RULES`.
 
     Args:
-        artefact: whose rules hold.
-        measured: one number a name, as its profile has them.
-
-    Returns:
-        One result a rule, in their order.
+        artefact: whose rules apply.
+        profile: measured numbers by name.
     """
     import pandas as pd
 
     _, batch_definition = _great_expectations()
-    batch = batch_definition.get_batch({"dataframe": pd.DataFrame([measured]).astype(float)})
+    batch = batch_definition.get_batch({"dataframe": pd.DataFrame([profile]).astype(float)})
     outcomes = {each.expectation_config.kwargs["column"]: each for each in batch.validate(_suite(artefact)).results}
-    return [_result(rule, outcomes[rule.name]) for rule in RULES[artefact]]
-
-
-def _result(rule: Rule, outcome: Any) -> CheckResult:
-    observed = outcome.result.get("observed_value")
-    number = None if observed is None else float(observed)
-    return CheckResult(rule.name, bool(outcome.success), number, rule.expected, rule.severity)
-
-
-def broken(results: list[CheckResult]) -> list[CheckResult]:
-    """The failed checks that make an artefact unfit; warnings do not."""
-    return [r for r in results if not r.passed and r.severity == "error"]
-
-
-def hold(artefact: Artefact, measured: dict[str, Any], paths: DatasetPaths) -> list[CheckResult]:
-    """Validate a profile, write all results and log what only warns; it is for the caller to refuse."""
-    results = validate(artefact, measured)
-    write(artefact, results, paths)
-    for result in results:
-        if not result.passed and result.severity == "warn":
-            _log.warning("data contract of %s: %s", artefact, result)
+    results = []
+    for rule in RULES[artefact]:
+        observed = outcomes[rule.name].result.get("observed_value")
+        number = None if observed is None else float(observed)
+        results.append(CheckResult(rule.name, bool(outcomes[rule.name].success), number, rule.expected, rule.severity))
     return results
 
 
-def write(artefact: Artefact, results: list[CheckResult], paths: DatasetPaths) -> None:
-    """Write a list of all results: of the last artefact made, whether it was accepted or refused."""
+def failed_errors(results: list[CheckResult]) -> list[CheckResult]:
+    """Return the failed checks of severity "error", which make an artefact unusable."""
+    return [result for result in results if not result.passed and result.severity == "error"]
+
+
+def check_profile(artefact: Artefact, profile: dict[str, Any], paths: DatasetPaths) -> list[CheckResult]:
+    """Validate a profile, write all results, log failed warnings, and return the failed errors."""
+    results = validate_profile(artefact, profile)
+    write_results(artefact, results, paths)
+    for rule, result in zip(RULES[artefact], results, strict=True):
+        if rule.warning and not result.passed:
+            share = "an unknown share" if result.observed is None else f"{100 * result.observed:.3g} %"
+            _log.warning("warning: %s", rule.warning.format(share))
+    return failed_errors(results)
+
+
+def write_results(artefact: Artefact, results: list[CheckResult], paths: DatasetPaths) -> None:
+    """Write the results of the artefact that was built last, whether it was accepted or rejected."""
     files.write_json(paths.contract(artefact), [asdict(result) for result in results])
 
 
-def enforce(artefact: Artefact, paths: DatasetPaths) -> dict[str, Any]:
-    """Measure an artefact that was just made and hold it to its contract.
-
-    Returns:
-        The profile, without what the contract holds to 0.
+def require_valid(artefact: Artefact, paths: DatasetPaths) -> dict[str, Any]:
+    """Measure and validate an artefact that was just built; return its profile without the rules that demand 0.
 
     Raises:
-        ContractError: the artefact breaks its contract; its stage then leaves no stamp, so nothing reads it.
-        ArtefactError: it is damaged.
+        ContractError: the artefact breaks its contract. Its stage then writes no stamp, so no other stage reads it.
+        ArtefactError: the artefact is damaged.
     """
-    measured = _MEASURES[artefact](paths)
-    failed = broken(hold(artefact, measured, paths))
-    if failed:
+    profile = _PROFILES[artefact](paths)
+    if failed := check_profile(artefact, profile, paths):
         raise ContractError(
-            "\n  ".join([f"{artefact} in {paths.root} break their data contract; mend the source:", *map(str, failed)])
+            "\n  ".join([f"{artefact} in {paths.root} break the data contract; correct the source:", *map(str, failed)])
         )
-    return informative_metrics(artefact, measured)
+    return informative_metrics(artefact, profile)
 
 
-def informative_metrics(artefact: Artefact, measured: dict[str, Any]) -> dict[str, Any]:
-    """A profile without the numbers that are 0 in every accepted artefact."""
-    always = {rule.name for rule in RULES[artefact] if rule.high == 0}
-    return {name: number for name, number in measured.items() if name not in always}
+def informative_metrics(artefact: Artefact, profile: dict[str, Any]) -> dict[str, Any]:
+    """Return a profile without the numbers that are 0 in every accepted artefact."""
+    always_zero = {rule.name for rule in RULES[artefact] if rule.high == 0}
+    return {name: number for name, number in profile.items() if name not in always_zero}
 
 
-def check(paths: DatasetPaths) -> list[CheckResult]:
-    """Measure the stored sequences file anew and hold it against the contract.
+def validate_sequences(paths: DatasetPaths) -> list[CheckResult]:
+    """Measure and validate the stored sequences file.
 
     Raises:
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
-    with database.reading(paths.sequences) as connection:
-        measured = profile(connection)
-    return validate("sequences", measured)
+    with database.open_read_only(paths.sequences) as connection:
+        return validate_profile("sequences", profile_sequences(connection))
 
 
-def require_valid(paths: DatasetPaths) -> None:
-    """Refuse a sequences file that breaks its contract, as one that was edited by hand may.
+def require_valid_sequences(paths: DatasetPaths) -> None:
+    """Reject a sequences file that breaks its contract, such as one that was edited by hand.
 
     The results that the sequences stage wrote are trusted unless the file has changed since.
 
     Raises:
-        ContractError: names every broken rule.
+        ContractError: lists every broken rule.
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
     if _is_accepted(paths):
         return
-    failed = broken(check(paths))
-    if failed:
-        lines = [f"{paths.sequences} breaks its data contract; build it again with `pixrec run`:", *map(str, failed)]
+    if failed := failed_errors(validate_sequences(paths)):
+        lines = [f"{paths.sequences} breaks the data contract; build it again with `pixrec run`:", *map(str, failed)]
         raise ContractError("\n  ".join(lines))
 
 
@@ -182,4 +267,4 @@ def _is_accepted(paths: DatasetPaths) -> bool:
     modified = files.require(paths.sequences).stat().st_mtime_ns
     if not stored.exists() or stored.stat().st_mtime_ns <= modified:
         return False
-    return not broken([CheckResult(**result) for result in files.read_json(stored)])
+    return not failed_errors([CheckResult(**result) for result in files.read_json(stored)])

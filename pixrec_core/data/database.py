@@ -1,7 +1,7 @@
-"""DuckDB the way PixRec uses it: one writer under a temporary name, then readers only.
+"""DuckDB connections: a database file has one writer, under a temporary name, and then only readers.
 
-Two processes that open one file for writing fail at once, so no file is written twice: a writer
-makes a new one that takes the old one's place, and a reader never locks anybody out.
+Two processes that open one file for writing fail at once. A writer therefore creates a new file, which replaces the old
+one when it is complete.
 """
 
 import glob
@@ -19,25 +19,25 @@ from pixrec_core.errors import ArtefactError
 
 _THREADS: Final = min(os.cpu_count() or 1, 8)
 
-Config = dict[str, str | bool | int | float | list[str]]  # as DuckDB's own stubs have it
+Config = dict[str, str | bool | int | float | list[str]]  # the type in DuckDB's stubs
 
-#: Of one connection; what does not fit spills to disk. With less than 256 MB a thread, sorts and joins of many millions
-#: of rows can fail for want of memory; with more, DuckDB holds more of a large input and is no faster for it.
+#: Configuration of a connection; what exceeds the memory limit spills to disk. With less than 256 MB per thread, sorts
+#: and joins of many millions of rows can run out of memory; with more, DuckDB buffers more input and is no faster.
 CONFIG: Final[Config] = {"threads": _THREADS, "memory_limit": f"{max(512, 256 * _THREADS)}MB"}
-#: For queries that something slower waits between, and that leave memory to it.
-SMALL: Final[Config] = CONFIG | {"threads": 1, "memory_limit": "128MB"}
+#: For queries that alternate with slower work, which needs the memory.
+LOW_MEMORY: Final[Config] = CONFIG | {"threads": 1, "memory_limit": "128MB"}
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to a new database file, closed at the end so that nothing waits in a write-ahead log.
+def create_database(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a connection to a new database file; closing it writes everything to the file.
 
     Raises:
         ArtefactError: an input of a query is damaged, or the disk or memory is full.
     """
     leftovers = [path.with_name(path.name + suffix) for suffix in ("", ".wal", ".spill")]
     spill = leftovers[-1]
-    for leftover in leftovers:  # a killed run's log would be replayed into the new file
+    for leftover in leftovers:  # DuckDB would replay the log of a killed run into the new file
         files.remove(leftover)
     try:
         with duckdb.connect(path, config=CONFIG | {"temp_directory": str(spill)}) as connection:
@@ -49,15 +49,15 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection; any number of processes may hold one.
+def open_read_only(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a read-only connection; any number of processes may have one.
 
     Raises:
-        MissingArtefactError: no such file.
-        ArtefactError: it is no DuckDB file, or lacks a table or column.
+        MissingArtefactError: the file does not exist.
+        ArtefactError: it is not a DuckDB file, or lacks a table or column.
     """
     files.require(path)
-    with _damage_named(path), duckdb.connect(path, read_only=True) as connection:
+    with _reporting_damage(path), duckdb.connect(path, read_only=True) as connection:
         # set afterwards: connections of one process to one file must be opened with the same configuration
         for name, value in CONFIG.items():
             connection.execute(f"SET {name} = {literal(value)}")
@@ -65,48 +65,47 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 class ReadOnlyDatabase:
-    """A file that is read only and stays open, for many small queries, by several threads at once.
+    """A database file that stays open for many small queries from several threads.
 
-    It goes on with the file that was there when it was opened. A plain connection that stays open would be shared with
-    all later ones to its path, so that these missed a new file in its place; this one is attached to a database of its
-    own.
+    It keeps reading the file that existed when it was opened. The file is attached to a separate in-memory database: a
+    plain connection would be shared with all later ones to the same path, and these would miss a new file.
 
     Args:
         path: of the file.
 
     Raises:
-        MissingArtefactError: no such file.
-        ArtefactError: it is no DuckDB file.
+        MissingArtefactError: the file does not exist.
+        ArtefactError: it is not a DuckDB file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = files.require(path)
-        with _damage_named(path):
-            self._connection = duckdb.connect(config=SMALL)
-            self._connection.execute(f"ATTACH {literal(path)} AS held (READ_ONLY)")
+        with _reporting_damage(path):
+            self._connection = duckdb.connect(config=LOW_MEMORY)
+            self._connection.execute(f"ATTACH {literal(path)} AS attached (READ_ONLY)")
 
     def rows(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """What a query finds.
+        """Return all rows of a query.
 
         Raises:
             ArtefactError: the file is damaged, or lacks a table or column.
         """
-        with _damage_named(self._path), self._connection.cursor() as cursor:
-            cursor.execute("USE held")
+        with _reporting_damage(self._path), self._connection.cursor() as cursor:
+            cursor.execute("USE attached")
             return cursor.execute(query, dict(parameters)).fetchall()
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _reporting_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise ArtefactError(f"{path} cannot be read: {error}; remake it with `pixrec run`") from error
+        raise ArtefactError(f"{path} cannot be read: {error}; build it again with `pixrec run`") from error
 
 
 @contextmanager
-def querying(config: Config = CONFIG) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection without a file of its own, for queries over Parquet files.
+def connect_in_memory(config: Config = CONFIG) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a connection without a database file, for queries over Parquet files.
 
     Raises:
         ArtefactError: an input of a query is damaged, or the disk or memory is full.
@@ -116,21 +115,21 @@ def querying(config: Config = CONFIG) -> Iterator[duckdb.DuckDBPyConnection]:
             tempfile.TemporaryDirectory(prefix="pixrec-") as spill,
             duckdb.connect(config=config | {"temp_directory": spill}) as connection,
         ):
-            connection.execute("SET enable_progress_bar = false")  # drawn while a result waits to be read on
+            connection.execute("SET enable_progress_bar = false")  # it would be printed while a result is read
             yield connection
     except duckdb.Error as error:
         raise ArtefactError(f"a query failed: {error}") from error
 
 
 def literal(value: Any) -> str:
-    """`value` as an SQL text literal, for the places that take no parameter."""
+    """Return `value` as an SQL text literal, for statements that accept no parameter."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def parquet(path: Path) -> str:
-    """A Parquet file's name for `read_parquet`, which would take `[`, `*` and `?` of a folder for a pattern.
+def parquet_path(path: Path) -> str:
+    """Return the path of a Parquet file for `read_parquet`, with `[`, `*` and `?` escaped.
 
     Raises:
-        MissingArtefactError: no such file.
+        MissingArtefactError: the file does not exist.
     """
     return glob.escape(str(files.require(path)))

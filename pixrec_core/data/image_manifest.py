@@ -172,7 +172,7 @@ def _outcomes(
     paths: DatasetPaths, journals: Sequence[Path], *, with_manifest: bool
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with a table `outcomes`: the last outcome of each item and URL."""
-    with database.querying(database.SMALL) as connection:
+    with database.connect_in_memory(database.LOW_MEMORY) as connection:
         connection.execute(_CREATE)
         if with_manifest:
             connection.execute(_READ_MANIFEST, {"file": glob.escape(str(paths.images_manifest))})
@@ -183,7 +183,7 @@ def _outcomes(
 
 
 def _catalogue(paths: DatasetPaths) -> str:
-    return _CATALOGUE.format(items=literal(database.parquet(paths.items)))
+    return _CATALOGUE.format(items=literal(database.parquet_path(paths.items)))
 
 
 def _rows(
@@ -224,7 +224,7 @@ def _damaged(path: Path, error: Exception) -> ArtefactError:
 def stored_items(manifest: Path) -> Iterator[str]:
     """Items of a manifest that have a stored photo."""
     query = f"SELECT item FROM read_parquet({literal(glob.escape(str(manifest)))}) WHERE status = '{OK}'"  # noqa: S608
-    with database.querying(database.SMALL) as connection:
+    with database.connect_in_memory(database.LOW_MEMORY) as connection:
         yield from (item for (item,) in _rows(connection, query))
 
 

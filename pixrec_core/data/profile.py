@@ -203,7 +203,7 @@ FROM agreement, disjointness, couples, repeats, tests, catalogue, purchases, lis
 """  # noqa: S608
 
 
-def profile(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+def profile_sequences(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """Measure all tables of an open sequences file.
 
     Returns:

@@ -23,7 +23,7 @@ import polars as pl
 
 from pixrec_core import files
 from pixrec_core.data import contract, database, splits
-from pixrec_core.data.profile import profile
+from pixrec_core.data.profile import profile_sequences
 from pixrec_core.data.user_ranges import user_ranges
 from pixrec_core.data.user_shards import Shards, parted
 from pixrec_core.engine import LOCAL, Engine
@@ -114,11 +114,15 @@ def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCA
     """
     files.remove(paths.sequences_rejected)
     with files.replacing(paths.sequences) as temporary:
-        with database.writing(temporary) as connection, parted(connection, paths, engine) as shards:
+        with database.create_database(temporary) as connection, parted(connection, paths, engine) as shards:
             left_out = _fill(shards, settings, paths)
-        with database.reading(temporary) as connection:
-            measured, held_out, cuts = profile(connection), splits.account(connection), splits.cuts(connection)
-        failed = contract.broken(contract.hold("sequences", measured, paths))
+        with database.open_read_only(temporary) as connection:
+            measured, held_out, cuts = (
+                profile_sequences(connection),
+                splits.account(connection),
+                splits.cuts(connection),
+            )
+        failed = contract.check_profile("sequences", measured, paths)
         if failed:
             temporary.replace(paths.sequences_rejected)
             raise ContractError(_refusal(failed, left_out, paths))
@@ -135,7 +139,7 @@ def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCA
 def _fill(shards: Shards, settings: SequenceSettings, paths: DatasetPaths) -> dict[str, int]:
     """Write all tables; returns what there was before filtering, and what fell to each filter."""
     connection = shards.connection
-    connection.execute(_PHOTOS.format(file=database.literal(database.parquet(paths.images_manifest))))
+    connection.execute(_PHOTOS.format(file=database.literal(database.parquet_path(paths.images_manifest))))
     ((items,),) = connection.execute("SELECT count(*) FROM metadata").fetchall()
     lost = splits.fill(shards, settings)
     shards.map(_list, makes=["sequences"])
@@ -173,7 +177,7 @@ def read_items(paths: DatasetPaths) -> pl.DataFrame:
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
-    with database.reading(paths.sequences) as connection:
+    with database.open_read_only(paths.sequences) as connection:
         catalogue: pl.DataFrame = connection.sql("SELECT * FROM items ORDER BY item").pl()
     return catalogue.select(CATALOGUE_SCHEMA.names())
 
@@ -209,7 +213,7 @@ def read_cuts(paths: DatasetPaths) -> dict[str, int]:
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
-    with database.reading(paths.sequences) as connection:
+    with database.open_read_only(paths.sequences) as connection:
         return splits.cuts(connection)
 
 
@@ -222,6 +226,6 @@ def read_sequences(paths: DatasetPaths, split: str) -> pl.DataFrame:
     """
     assert split in SPLITS, f"{split!r} is no split; there are {', '.join(SPLITS)}"
     query = 'SELECT "user", items, moments, tied FROM sequences WHERE split = $split ORDER BY "user"'
-    with database.reading(paths.sequences) as connection:
+    with database.open_read_only(paths.sequences) as connection:
         sequences: pl.DataFrame = connection.sql(query, params={"split": split}).pl()
     return sequences

@@ -90,7 +90,7 @@ def items(paths: DatasetPaths) -> Profile:
         MissingArtefactError: it has not been made.
         ArtefactError: it is damaged.
     """
-    return _one_row(_ITEMS, {"items": database.parquet(paths.items)})
+    return _one_row(_ITEMS, {"items": database.parquet_path(paths.items)})
 
 
 def interactions(paths: DatasetPaths) -> Profile:
@@ -103,8 +103,8 @@ def interactions(paths: DatasetPaths) -> Profile:
     return _one_row(
         _INTERACTIONS,
         {
-            "interactions": database.parquet(paths.interactions),
-            "items": database.parquet(paths.items),
+            "interactions": database.parquet_path(paths.interactions),
+            "items": database.parquet_path(paths.items),
             "latest": MAX_TIMESTAMP,
         },
     )
@@ -117,9 +117,9 @@ def images(paths: DatasetPaths) -> Profile:
         MissingArtefactError: one of them has not been made.
         ArtefactError: one of them is damaged.
     """
-    with database.querying() as connection:
+    with database.connect_in_memory() as connection:
         manifest, catalogue = (
-            connection.sql("FROM read_parquet($file)", params={"file": database.parquet(path)}).pl()
+            connection.sql("FROM read_parquet($file)", params={"file": database.parquet_path(path)}).pl()
             for path in (paths.images_manifest, paths.items)
         )
     stored = {path.name for path in paths.images.rglob("*") if not path.is_dir()}
@@ -143,7 +143,7 @@ def images(paths: DatasetPaths) -> Profile:
 
 
 def _one_row(query: str, parameters: dict[str, Any]) -> Profile:
-    with database.querying() as connection:
+    with database.connect_in_memory() as connection:
         result = connection.execute(query, parameters)
         (row,) = result.fetchall()
         return dict(zip((column[0] for column in result.description or ()), row, strict=True))

@@ -149,7 +149,7 @@ class ShardTask:
 
     def __call__(self, shard: int) -> Any:
         """Take it, and leave what it makes."""
-        with database.querying(_CONFIG) as connection:
+        with database.connect_in_memory(_CONFIG) as connection:
             self._open(connection, shard)
             result = self.step(connection)
             for table in self.makes:
@@ -221,7 +221,7 @@ def _file(folder: Path, table: str, turn: int, shard: int | None = None) -> Path
 
 
 def _named(path: Path) -> str:
-    return database.literal(database.parquet(path))
+    return database.literal(database.parquet_path(path))
 
 
 def _view(connection: duckdb.DuckDBPyConnection, kind: str, table: str, path: Path) -> None:

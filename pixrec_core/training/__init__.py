@@ -14,7 +14,7 @@ import polars as pl
 from transformers import set_seed
 
 from pixrec_core import files, prompts, schemas
-from pixrec_core.data.contract import require_valid
+from pixrec_core.data.contract import require_valid_sequences
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.engine import LOCAL, Engine, Launcher
 from pixrec_core.errors import ContractError
@@ -81,7 +81,7 @@ def train(
         LostProcessError: one of several processes died.
     """
     for dataset in datasets.values():
-        require_valid(dataset.dataset)
+        require_valid_sequences(dataset.dataset)
         read_checked_sequences(dataset.dataset)
     model_settings, state = hub.pin_revision(model_settings), _state_folder(paths, run)
     given = model_settings, settings, paths, datasets, state, start

@@ -11,8 +11,7 @@ from PIL import Image
 
 from pixrec_core import files, pipeline
 from pixrec_core.data import contract
-from pixrec_core.data.contract import CheckResult
-from pixrec_core.data.rules import Artefact
+from pixrec_core.data.contract import Artefact, CheckResult
 from pixrec_core.errors import ContractError
 from pixrec_core.schemas import CATALOGUE_SCHEMA, IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
 from pixrec_core.stages import Stage, StageInputs, Stats, Work
@@ -43,7 +42,7 @@ def items(work: Work) -> Stats:
     assert set(titles) <= set(ITEM_SCHEMA)
     bad = {"file": ["meta.jsonl"], "line": [7], "reason": ["no title"], "raw": ["{}"]}
     pl.DataFrame(bad, schema=QUARANTINE_SCHEMA).write_parquet(work.paths.items_quarantine)
-    contract.write("items", [KEPT], work.paths)
+    contract.write_results("items", [KEPT], work.paths)
     return {"items": 2, "bad": {"lines": 1, "share": 0.33}, "nothing": None}
 
 
@@ -52,7 +51,7 @@ def interactions(work: Work) -> Stats:
         work.paths.interactions
     )
     pl.DataFrame(schema=QUARANTINE_SCHEMA).write_parquet(work.paths.interactions_quarantine)
-    contract.write("interactions", [KEPT], work.paths)
+    contract.write_results("interactions", [KEPT], work.paths)
     return {"interactions": 1}
 
 
@@ -65,7 +64,7 @@ def images(work: Work) -> Stats:
         ("b", "http://127.0.0.1/b.jpg", "failed", "HTTP 404", None, None, None, None, 4),
     ]
     pl.DataFrame(rows, schema=IMAGE_SCHEMA, orient="row").write_parquet(work.paths.images_manifest)
-    contract.write("images", [KEPT], work.paths)
+    contract.write_results("images", [KEPT], work.paths)
     return {"ok": 1, "failed": 1}
 
 
@@ -75,7 +74,7 @@ def sequences(work: Work) -> Stats:
     with duckdb.connect(str(work.paths.sequences)) as database:
         database.execute('create table sequences (split varchar, "user" varchar, items varchar[])')
         database.execute("insert into sequences values ('train', 'u', ['a', 'b']), ('test', 'u', ['a'])")
-    contract.write("sequences", [KEPT, WARNED], work.paths)
+    contract.write_results("sequences", [KEPT, WARNED], work.paths)
     return {"users": 1}
 
 
@@ -83,7 +82,7 @@ def broken(artefact: Artefact) -> Callable[[Work], Stats]:
     """A stage whose artefact breaks its contract."""
 
     def run(work: Work) -> Stats:
-        contract.write(artefact, [KEPT, BROKEN], work.paths)
+        contract.write_results(artefact, [KEPT, BROKEN], work.paths)
         raise ContractError(str(BROKEN))
 
     return run

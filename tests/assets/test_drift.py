@@ -9,7 +9,7 @@ import pytest
 from pixrec_assets.definitions import ASSETS
 from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import pipeline
-from pixrec_core.data.rules import RULES
+from pixrec_core.data.contract import RULES
 from pixrec_core.settings import Settings
 
 DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]

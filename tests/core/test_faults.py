@@ -125,7 +125,7 @@ TABLES = ("items", "interactions", "sequences", "cuts")
 
 
 def tables(path: Path) -> dict[str, list[tuple]]:
-    with database.reading(path) as connection:
+    with database.open_read_only(path) as connection:
         return {name: connection.execute(f"FROM {name}").fetchall() for name in TABLES}
 
 
@@ -180,7 +180,7 @@ def test_a_manifest_of_raw_files_that_is_none_is_named(shop: Work, text: str) ->
 @pytest.mark.parametrize("place", [0.0001, 0.3, 0.5])
 def test_a_flipped_bit_in_the_sequences_is_found_and_named(shop: Work, place: float) -> None:
     flip(shop.paths.sequences, place)
-    with pytest.raises(ArtefactError, match=r"sequences\.duckdb cannot be read: .*remake it with `pixrec run`"):
+    with pytest.raises(ArtefactError, match=r"sequences\.duckdb cannot be read: .*build it again with `pixrec run`"):
         tables(shop.paths.sequences)
 
 

@@ -63,7 +63,7 @@ def spoil(paths: DatasetPaths, statement: str) -> None:
 
 
 def failed(paths: DatasetPaths) -> set[str]:
-    return {result.name for result in contract.check(paths) if not result.passed}
+    return {result.name for result in contract.validate_sequences(paths) if not result.passed}
 
 
 def test_every_rule_has_its_break():
@@ -71,30 +71,30 @@ def test_every_rule_has_its_break():
 
 
 def test_a_good_file_holds(paths):
-    contract.require_valid(paths)
+    contract.require_valid_sequences(paths)
     assert failed(paths) == set()
 
 
 def test_a_file_that_its_stage_accepted_is_not_profiled_again(paths, monkeypatch):
-    monkeypatch.setattr(contract, "check", lambda paths: pytest.fail(f"{paths} are profiled again"))
-    contract.require_valid(paths)
+    monkeypatch.setattr(contract, "validate_sequences", lambda paths: pytest.fail(f"{paths} are profiled again"))
+    contract.require_valid_sequences(paths)
     spoil(paths, "DELETE FROM items")
     with pytest.raises(pytest.fail.Exception, match="profiled again"):
-        contract.require_valid(paths)
+        contract.require_valid_sequences(paths)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.severity == "error"], ids=lambda r: r.name)
 def test_each_broken_rule_is_named_and_refused(paths, rule):
     spoil(paths, BREAKS[rule.name])
     with pytest.raises(ContractError, match=rf"\n  {rule.name}: observed \S+, expected {rule.expected}(\n|$)"):
-        contract.require_valid(paths)
+        contract.require_valid_sequences(paths)
 
 
 @pytest.mark.parametrize("name", ["image_coverage", "share_tied_test"])
 def test_doubtful_shares_warn_alone(paths, name):
     spoil(paths, BREAKS[name])
     assert failed(paths) == {name}
-    contract.require_valid(paths)
+    contract.require_valid_sequences(paths)
 
 
 def test_cold_targets_warn_alone(tmp_path):
@@ -102,7 +102,7 @@ def test_cold_targets_warn_alone(tmp_path):
     paths = write_inputs(DatasetPaths(tmp_path), rows, "abcdef", dict.fromkeys("abcdef", "ok"))
     build(SequenceSettings(), paths)
     assert failed(paths) == {"share_cold_test_targets"}
-    contract.require_valid(paths)
+    contract.require_valid_sequences(paths)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_all_broken_rules_stand_in_one_error(paths):
     spoil(paths, BREAKS["interactions_without_time"])
     spoil(paths, BREAKS["items_with_repeated_id"])
     with pytest.raises(ContractError) as raised:
-        contract.require_valid(paths)
+        contract.require_valid_sequences(paths)
     message = str(raised.value)
     assert "interactions_without_time: observed 1, expected 0" in message
     assert "items_with_repeated_id: observed 1, expected 0" in message
@@ -173,7 +173,7 @@ def test_all_broken_rules_stand_in_one_error(paths):
 
 def test_results_are_written_as_they_are(paths):
     written = json.loads(paths.contract("sequences").read_text())
-    results = contract.check(paths)
+    results = contract.validate_sequences(paths)
     assert written == [vars(result) for result in results]
     assert written[0] == {
         "name": "train_users",
@@ -187,19 +187,19 @@ def test_results_are_written_as_they_are(paths):
 
 def test_nothing_measured_is_never_a_pass():
     good = {rule.name: rule.low for rule in RULES}
-    assert all(result.passed for result in contract.validate("sequences", good))
+    assert all(result.passed for result in contract.validate_profile("sequences", good))
     for value in (None, float("nan")):
-        results = contract.validate("sequences", good | {"items_without_id": value})
+        results = contract.validate_profile("sequences", good | {"items_without_id": value})
         assert [(r.name, r.observed) for r in results if not r.passed] == [("items_without_id", None)]
     absent = {name: value for name, value in good.items() if name != "sequences_repeated"}
-    assert [r.name for r in contract.validate("sequences", absent) if not r.passed] == ["sequences_repeated"]
+    assert [r.name for r in contract.validate_profile("sequences", absent) if not r.passed] == ["sequences_repeated"]
 
 
 def test_ranges_are_inclusive():
     limits = {rule.name: rule.low if rule.high is None else rule.high for rule in RULES}
-    assert all(result.passed for result in contract.validate("sequences", limits))
+    assert all(result.passed for result in contract.validate_profile("sequences", limits))
     over = {name: value + 0.001 for name, value in limits.items()}
-    passed = [result.name for result in contract.validate("sequences", over) if result.passed]
+    passed = [result.name for result in contract.validate_profile("sequences", over) if result.passed]
     assert passed == ["train_users", "validation_users", "test_users", "items"]
 
 
@@ -209,14 +209,14 @@ def test_validation_talks_to_nobody(monkeypatch, capfd):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    contract.validate("sequences", {rule.name: 0 for rule in RULES})
+    contract.validate_profile("sequences", {rule.name: 0 for rule in RULES})
     assert capfd.readouterr() == ("", "")
 
 
 def test_missing_and_incomplete_files_are_named(paths):
     spoil(paths, "DROP TABLE interactions")
     with pytest.raises(ArtefactError, match="interactions"):
-        contract.require_valid(paths)
+        contract.require_valid_sequences(paths)
     paths.sequences.unlink()
     with pytest.raises(MissingArtefactError, match=r"sequences\.duckdb"):
-        contract.require_valid(paths)
+        contract.require_valid_sequences(paths)

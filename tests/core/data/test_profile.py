@@ -1,7 +1,7 @@
 import duckdb
 import pytest
 
-from pixrec_core.data.profile import profile
+from pixrec_core.data.profile import profile_sequences
 
 TABLES = """
 CREATE TABLE items (item VARCHAR, has_image BOOLEAN, train_count BIGINT);
@@ -40,7 +40,7 @@ def connection():
 
 
 def test_no_rows_give_zeros_rather_than_nulls(connection):
-    measured = profile(connection)
+    measured = profile_sequences(connection)
     quantiles = {name: value for name, value in measured.items() if name.startswith("history_")}
     assert quantiles == dict.fromkeys(("history_min", "history_median", "history_p90", "history_p99", "history_max"))
     assert {value for name, value in measured.items() if name not in quantiles} == {0}
@@ -58,7 +58,7 @@ def test_every_number_by_hand(connection):
         connection.executemany(
             "INSERT INTO sequences VALUES (?, ?, ?, ?, ?)", [*splits, ("test", user, walk, moments, user == "v")]
         )
-    assert profile(connection) == {
+    assert profile_sequences(connection) == {
         **dict.fromkeys(BROKEN, 0),
         "users": 2,
         "train_users": 2,
@@ -95,7 +95,7 @@ def test_order_is_time_then_position(connection, timestamps, positions, out_of_o
     for place, (timestamp, position) in enumerate(zip(timestamps, positions, strict=True), start=1):
         row = ["u", "a", timestamp, 5.0, position, place, "train"]
         connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    assert profile(connection)["interactions_out_of_order"] == out_of_order
+    assert profile_sequences(connection)["interactions_out_of_order"] == out_of_order
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_order_is_time_then_position(connection, timestamps, positions, out_of_o
 )
 def test_ratings_lie_from_0_to_5_or_are_unset(connection, rating, impossible):
     connection.execute("INSERT INTO interactions VALUES ('u', 'a', 1, ?, 1, 1, 'train')", [rating])
-    assert profile(connection)["interactions_with_impossible_rating"] == impossible
+    assert profile_sequences(connection)["interactions_with_impossible_rating"] == impossible
 
 
 WALK = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
@@ -136,7 +136,7 @@ def test_sequences_are_compared_place_by_place(connection, changed, unlike):
     connection.execute("INSERT INTO sequences VALUES ('validation', 'u', ['a', 'b', 'b'], [1, 2, 3], false)")
     test = WALK | changed
     connection.execute("INSERT INTO sequences VALUES ('test', 'u', ?, ?, false)", [test["items"], test["moments"]])
-    assert profile(connection)["users_unlike_their_interactions"] == unlike
+    assert profile_sequences(connection)["users_unlike_their_interactions"] == unlike
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_sequences_are_compared_place_by_place(connection, changed, unlike):
 def test_interactions_lie_in_order_of_user_and_place(connection, places, out_of_order):
     for time, (user, place) in enumerate(places, start=1):
         connection.execute("INSERT INTO interactions VALUES (?, 'a', ?, 5.0, 1, ?, 'train')", [user, time, place])
-    assert profile(connection)["interactions_out_of_order"] == out_of_order
+    assert profile_sequences(connection)["interactions_out_of_order"] == out_of_order

@@ -271,7 +271,7 @@ def test_no_photos_at_all_is_a_warning(paths, caplog):
     small(paths)
     pl.DataFrame(schema=IMAGE_SCHEMA).write_parquet(paths.images_manifest)
     build(DEFAULTS, paths)
-    assert "image_coverage: observed 0, expected 0.5 to 1" in caplog.text
+    assert "warning: 0 % of items have a photo (50 % or more is usual)" in caplog.text
     assert not read_items(paths)["has_image"].any()
 
 
@@ -337,7 +337,7 @@ def test_readers_name_a_missing_or_damaged_file(paths):
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
         Histories(paths)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
-        contract.check(paths)
+        contract.validate_sequences(paths)
 
 
 def test_importing_it_is_cheap():

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from pixrec_core.data import contract, source_profiles
-from pixrec_core.data.rules import RULES
+from pixrec_core.data.contract import RULES
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA
@@ -114,16 +114,16 @@ def test_each_broken_rule_is_counted_and_refused_if_it_is_an_error(paths, artefa
     observed = spoil(paths, artefact, rule.name)
     if rule.severity == "error":
         with pytest.raises(ContractError, match=rf"{artefact} in .*\n(.*\n)*  {rule.name}: observed"):
-            contract.enforce(artefact, paths)
+            contract.require_valid(artefact, paths)
     else:
-        contract.enforce(artefact, paths)
+        contract.require_valid(artefact, paths)
     result = found(paths, artefact)[rule.name]
     assert not result["passed"]
     assert result["observed"] == pytest.approx(observed)
 
 
 def test_catalogue_by_hand(paths):
-    assert contract.enforce("items", paths) == {
+    assert contract.require_valid("items", paths) == {
         "rows": 4,
         "share_with_title": 0.75,
         "share_with_image_url": 0.75,
@@ -132,7 +132,7 @@ def test_catalogue_by_hand(paths):
 
 
 def test_interactions_by_hand(paths):
-    assert contract.enforce("interactions", paths) == {
+    assert contract.require_valid("interactions", paths) == {
         "rows": 6,
         "users": 3,
         "items": 4,
@@ -149,7 +149,7 @@ def test_interactions_by_hand(paths):
 
 
 def test_photos_by_hand(paths):
-    assert contract.enforce("images", paths) == {
+    assert contract.require_valid("images", paths) == {
         "rows": 3,
         "photos": 2,
         "share_failed": 1 / 3,
@@ -170,7 +170,7 @@ def test_missing_and_damaged_artefacts_are_named(paths, artefact):
     path = table(paths, artefact)
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(ArtefactError, match=path.name):
-        contract.enforce(artefact, paths)
+        contract.require_valid(artefact, paths)
     path.unlink()
     with pytest.raises(MissingArtefactError, match=path.name):
-        contract.enforce(artefact, paths)
+        contract.require_valid(artefact, paths)

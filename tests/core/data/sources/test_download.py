@@ -157,9 +157,7 @@ def test_transient_errors_are_tried_again(server, target, code):
 
 @pytest.mark.parametrize("code", [404, 403, 401, 410])
 def test_permanent_errors_say_what_to_correct_at_once(server, target, code):
-    with pytest.raises(
-        SourceError, match=rf"{PATH} cannot be downloaded: http {code}; correct the URL or"
-    ):
+    with pytest.raises(SourceError, match=rf"{PATH} cannot be downloaded: http {code}; correct the URL or"):
         download(server.url(PATH, sends(b"", code)), target)
     assert server.hits[PATH] == 1
     assert not target.exists()
