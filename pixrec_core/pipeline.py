@@ -208,7 +208,7 @@ IMAGES: Final = Stage(
     digest=_images_digest,
 )
 SEQUENCES: Final = Stage(
-    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=2
+    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=3
 )
 JOINT_CHECKPOINT: Final = Stage(
     "joint_checkpoint",

@@ -41,6 +41,7 @@ TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)
+MIN_TESTED_LENGTH: Final = 3  # leave-one-out: users with fewer interactions are in no split but train
 HISTORY_ONLY: Final = "history"  # split of an interaction before the cuts that is in no training sequence
 START: Final = "start"  # first timestamp of a held-out split
 

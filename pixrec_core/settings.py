@@ -145,8 +145,8 @@ class SequenceSettings(Section):
     test_from: date | None = Field(None, description="time split: first day of test (UTC), instead of the share")
     min_rating: float = Field(0.0, description="minimum rating of an interaction, in stars; others are left out")
     min_user_interactions: Positive = Field(
-        3,
-        description="k-core: minimum interactions per user (time split: before the first cut; else 3 or more)",
+        1,
+        description="k-core: minimum interactions per user (time split: before the first cut)",
     )
     min_item_interactions: Positive = Field(
         1, description="k-core: minimum interactions per item (time split: before the first cut)"
@@ -159,11 +159,8 @@ class SequenceSettings(Section):
     @model_validator(mode="after")
     def _check_cuts(self) -> Self:
         dates = (self.validation_from, self.test_from)
-        if self.split == "leave_one_out":
-            if any(dates):
-                raise ValueError('validation_from and test_from need split = "time"')
-            if self.min_user_interactions < 3:
-                raise ValueError("leave-one-out needs 3 interactions per user; set min_user_interactions to 3 or more")
+        if self.split == "leave_one_out" and any(dates):
+            raise ValueError('validation_from and test_from need split = "time"')
         if any(dates) and not all(dates):
             raise ValueError("validation_from and test_from must be set together; one is missing")
         if self.validation_from and self.test_from and self.validation_from >= self.test_from:

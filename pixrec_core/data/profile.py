@@ -10,14 +10,16 @@ from typing import Any, Final
 
 import duckdb
 
+from pixrec_core.schemas import MIN_TESTED_LENGTH
+
 _MACROS: Final = """
 CREATE OR REPLACE TEMP MACRO place_print(place, item, moment) AS hash(place::BIGINT, (item, moment));
 CREATE OR REPLACE TEMP MACRO list_print(items, moments) AS coalesce(list_sum(
     list_transform(list_zip(items, moments), lambda pair, place: hash(place, pair))), 0);
 """
 
-#: One row a user that has a sequence.
-_SPLITS: Final = """
+#: One row per user that has a sequence. Under leave-one-out a user who is too short to be tested has train alone.
+_SPLITS: Final = f"""
 cut AS (
     SELECT
         min(start) FILTER (split = 'validation') AS validation_start,
@@ -28,6 +30,7 @@ printed AS (
     SELECT
         split,
         "user",
+        len(items) AS length,
         list_print(items, moments) AS print,
         print - place_print(len(items), items[-1], moments[-1]) AS history,
         coalesce(CASE
@@ -47,16 +50,18 @@ splits AS (
         sum(print) FILTER (split = 'test') AS test,
         sum(history) FILTER (split = 'validation') AS before_validation,
         sum(history) FILTER (split = 'test') AS before_test,
-        bool_and(is_in_place) AS is_in_place
+        bool_and(is_in_place) AS is_in_place,
+        bool_and(split = 'train' AND length < {MIN_TESTED_LENGTH}) AS is_untested
     FROM printed
     GROUP BY "user"
 ),
 disjointness AS (
-    SELECT count(*) FILTER (NOT (is_in_place AND (test_start IS NOT NULL
-        OR coalesce(train = before_validation AND validation = before_test, false)))) AS users_with_overlapping_splits
+    SELECT count(*) FILTER (NOT (is_in_place AND (test_start IS NOT NULL OR coalesce(
+            is_untested OR train = before_validation AND validation = before_test, false
+        )))) AS users_with_overlapping_splits
     FROM splits, cut
 )
-"""
+"""  # noqa: S608
 
 #: The table lies in (user, place) order, which is checked here too: windows over nothing follow it and sort nothing.
 #: A place of a train sequence counts no interactions that only histories have.
@@ -71,6 +76,7 @@ neighbours AS (
         *,
         row(timestamp, position) AS moment,
         lag("user") OVER () AS user_before,
+        lag("user", 2) OVER () AS user_two_before,
         lag(place) OVER () AS place_before,
         lag(row(timestamp, position)) OVER () AS moment_before,
         lag(split) OVER () AS split_before,
@@ -89,8 +95,10 @@ judged AS (
             OR "user" = user_before AND (place <= place_before OR moment <= moment_before) AS is_out_of_order,
         NOT CASE
             WHEN test_start IS NULL THEN split = CASE
-                WHEN "user" IS DISTINCT FROM next_user THEN 'test'
-                WHEN "user" IS DISTINCT FROM next_but_one THEN 'validation' ELSE 'train' END
+                WHEN "user" = user_two_before AND "user" IS DISTINCT FROM next_user THEN 'test'
+                WHEN "user" = user_before AND "user" = next_user AND "user" IS DISTINCT FROM next_but_one
+                    THEN 'validation'
+                ELSE 'train' END
             WHEN timestamp >= test_start THEN split = 'test'
             WHEN timestamp >= validation_start THEN split = 'validation'
             ELSE split IN ('train', 'history') END AS is_of_wrong_split

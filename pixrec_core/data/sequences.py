@@ -2,7 +2,7 @@
 
 A user's order is (timestamp, position): many interactions share their time with another, and the
 line number at least makes their order the same in every run. A `train` of one item has no target,
-but its item still counts towards popularity.
+but its item still counts towards popularity. A user who is too short to be tested has only a `train`.
 
 A user with a history before a held-out split, and at least one interaction in it, has one target
 there: the first. It is what comes next after all that was known, which is what a model is asked;

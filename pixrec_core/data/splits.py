@@ -1,7 +1,8 @@
 """Which interactions are held out, and which are left out: the `interactions` table with its splits.
 
-Leave-one-out: a user's last interaction is test, the last but one validation. Users' times differ,
-so one user's training may lie after another's test: it asks how well a sequence is continued.
+Leave-one-out: a user's last interaction is test, the last but one validation. A user with fewer than
+three interactions has neither: all of them are train. Users' times differ, so one user's training may
+lie after another's test: it asks how well a sequence is continued.
 
 Time: two instants hold for all users. Training is what lies before the first, validation what lies
 between them, test what lies from the second on; an instant is never divided, so ties at a cut all
@@ -27,7 +28,7 @@ from pixrec_core.data import filters
 from pixrec_core.data.user_ranges import user_ranges
 from pixrec_core.data.user_shards import Shards
 from pixrec_core.errors import SettingsError
-from pixrec_core.schemas import HISTORY_ONLY, TEST, TRAIN, VALIDATION
+from pixrec_core.schemas import HISTORY_ONLY, MIN_TESTED_LENGTH, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
 
 _KEPT: Final = "CREATE TEMP TABLE kept AS FROM bought"
@@ -56,7 +57,11 @@ INSERT INTO interactions
     )
     ORDER BY "user", place
 """
-_BY_PLACE: Final = f"CASE places - place WHEN 0 THEN '{TEST}' WHEN 1 THEN '{VALIDATION}' ELSE '{TRAIN}' END"
+_BY_PLACE: Final = f"""CASE
+    WHEN places < {MIN_TESTED_LENGTH} THEN '{TRAIN}'
+    WHEN place = places THEN '{TEST}'
+    WHEN place = places - 1 THEN '{VALIDATION}'
+    ELSE '{TRAIN}' END"""
 _BY_TIME: Final = f"""CASE
     WHEN timestamp >= {{test}} THEN '{TEST}'
     WHEN timestamp >= {{validation}} THEN '{VALIDATION}'

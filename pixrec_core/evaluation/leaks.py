@@ -7,7 +7,7 @@ import polars as pl
 from pixrec_core.data.sequences import read_cuts, read_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import ITEMS, MOMENTS, SPLITS, TEST, TRAIN, USER, VALIDATION
+from pixrec_core.schemas import ITEMS, MIN_TESTED_LENGTH, MOMENTS, SPLITS, TEST, TRAIN, USER, VALIDATION
 
 USERS_NAMED = 5  # in the message
 
@@ -28,7 +28,8 @@ def check_for_leaks(sequences: Mapping[str, pl.DataFrame], cuts: Mapping[str, in
     """Refuse sequences with held-out items.
 
     Without cuts (leave-one-out), a training sequence must be its user's test sequence without the last two items, and
-    a validation sequence the one without the last item. With cuts, training sequences and histories must end before
+    a validation sequence the one without the last item. A user without a test sequence must have no validation sequence
+    and fewer than `MIN_TESTED_LENGTH` items in training. With cuts, training sequences and histories must end before
     the cut of their split, and targets must be between that cut and the next one.
 
     Args:
@@ -51,11 +52,17 @@ def check_for_leaks(sequences: Mapping[str, pl.DataFrame], cuts: Mapping[str, in
 
 
 def _unlike_test(sequences: Mapping[str, pl.DataFrame], split: str) -> pl.Series:
-    """Return users whose sequence is not the start of their test sequence, up to the last item of the split."""
+    """Return users whose sequence is not the start of their test sequence, up to the last item of the split.
+
+    Without a test sequence, only a training sequence that is too short for one is accepted.
+    """
     allowed = pl.col("items_test").list
     length = allowed.len().cast(pl.Int64) - SPLITS[::-1].index(split)
     joined = sequences[split].join(sequences[TEST], on=USER, how="left", suffix="_test")
-    return joined.filter(pl.col(ITEMS).ne_missing(allowed.slice(0, length))).get_column(USER)
+    valid = pl.col(ITEMS).eq_missing(allowed.slice(0, length))
+    if split == TRAIN:
+        valid |= pl.col("items_test").is_null() & (pl.col(ITEMS).list.len() < MIN_TESTED_LENGTH)
+    return joined.filter(~valid).get_column(USER)
 
 
 def _outside_cuts(sequences: pl.DataFrame, split: str, cuts: Mapping[str, int]) -> pl.Series:

@@ -249,8 +249,8 @@ def _training_data(
     )
     if not len(windows):
         raise ContractError(
-            f"cannot train on {name}: no user has two training interactions. Set sequences.min_user_interactions to 4 "
-            "or more (to 2 or more under the time split), or set later cuts"
+            f"cannot train on {name}: no user has two training interactions. Lower sequences.min_rating or "
+            "min_item_interactions, set later cuts under the time split, or provide longer histories"
         )
     counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
     negatives = Negatives(

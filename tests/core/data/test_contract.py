@@ -119,6 +119,44 @@ def test_splits_must_nest(paths, statement):
     assert "users_with_overlapping_splits" in failed(paths)
 
 
+@pytest.fixture
+def with_short_users(tmp_path):
+    """Users s1 and s2 have one and two interactions; the others have three or more."""
+    walks = {"s1": "a", "s2": "bc", "u1": "abcd", "u2": "bcea", "u3": "cab"}
+    rows = [(user, item, 1000 + t, 5.0) for user, walk in walks.items() for t, item in enumerate(walk)]
+    paths = write_inputs(DatasetPaths(tmp_path), rows, "abcde", dict.fromkeys("abcde", "ok"))
+    build(SequenceSettings(), paths)
+    return paths
+
+
+def test_users_too_short_to_be_tested_hold(with_short_users):
+    assert failed(with_short_users) == set()
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("UPDATE interactions SET split = 'validation' WHERE user = 's2' AND place = 1", "interactions_of_wrong_split"),
+        ("UPDATE interactions SET split = 'test' WHERE user = 's1'", "interactions_of_wrong_split"),
+        ("UPDATE interactions SET split = 'train' WHERE user = 'u3' AND place = 3", "interactions_of_wrong_split"),
+        ("UPDATE sequences SET split = 'test' WHERE user = 's2'", "users_with_overlapping_splits"),
+        (
+            "INSERT INTO sequences VALUES ('validation', 's2', ['b', 'c'], [1000, 1001], false)",
+            "users_with_overlapping_splits",
+        ),
+        ("DELETE FROM sequences WHERE user = 'u1' AND split <> 'train'", "users_unlike_their_interactions"),
+        ("DELETE FROM sequences WHERE user = 's1'", "users_unlike_their_interactions"),
+        (
+            "UPDATE sequences SET items = ['a', 'b', 'c'], moments = [1000, 1001, 1002] WHERE user = 's2'",
+            "users_with_overlapping_splits",
+        ),
+    ],
+)
+def test_users_too_short_to_be_tested_only_train(with_short_users, statement, rule):
+    spoil(with_short_users, statement)
+    assert rule in failed(with_short_users)
+
+
 @pytest.fixture(scope="module")
 def timed_good(tmp_path_factory):
     """The same shop, one item a day: three days to train on, one for each held-out split."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pixrec_core.data import contract
 from pixrec_core.data.sequences import Histories, build, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
+from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
     CATALOGUE_SCHEMA,
@@ -43,9 +44,11 @@ def table(paths: DatasetPaths, query: str) -> pl.DataFrame:
 
 
 def split_walks(walks: Walks) -> set[tuple[str, str, tuple[str, ...], bool]]:
+    """Expected rows: split, user, items, tied; a walk of one or two items has only a training sequence."""
     found = set()
     for user, walk in walks.items():
-        for split, part in (("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)):
+        held_out = [("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)]
+        for split, part in held_out if len(walk) >= 3 else [("train", walk)]:
             tied = split != "train" and sum(time == part[-1][0] for time, *_ in walk) > 1
             found.add((split, user, tuple(item for *_, item in part), tied))
     return found
@@ -54,7 +57,7 @@ def split_walks(walks: Walks) -> set[tuple[str, str, tuple[str, ...], bool]]:
 @st.composite
 def shops(draw):
     row = st.tuples(
-        st.sampled_from(["u1", "u2", "u3", "u4", "ü5"]),
+        st.sampled_from(["u1", "u2", "u3", "u4", "ü5", "u6", "u7", "u8", "u9"]),
         st.sampled_from("abcdex"),  # x is unknown to the metadata
         st.integers(1, 5),
         st.sampled_from([0.0, 2.0, 5.0, None]),
@@ -62,7 +65,7 @@ def shops(draw):
     rows = draw(st.lists(row, min_size=15, max_size=60))
     wanted = SequenceSettings(
         min_rating=draw(st.sampled_from([0.0, 1.0, 3.0])),
-        min_user_interactions=draw(st.integers(3, 5)),
+        min_user_interactions=draw(st.sampled_from([1, 1, 2, 3, 5])),
         min_item_interactions=draw(st.integers(1, 4)),
         collapse_repeats=draw(st.booleans()),
         include_cold_items=draw(st.booleans()),
@@ -75,24 +78,30 @@ def shops(draw):
 def test_build_agrees_with_plain_python(shop):
     rows, wanted = shop
     walks = core(usable(rows, "abcde", wanted), wanted)
+    tested = {user for user, walk in walks.items() if len(walk) >= 3}
     bought = {item for walk in walks.values() for *_, item in walk}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
         candidates = set("abcde") if wanted.include_cold_items else bought
-        if len(walks) < 2 or len(candidates) < 2:
+        if len(walks) < 2 or not tested or len(candidates) < 2:
             with pytest.raises(ContractError, match=r"users|items"):
                 build(wanted, paths)
             return
         stats = build(wanted, paths)
         rows_found = table(paths, "SELECT split, user, items, tied FROM sequences").rows()
         catalogue = read_items(paths)
+        read_checked_sequences(paths)  # raises if there is a leak
     assert {(split, user, tuple(items), tied) for split, user, items, tied in rows_found} == split_walks(walks)
-    assert len(rows_found) == 3 * len(walks)
-    train_counts = Counter(item for walk in walks.values() for *_, item in walk[:-2])
+    assert len(rows_found) == len(walks) + 2 * len(tested)
+    assert wanted.min_user_interactions < 3 or len(tested) == len(walks), "a k-core of three or more tests every user"
+    trained = [walk[:-2] if user in tested else walk for user, walk in walks.items()]
+    train_counts = Counter(item for walk in trained for *_, item in walk)
     assert catalogue["item"].to_list() == sorted(candidates)
     assert dict(catalogue.select("item", "train_count").iter_rows()) == {n: train_counts[n] for n in candidates}
     assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in candidates)
     assert stats["items_never_bought"] == 5 - len(bought)
+    assert stats["test"]["targets"] == stats["validation"]["targets"] == len(tested)
+    assert stats["test"]["users_without_target"] == len(walks) - len(tested)
     kept = stats["profile"]["interactions"]
     assert kept == sum(map(len, walks.values()))
     assert kept + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
@@ -110,8 +119,9 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         ("bert", "x", 6, 5.0),  # unknown
         ("bert", "d", 9, 1.0),  # rated low
         ("bert", "e", 9, None),  # a cold target, tied with nothing kept
-        ("cleo", "a", 1, 5.0),  # too short, and `f` with her
-        ("cleo", "f", 2, 5.0),
+        ("cleo", "a", 1, 5.0),  # too short to be tested
+        ("cleo", "f", 2, 5.0),  # so it is in the catalogue
+        ("dora", "x", 1, 5.0),  # nothing of hers is left
     ]
     write_inputs(paths, rows, "abcdef", {"a": "ok", "b": "ok", "e": "failed"})
     held_out = {
@@ -120,15 +130,16 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "interactions_after_target": 0,
         "interactions_without_history": 0,
         "users_without_history": 0,
-        "users_without_target": 0,
+        "users_without_target": 1,  # cleo
     }
     profiled = {
-        **dict.fromkeys(("users", "train_users", "validation_users", "test_users"), 2),
-        "items": 4,
-        "interactions": 7,
-        "pairs": 5,
-        "density": 5 / 8,  # anna with a, b and bert with a, c, e, of 2 x 4
-        "image_coverage": 0.5,
+        **dict.fromkeys(("users", "train_users"), 3),
+        **dict.fromkeys(("validation_users", "test_users"), 2),
+        "items": 5,
+        "interactions": 9,
+        "pairs": 7,
+        "density": 7 / 15,  # anna with a, b, bert with a, c, e and cleo with a, f, of 3 x 5
+        "image_coverage": 0.4,
         "share_tied_test": 0.0,
         "share_cold_test_targets": 0.5,
         "share_repeat_test_targets": 0.5,
@@ -142,28 +153,30 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "split": "leave_one_out",
         "cuts": {},
         "profile": profiled,
-        "users_seen": 3,
+        "users_seen": 4,
         "items_seen": 6,
-        "dropped_unknown_item": 1,
+        "dropped_unknown_item": 2,
         "dropped_low_rating": 1,
         "dropped_repeat": 0,
         "dropped_rare_item": 0,
-        "dropped_short_user": 2,
-        "k_core_rounds": 1,
+        "dropped_short_user": 0,
+        "k_core_rounds": 0,
         "users_left_out": 1,
-        "items_never_bought": 2,
+        "items_never_bought": 1,
         "validation": held_out,
         "test": held_out,
     }
     assert read_sequences(paths, "train").rows() == [
         ("anna", ["a", "b"], [10, 10], False),
         ("bert", ["a"], [5], False),
+        ("cleo", ["a", "f"], [1, 2], False),
     ]
     assert read_sequences(paths, "validation").rows() == [
         ("anna", ["a", "b", "b"], [10, 10, 20], False),
         ("bert", ["a", "c"], [5, 7], False),
     ]
     assert read_sequences(paths, "test")["items"].to_list() == [["a", "b", "b", "a"], ["a", "c", "e"]]
+    assert Histories(paths).of("cleo") == ["a", "f"]
 
 
 def test_rules_run_until_none_finds_anything(paths):
@@ -171,7 +184,7 @@ def test_rules_run_until_none_finds_anything(paths):
     walks = {"u1": "adabc", "u2": "abc", "u3": "cba", "u4": "dxb"}
     rows: list[Row] = [(u, i, t + 1, 5.0) for u, walk in walks.items() for t, i in enumerate(walk)]
     write_inputs(paths, rows, "abcdx", {})
-    stats = build(SequenceSettings(min_item_interactions=2, collapse_repeats=True), paths)
+    stats = build(SequenceSettings(min_user_interactions=3, min_item_interactions=2, collapse_repeats=True), paths)
     assert table(paths, "SELECT items FROM sequences WHERE split = 'test' ORDER BY user")["items"].to_list() == [
         ["a", "b", "c"],
         ["a", "b", "c"],

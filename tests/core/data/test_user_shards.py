@@ -78,7 +78,7 @@ def leave_one_out_settings() -> st.SearchStrategy[SequenceSettings]:
     return st.builds(
         SequenceSettings,
         min_rating=st.sampled_from([0.0, 3.0]),
-        min_user_interactions=st.integers(3, 5),
+        min_user_interactions=st.sampled_from([1, 2, 3, 5]),
         min_item_interactions=st.integers(1, 4),
         collapse_repeats=st.booleans(),
     )

@@ -34,6 +34,32 @@ def timed(rows=TIMED) -> dict[str, pl.DataFrame]:
     )
 
 
+def with_train_only(items: list[str]) -> pl.DataFrame:
+    """The sequences of BOUGHT, and a user t who has only a training sequence."""
+    moments = list(range(1, len(items) + 1))
+    own = pl.DataFrame([("train", "t", items, moments, False)], schema=SEQUENCE_SCHEMA, orient="row")
+    return sequences_file.sequences(BOUGHT).vstack(own)
+
+
+@pytest.mark.parametrize("items", [["a"], ["c", "a"]])
+def test_users_too_short_for_a_test_sequence_pass(items):
+    check_for_leaks(by_split(with_train_only(items)), {})
+
+
+def test_a_longer_training_sequence_needs_a_test_sequence():
+    with pytest.raises(ContractError, match=r'Leak in split "train": .* 1 user .* \(t\)'):
+        check_for_leaks(by_split(with_train_only(["a", "b", "c"])), {})
+
+
+@pytest.mark.parametrize("items", [["c"], ["a", "c"]])
+def test_a_short_training_sequence_must_match_an_existing_test_sequence(items):
+    lists = sequences_file.sequences(BOUGHT)
+    planted = (pl.col("split") == "train") & (pl.col("user") == "v")
+    leaky = lists.with_columns(pl.when(planted).then(pl.lit(items)).otherwise("items").alias("items"))
+    with pytest.raises(ContractError, match=r'Leak in split "train": .* 1 user .* \(v\)'):
+        check_for_leaks(by_split(leaky), {})
+
+
 def test_sequences_without_leaks_pass():
     check_for_leaks(by_split(sequences_file.sequences(BOUGHT)), {})
     check_for_leaks(timed(), CUTS)
@@ -52,9 +78,9 @@ def test_held_out_items_are_refused_and_the_user_is_named(split, items):
         check_for_leaks(by_split(leaky), {})
 
 
-def test_a_user_without_a_test_sequence_is_refused():
+def test_a_validation_sequence_without_a_test_sequence_is_refused():
     lists = sequences_file.sequences(BOUGHT)
-    with pytest.raises(ContractError, match=r'Leak in split "train": .* 1 user .* \(v\)'):
+    with pytest.raises(ContractError, match=r'Leak in split "validation": .* 1 user .* \(v\)'):
         check_for_leaks(by_split(lists.filter((pl.col("split") != "test") | (pl.col("user") != "v"))), {})
 
 

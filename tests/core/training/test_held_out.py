@@ -13,7 +13,7 @@ from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.training import _training_texts
 
-SPLITS = {"leave_one_out": {}, "time": {"split": "time", "min_user_interactions": 1}}
+SPLITS = {"leave_one_out": {}, "time": {"split": "time"}}
 
 
 @pytest.fixture(params=SPLITS)
