@@ -284,7 +284,7 @@ def compare_batches(edge: int, count: int, batches: int) -> None:
         sources = {
             "JPEG files": (decoded, sum(map(len, bodies)) / KINDS),
             "colours": (colours, colours.values[0].nbytes),
-            "float16": (PhotoStore(halves, processor, "halves"), halves[0].nbytes),
+            "float16": (PhotoStore(halves, processor), halves[0].nbytes),
         }
         for name, (source, size) in sources.items():
             draw, start = np.random.default_rng(0), time.perf_counter()

@@ -56,16 +56,16 @@ class Straightforward:
         for n, number in enumerate([*history, target]):
             ids += self._inputs.processor.text_ids(prompts.NEXT if n else prompts.FIRST)
             start = len(ids)
-            ids += self._inputs.inputs.blocks[number].ids.tolist()
+            ids += self._inputs.inputs[number].ids.tolist()
         outputs = self._forward(ids, [*history, target])
-        hidden, text = outputs.hidden_states[-1][0], self._inputs.inputs.blocks[target].text_length
+        hidden, text = outputs.hidden_states[-1][0], self._inputs.inputs[target].text_length
         user = functional.normalize(self._model.user_head(hidden[:start].mean(0)), dim=-1)
         item = functional.normalize(self._model.item_head(hidden[start:].mean(0)), dim=-1)
         labels = torch.tensor(ids[start : start + text])
         return user, item, losses.next_item_generation(outputs.logits[0, start - 1 : start - 1 + text], labels)
 
     def _encode_item(self, target: int) -> torch.Tensor:
-        hidden = self._forward(self._inputs.inputs.blocks[target].ids.tolist(), [target]).hidden_states[-1][0]
+        hidden = self._forward(self._inputs.inputs[target].ids.tolist(), [target]).hidden_states[-1][0]
         return functional.normalize(self._model.item_head(hidden.mean(0)), dim=-1)
 
     def _forward(self, ids: list[int], numbers: list[int]) -> Any:

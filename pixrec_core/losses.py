@@ -35,15 +35,14 @@ def info_nce(
         count: queries of the whole batch over all ranks; by default M.
 
     Returns:
-        Sum over queries divided by `count`, a scalar: their mean, or this rank's contribution to it. On zero vectors the
-        mean is that of log(1 + negatives of a query).
+        Sum over queries divided by `count`, a scalar: their mean, or this rank's contribution to it.
     """
     with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would blur cosines, and tau sharpens the blur
         logits = queries.float() @ keys.float().T / temperature
     if offsets is not None:
         logits = logits + offsets
-    kept = negatives.scatter(1, targets[:, None], value=True)
-    losses = functional.cross_entropy(logits.masked_fill(~kept, -torch.inf), targets, reduction="sum")
+    is_class = negatives.scatter(1, targets[:, None], value=True)
+    losses = functional.cross_entropy(logits.masked_fill(~is_class, -torch.inf), targets, reduction="sum")
     return losses / (len(queries) if count is None else count)
 
 

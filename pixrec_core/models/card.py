@@ -1,19 +1,19 @@
-"""The model card of a checkpoint: a pure function of what its training recorded."""
+"""The model card of a checkpoint, as on the Hugging Face hub, from the record of its training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from huggingface_hub import ModelCardData
 
-READS: Final = {
-    "multimodal": "texts and photos",
-    "collaborative": "texts, photos, and a learned vector of each item that was trained on",
-    "text_only": "texts alone",
-    "image_only": "photos alone",
-    "shuffled_images": "texts, each with another item's photo: a control, not for use",
+INPUTS: Final = {
+    "multimodal": "the texts and photos of items",
+    "collaborative": "the texts and photos of items, and a learned vector of each item with training interactions",
+    "text_only": "the texts of items, without photos",
+    "image_only": "the photos of items, without texts",
+    "shuffled_images": "the text of each item with the photo of another one, as a control experiment; do not serve it",
 }
 
-USE: Final = """\
+GET_STARTED: Final = """\
 ```python
 from pixrec_core.models.dual_tower import DualTower
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -23,35 +23,40 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
 ```"""
 
-LIMITS: Final = """\
-It ranks items of a shop for people with at least one purchase or review there. It knows no price, stock or time \
-of year, repeats whatever its data favour, and says nothing about why. The validation chose the epoch and so \
-flatters it; what the model is worth stands in the evaluation on the test targets, beside baselines to beat."""
+USES: Final = """\
+The model ranks the items of one shop for users with at least one interaction there. It can also rank items without \
+interactions, from their texts and photos."""
+
+LIMITATIONS: Final = """\
+The model does not use stock or the time of year. It reproduces biases of its training data, such as a preference for \
+popular items, and it does not explain its recommendations. The validation metrics are optimistic, because they chose \
+the epoch; see the evaluation on test users, which compares the model with baselines."""
 
 
 def model_card(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """README.md of a checkpoint, with the metadata header of the Hugging Face hub.
+    """README.md of a checkpoint, with the YAML metadata of the Hugging Face hub.
 
     Args:
         settings: `variant`, and the sections `model` and `training` as plain values.
-        record: `data` counts a dataset, `epochs` with their curves, `best_epoch`, `parameters`,
-            `trained_parameters`, `backbone` and `started_from`.
+        record: of the training: `data` with counts per dataset, `epochs` with their metrics, `best_epoch`,
+            `parameters`, `trained_parameters`, `backbone` and `started_from`.
     """
     return "\n\n".join(
         [
-            f"---\n{_header(settings, record).to_yaml()}\n---",
+            f"---\n{_metadata(settings, record).to_yaml()}\n---",
             f"# PixRec dual tower, {settings['variant']}",
-            _what(settings, record),
-            f"## Data\n\n{_data(record)}",
-            f"## Validation\n\n{_validation(settings, record)}",
-            f"## Settings\n\n{_settings(settings, record)}",
-            f"## Use\n\n{USE}",
-            f"## Intended use and limits\n\n{LIMITS}\n",
+            f"## Model details\n\n{_details(settings, record)}",
+            f"## Uses\n\n{USES}",
+            f"## Bias, risks and limitations\n\n{LIMITATIONS}",
+            f"## How to get started with the model\n\n{GET_STARTED}",
+            f"## Training data\n\n{_training_data(record)}",
+            f"## Evaluation\n\n{_evaluation(settings, record)}",
+            f"## Training hyperparameters\n\n{_hyperparameters(settings, record)}\n",
         ]
     )
 
 
-def _header(settings: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCardData:
+def _metadata(settings: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCardData:
     kind, name = record["backbone"]["kind"], record["backbone"]["name"]
     return ModelCardData(
         library_name="pixrec",
@@ -60,46 +65,47 @@ def _header(settings: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCard
     )
 
 
-def _what(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def _details(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     backbone = record["backbone"]
     origin = {
-        "embedded": "the embedded backbone `tiny`, its weights begun from chance and its tokenizer from training texts",
+        "embedded": "the backbone `tiny`, trained from random weights with a tokenizer trained on the item texts",
         "folder": "a backbone from a local folder",
         "hub": f"the backbone `{backbone['name']}`, revision {backbone['revision']}",
     }[backbone["kind"]]
     started = record["started_from"]
-    joint = f" It started from a joint training on {', '.join(started['datasets'])}." if started else ""
+    joint = f" Training started from a joint checkpoint of {', '.join(started['datasets'])}." if started else ""
     return (
-        "User and item vectors for next-item recommendation from one causal vision-language backbone (PixRec, 2026; "
-        f"CALRec, RecSys 2024). It reads {READS[settings['variant']]}, on {origin}.{joint} It has "
-        f"{record['parameters']:,} parameters, of which {record['trained_parameters']:,} were trained here."
+        "The model encodes users and items as vectors for next-item recommendation, with one causal vision-language "
+        f"backbone (PixRec, 2026; CALRec, RecSys 2024). Its inputs are {INPUTS[settings['variant']]}. It uses "
+        f"{origin}.{joint} It has {record['parameters']:,} parameters, of which {record['trained_parameters']:,} were "
+        "trained."
     )
 
 
-def _data(record: Mapping[str, Any]) -> str:
+def _training_data(record: Mapping[str, Any]) -> str:
     columns = ("users", "examples", "items", "items_with_photo", "validation_users")
     rows = [(name, *(f"{counts[column]:,}" for column in columns)) for name, counts in record["data"].items()]
     return (
         f"{_table(('dataset', *columns), rows)}\n\n"
-        "An example is a history and its next item. The targets of validation and test were kept from training; the "
-        "validation below chose the epoch."
+        "An example is a history and its next item. Training did not use the targets of validation and test."
     )
 
 
-def _validation(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def _evaluation(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     epochs: Sequence[Mapping[str, float]] = record["epochs"]
     columns = [name for name in epochs[0] if name != "seconds"]
     rows = [[f"{epoch[column]:.4g}" if column in epoch else "-" for column in columns] for epoch in epochs]
-    several = "; with several datasets, the mean over them" if len(record["data"]) > 1 else ""
+    metric = settings["training"]["metric_for_best_model"]
+    several = " With several datasets, metrics are means over them." if len(record["data"]) > 1 else ""
     return (
         f"{_table(columns, rows)}\n\n"
-        f"The weights are those of epoch {record['best_epoch']}, the best by {settings['training']['metric_for_best_model']}. Ranks "
-        f"are among the whole catalogue, items of the history included{several}."
+        f"The weights are those of epoch {record['best_epoch']}, which has the best {metric} on validation users. "
+        f"Targets are ranked among the whole catalogue, items of the history included.{several}"
     )
 
 
-def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Every setting; a folder of the machine that trained it is nobody else's business."""
+def _hyperparameters(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """All settings, without the path of a local backbone folder."""
     model = settings["model"] | {"backbone": record["backbone"]["name"]}
     sections = {"model": model, "training": settings["training"]}
     rows = [(f"{name}.{key}", f"`{value}`") for name, section in sections.items() for key, value in section.items()]

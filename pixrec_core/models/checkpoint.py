@@ -1,7 +1,7 @@
-"""A checkpoint folder: the dual tower as transformers saves it, its processor, and what is known of its training.
+"""A checkpoint folder: the dual tower and its processor as transformers saves them, settings and training record.
 
-`AutoModel`, `AutoTokenizer` and `AutoImageProcessor` read it once `DualTower` is imported; nothing in it is code. What
-the models need is imported with them: whoever asks only whether a checkpoint is current is not to wait for it.
+`AutoModel`, `AutoTokenizer` and `AutoImageProcessor` load it after an import of `DualTower`; it contains no code.
+torch and transformers are imported within functions, so that `pixrec status` need not wait for them.
 """
 
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ CARD = "README.md"
 def save(
     folder: Path, model: "DualTower", processor: "Processor", settings: Mapping[str, Any], record: dict[str, Any]
 ) -> None:
-    """Write a checkpoint, atomically.
+    """Write a checkpoint atomically.
 
     Args:
-        folder: to write.
-        model: the tower.
+        folder: the checkpoint's folder.
+        model: the dual tower.
         processor: of its backbone.
-        settings: `variant`, `model` and `training` that it was trained with.
-        record: of the training: `epochs`, `data` and what else its model card tells.
+        settings: of the training: `variant`, `model` and `training`.
+        record: of the training, as for `model_card`.
     """
     plain = {n: s.model_dump(mode="json") if isinstance(s, Section) else s for n, s in settings.items()}
     with files.replacing(folder) as temporary:
@@ -46,15 +46,15 @@ def save(
 
 
 def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, Any]:
-    """Where a model's first weights came from.
+    """The part of a training record about the initial weights.
 
     Args:
-        settings: whose revision is a commit (`hub.pin_revision`).
-        start: folder of the checkpoint that was trained on, if there was one.
+        settings: with a commit as revision (`hub.pin_revision`).
+        start: folder of the checkpoint that training starts from; None to start from the backbone.
 
     Returns:
-        `backbone`: its kind (embedded, folder or hub), its name, and its revision on the hub (a commit);
-        `started_from`: datasets and weights of the checkpoint that was trained on, None without one.
+        `backbone`: its kind (embedded, folder or hub), name, and revision on the hub (a commit);
+        `started_from`: datasets and `weights_sha256` of the checkpoint `start`, or None.
     """
     if start is not None:
         record = files.read_json(start / CURVES)
@@ -70,34 +70,36 @@ def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, An
 
 
 def weights_sha256(folder: Path) -> str:
-    """What the checkpoint is: the checksum of its weights."""
+    """Checksum of the weights, which identifies a checkpoint."""
     return str(files.read_json(folder / CURVES)["weights_sha256"])
 
 
 def load(folder: Path) -> "tuple[DualTower, Processor]":
-    """Read a checkpoint, ready for inference on the GPU if there is one.
+    """The model and processor of a checkpoint, in evaluation mode, on the GPU if there is one.
 
     Raises:
-        MissingArtefactError: no checkpoint there.
-        CheckpointError: its weights are not those that were saved.
+        MissingArtefactError: there is no checkpoint.
+        CheckpointError: the weights do not have the recorded checksum.
     """
     from pixrec_core.models.dual_tower import DualTower
     from pixrec_core.models.loading import load_processor
 
     if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum is not the saved one; train again")
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. Restore it, or train again"
+        )
     model = DualTower.from_pretrained(folder).eval()
     return model.to(device()), load_processor(folder)
 
 
 def load_settings(folder: Path) -> tuple[ModelSettings, TrainingSettings]:
-    """The settings that a checkpoint was trained with."""
+    """The settings with which a checkpoint was trained."""
     saved = files.read_json(folder / SETTINGS)
     return ModelSettings.model_validate(saved["model"]), TrainingSettings.model_validate(saved["training"])
 
 
 def device() -> str:
-    """Where models run."""
+    """Device for inference and training of one process: `cuda` if available, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

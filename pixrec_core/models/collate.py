@@ -71,7 +71,7 @@ class Collator:
     def _item_batch(self, numbers: Sequence[int] | Ids, photo_index: dict[int, int]) -> Batch:
         """`item_batch` without photos; `photo_index` gives the index of each item's photo in the batch."""
         start = np.array(self.processor.start_ids, dtype=np.int64)
-        blocks = [self.inputs.blocks[number] for number in numbers]
+        blocks = [self.inputs[number] for number in numbers]
         ids = [np.concatenate([start, block.ids]) for block in blocks]
         image_feature_index = [
             np.concatenate([np.full_like(start, -1), self._batch_feature_index(block, photo_index.get(number))])
@@ -158,7 +158,7 @@ class Collator:
         items = self._item_batch(local_items, photo_index)
         histories = self._history_batch([window.items for window in local_windows], photo_index)
         pairs = _pairs(local_windows, histories, {int(number): key for key, number in enumerate(numbers)})
-        text_lengths = np.array([self.inputs.blocks[number].text_length for number in numbers])
+        text_lengths = np.array([self.inputs[number].text_length for number in numbers])
         return {
             "history_input_ids": histories["input_ids"],
             "history_image_feature_index": histories["image_feature_index"],
@@ -171,7 +171,7 @@ class Collator:
             **pairs,
             **_labels(pairs, text_lengths),
             "pair_count": sum(len(window.items) - 1 for window in windows),
-            "label_count": sum(self.inputs.blocks[n].text_length for window in windows for n in window.items[1:]),
+            "label_count": sum(self.inputs[n].text_length for window in windows for n in window.items[1:]),
         }
 
     def _keys(self, windows: Sequence[TrainingWindow]) -> tuple[Ids, NDArray[np.float64], list[int]]:
@@ -191,7 +191,7 @@ class Collator:
         """Token ids (L,), image feature index (L,) and item spans (n, 2) of one history."""
         ids, image_feature_index, spans, length = [], [], [], 0
         for n, number in enumerate(history):
-            block = self.inputs.blocks[number]
+            block = self.inputs[number]
             lead = self._next_ids if n else self._first_ids
             ids += [lead, block.ids]
             image_feature_index += [

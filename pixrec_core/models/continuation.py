@@ -10,6 +10,7 @@ size.
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.dual_tower import DualTower
@@ -31,7 +32,8 @@ class Continuation:
         ids, image_feature_index = prompts["input_ids"], prompts["image_feature_index"]
         lengths = prompts["lengths"]
         features = model.photo_features(prompts["photos"])
-        hidden, self._cache = self._adapter.remembered_states(ids, image_feature_index, features)
+        self._cache = DynamicCache()
+        hidden = self._adapter.hidden_states(ids, image_feature_index, features, self._cache)
         self.logits = self._adapter.logits(hidden[torch.arange(len(ids), device=ids.device), lengths - 1])
         self._first_positions = self._adapter.next_positions(image_feature_index, features, lengths)
         self._lengths = lengths
@@ -52,7 +54,7 @@ class Continuation:
         visible = torch.cat([is_prompt, follows], dim=2)
         distances = indices[..., None] - self._indices[:, None]
         positions = self._first_positions[:, None] + depths
-        return self._adapter.following_states(ids, positions, self._cache, visible, distances)
+        return self._adapter.cached_hidden_states(ids, positions, self._cache, visible, distances)
 
     def crop_cache(self) -> None:
         """Remove all tokens after the prompts from the cache."""

@@ -10,11 +10,7 @@ FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors"]
 
 
 def pin_revision(settings: ModelSettings) -> ModelSettings:
-    """The settings with a branch or tag of the hub replaced by its current commit, so that training is repeatable.
-
-    Raises:
-        BackboneError: as `resolve_commit`.
-    """
+    """The settings with the current commit as revision, in place of a branch or tag, so that training is repeatable."""
     return settings.model_copy(update={"revision": resolve_commit(settings.backbone, settings.revision)})
 
 
@@ -32,7 +28,7 @@ def resolve_commit(name: str, revision: str | None) -> str | None:
     None for `tiny` and for a local folder, which have no commits.
 
     Raises:
-        BackboneError: there is no such repository or revision, or no network and nothing in the local cache.
+        BackboneError: the repository or revision does not exist, or there is neither a network nor a cached commit.
     """
     if name == "tiny" or Path(name).exists():
         return None
@@ -45,9 +41,9 @@ def resolve_commit(name: str, revision: str | None) -> str | None:
         first_line = str(error).strip().split("\n")[0]
         raise BackboneError(
             f"backbone {name!r}, revision {revision or 'of the default branch'}, is no local folder and was not found "
-            f"on the Hugging Face hub ({type(error).__name__}: {first_line}). Correct the name or the revision; without a "
-            "network, set model.backbone to a local folder with the model, downloaded elsewhere with "
-            "`hf download NAME --local-dir FOLDER`"
+            f"on the Hugging Face hub ({type(error).__name__}: {first_line}). Correct the name or the revision. "
+            "Without a network, download the model on another machine with `hf download NAME --local-dir FOLDER`, and "
+            "set model.backbone to that folder"
         ) from error
 
 
@@ -58,8 +54,7 @@ def download_backbone(name: str, revision: str | None) -> Path:
     network, retry each for many seconds.
 
     Raises:
-        BackboneError: as `resolve_commit`.
-        OSError: the hub cannot be reached or refuses, and the commit is not completely cached.
+        OSError: the download failed, and the commit is not completely cached.
     """
     commit = resolve_commit(name, revision)
     if commit is None:

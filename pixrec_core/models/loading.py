@@ -1,4 +1,4 @@
-"""Bringing a backbone: `tiny` made here, any other by transformers from the hub or a local folder."""
+"""Backbones and their processors: `tiny` is built here, any other is loaded from the hub or a local folder."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 from pixrec_core.errors import BackboneError
 from pixrec_core.models import hub
-from pixrec_core.models.backbones import Processor, adapter_of, processor_class, require_agreement, tiny
+from pixrec_core.models.agreement import require_agreement
+from pixrec_core.models.backbones import Processor, adapter_of, processor_class, tiny
 
 #: Arguments of every `from_pretrained`: code in a model folder is never run.
 SAFE: dict[str, Any] = {"trust_remote_code": False}
@@ -21,7 +22,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         texts: returns the item texts of the training split, to train the tokenizer of `tiny` on.
 
     Raises:
-        BackboneError: no such folder or name, no network, or a model that PixRec cannot use.
+        BackboneError: the backbone was not found, or PixRec cannot use it.
     """
     if name == "tiny":
         return tiny.create(texts())
@@ -53,8 +54,8 @@ def _advice(name: str, error: Exception) -> str:
     first_line = str(error).strip().split("\n")[0]
     return (
         f"backbone {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.backbone to `tiny`, "
-        "to the hub name of an image-text-to-text model, or to a local folder that holds one: config.json, "
-        "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. "
-        "Pickled weights are not read (convert a pytorch_model.bin with `save_pretrained`), and code that "
-        "comes with a model is not run"
+        "to the hub name of an image-text-to-text model, or to a local folder of one with config.json, "
+        "model.safetensors, tokenizer.json and preprocessor_config.json, as `save_pretrained` writes them. PixRec "
+        "does not read pickled weights (convert a pytorch_model.bin with `save_pretrained`), and does not run code "
+        "from a model's folder"
     )

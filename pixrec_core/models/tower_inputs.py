@@ -1,4 +1,4 @@
-"""Everything the towers read of one dataset and variant: the catalogue's order, its blocks and its photos."""
+"""All inputs of the towers for one dataset and variant: item ids, token ids and photos."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,12 @@ from pixrec_core.ranking_table import id_indices
 
 @dataclass(frozen=True)
 class TowerInputs:
-    """Items are numbered by their place in the catalogue.
+    """Inputs of the towers; an item's number is its row in the catalogue.
 
     Attributes:
-        items: ids, in the catalogue's order.
-        inputs: what the towers read of each.
-        pixels: photos, decoded when asked for; None for a variant without any.
+        items: item ids by item number.
+        inputs: token ids and photo rows by item number.
+        pixels: photos, decoded on access; None for a variant or dataset without photos.
         processor: of the backbone.
     """
 
@@ -37,31 +37,31 @@ class TowerInputs:
 
     @classmethod
     def load(cls, paths: VariantPaths, backbone: Any, processor: Processor, text_tokens: int) -> "TowerInputs":
-        """Read the catalogue, and find its photos."""
+        """Read the catalogue of a dataset for a variant; `text_tokens` is the maximum of text tokens per item."""
         catalogue = read_items(paths.dataset)
         photos, with_photo = photo_rows(catalogue)
-        seeing = paths.variant != "text_only" and bool(with_photo)
-        pixels = photo_files(paths.dataset, with_photo, processor) if seeing else None
-        image_tokens = _image_tokens(backbone, processor) if seeing else 0
+        has_photos = paths.variant != "text_only" and bool(with_photo)
+        pixels = photo_files(paths.dataset, with_photo, processor) if has_photos else None
+        image_tokens = _image_tokens(backbone, processor) if has_photos else 0
         rows = catalogue.iter_rows(named=True)
         inputs = item_inputs(rows, photos, processor, image_tokens, paths.variant, text_tokens)
         return cls(catalogue[schemas.ITEM].to_list(), inputs, pixels, processor)
 
     def numbers(self, sequences: pl.Series) -> pl.Series:
-        """Lists of item ids to lists of item numbers, in a column: as Python objects they take ten times the memory."""
+        """Lists of item numbers from lists of item ids; as Python objects they would take ten times the memory."""
         return sequences.list.eval(id_indices(pl.element(), pl.Series(self.items)).cast(pl.Int64))
 
     def collator(
         self, photos: PhotoStore | None = None, negatives: Negatives | None = None, rank_info: RankInfo = SINGLE_PROCESS
     ) -> Collator:
-        """Batches whose photos come from a store, or are decoded for each; training brings its negatives and share."""
+        """A collator over these inputs; photos come from `photos`, by default decoded for each batch."""
         store = photos or self.pixels
         return Collator(self.inputs, self.processor, store.load if store else lambda _: {}, negatives, rank_info)
 
 
 @torch.inference_mode()
 def _image_tokens(backbone: Any, processor: Processor) -> int:
-    """K, the features of one photo: asked of the model, since each family counts in its own way."""
+    """K, features per photo: the length of the output for one photo, since every family computes it differently."""
     pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
     inputs = {name: value.to(backbone.device) for name, value in processor.image_inputs(pixels, 1).items()}
     return int(adapter_of(backbone).features(inputs, 1).shape[1])

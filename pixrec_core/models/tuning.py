@@ -12,19 +12,25 @@ from pixrec_core.settings import LoraSettings, ModelSettings
 
 
 def select_trainable_weights(model: DualTower, settings: ModelSettings) -> None:
-    """Set `requires_grad` of the backbone's weights by the settings.
+    """Set `requires_grad` of the backbone's weights as the settings say; LoRA adapters are added to the model.
 
     Raises:
         BackboneError: the language model has fewer layers than `last_layers`, or no module of `lora.targets`.
     """
+    decoder = model.backbone.get_decoder()
     model.backbone.requires_grad_(settings.tune == "full")
     for parameter in model.vision_parameters():
         parameter.requires_grad_(settings.vision == "trainable")
     if settings.tune == "lora":
-        _adapt(model.backbone.get_decoder(), settings.lora)
+        _add_lora_adapters(decoder, settings.lora)
     elif settings.tune == "last_layers":
-        for layer in _last(model.backbone.get_decoder(), settings.last_layers):
-            layer.requires_grad_(True)
+        layers, count = decoder.layers, settings.last_layers
+        if count > len(layers):
+            raise BackboneError(
+                f"model.last_layers is {count}, but {type(decoder).__name__} has {len(layers)} layers; "
+                "lower it, or set model.tune to `full`"
+            )
+        layers[len(layers) - count :].requires_grad_(True)
 
 
 def merge_lora_adapters(model: DualTower) -> None:
@@ -38,7 +44,7 @@ def merge_lora_adapters(model: DualTower) -> None:
             setattr(model.get_submodule(parent), attribute, module.get_base_layer())
 
 
-def _adapt(decoder: Any, settings: LoraSettings) -> None:
+def _add_lora_adapters(decoder: Any, settings: LoraSettings) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
@@ -54,13 +60,3 @@ def _adapt(decoder: Any, settings: LoraSettings) -> None:
             f"model.lora.targets {settings.targets} cannot be adapted in {type(decoder).__name__} ({error}); "
             "name its linear layers, such as q_proj and v_proj, or leave the setting out to adapt all of them"
         ) from error
-
-
-def _last(decoder: Any, count: int) -> Any:
-    layers = decoder.layers
-    if count > len(layers):
-        raise BackboneError(
-            f"model.last_layers is {count}, but {type(decoder).__name__} has {len(layers)} layers; "
-            "lower it, or set model.tune to `full`"
-        )
-    return layers[len(layers) - count :]

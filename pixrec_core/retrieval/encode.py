@@ -20,7 +20,7 @@ from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator, to_device
 from pixrec_core.models.dual_tower import DevicePickle, DualTower
-from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_key, feature_store
+from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.progress import track
@@ -100,7 +100,7 @@ def photo_features_path(
     """The file of photo features that `Encoder.load` reads; None for a variant or dataset without photos."""
     if inputs.pixels is None:
         return None
-    return _features_folder(settings, paths, paths.item_vectors) / feature_file(feature_key(model, inputs.pixels))
+    return _features_folder(settings, paths, paths.item_vectors) / feature_file(model, inputs.pixels)
 
 
 def _features_folder(settings: ModelSettings, paths: VariantPaths, vectors_folder: Path) -> Path:
@@ -136,12 +136,12 @@ class Encoder(DevicePickle):
 
     def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
         """v_T of every item, (N, D)."""
-        lengths = [len(block.ids) for block in self.inputs.inputs.blocks]
+        lengths = [len(block.ids) for block in self.inputs.inputs]
         return self._encode_all(self.encode_item_batch, range(len(lengths)), lengths, "items encoded", engine)
 
     def user_vectors(self, histories: Sequence[Sequence[int]], engine: Engine = LOCAL) -> Vectors:
         """v_U of every history, (U, D)."""
-        histories, blocks = self.crop(histories), self.inputs.inputs.blocks
+        histories, blocks = self.crop(histories), self.inputs.inputs
         lengths = [sum(len(blocks[item].ids) for item in history) for history in histories]
         return self._encode_all(self.encode_history_batch, histories, lengths, "histories encoded", engine)
 

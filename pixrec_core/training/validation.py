@@ -10,7 +10,7 @@ from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.evaluation import metrics
 from pixrec_core.evaluation.validation import target_ranks, tuning_users
 from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.photo_store import PhotoStore, features_now
+from pixrec_core.models.photo_store import PhotoStore, current_features
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import popularity_ranks
@@ -54,7 +54,7 @@ class Validation:
 
     def __call__(self, model: DualTower) -> dict[str, float]:
         """Return Recall@10 and NDCG@10 over the whole catalogue, seen items allowed."""
-        photos = features_now(model, self._photos, self._engine) if self._photos else None
+        photos = current_features(model, self._photos, self._engine) if self._photos else None
         encoder = encode.Encoder(model, self._inputs, photos)
         items = encoder.item_vectors(self._engine)
         users = encoder.user_vectors(self._histories, self._engine)

@@ -1,30 +1,29 @@
-"""Vision-language backbones: one module a family of models.
+"""Vision-language backbones: one module per model family.
 
-A family module names the `model_type`s that it serves in `MODEL_TYPES` and has two classes: `FamilyProcessor`, how
-texts and photos become tokens and pixels, and `FamilyAdapter`, how the decoder is fed with both. A model of another
-family goes through the general `Processor` and `BackboneAdapter`, if `_agreement` finds that its own `forward` reads the same.
-`tiny` is the embedded default, made from nothing.
+A family module lists the `model_type`s that it supports in `MODEL_TYPES`. Its `FamilyProcessor` turns texts into tokens
+and photos into pixels, and its `FamilyAdapter` feeds both to the decoder. Models of other families use the general
+`Processor` and `BackboneAdapter`, if `require_agreement` finds that these reproduce the model's own `forward`.
+`tiny` is the default backbone, which is built without a download.
 """
 
 from types import ModuleType
 from typing import Any
 
 from pixrec_core.models.backbones._adapter import BackboneAdapter
-from pixrec_core.models.backbones._agreement import require_agreement
 from pixrec_core.models.backbones._processor import Processor
 from pixrec_core.plugins import load_plugin, plugin_names
 
-__all__ = ["BackboneAdapter", "Processor", "adapter_of", "processor_class", "require_agreement"]
+__all__ = ["BackboneAdapter", "Processor", "adapter_of", "processor_class"]
 
 
 def processor_class(model_type: str) -> type[Processor]:
-    """The processor of a model family; the general one where there is no family of that type."""
+    """The processor class of a model family; `Processor` for a `model_type` without a family module."""
     module = _family(model_type)
     return module.FamilyProcessor if module else Processor
 
 
 def adapter_of(model: Any) -> BackboneAdapter:
-    """What reads prompts through a model; the general adapter where there is no family of its type."""
+    """The adapter of a model's family around the model; `BackboneAdapter` without a family module."""
     module = _family(model.config.model_type)
     adapter: BackboneAdapter = (module.FamilyAdapter if module else BackboneAdapter)(model)
     return adapter

@@ -1,8 +1,7 @@
-"""Text to token ids and photos to pixels, for any image-text-to-text model.
+"""Token ids of texts and pixels of photos, for any image-text-to-text model.
 
-Every photo is padded to a white square of one size, so that every image has the same number of
-tokens and all side inputs of a vision tower (grids, masks) are the same for each photo: they are
-taken once, from a probe, and repeated.
+Every photo is padded to a white square of one size. So all photos have the same number of tokens and the same side
+inputs of the vision tower (grids, masks), which are computed once from a blank photo and repeated.
 """
 
 from functools import cached_property
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from pixrec_core.errors import BackboneError
 
-DEFAULT_EDGE = 224  # pixels, where a vision tower takes any size
+DEFAULT_EDGE = 224  # pixels, for vision towers that take any size
 
 
 class Processor:
@@ -26,7 +25,7 @@ class Processor:
         config: the backbone's configuration.
     """
 
-    #: what the family's image processor must be told to give one square image of fixed size
+    #: Arguments with which the family's image processor returns one image of fixed size per photo.
     options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, tokenizer: Any, image_processor: Any, config: Any) -> None:
@@ -40,42 +39,46 @@ class Processor:
         for name in ("image_token_id", "image_token_index"):
             if getattr(self.config, name, None) is not None:
                 return int(getattr(self.config, name))
-        raise BackboneError(f"{self.config.model_type} names no image token; it cannot take images inside text")
+        raise BackboneError(
+            f"{self.config.model_type} has no image token in its config.json; PixRec needs a model that takes images "
+            "between text. Choose a family of docs/backbones.md"
+        )
 
     @property
     def edge(self) -> int:
-        """Pixels along the side of the square that the vision tower sees."""
+        """Edge length in pixels of the squares that the vision tower gets."""
         vision = getattr(self.config, "vision_config", None)
         if vision is None:
             raise BackboneError(
-                f"{self.config.model_type} has no vision_config; PixRec needs an image-text-to-text model"
+                f"{self.config.model_type} has no vision_config in its config.json; PixRec needs an "
+                "image-text-to-text model. Choose a family of docs/backbones.md"
             )
         return int(getattr(vision, "image_size", None) or DEFAULT_EDGE)
 
     def around_image(self) -> tuple[list[int], list[int]]:
-        """Token ids that stand before and after the placeholders of an image."""
+        """Token ids before and after the placeholders of an image."""
         before = getattr(self.config, "vision_start_token_id", None)
         after = getattr(self.config, "vision_end_token_id", None)
         return [before] if before is not None else [], [after] if after is not None else []
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens, even where the text spells one."""
+        """Token ids of a text without special tokens, even if the text contains the name of one."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
     @cached_property
     def start_ids(self) -> list[int]:
-        """What the backbone wants at the start of every text: its beginning-of-text token, or nothing."""
+        """Token ids that start every prompt: the beginning-of-text token, if the backbone has one."""
         ids: list[int] = self.tokenizer("")["input_ids"]
         return [i for i in ids if i == self.tokenizer.bos_token_id]
 
     def pixels(self, photo: Image.Image) -> Tensor:
-        """One photo as the vision tower's `pixel_values`; its first axis is joined over photos."""
+        """`pixel_values` of one photo; those of several photos are concatenated on the first axis."""
         values: Tensor = self._process(photo)["pixel_values"]
         return values
 
     def image_inputs(self, pixels: Tensor, count: int) -> dict[str, Tensor]:
-        """Arguments of `get_image_features` for `count` photos whose pixels are joined on the first axis."""
+        """Arguments of `get_image_features` for the concatenated pixels of `count` photos."""
         repeated = {k: v.repeat(count, *[1] * (v.dim() - 1)).to(pixels.device) for k, v in self._side_inputs.items()}
         return {"pixel_values": pixels, **repeated}
 
@@ -88,13 +91,13 @@ class Processor:
         return self.image_processor([square(photo, self.edge)], return_tensors="pt", **self.options)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write tokenizer and image processor beside a model, as transformers does."""
+        """Write tokenizer and image processor into a model's folder, as transformers does."""
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
 
 
 def square(photo: Image.Image, edge: int) -> Image.Image:
-    """The photo scaled to fit and centred on a white square of `edge` pixels: most products stand on white."""
+    """The photo scaled to fit into a white square of `edge` pixels, centred; most product photos are on white."""
     scale = edge / max(photo.size)
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     canvas = Image.new("RGB", (edge, edge), "white")

@@ -1,4 +1,4 @@
-"""Vectors of words before any training: those of latent semantic analysis (Deerwester et al., JASIS 1990)."""
+"""Initial token embeddings from latent semantic analysis (Deerwester et al., JASIS 1990) of the item texts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,33 +6,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TYPICAL = 0.1  # root mean square of what is returned: above what untrained layers add, so it shows after them
+RMS = 0.1  # root mean square of the vectors: larger than what untrained layers add, so it has an effect after them
 
 
 def word_vectors(tokenizer: Any, texts: Sequence[str], size: int) -> tuple[Tensor, Tensor]:
-    """Tokens that occur in some texts, and a vector for each: texts of like words have like means of vectors.
+    """A vector for every token that occurs in some texts, such that similar texts have similar mean vectors.
 
-    The mean of a text's vectors is, but for its length, its row in the truncated decomposition of the texts'
-    TF-IDF matrix: rare words weigh more, and words of one kind lie together.
+    The mean vector of a text is, up to its length, its row in the truncated SVD of the TF-IDF matrix.
 
     Args:
-        tokenizer: cuts texts into tokens.
-        texts: N of them.
-        size: H, numbers in a vector; where fewer directions are found, the rest are zero.
+        tokenizer: of transformers.
+        texts: the corpus.
+        size: H, size of the vectors; components beyond the rank of the matrix are zero.
 
     Returns:
-        (T,) token ids and (T, H) vectors, of root mean square `TYPICAL`; none where no text has a word.
+        (T,) token ids and (T, H) vectors with root mean square `RMS`; T = 0 if no text has a token.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
     if not any(texts):
         return torch.empty(0, dtype=torch.int64), torch.empty(0, size)
-    weighing = TfidfVectorizer(analyzer=tokenizer.encode, binary=True)
-    weights = weighing.fit_transform(texts)
-    directions = min(size, *weights.shape)
-    _, _, found = randomized_svd(weights, directions, n_iter=5, random_state=0)
-    vectors = torch.zeros(weights.shape[1], size)
-    vectors[:, :directions] = torch.from_numpy(found.T * weighing.idf_[:, None])
-    vectors *= TYPICAL / vectors.square().mean().sqrt()
-    return torch.from_numpy(weighing.get_feature_names_out().astype("int64")), vectors
+    vectorizer = TfidfVectorizer(analyzer=tokenizer.encode, binary=True)
+    matrix = vectorizer.fit_transform(texts)
+    rank = min(size, *matrix.shape)
+    _, _, components = randomized_svd(matrix, rank, n_iter=5, random_state=0)
+    vectors = torch.zeros(matrix.shape[1], size)
+    vectors[:, :rank] = torch.from_numpy(components.T * vectorizer.idf_[:, None])
+    vectors *= RMS / vectors.square().mean().sqrt()
+    return torch.from_numpy(vectorizer.get_feature_names_out().astype("int64")), vectors

@@ -1,10 +1,10 @@
-"""PaliGemma (Gemma) and PaliGemma 2 (Gemma 2), read causally.
+"""PaliGemma (Gemma) and PaliGemma 2 (Gemma 2), with causal attention.
 
-The family was trained with attention in both directions over its prefix, image and question. A prefix here must not
-see what follows it, so every token attends backwards only, as the family's answers do. The placeholders stand where
-the photo stands in the text, where the family saw images before all text; fine-tuning has to bridge both.
+The family was trained with bidirectional attention over image and question, and with images before all text. PixRec
+needs causal attention, so that a prefix does not depend on later items, and images between text. Fine-tuning has to
+adapt the model to both.
 
-Gemma multiplies token embeddings by sqrt(H) inside its embedding layer, and image features not at all.
+Gemma's embedding layer multiplies token embeddings by sqrt(H); image features are not multiplied.
 """
 
 from typing import Any
@@ -21,18 +21,18 @@ FamilyProcessor = Processor
 
 
 class FamilyAdapter(BackboneAdapter):
-    """Keeps attention causal and Gemma 2's logits capped."""
+    """Causal attention, and the soft cap on Gemma 2's logits."""
 
-    def decoder_inputs(self, _slots: Tensor, _features: Tensor | None) -> dict[str, Any]:
-        """Causal: without it, `use_bidirectional_attention` of the configuration lets SDPA see the future."""
+    def decoder_inputs(self, _image_feature_index: Tensor, _features: Tensor | None) -> dict[str, Any]:
+        """Overrides `use_bidirectional_attention` of the configuration."""
         return {"is_causal": True}
 
     def native_forward_kwargs(self, is_image: Tensor) -> dict[str, Tensor]:
-        """The whole prompt as suffix, which `forward` reads causally."""
+        """Marks the whole prompt as suffix, over which `forward` is causal."""
         return {"token_type_ids": torch.ones_like(is_image, dtype=torch.long)}
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores as Gemma 2 gives them, squeezed into (-cap, cap); Gemma names no cap."""
+        """Logits within (-cap, cap) for Gemma 2; Gemma has no cap."""
         scores = super().logits(hidden)
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return scores if cap is None else cap * torch.tanh(scores / cap)

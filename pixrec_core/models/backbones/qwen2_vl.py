@@ -15,45 +15,41 @@ FamilyProcessor = Processor
 
 
 class FamilyAdapter(BackboneAdapter):
-    """Gives the decoder the positions that the model's `get_rope_index` would give."""
+    """Gives the decoder the positions of the model's `get_rope_index`."""
 
     def decoder_inputs(self, image_feature_index: Tensor, features: Tensor | None) -> dict[str, Any]:
-        """Positions: the decoder alone would count image tokens like words."""
-        return {"position_ids": _positions(image_feature_index, features)}
+        """M-RoPE positions; without them the decoder would number image tokens like text tokens."""
+        return {"position_ids": mrope_positions(image_feature_index, features)}
 
     def next_positions(self, image_feature_index: Tensor, features: Tensor | None, ends: Tensor) -> Tensor:
-        """One step past the last token, a word, on all three axes alike."""
+        """One more than the position of the last token, which is a text token and has one position on all axes."""
         rows = torch.arange(len(ends), device=ends.device)
-        return _positions(image_feature_index, features)[0, rows, ends - 1] + 1
+        return mrope_positions(image_feature_index, features)[0, rows, ends - 1] + 1
 
     def position_ids(self, positions: Tensor) -> Tensor:
-        """The same in time, row and column, (3, B, W)."""
+        """The same positions in time, height and width, (3, B, W)."""
         return positions.expand(3, -1, -1)
 
     def native_forward_kwargs(self, is_image: Tensor) -> dict[str, Tensor]:
-        """Which tokens are of an image, from which `forward` takes positions."""
+        """Marks image tokens, from which `forward` computes positions."""
         return {"mm_token_type_ids": is_image.int()}
 
 
-def _positions(image_feature_index: Tensor, features: Tensor | None) -> Tensor:
-    return positions(image_feature_index, 1 if features is None else features.shape[1])
+def mrope_positions(image_feature_index: Tensor, features: Tensor | None) -> Tensor:
+    """Position of every token in time, height and width, (3, B, L), for square images.
 
-
-def positions(image_feature_index: Tensor, image_tokens: int) -> Tensor:
-    """Time, row and column of every token, (3, B, L), for square images.
-
-    A word is one step further on all three axes. The tokens of an image share the time at which it starts, their
-    rows and columns count from there, and what follows stands one side of the image later. A token's position
-    depends on nothing that follows it, so a prefix has the same positions alone and within a window.
+    A text token advances all three by one. All tokens of an image have the time at which it starts; height and width
+    count rows and columns from there, and the token after the image is one edge length later. No position depends on
+    a later token, so a prefix has the same positions alone and within a window.
 
     Args:
-        image_feature_index: (B, L) position of an image feature among all of the batch's; -1 for text.
-        image_tokens: K, features of one photo.
+        image_feature_index: (B, L) index of an image feature among the (J * K) of the batch; -1 for text.
+        features: (J, K, F), or None if no row has an image.
     """
-    side = math.isqrt(image_tokens)
-    assert side * side == image_tokens, "photos are padded to squares"
-    place = image_feature_index.clamp(min=0) % image_tokens  # within its own image
-    past_image = torch.where(place == image_tokens - 1, side, 0)
-    steps = torch.where(image_feature_index >= 0, past_image, 1)
-    start = steps.cumsum(1) - steps
-    return torch.stack([start, start + place // side, start + place % side])
+    image_tokens = 1 if features is None else features.shape[1]
+    edge = math.isqrt(image_tokens)
+    assert edge * edge == image_tokens, "photos are padded to squares"
+    index = image_feature_index.clamp(min=0) % image_tokens  # within the image
+    advance = torch.where(image_feature_index < 0, 1, torch.where(index == image_tokens - 1, edge, 0))
+    start = advance.cumsum(1) - advance
+    return torch.stack([start, start + index // edge, start + index % edge])

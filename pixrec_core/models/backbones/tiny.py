@@ -1,7 +1,7 @@
-"""The embedded default: SmolVLM's architecture, small enough for two CPU cores, trained from nothing.
+"""The default backbone: SmolVLM's architecture, small enough to train from random weights on two CPU cores.
 
-Its tokenizer is trained on the catalogue, so it needs no download and most words are one token; its words
-start with vectors that tell which of them occur together.
+Its tokenizer is trained on the item texts, so there is no download and most words are one token. Token embeddings
+start from latent semantic analysis of the same texts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from pixrec_core import prompts
 from pixrec_core.models.backbones._word_vectors import word_vectors
 from pixrec_core.models.backbones.smolvlm import FamilyProcessor
 
-MODEL_TYPES = ()  # its checkpoints are SmolVLM's
+MODEL_TYPES = ()  # its model_type is smolvlm
 
 EDGE = 64  # pixels
 PATCH = 8  # pixels; with SHUFFLE, an image is (64 / 8 / 4) ** 2 = 4 tokens
@@ -25,10 +25,10 @@ SPECIAL = [PAD, IMAGE, "<fake_token_around_image>", "<global-img>"]
 
 
 def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
-    """A model with random weights (the global seed's) but for its words, and a processor fitted to the texts.
+    """A model with random weights, except for its token embeddings, and a processor with a trained tokenizer.
 
     Args:
-        texts: item texts of the training split; nothing later may be in them.
+        texts: item texts of the training split; later items would leak into the tokenizer and the embeddings.
     """
     from transformers import SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil
 
@@ -45,7 +45,7 @@ def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
 
 
 def _tokenizer(texts: Sequence[str]) -> Any:
-    """Byte-level BPE: any text has tokens. What the template repeats is one token each, for speed."""
+    """Byte-level BPE, which can encode any text. Each repeated part of the prompts is one token, for speed."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())

@@ -35,7 +35,7 @@ class Catalogue:
 
     def token_texts(self) -> list[Ids]:
         """(N,) token ids of each item's text, cut as for the towers."""
-        return [block.ids[: block.text_length] for block in self.collator.inputs.blocks]
+        return [block.ids[: block.text_length] for block in self.collator.inputs]
 
     def read(self, histories: Sequence[Sequence[int]]) -> Continuation:
         """Run the language model over histories, up to the position where the next item's text would start."""

@@ -1,4 +1,4 @@
-"""Model tests run on one thread: small tensors gain nothing from more, and busy machines lose."""
+"""Model tests use one thread: small tensors do not gain from more, and parallel tests would compete for cores."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", params=["tiny", *families.FAMILIES])
 def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """A tower on every family of backbones in turn: what a test with it holds, holds for all of them."""
+    """A dual tower on each family of backbones; a test with this fixture runs once per family."""
     if request.param == "tiny":
         return small()
     folder = tmp_path_factory.mktemp(request.param)

@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: one repository, several commits, and a branch `main` that can be moved."""
+"""A local Hugging Face hub: one repository with several commits, and a branch `main` that can be moved."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ class FakeHub:
     Attributes:
         commits: folder of each commit.
         main: the commit that the default branch points to.
-        asked: paths that were requested.
+        requested: paths of all requests.
     """
 
     def __init__(self, commits: dict[str, Path], main: str) -> None:
-        self.commits, self.main, self.asked = commits, main, list[str]()
+        self.commits, self.main, self.requested = commits, main, list[str]()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,7 +42,7 @@ class FakeHub:
 
     def _answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         path = request.path.partition("?")[0]
-        self.asked.append(path)
+        self.requested.append(path)
         headers, content = {"X-Error-Code": "EntryNotFound"}, None
         if path.startswith(f"/api/models/{NAME}/tree/"):
             commit = self._commit(path.removeprefix(f"/api/models/{NAME}/tree/"))
@@ -72,5 +72,5 @@ class FakeHub:
 
 
 def _entry(file: Path) -> dict[str, str | int]:
-    """A file in the list of a repository's files."""
+    """A file as the hub lists it."""
     return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}

@@ -1,7 +1,7 @@
-"""Every family's true architecture, shrunk, with random weights, in a folder as `save_pretrained` writes it.
+"""A small model of each family with its true architecture and random weights, saved by `save_pretrained`.
 
-Weights are drawn wide enough that positions, masks and images make a difference that a test can see: at the usual
-0.02 a small model hardly attends to anything.
+The standard deviation of weights is large enough that positions, masks and images have an effect that tests can see:
+with the usual 0.02, a small model hardly attends to anything.
 """
 
 import json
@@ -14,10 +14,10 @@ from transformers import set_seed
 from pixrec_core import prompts
 from pixrec_core.models.backbones import tiny
 
-EDGE = 28  # pixels of a photo: two patches; Qwen merges four patches into one token and gets twice the edge
-WIDE = 0.25  # standard deviation of weights
+EDGE = 28  # pixels of a photo: two patches; twice as many for Qwen, which merges four patches into one token
+STD = 0.25  # standard deviation of weights
 
-#: What tokenizers are trained on.
+#: Training texts of the tokenizers.
 TEXTS = [prompts.FIRST, prompts.NEXT, "Title: Wool cushion Category: Home", "Title: Item number Category: Shop, Kind"]
 
 TEXT = {
@@ -28,14 +28,14 @@ TEXT = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 8192,
-    "initializer_range": WIDE,
+    "initializer_range": STD,
 }
-VISION = {"hidden_size": 32, "intermediate_size": 64, "initializer_range": WIDE}
+VISION = {"hidden_size": 32, "intermediate_size": 64, "initializer_range": STD}
 SIGLIP = VISION | {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": EDGE, "patch_size": 14}
 QWEN = VISION | {"depth": 4, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 
-#: Image processor of each family under the name by which its repositories on the hub call it.
+#: Class of the image processor in the repositories of each family on the hub.
 HUB_NAMES = {
     "smolvlm": "SmolVLMImageProcessor",
     "idefics3": "Idefics3ImageProcessor",
@@ -46,15 +46,17 @@ HUB_NAMES = {
     "qwen3_vl": "Qwen2VLImageProcessorFast",
     "llava": "CLIPImageProcessor",
 }
-FAMILIES = tuple(family for family in HUB_NAMES if family != "llava")  # it has no file: the general reader serves it
+FAMILIES = tuple(
+    family for family in HUB_NAMES if family != "llava"
+)  # llava has no module; it uses the general adapter
 
 
 def save(family: str, folder: Path) -> None:
-    """Write a model of a family with its tokenizer and image processor."""
+    """Save the model of a family with its tokenizer and image processor."""
     set_seed(0)
     tokenizer = _TOKENIZERS[family.partition("_")[0]]()
     model = _model(family, tokenizer)
-    # Layers that a family starts at zero or one tell nothing; a trained one has moved.
+    # Some families initialise layers with zeros or ones, which would hide errors.
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data.normal_(parameter.data.mean().item(), 0.1)
@@ -137,7 +139,7 @@ def _smolvlm_tokenizer():
 
 
 def _gemma_tokenizer():
-    """Gemma's, with its fallback to bytes."""
+    """Like Gemma's, with byte fallback."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
     spelled = [text.replace(" ", "▁") for text in TEXTS]
     alphabet = ["▁", "\n", *map(chr, range(33, 127))]
@@ -148,7 +150,7 @@ def _gemma_tokenizer():
 
 
 def _qwen_tokenizer():
-    """Qwen's, over bytes."""
+    """Like Qwen's, byte-level."""
     words = transformers.Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     vocabulary, merges = _train(TEXTS, words, ["<|endoftext|>"], sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=merges)
@@ -158,7 +160,7 @@ def _qwen_tokenizer():
 
 
 def _train(texts, words, special, alphabet) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of byte-pair encoding."""
+    """Vocabulary and merges of a trained byte-pair encoding."""
     tokenizer = Tokenizer(models.BPE())
     if words:
         tokenizer.pre_tokenizer = words

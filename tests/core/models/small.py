@@ -1,4 +1,4 @@
-"""A small catalogue with photos, and a tiny tower over it, for the model's tests."""
+"""A small catalogue with photos, and a small dual tower over it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from pixrec_core.models.photo_store import PhotoStore
 
 
 def catalogue(count: int = 20) -> list[dict]:
-    """Items of different text length; the first has no text at all, the second a very long one."""
+    """Items with texts of different lengths: the first has none, the second a very long one."""
     titles = ["", "long " * 400, *(f"Item number {n} " + "word " * (n % 5) for n in range(2, count))]
     return [
         {"title": t, "categories": ["Shop", f"Kind {n % 3}"] if n else [], "store": None, "features": [], "price": None}
@@ -38,19 +38,19 @@ class Small:
 
 
 def small(variant: str = "multimodal", count: int = 20, seed: int = 0) -> Small:
-    """A tower on `tiny` with random weights."""
+    """A dual tower with random weights on the backbone `tiny`."""
     set_seed(seed)
     return tower_on(*tiny.create([prompts.item_text(item) for item in catalogue(count)]), variant, count)
 
 
 def tower_on(backbone: Any, processor: Processor, variant: str = "multimodal", count: int = 20) -> Small:
-    """A tower on any backbone; every fourth item has no photo, no two photos are alike."""
+    """A dual tower on any backbone; every fourth item has no photo, and all photos differ."""
     has_photo = np.arange(count) % 4 != 0
     rows = np.where(has_photo, np.cumsum(has_photo) - 1, NO_PHOTO)
     draw, size = np.random.default_rng(0), (processor.edge, processor.edge, 3)
     photos = [Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)) for _ in range(has_photo.sum())]
     values = np.stack([processor.pixels(photo).numpy() for photo in photos]).astype(np.float16)
-    pixels = PhotoStore(values, processor, "random")
+    pixels = PhotoStore(values, processor)
     model = DualTower(DualTowerConfig(backbone_config=backbone.config, embedding_dim=16), backbone).eval()
     with torch.no_grad():
         image_tokens = model.photo_features(pixels.load(np.array([0]))).shape[1]

@@ -1,4 +1,4 @@
-"""The model card says what was recorded, whatever the backbone was, and nothing of the machine."""
+"""The model card contains the training record, for every kind of backbone, and no path of the machine."""
 
 import pytest
 from huggingface_hub import ModelCard
@@ -32,46 +32,46 @@ def card(variant: str = "multimodal", kind: str = "embedded", name: str = "tiny"
     return model_card(settings, record | changes)
 
 
-def test_it_tells_data_curve_and_settings():
+def test_it_contains_data_metrics_and_settings():
     text = card()
     assert "| hats | 1,200 | 5,400 | 300 | 290 | 1,000 |" in text
     assert "| epoch | loss | recall@10 | ndcg@10 |\n| --- | --- | --- | --- |\n| 1 | 2.5 | 0.125 | 0.0625 |" in text
-    assert "epoch 2, the best by recall@10" in text
+    assert "epoch 2, which has the best recall@10 on validation users" in text
     assert "700,000 parameters, of which 600,000 were trained" in text
     assert "| training.metric_for_best_model | `recall@10` |" in text
     assert f"| training.learning_rate | `{TrainingSettings().learning_rate}` |" in text
-    assert "mean over" not in text
+    assert "means over" not in text
 
 
-def test_its_header_is_the_hubs():
-    header = ModelCard(card("text_only", "hub", "some/model")).data
-    assert (header.library_name, header.base_model) == ("pixrec", "some/model")
-    assert {"text_only", "hats"} <= set(header.tags)
+def test_its_metadata_is_that_of_the_hub():
+    metadata = ModelCard(card("text_only", "hub", "some/model")).data
+    assert (metadata.library_name, metadata.base_model) == ("pixrec", "some/model")
+    assert {"text_only", "hats"} <= set(metadata.tags)
     assert ModelCard(card()).data.base_model is None
 
 
-def test_a_hubs_backbone_is_told_with_its_commit_and_a_folder_without_its_path():
+def test_a_backbone_from_the_hub_has_its_commit_and_a_folder_no_path():
     assert "`some/model`, revision abc123" in card(kind="hub", name="some/model")
     folder = card(kind="folder", name="/home/somebody/weights")
     assert "somebody" not in folder
     assert "a backbone from a local folder" in folder
 
 
-def test_a_joint_start_and_several_datasets_are_told():
+def test_it_names_a_joint_checkpoint_and_all_datasets():
     text = card(data={"hats": COUNTS, "lamps": COUNTS}, started_from={"datasets": ["a", "b"], "weights_sha256": "0"})
-    assert "started from a joint training on a, b" in text
-    assert "the mean over them" in text
+    assert "started from a joint checkpoint of a, b" in text
+    assert "metrics are means over them" in text
     assert text.count("| 1,200 | 5,400 |") == 2
 
 
 @pytest.mark.parametrize(
-    ("variant", "told"),
+    ("variant", "sentence"),
     [
-        ("multimodal", "reads texts and photos"),
-        ("text_only", "reads texts alone"),
-        ("image_only", "reads photos alone"),
-        ("shuffled_images", "a control, not for use"),
+        ("multimodal", "Its inputs are the texts and photos of items."),
+        ("text_only", "the texts of items, without photos"),
+        ("image_only", "the photos of items, without texts"),
+        ("shuffled_images", "do not serve it"),
     ],
 )
-def test_it_tells_what_the_variant_reads(variant: str, told: str):
-    assert told in card(variant)
+def test_it_names_the_inputs_of_the_variant(variant: str, sentence: str):
+    assert sentence in card(variant)

@@ -1,6 +1,6 @@
-"""The towers: all prefixes in one pass equal one window at a time, and nothing leaks between places.
+"""The dual tower: one pass over all prefixes equals one window at a time, and later items have no influence.
 
-Tests with `tower` run on every family of backbones.
+Tests with the fixture `tower` run on every family of backbones.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pixrec_core.errors import CheckpointError
 from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding, allowed_negatives, span_means
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.windows import TrainingWindow
-from tests.core.models.own_forward import own_forward, prompt
+from tests.core.models.native_forward import native_forward, prompt
 from tests.core.models.small import Small, small, user_vectors, vectors
 
 WINDOWS = [TrainingWindow([1, 2, 3, 0]), TrainingWindow([5, 6, 1, 7, 9, 9]), TrainingWindow([3, 8])]
@@ -31,7 +31,7 @@ def one_window(tower: Small, history: list[int], target: int) -> dict[str, torch
     """v_U, v_T|U and the generation logits of one pair, through the backbone's own `forward`."""
     model = tower.model
     ids, spans = prompt(tower, [*history, target])
-    outputs = own_forward(tower, [[*history, target]])
+    outputs = native_forward(tower, [[*history, target]])
     hidden = outputs.hidden_states[-1][0]
     (start, end, text_length), history_end = spans[-1], spans[-2][1]
     return {
@@ -68,14 +68,14 @@ def test_all_prefixes_in_one_pass_equal_one_window_at_a_time(tower: Small) -> No
 
 
 @torch.no_grad()
-def test_user_vectors_of_retrieval_are_those_of_training(tower: Small) -> None:
+def test_user_vectors_equal_those_of_training(tower: Small) -> None:
     history = WINDOWS[1].items[:-1]
     users = user_vectors(tower.model, tower.collator, [history, [2]])
     torch.testing.assert_close(users[0], one_window(tower, history, 9)["user"], **TOLERANCE)
 
 
 @torch.no_grad()
-def test_company_in_a_batch_changes_no_vector(tower: Small) -> None:
+def test_other_items_of_a_batch_change_no_vector(tower: Small) -> None:
     together = vectors(tower.model, tower.collator, list(range(20)))
     alone = torch.cat([vectors(tower.model, tower.collator, [n]) for n in range(20)])
     torch.testing.assert_close(together, alone, **TOLERANCE)
@@ -96,7 +96,7 @@ def test_a_later_item_changes_no_earlier_hidden_state(tower: Small) -> None:
 
 
 @torch.no_grad()
-def test_a_photo_counts_only_for_the_variant_that_sees_it() -> None:
+def test_photos_change_vectors_of_multimodal_and_not_of_text_only() -> None:
     for variant, differs in (("multimodal", True), ("text_only", False)):
         tower = small(variant)
         before = vectors(tower.model, tower.collator, [1])
@@ -105,36 +105,36 @@ def test_a_photo_counts_only_for_the_variant_that_sees_it() -> None:
         assert torch.allclose(before, after) is not differs
 
 
-def test_labels_are_the_targets_text_shifted_by_one(tower: Small) -> None:
+def test_labels_are_the_text_tokens_of_targets(tower: Small) -> None:
     batch = tower.collator(WINDOWS)
     rows, positions = batch["label_rows"], batch["label_positions"]
-    spelled = batch["history_input_ids"][rows, positions].tolist()
+    labels = batch["history_input_ids"][rows, positions].tolist()
     expected = [
         token
         for window in WINDOWS
         for number in window.items[1:]
-        for token in tower.inputs.blocks[number].ids[: tower.inputs.blocks[number].text_length].tolist()
+        for token in tower.inputs[number].ids[: tower.inputs[number].text_length].tolist()
     ]
-    assert spelled == expected
-    assert tower.processor.image_token_id not in spelled
+    assert labels == expected
+    assert tower.processor.image_token_id not in labels
     assert (positions > 0).all()
 
 
-def test_negatives_leave_out_what_the_user_takes_later_and_nothing_else(tower: Small) -> None:
+def test_negatives_exclude_exactly_the_later_items_of_the_user(tower: Small) -> None:
     batch = tower.collator([TrainingWindow([5, 6, 1, 6], later=[8, 15]), TrainingWindow([3, 8])])
     numbers = batch["item_numbers"]
     assert numbers.tolist() == [1, 3, 5, 6, 8]
     allowed = allowed_negatives(batch["excluded"], numbers, 4)
-    answers = [numbers[row].tolist() for row in allowed]
-    assert answers == [[3, 5], [3, 5], [1, 3, 5], [1, 3, 5, 6]]
+    negatives = [numbers[row].tolist() for row in allowed]
+    assert negatives == [[3, 5], [3, 5], [1, 3, 5], [1, 3, 5, 6]]
     assert numbers[batch["pair_targets"]].tolist() == [6, 1, 6, 8]
 
 
-def test_gradient_reaches_every_part_and_stops_at_frozen_vision(tower: Small) -> None:
+def test_every_weight_has_a_gradient_except_frozen_vision(tower: Small) -> None:
     model = deepcopy(tower.model).train()
     model(**tower.collator(WINDOWS)).loss.backward()
-    still = [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
-    assert not still
+    without_gradient = [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert not without_gradient
 
     frozen = deepcopy(tower.model).train()
     vision = frozen.vision_parameters()
@@ -153,7 +153,7 @@ def test_span_means_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_a_saved_tower_comes_back_the_same(tower: Small, tmp_path) -> None:
+def test_a_saved_tower_loads_unchanged(tower: Small, tmp_path) -> None:
     tower.model.save_pretrained(tmp_path)
     assert [p.name for p in tmp_path.glob("*.bin")] == []
     loaded = DualTower.from_pretrained(tmp_path).eval()
@@ -219,13 +219,13 @@ def test_weights_that_do_not_fit_the_configuration_are_an_error(tmp_path: Path, 
 
 @pytest.mark.parametrize("length", [1, 50])
 @torch.no_grad()
-def test_histories_of_one_and_of_fifty(tower: Small, length: int) -> None:
+def test_histories_of_1_and_50_items(tower: Small, length: int) -> None:
     window = TrainingWindow([n % 20 for n in range(length + 1)])
     assert torch.isfinite(tower.model(**tower.collator([window, TrainingWindow([1, 2])])).loss)
 
 
-def test_a_few_users_are_learnt_by_heart() -> None:
-    """32 examples, no two alike: a model that cannot fit them cannot learn."""
+def test_training_memorises_a_few_users() -> None:
+    """32 different examples: a model that cannot fit them cannot learn."""
     tower = small(count=40)
     model = tower.model.train()
     users = [TrainingWindow([n, (n * 7 + 3) % 40]) for n in range(32)]
@@ -242,9 +242,9 @@ def test_a_few_users_are_learnt_by_heart() -> None:
 
 
 @torch.no_grad()
-def test_with_a_sample_of_all_items_the_loss_is_over_the_whole_training_catalogue(tower: Small) -> None:
+def test_with_all_items_sampled_the_loss_is_over_the_training_catalogue(tower: Small) -> None:
     counts = np.ones(20, dtype=np.int64)
-    counts[[11, 12]] = 0  # never in training: nobody's negative
+    counts[[11, 12]] = 0  # without training interactions, so never negatives
     model, collator = tower.model, dataclasses.replace(tower.collator, negatives=Negatives(counts, 100, seed=0))
     outputs = model(**collator(WINDOWS))
 
@@ -258,7 +258,7 @@ def test_with_a_sample_of_all_items_the_loss_is_over_the_whole_training_catalogu
 
 
 def with_item_id_embedding(tower: Small, seed: int | None = None) -> Small:
-    """The same tower with a residual: one that has learnt nothing, or a random one."""
+    """The same tower with an item-id embedding: zeros, or random with a seed."""
     model = deepcopy(tower.model)
     model.item_id_embedding = ItemIdEmbedding(20, 16, dropout=0.5).eval()
     for table in (model.item_id_embedding.history, model.item_id_embedding.candidate):
@@ -269,31 +269,34 @@ def with_item_id_embedding(tower: Small, seed: int | None = None) -> Small:
 
 
 @torch.no_grad()
-def test_a_residual_that_nothing_has_taught_changes_nothing(tower: Small) -> None:
-    untaught = with_item_id_embedding(tower)
-    for of, asked in ((vectors, [3, 7, 0]), (user_vectors, [[1, 2, 3], [4], [5, 5]])):
-        expected = of(tower.model, tower.collator, asked)
-        torch.testing.assert_close(of(untaught.model, untaught.collator, asked), expected, **TOLERANCE)
+def test_an_untrained_item_id_embedding_changes_nothing(tower: Small) -> None:
+    untrained = with_item_id_embedding(tower)
+    for encode, inputs in ((vectors, [3, 7, 0]), (user_vectors, [[1, 2, 3], [4], [5, 5]])):
+        expected = encode(tower.model, tower.collator, inputs)
+        torch.testing.assert_close(encode(untrained.model, untrained.collator, inputs), expected, **TOLERANCE)
 
 
 @torch.no_grad()
-def test_the_residual_is_added_to_content_in_both_towers(tower: Small) -> None:
-    taught = with_item_id_embedding(tower, seed=1)
-    history, candidate = taught.model.item_id_embedding.history.weight, taught.model.item_id_embedding.candidate.weight
+def test_id_vectors_are_added_to_content_vectors_of_users_and_items(tower: Small) -> None:
+    with_ids = with_item_id_embedding(tower, seed=1)
+    history, candidate = (
+        with_ids.model.item_id_embedding.history.weight,
+        with_ids.model.item_id_embedding.candidate.weight,
+    )
     histories = [[1, 2, 3], [4, 4]]
     contents = user_vectors(tower.model, tower.collator, histories)
     means = torch.stack([(history[1] + history[2] + history[3]) / 3, history[4]])
-    users = user_vectors(taught.model, taught.collator, histories)
+    users = user_vectors(with_ids.model, with_ids.collator, histories)
     torch.testing.assert_close(users, functional.normalize(contents + means, dim=-1), **TOLERANCE)
     contents = vectors(tower.model, tower.collator, [6, 2])
-    items = vectors(taught.model, taught.collator, [6, 2])
+    items = vectors(with_ids.model, with_ids.collator, [6, 2])
     torch.testing.assert_close(items, functional.normalize(contents + candidate[[6, 2]], dim=-1), **TOLERANCE)
 
 
 @torch.no_grad()
-def test_the_loss_of_prefixes_equals_that_of_retrieval_with_a_residual(tower: Small) -> None:
-    taught = with_item_id_embedding(tower, seed=1)
-    model, collator = taught.model, taught.collator
+def test_the_loss_with_item_ids_equals_that_of_single_histories(tower: Small) -> None:
+    with_ids = with_item_id_embedding(tower, seed=1)
+    model, collator = with_ids.model, with_ids.collator
     pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
     distinct = sorted({item for window in WINDOWS for item in window.items})
     allowed = torch.tensor([[item not in later for item in distinct] for _, _, later in pairs])
@@ -303,36 +306,36 @@ def test_the_loss_of_prefixes_equals_that_of_retrieval_with_a_residual(tower: Sm
     torch.testing.assert_close(model(**collator(WINDOWS)).user_item, expected, **TOLERANCE)
 
 
-def test_items_that_are_not_in_training_learn_no_residual(tower: Small) -> None:
-    taught = with_item_id_embedding(tower, seed=1)
+def test_items_without_training_interactions_have_no_id_gradient(tower: Small) -> None:
+    with_ids = with_item_id_embedding(tower, seed=1)
     counts = np.ones(20, dtype=np.int64)
     counts[[11, 12]] = 0
-    collator = dataclasses.replace(taught.collator, negatives=Negatives(counts, 100, seed=0))
-    taught.model.item_id_embedding.dropout = 0.0
-    taught.model.train()(**collator(WINDOWS)).loss.backward()
-    ranked = taught.model.item_id_embedding.candidate.weight.grad.abs().sum(1) > 0
-    read = (
-        taught.model.item_id_embedding.history.weight.grad.abs().sum(1) > 1e-6
-    )  # a difference of sums leaves some dust
-    assert not ranked[[11, 12]].any()
-    assert ranked.any()
-    assert set(read.nonzero()[:, 0].tolist()) <= {item for window in WINDOWS for item in window.items[:-1]}
+    collator = dataclasses.replace(with_ids.collator, negatives=Negatives(counts, 100, seed=0))
+    with_ids.model.item_id_embedding.dropout = 0.0
+    with_ids.model.train()(**collator(WINDOWS)).loss.backward()
+    candidates = with_ids.model.item_id_embedding.candidate.weight.grad.abs().sum(1) > 0
+    histories = (
+        with_ids.model.item_id_embedding.history.weight.grad.abs().sum(1) > 1e-6
+    )  # rounding errors of a cumulative sum
+    assert not candidates[[11, 12]].any()
+    assert candidates.any()
+    assert set(histories.nonzero()[:, 0].tolist()) <= {item for window in WINDOWS for item in window.items[:-1]}
 
 
-def test_an_item_that_drops_out_goes_without_in_both_towers() -> None:
+def test_dropout_removes_both_id_vectors_of_an_item() -> None:
     torch.manual_seed(0)
-    residual = ItemIdEmbedding(1000, 4, dropout=0.3).train()
-    kept = residual.dropout_mask()
-    assert 0.65 < kept.mean() < 0.75
+    embedding = ItemIdEmbedding(1000, 4, dropout=0.3).train()
+    mask = embedding.dropout_mask()
+    assert 0.65 < mask.mean() < 0.75
     numbers = torch.arange(1000)
-    for table in (residual.history, residual.candidate):
-        gone = residual.lookup(table, numbers, kept).abs().sum(1) == 0
-        assert torch.equal(gone, kept[:, 0] == 0)
-    assert residual.eval().dropout_mask() is None
+    for table in (embedding.history, embedding.candidate):
+        dropped = embedding.lookup(table, numbers, mask).abs().sum(1) == 0
+        assert torch.equal(dropped, mask[:, 0] == 0)
+    assert embedding.eval().dropout_mask() is None
 
 
 @torch.no_grad()
-def test_both_heads_start_as_the_same_rotation() -> None:
+def test_both_heads_start_as_the_same_orthogonal_matrix() -> None:
     torch.manual_seed(0)
     tower = small("text_only")
     heads = tower.model.user_head, tower.model.item_head

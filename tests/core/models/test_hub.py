@@ -1,4 +1,4 @@
-"""Backbones by name and revision: from a hub on loopback, from the cache, and with neither."""
+"""Backbones by name and revision: from a local hub, from the cache, and with neither."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ from pixrec_core.models.backbones import tiny
 from tests.core.models.fake_hub import NAME, FakeHub
 
 OLD, NEW = "1" * 40, "2" * 40
-pytestmark = pytest.mark.slow  # each load is a process of its own
+pytestmark = pytest.mark.slow  # each test starts processes
 
-DEAD = "http://127.0.0.1:9"  # nothing listens there
+UNREACHABLE = "http://127.0.0.1:9"  # nothing listens there
 
-#: For each name and revision that it is asked for, prints the commit that the settings are pinned to and the sum of
-#: the weights that are loaded by them.
+#: For each line NAME@REVISION of its input, prints the current commit, then the pinned commit and the sum of the
+#: loaded weights, or the error.
 LOAD = """
 import sys
 from pixrec_core.errors import BackboneError
@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 
 class Loader:
-    """Loads backbones in a process of its own: the hub's client reads its settings once, and takes seconds to come."""
+    """Loads backbones in a subprocess, since huggingface_hub reads its environment variables once, on import."""
 
     def __init__(self, home: Path, endpoint: str, offline: bool = False) -> None:
         environment = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
@@ -62,7 +62,7 @@ class Loader:
 
 @pytest.fixture(scope="module")
 def commits(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], dict[str, str]]:
-    """A folder for each of two commits, and what `LOAD` prints for them."""
+    """A folder for each of two commits, and the second line that `LOAD` prints for each."""
     folders, printed = {}, {}
     for seed, commit in enumerate((OLD, NEW)):
         folders[commit] = tmp_path_factory.mktemp(f"commit{seed}")
@@ -81,35 +81,33 @@ def hub(commits):
     hub.close()
 
 
-def test_a_moved_branch_is_another_backbone_and_without_a_network_the_cache_serves_what_it_has(
-    hub, commits, tmp_path
-) -> None:
+def test_a_moved_branch_loads_another_commit_and_the_cache_is_used_without_a_network(hub, commits, tmp_path) -> None:
     printed = commits[1]
     with Loader(tmp_path, hub.url) as loader:
         assert loader.load() == [OLD, printed[OLD]]
         hub.main = NEW
         assert loader.load() == [NEW, printed[NEW]]
         assert loader.load(revision=OLD) == [OLD, printed[OLD]]
-    assert not [path for path in hub.asked if path.endswith(".bin")]
-    with Loader(tmp_path, DEAD) as loader:
+    assert not [path for path in hub.requested if path.endswith(".bin")]
+    with Loader(tmp_path, UNREACHABLE) as loader:
         assert loader.load() == [NEW, printed[NEW]]
-    asked = len(hub.asked)
+    requests = len(hub.requested)
     with Loader(tmp_path, hub.url, offline=True) as loader:
         assert loader.load() == [NEW, printed[NEW]]
         assert loader.load(revision=OLD) == [OLD, printed[OLD]]
         (processor,) = tmp_path.glob(f"hub/*/snapshots/{NEW}/preprocessor_config.json")
-        processor.unlink()  # as where a download was killed: what is left must not be taken for all
+        processor.unlink()  # as after an interrupted download
         commit, message = loader.load()
         assert commit == NEW
         assert message.startswith(f"backbone '{NAME}' could not be loaded (LocalEntryNotFoundError: ")
-    assert len(hub.asked) == asked
+    assert len(hub.requested) == requests
     with Loader(tmp_path, hub.url) as loader:
         assert loader.load() == [NEW, printed[NEW]]
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_without_a_network_and_a_cache_the_error_names_the_download_command(tmp_path, offline: bool) -> None:
-    with Loader(tmp_path, DEAD, offline=offline) as loader:
+def test_the_error_without_network_and_cache_names_the_download_command(tmp_path, offline: bool) -> None:
+    with Loader(tmp_path, UNREACHABLE, offline=offline) as loader:
         commit, message = loader.load()
         assert commit == "None"
         assert message.startswith(f"backbone '{NAME}', revision of the default branch, is no local folder")

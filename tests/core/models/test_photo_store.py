@@ -1,4 +1,4 @@
-"""Photos for the vision tower: kept as colours they are the image processor's own numbers again."""
+"""Photos as inputs of the vision tower: cached colour values convert to the image processor's values."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.backbones.smolvlm import FamilyProcessor
-from pixrec_core.models.photo_store import PhotoStore, features_now, photo_files, pixel_store
+from pixrec_core.models.photo_store import PhotoStore, current_features, photo_files, pixel_store
 from pixrec_core.paths import DatasetPaths
 
 EDGE = 56  # pixels; whole patches for every processor below
@@ -34,7 +34,7 @@ def siglip():
 
 
 def clip():
-    """Each colour has a mean and deviation of its own."""
+    """Mean and standard deviation differ by colour channel."""
     from transformers import CLIPImageProcessorPil
 
     size = {"height": EDGE, "width": EDGE}
@@ -42,7 +42,7 @@ def clip():
 
 
 def qwen():
-    """Pixels in the order of patches, each photo twice for two frames."""
+    """Pixels are ordered by patch, and each photo occurs twice, as two frames."""
     from transformers import Qwen2VLImageProcessorPil
 
     return Processor(None, Qwen2VLImageProcessorPil(min_pixels=EDGE**2, max_pixels=EDGE**2), config("qwen2_vl"))
@@ -50,7 +50,7 @@ def qwen():
 
 @pytest.fixture
 def paths(tmp_path):
-    """Photos of noise in several proportions, so that every colour occurs, on white borders and without."""
+    """Photos of noise, which has every colour value, with and without white borders."""
     paths, draw = DatasetPaths(tmp_path), np.random.default_rng(0)
     for item, size in (("a", (80, 60)), ("b", (30, 90)), ("c", (EDGE, EDGE))):
         path = paths.image(item)
@@ -61,7 +61,7 @@ def paths(tmp_path):
 
 
 @pytest.mark.parametrize("make", [smolvlm, siglip, clip, qwen])
-def test_colours_become_the_processors_numbers(paths, make):
+def test_cached_colours_convert_to_the_processors_values(paths, make):
     photos = photo_files(paths, ["a", "b", "c"], make())
     store = pixel_store(photos)
     rows = np.array([2, 0])
@@ -73,16 +73,16 @@ def test_colours_become_the_processors_numbers(paths, make):
         torch.testing.assert_close(got[name], expected[name], atol=1e-6, rtol=0)
 
 
-def test_the_array_is_made_once_for_the_same_photos_and_processor(paths, monkeypatch):
+def test_the_array_is_cached_per_photos_and_processor(paths, monkeypatch):
     first = pixel_store(photo_files(paths, ["a", "b"], smolvlm()))
     monkeypatch.setattr("pixrec_core.models.photo_store.open_photo", None)
     again = pixel_store(photo_files(paths, ["a", "b"], smolvlm()))
     assert np.array_equal(first.values, again.values)
-    with pytest.raises(TypeError):  # other photos: decoded anew
+    with pytest.raises(TypeError):  # other photos are decoded
         pixel_store(photo_files(paths, ["b", "c"], smolvlm()))
 
 
-def test_features_are_features_already(paths):
-    features = PhotoStore(np.ones((2, 4, 8), dtype=np.float16), None, "given")
-    assert features_now(None, features) is features
+def test_features_are_returned_unchanged(paths):
+    features = PhotoStore(np.ones((2, 4, 8), dtype=np.float16))
+    assert current_features(None, features) is features
     assert features.load(np.array([1]))["features"].dtype == torch.float32

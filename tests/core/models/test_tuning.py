@@ -1,4 +1,4 @@
-"""What learns under each setting: exactly the parts that it names, and the heads."""
+"""Trainable weights under each setting: exactly the parts that it names, and the heads."""
 
 from copy import deepcopy
 
@@ -21,14 +21,14 @@ def settings(tune: str, vision: str = "frozen", **others) -> ModelSettings:
     return ModelSettings(tune=tune, vision=vision, last_layers=1, lora=LoraSettings(rank=RANK, dropout=0), **others)
 
 
-def tuned(tower: Small, *chosen: str) -> DualTower:
+def tuned(tower: Small, *choice: str) -> DualTower:
     model = deepcopy(tower.model).train()
-    tuning.select_trainable_weights(model, settings(*chosen))
+    tuning.select_trainable_weights(model, settings(*choice))
     return model
 
 
 def step(model: DualTower, tower: Small) -> set[str]:
-    """One step downhill; names of the weights that it moves."""
+    """Names of the weights that one optimiser step changes."""
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model(**tower.collator(WINDOWS)).loss.backward()
@@ -38,7 +38,7 @@ def step(model: DualTower, tower: Small) -> set[str]:
 
 
 def parts(model: DualTower) -> dict[str, set[str]]:
-    """Names of all weights by part, told from the names alone."""
+    """Names of all weights by part of the model."""
     decoder = next(name for name, module in model.named_modules() if module is model.backbone.get_decoder()) + "."
     last = f"{decoder}layers.{len(model.backbone.get_decoder().layers) - 1}."
     names = {name for name, _ in model.named_parameters()}
@@ -56,18 +56,18 @@ def parts(model: DualTower) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("tune", ["full", "lora", "last_layers"])
 @pytest.mark.parametrize("vision", ["trainable", "frozen"])
-def test_what_the_settings_name_learns_and_nothing_else(tower: Small, tune: str, vision: str) -> None:
+def test_exactly_the_selected_weights_are_trained(tower: Small, tune: str, vision: str) -> None:
     model = tuned(tower, tune, vision)
-    named = parts(model)
-    assert all(named[part] for part in ("heads", tune, "vision"))
-    expected = named["heads"] | named[tune] | (named["vision"] if vision == "trainable" else set())
+    by_part = parts(model)
+    assert all(by_part[part] for part in ("heads", tune, "vision"))
+    expected = by_part["heads"] | by_part[tune] | (by_part["vision"] if vision == "trainable" else set())
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == expected
-    moved = step(model, tower) | step(model, tower)  # an adapter's second half starts at zero and holds up its first
-    # A key's bias adds the same to all scores of a query, and softmax takes that away: its gradient is rounding.
-    assert moved | {name for name in expected if name.endswith("k_proj.bias")} == expected
+    changed = step(model, tower) | step(model, tower)  # LoRA's B starts at zero, so A has no gradient in the first step
+    # A bias of keys adds the same to all scores of a query, which softmax ignores: its gradient is a rounding error.
+    assert changed | {name for name in expected if name.endswith("k_proj.bias")} == expected
 
 
-def test_adapters_start_at_nothing_and_stand_in_every_linear_layer(tower: Small) -> None:
+def test_adapters_start_without_effect_and_are_in_every_linear_layer(tower: Small) -> None:
     model = tuned(tower, "lora").eval()
     torch.testing.assert_close(*(vectors(each, tower.collator, [1, 2]) for each in (model, tower.model)))
     linear = sum(isinstance(module, nn.Linear) for module in tower.model.backbone.get_decoder().modules())
@@ -75,7 +75,7 @@ def test_adapters_start_at_nothing_and_stand_in_every_linear_layer(tower: Small)
 
 
 @torch.no_grad()
-def test_merged_adapters_leave_a_plain_model_with_the_same_vectors(tower: Small, tmp_path) -> None:
+def test_a_model_with_merged_adapters_is_plain_and_has_the_same_vectors(tower: Small, tmp_path) -> None:
     model = tuned(tower, "lora")
     with torch.enable_grad():
         step(model, tower)
@@ -86,16 +86,16 @@ def test_merged_adapters_leave_a_plain_model_with_the_same_vectors(tower: Small,
     tuning.merge_lora_adapters(model)
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in tower.model.named_parameters()]
     torch.testing.assert_close(vectors(model, tower.collator, [0, 1, 2]), adapted, rtol=1e-3, atol=1e-4)
-    for (name, now), then in zip(model.named_parameters(), tower.model.parameters(), strict=True):
-        if name.startswith("backbone") and not torch.equal(now, then):
-            assert torch.linalg.matrix_rank((now - then).double(), rtol=1e-3) <= RANK, name
+    for (name, after), before in zip(model.named_parameters(), tower.model.parameters(), strict=True):
+        if name.startswith("backbone") and not torch.equal(after, before):
+            assert torch.linalg.matrix_rank((after - before).double(), rtol=1e-3) <= RANK, name
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     loaded = DualTower.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(*(vectors(each, tower.collator, [0, 1, 2]) for each in (loaded, model)))
 
 
-def test_adapters_may_be_kept_to_named_layers() -> None:
+def test_lora_targets_limit_adapters_to_named_layers() -> None:
     model = small().model
     tuning.select_trainable_weights(model, ModelSettings(tune="lora", lora=LoraSettings(targets=("q_proj", "v_proj"))))
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in parts(model)["lora"]}
@@ -103,12 +103,12 @@ def test_adapters_may_be_kept_to_named_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("changes", "message"),
     [
         ({"tune": "lora", "lora": LoraSettings(targets=("query",))}, r"model\.lora\.targets \('query',\).*q_proj"),
         ({"tune": "last_layers", "last_layers": 3}, r"model\.last_layers is 3, but LlamaModel has 2 layers"),
     ],
 )
-def test_what_a_backbone_has_not_is_named(wrong: dict, told: str) -> None:
-    with pytest.raises(BackboneError, match=told):
-        tuning.select_trainable_weights(small().model, ModelSettings(**wrong))
+def test_settings_that_do_not_fit_the_backbone_are_errors(changes: dict, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        tuning.select_trainable_weights(small().model, ModelSettings(**changes))

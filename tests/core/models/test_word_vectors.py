@@ -1,10 +1,10 @@
-"""Words start where latent semantic analysis puts them: checked against a plain decomposition."""
+"""Initial token embeddings equal latent semantic analysis, computed by a plain SVD."""
 
 import numpy as np
 import pytest
 
 from pixrec_core.models.backbones import tiny
-from pixrec_core.models.backbones._word_vectors import TYPICAL, word_vectors
+from pixrec_core.models.backbones._word_vectors import RMS, word_vectors
 
 TEXTS = [
     "Title: Red wool hat",
@@ -15,8 +15,8 @@ TEXTS = [
 ]
 
 
-def plain_analysis(rows: list[list[int]], rank: int) -> np.ndarray:
-    """Rows of TF-IDF (each token once, smoothed as by one more text with every token), unit length, at a rank."""
+def plain_lsa(rows: list[list[int]], rank: int) -> np.ndarray:
+    """Rows of the truncated SVD of smoothed, binary TF-IDF with rows of unit length."""
     tokens = sorted({token for row in rows for token in row})
     has = np.array([[token in row for token in tokens] for row in rows], dtype=float)
     weighted = has * (np.log((1 + len(rows)) / (1 + has.sum(0))) + 1)
@@ -31,18 +31,18 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [2, 128])
-def test_means_of_words_lie_as_the_texts_do_in_latent_semantic_analysis(size: int) -> None:
+def test_mean_vectors_of_texts_have_the_cosines_of_lsa(size: int) -> None:
     tokenizer = tiny._tokenizer(TEXTS)
     tokens, vectors = word_vectors(tokenizer, TEXTS, size)
     vector = dict(zip(tokens.tolist(), vectors.numpy(), strict=True))
     rows = [tokenizer.encode(text) for text in TEXTS]
     means = np.array([np.mean([vector[token] for token in set(row)], axis=0) for row in rows])
-    expected = plain_analysis(rows, min(size, len(TEXTS)))
+    expected = plain_lsa(rows, min(size, len(TEXTS)))
     np.testing.assert_allclose(cosines(means), cosines(expected), atol=1e-5)
-    assert np.sqrt((vectors.numpy() ** 2).mean()) == pytest.approx(TYPICAL, rel=1e-5)
+    assert np.sqrt((vectors.numpy() ** 2).mean()) == pytest.approx(RMS, rel=1e-5)
 
 
-def test_a_backbone_starts_with_them_and_words_that_no_text_has_stay_as_drawn() -> None:
+def test_tiny_starts_with_them_and_other_tokens_stay_random() -> None:
     model, processor = tiny.create(iter(TEXTS))
     tokens, vectors = word_vectors(processor.tokenizer, TEXTS, model.config.text_config.hidden_size)
     weights = model.get_input_embeddings().weight.detach()
@@ -52,7 +52,7 @@ def test_a_backbone_starts_with_them_and_words_that_no_text_has_stay_as_drawn() 
 
 
 @pytest.mark.parametrize(("texts", "words"), [(["Title: Steel lid"], True), (["", ""], False), ([], False)])
-def test_a_catalogue_of_one_text_or_none(texts: list[str], words: bool) -> None:
+def test_catalogues_with_one_text_or_none(texts: list[str], words: bool) -> None:
     tokens, vectors = word_vectors(tiny._tokenizer(TEXTS), texts, 8)
     assert len(tokens) == len(vectors)
     assert bool(len(tokens)) is words

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 
 from pixrec_core import prompts
-from pixrec_core.models.item_inputs import ItemBlock
 from pixrec_core.retrieval.rankers import Catalogue, UserBatch
-from tests.core.models.own_forward import own_logits
+from tests.core.models.native_forward import native_logits
 from tests.core.models.small import Small, catalogue
 
 #: One item without a photo or a text; two items; several with a long one among them, so that windows slide.
@@ -20,15 +19,11 @@ TWINS = {6: 5, 9: 5, 12: 11}  # items with the text of another one
 
 def with_twins(tower: Small) -> Small:
     """The same tower, over a catalogue in which some texts are equal."""
-    blocks = list(tower.inputs.blocks)
+    texts = [block.ids[: block.text_length] for block in tower.inputs]
     for twin, other in TWINS.items():
-        text, rest = blocks[other].text_length, blocks[twin].text_length
-        joined = [
-            np.concatenate([getattr(blocks[other], name)[:text], getattr(blocks[twin], name)[rest:]])
-            for name in ("ids", "image_feature_index")
-        ]
-        blocks[twin] = ItemBlock(*joined, text)
-    return replace(tower, inputs=replace(tower.inputs, blocks=blocks))
+        texts[twin] = texts[other]
+    tokens, ends = np.concatenate(texts).astype(np.int32), np.cumsum([len(text) for text in texts])
+    return replace(tower, inputs=replace(tower.inputs, tokens=tokens, ends=ends))
 
 
 def example_catalogue(tower: Small) -> Catalogue:
@@ -59,8 +54,8 @@ def judged(tower: Small) -> tuple[Small, list[np.ndarray]]:
 def likelihoods(tower: Small, history: list[int]) -> np.ndarray:
     """Mean log-probability of each item's text after a history, (N,); NaN for an item without one."""
     found = []
-    for block in tower.inputs.blocks:
+    for block in tower.inputs:
         text = block.ids[: block.text_length].tolist()
-        log = own_logits(tower, history, text)[: len(text)].log_softmax(-1)
+        log = native_logits(tower, history, text)[: len(text)].log_softmax(-1)
         found.append(log[range(len(text)), text].mean().item() if text else np.nan)
     return np.array(found)

@@ -4,7 +4,7 @@ import torch
 
 from pixrec_core.retrieval.rankers import beams
 from pixrec_core.settings import GenerativeSettings
-from tests.core.models.own_forward import own_logits
+from tests.core.models.native_forward import native_logits
 from tests.core.models.small import Small, small
 from tests.core.retrieval.rankers.reference import (
     HISTORIES,
@@ -60,7 +60,7 @@ def test_one_beam_follows_the_likeliest_allowed_token(tiny: Small) -> None:
     for history, ranked in zip(HISTORIES, found, strict=True):
         text: tuple[int, ...] = ()
         while following := {t[len(text)] for t in texts if t[: len(text)] == text and len(t) > len(text)}:
-            after = own_logits(tiny, history, list(text))[-1]
+            after = native_logits(tiny, history, list(text))[-1]
             text = (*text, max(following, key=lambda token: after[token]))
         spelled = {texts[item] for item in ranked.items}
         assert text in spelled

@@ -8,7 +8,7 @@ from pixrec_core.retrieval.rankers import generate_bm25
 from pixrec_core.retrieval.rankers._beams import Beams
 from pixrec_core.retrieval.rankers.generate_bm25 import Writer, round_robin, search_texts
 from pixrec_core.settings import GenerativeSettings
-from tests.core.models.own_forward import own_logits, prompt
+from tests.core.models.native_forward import native_logits, prompt
 from tests.core.models.small import Small, small
 from tests.core.retrieval.rankers.reference import HISTORIES, example_catalogue, users_of
 
@@ -42,7 +42,7 @@ def written(tiny: Small, tokens: int, banned: tuple[int, ...] = (), **settings) 
 @torch.no_grad()
 def test_wide_beams_write_the_likeliest_of_all_texts(tiny: Small) -> None:
     lead = prompt(tiny, HISTORIES[0])[0] + tiny.processor.text_ids(prompts.NEXT)  # of an item without a photo
-    words = own_logits(tiny, HISTORIES[0], []).shape[1]
+    words = native_logits(tiny, HISTORIES[0], []).shape[1]
     ids = torch.cat([torch.tensor(lead).expand(words, -1), torch.arange(words)[:, None]], dim=1)
     one, two = tiny.model.backbone(input_ids=ids).logits[:, -2:].log_softmax(-1).unbind(1)
     scores = one[0][:, None] + two  # of first and second token
@@ -57,7 +57,7 @@ def test_sampled_texts_follow_their_probabilities(tiny: Small) -> None:
     drawn = written(tiny, 1, beams=20_000, sample=True)
     for history, texts in zip(HISTORIES[:2], drawn, strict=True):
         with torch.no_grad():
-            expected = own_logits(tiny, history, [])[0].softmax(-1).numpy()
+            expected = native_logits(tiny, history, [])[0].softmax(-1).numpy()
         shares = np.bincount(texts[:, 0], minlength=len(expected)) / len(texts)
         np.testing.assert_allclose(shares, expected, atol=5 * np.sqrt(expected.max() / len(texts)))
 
@@ -68,7 +68,7 @@ def test_sampled_texts_are_deterministic_and_sorted_by_likelihood(tiny: Small) -
     assert one[0].shape == (6, 4)
     with torch.no_grad():
         for history, texts in zip(HISTORIES[:2], one, strict=True):
-            logs = [own_logits(tiny, history, text.tolist()).log_softmax(-1)[range(4), text].sum() for text in texts]
+            logs = [native_logits(tiny, history, text.tolist()).log_softmax(-1)[range(4), text].sum() for text in texts]
             assert logs == sorted(logs, reverse=True), "the likeliest text is not first"
 
 
