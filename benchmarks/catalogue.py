@@ -1,9 +1,9 @@
-"""Metadata lines to the catalogue: the rate and the peak memory of the `items` stage, in a process of its own.
+"""Metadata lines to the catalogue: rate and peak memory of the stage `items`, in a new process.
 
     python -m benchmarks.catalogue [--rows 1000000]
 
-Lines of about 2 kB in the shape of Amazon Reviews 2023. One text in fifty holds markup, which goes through Python;
-one line in a thousand is cut short, one in a hundred repeats the line before it.
+Lines of about 2 kB in the format of Amazon Reviews 2023. One text in fifty has markup, which Python removes; one line
+in a thousand is truncated, one in a hundred repeats the line before it.
 """
 
 import argparse
@@ -55,7 +55,7 @@ COPY (
 
 
 def write_metadata(folder: Path, rows: int) -> int:
-    """Metadata lines and the manifest that names them; returns their bytes."""
+    """Write metadata lines and the manifest that names them; return their size in bytes."""
     metadata = folder / "metadata.jsonl"
     with duckdb.connect() as db:
         db.execute(METADATA.format(rows=rows, path=database.literal(metadata)))
@@ -64,31 +64,31 @@ def write_metadata(folder: Path, rows: int) -> int:
     return metadata.stat().st_size
 
 
-def build(folder: Path) -> None:
-    """In the child: make the catalogue; print rows kept, seconds, seconds of processor time, and peak MiB."""
-    wall, processor = time.perf_counter(), time.process_time()
+def build_catalogue(folder: Path) -> None:
+    """Build the catalogue in this process; print items, seconds, CPU seconds and peak MiB as JSON."""
+    wall, cpu = time.perf_counter(), time.process_time()
     stats = items.build(IngestSettings(), DatasetPaths(folder / "shop"))
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([stats["rows"], wall, processor, memory]))
+    print(json.dumps([stats["rows"], wall, cpu, memory]))
 
 
 def main() -> None:
-    """Parse the command line."""
+    """Write the lines, and build the catalogue in a new process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="metadata lines")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.folder:
-        build(given.folder)
+    args = parser.parse_args()
+    if args.folder:
+        build_catalogue(args.folder)
         return
     with tempfile.TemporaryDirectory() as name:
-        size = write_metadata(Path(name), given.rows)
+        size = write_metadata(Path(name), args.rows)
         run = [sys.executable, "-m", "benchmarks.catalogue", "--folder", name]
-        kept, wall, processor, memory = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
+        kept, wall, cpu, memory = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
     print(
-        f"{given.rows:,} lines, {size / 2**20:,.0f} MiB, {kept:,} items: {given.rows / wall:,.0f} rows/s, "
-        f"{processor:.1f} s cpu, {memory:,.0f} MiB peak"
+        f"{args.rows:,} lines, {size / 2**20:,.0f} MiB, {kept:,} items: {args.rows / wall:,.0f} rows/s, "
+        f"{cpu:.1f} s CPU, {memory:,.0f} MiB peak"
     )
 
 

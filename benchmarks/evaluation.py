@@ -107,9 +107,8 @@ def compare(users: int, items: int, looped: int) -> None:
     )
     assert np.allclose(ours[:looped], theirs), "the two disagree"
     seconds_in_all = ranked + read + scored
-    print(
-        f"{users / seconds_in_all:,.0f} users/s against {looped / seconds:,.0f}: {users / seconds_in_all / (looped / seconds):.1f}x"
-    )
+    rate, loop_rate = users / seconds_in_all, looped / seconds
+    print(f"{rate:,.0f} users/s against {loop_rate:,.0f}: {rate / loop_rate:.1f}x")
 
 
 def main() -> None:

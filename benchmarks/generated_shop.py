@@ -1,4 +1,4 @@
-"""The generated shop that benchmarks of the model measure on."""
+"""The generated shop for benchmarks of the model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ INDEX_STAGES = (*DATA_STAGES, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeli
 
 
 def open_shop(folder: Path, users: int, stages: Sequence[Stage], **settings: Mapping[str, Any]) -> Work:
-    """A shop in a folder after some stages."""
+    """Generate a shop and run some stages."""
     work = shop({"users": users}, folder, **settings)
     for stage in stages:
         stage.materialise(work)
@@ -22,12 +22,12 @@ def open_shop(folder: Path, users: int, stages: Sequence[Stage], **settings: Map
 
 
 def shop(options: Mapping[str, int], folder: Path, **settings: Mapping[str, Any]) -> Work:
-    """A shop of the generator's `options`, nothing made yet, with one variant.
+    """Return the settings of a generated shop with one variant; no stage has run.
 
     Args:
-        options: of the generator.
-        folder: of all files.
-        settings: `model` and `training`; without, a training has one epoch.
+        options: options of the source `sample`.
+        folder: folder of all files.
+        settings: sections `model` and `training`; by default a training has one epoch.
     """
     sample = {
         "source": {"kind": "sample", **options},

@@ -23,8 +23,8 @@ class Generation:
     """Ranks with `generate` and BM25; only the BM25 index is prepared once.
 
     Args:
-        retriever: with a model of the embedded backbone.
-        catalogue: of the retriever.
+        retriever: encoder and index of a checkpoint.
+        catalogue: its catalogue.
         depth: items per text.
     """
 
@@ -37,7 +37,7 @@ class Generation:
 
     @torch.inference_mode()
     def __call__(self, histories: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:
-        """Items of each user, best first."""
+        """Return the items of each user, best first."""
         tokenizer, lists = self._encoder.inputs.processor.tokenizer, []
         for history in self._encoder.crop(histories):
             texts = tokenizer.batch_decode(self._texts(history), skip_special_tokens=True)
@@ -46,14 +46,14 @@ class Generation:
         return lists
 
     def _texts(self, history: Sequence[int]) -> torch.Tensor:
-        """Token ids of the likeliest texts of the next item, (32, tokens)."""
+        """Return the token ids (32, tokens) of the most likely texts of the next item."""
         inputs = self._encoder.inputs
         prompt = self._prompts.generation_prompts([history])["input_ids"]
         rows = [inputs.inputs.photo_rows[n] for n in history if inputs.inputs.photo_rows[n] != NO_PHOTO]
         assert inputs.pixels, "the sample has photos"
         pixels = [inputs.pixels.pixels(row) for row in rows]
         beams = GenerativeSettings().beams
-        written: torch.Tensor = self._encoder.model.backbone.generate(
+        generated: torch.Tensor = self._encoder.model.backbone.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             pixel_values=torch.cat(pixels, dim=1) if pixels else None,
@@ -62,4 +62,4 @@ class Generation:
             max_new_tokens=self._tokens,
             do_sample=False,
         )
-        return written[:, prompt.shape[1] :]
+        return generated[:, prompt.shape[1] :]

@@ -1,17 +1,16 @@
-"""Ways to keep a million small photos, and ways to bring them to a model.
+"""Speed of several layouts for many small photos, and of several ways to read them in training.
 
     python -m benchmarks.image_storage
     python -m benchmarks.image_storage --layouts files256,pack --photos 1000000
 
-Storage: JPEG files in 256 or 4096 folders, each written under a temporary name and renamed, as the
-download stage does; uncompressed tar files, Parquet files and plain packs (bytes end to end, places
-in a NumPy array) of 10,000 photos. For each: writing, finding what is there after a kill, random
-batches of 64 read and decoded, taking one photo in a hundred out, removing all.
+Storage: JPEG files in 256 or 4096 folders, each written to a temporary name and renamed, as the stage `images` does;
+uncompressed tar files, Parquet files and plain packs (concatenated bytes, offsets in a NumPy array) of 10,000 photos.
+For each layout: write all, list all, read and decode random batches of 64, delete one photo in a hundred, remove all.
 
-Batches: 64 random photos as a vision tower takes them, decoded from their JPEG files against read
-from a memory-mapped array of colours (as training does) or of float16.
+Batches: 64 random photos as input of a vision tower, decoded from their JPEG files, or read from a memory-mapped array
+of uint8 (as training does) or float16.
 
-Reading is from the page cache, as in an epoch after the first on a machine with enough memory.
+Reads come from the page cache, as in later epochs on a machine with enough memory.
 """
 
 import argparse
@@ -42,40 +41,40 @@ KINDS = 100  # different photos
 
 
 class Layout(ABC):
-    """Photos numbered from 0 in a folder."""
+    """A folder of photos with numbers from 0."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
 
     @abstractmethod
     def write(self, bodies: Sequence[bytes]) -> None:
-        """Photo n is `bodies[n % len(bodies)]`."""
+        """Write all photos; photo n is `bodies[n % len(bodies)]`."""
 
     @abstractmethod
     def scan(self) -> int:
-        """Find how many are there, with their sizes."""
+        """Return the number of photos, after looking up their sizes or offsets."""
 
     @abstractmethod
     def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
-        """Some photos."""
+        """Yield some photos."""
 
     @abstractmethod
-    def take_out(self, numbers: Sequence[int]) -> None:
-        """Delete some and give their space back."""
+    def delete(self, numbers: Sequence[int]) -> None:
+        """Delete some photos and free their space."""
 
     def shards(self) -> Iterator[tuple[int, range]]:
-        """Number of each file and the photos in it, where a file holds many."""
+        """Yield the number of each file and the photos in it."""
         for start in range(0, self.count, SHARD):
             yield start // SHARD, range(start, min(start + SHARD, self.count))
 
 
 class Files(Layout):
-    """One file a photo, as `DatasetPaths.image` lays them; `letters` of the key name its folder."""
+    """One file per photo, as in `DatasetPaths.image`; the first `letters` of the key are its folder."""
 
     letters = 2
 
     def path(self, number: int) -> Path:
-        """Where a photo lies."""
+        """Return the file of a photo."""
         key = DatasetPaths(self.folder).image(str(number)).stem
         return self.folder / key[: self.letters] / f"{key}.jpg"
 
@@ -90,7 +89,7 @@ class Files(Layout):
     def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
         return (self.path(number).read_bytes() for number in numbers)
 
-    def take_out(self, numbers: Sequence[int]) -> None:
+    def delete(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self.path(number).unlink()
 
@@ -102,7 +101,7 @@ class Files4096(Files):
 
 
 class Tar(Layout):
-    """Uncompressed tar files with an index of places."""
+    """Uncompressed tar files with an index of offsets."""
 
     def write(self, bodies: Sequence[bytes]) -> None:
         for shard, numbers in self.shards():
@@ -113,33 +112,33 @@ class Tar(Layout):
                     file.addfile(entry, io.BytesIO(bodies[number % len(bodies)]))
 
     def scan(self) -> int:
-        self._places = {}
+        self._offsets = {}
         for path in self.folder.glob("*.tar"):
             with tarfile.open(path) as file:
                 for entry in file:
-                    self._places[int(entry.name[:-4])] = (path, entry.offset_data, entry.size)
-        return len(self._places)
+                    self._offsets[int(entry.name[:-4])] = (path, entry.offset_data, entry.size)
+        return len(self._offsets)
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
         for number in numbers:
-            path, start, size = self._places[number]
+            path, start, size = self._offsets[number]
             with path.open("rb") as file:
                 file.seek(start)
                 yield file.read(size)
 
-    def take_out(self, numbers: Sequence[int]) -> None:
-        gone = {f"{number}.jpg" for number in numbers}
+    def delete(self, numbers: Sequence[int]) -> None:
+        deleted = {f"{number}.jpg" for number in numbers}
         for path in self.folder.glob("*.tar"):
             rest = path.with_suffix(".rest")
             with tarfile.open(path) as old, tarfile.open(rest, "w") as new:
                 for entry in old:
-                    if entry.name not in gone:
+                    if entry.name not in deleted:
                         new.addfile(entry, old.extractfile(entry))
             rest.replace(path)
 
 
 class Parquet(Layout):
-    """Parquet files of a binary column, uncompressed, a hundred photos a row group."""
+    """Uncompressed Parquet files with a binary column, a hundred photos per row group."""
 
     group = 100
 
@@ -161,17 +160,17 @@ class Parquet(Layout):
                 group = file.read_row_group(row // self.group, columns=["photo"])
             yield group["photo"][row % self.group].as_py()
 
-    def take_out(self, numbers: Sequence[int]) -> None:
-        gone = pa.array(numbers)
+    def delete(self, numbers: Sequence[int]) -> None:
+        deleted = pa.array(numbers)
         for path in self.folder.glob("*.parquet"):
             table = pq.read_table(path)
-            keep = pa.compute.invert(pa.compute.is_in(table["number"], gone))
+            keep = pa.compute.invert(pa.compute.is_in(table["number"], deleted))
             self._write(path.with_suffix(".rest"), table.filter(keep))
             path.with_suffix(".rest").replace(path)
 
 
 class Pack(Layout):
-    """Bytes end to end, with ends in a NumPy array beside them."""
+    """Concatenated bytes, with their offsets in a NumPy array."""
 
     def write(self, bodies: Sequence[bytes]) -> None:
         for shard, numbers in self.shards():
@@ -181,23 +180,23 @@ class Pack(Layout):
             np.save(self.folder / f"{shard}.npy", np.cumsum([0, *map(len, chosen)]))
 
     def scan(self) -> int:
-        self._places = {int(path.stem): np.load(path) for path in self.folder.glob("*.npy")}
-        return sum(len(places) - 1 for places in self._places.values())
+        self._offsets = {int(path.stem): np.load(path) for path in self.folder.glob("*.npy")}
+        return sum(len(offsets) - 1 for offsets in self._offsets.values())
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
         for number in numbers:
             shard, row = divmod(number, SHARD)
-            start, end = self._places[shard][row : row + 2]
+            start, end = self._offsets[shard][row : row + 2]
             with (self.folder / f"{shard}.bin").open("rb") as file:
                 file.seek(start)
                 yield file.read(end - start)
 
-    def take_out(self, numbers: Sequence[int]) -> None:
-        gone = set(numbers)
+    def delete(self, numbers: Sequence[int]) -> None:
+        deleted = set(numbers)
         for shard, photos in self.shards():
             body = (self.folder / f"{shard}.bin").read_bytes()
-            places = self._places[shard]
-            kept = [body[places[n] : places[n + 1]] for n, number in enumerate(photos) if number not in gone]
+            offsets = self._offsets[shard]
+            kept = [body[offsets[n] : offsets[n + 1]] for n, number in enumerate(photos) if number not in deleted]
             (self.folder / f"{shard}.bin").write_bytes(b"".join(kept))
             np.save(self.folder / f"{shard}.npy", np.cumsum([0, *map(len, kept)]))
 
@@ -212,19 +211,19 @@ LAYOUTS: dict[str, type[Layout]] = {
 
 
 def stored_photos() -> list[bytes]:
-    """Different photos as the download stage stores them."""
+    """Return different photos as the stage `images` stores them."""
     return [encode(normalise(photo(300, seed), PHOTO_EDGE, 10**6)) for seed in range(KINDS)]
 
 
 def measure(layout: Layout, bodies: Sequence[bytes], batches: int) -> dict[str, float]:
-    """Seconds of each operation; of reading, milliseconds a batch."""
+    """Return seconds per operation, and milliseconds per batch for reading."""
     draw = np.random.default_rng(0)
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     start = time.perf_counter()
 
     def lap(name: str, per: float = 1.0) -> None:
         nonlocal start
-        found[name] = (time.perf_counter() - start) / per
+        measured[name] = (time.perf_counter() - start) / per
         start = time.perf_counter()
 
     layout.write(bodies)
@@ -234,32 +233,32 @@ def measure(layout: Layout, bodies: Sequence[bytes], batches: int) -> dict[str, 
     for _ in range(batches):
         for body in layout.read(draw.integers(0, layout.count, BATCH).tolist()):
             assert body
-    lap("read ms a batch", batches / 1000)
+    lap("read ms per batch", batches / 1000)
     for _ in range(batches):
         for body in layout.read(draw.integers(0, layout.count, BATCH).tolist()):
             Image.open(io.BytesIO(body)).load()
-    lap("read and decode ms a batch", batches / 1000)
-    layout.take_out(list(range(0, layout.count, 100)))
-    lap("take out 1 % s")
+    lap("read and decode ms per batch", batches / 1000)
+    layout.delete(list(range(0, layout.count, 100)))
+    lap("delete 1 % s")
     shutil.rmtree(layout.folder)
     lap("remove s")
-    return found
+    return measured
 
 
 def compare_storage(names: Sequence[str], count: int, batches: int) -> None:
-    """Print every layout's row."""
+    """Print one line per layout."""
     bodies = stored_photos()
     print(f"{count:,} photos of {sum(map(len, bodies)) / KINDS:,.0f} bytes")
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / "photos"
-            place.mkdir()
-            found = measure(LAYOUTS[name](place, count), bodies, batches)
-        print(f"{name:10}", "  ".join(f"{what} {value:.1f}" for what, value in found.items()), flush=True)
+            photos = Path(folder) / "photos"
+            photos.mkdir()
+            measured = measure(LAYOUTS[name](photos, count), bodies, batches)
+        print(f"{name:10}", "  ".join(f"{what} {value:.1f}" for what, value in measured.items()), flush=True)
 
 
 def compare_batches(edge: int, count: int, batches: int) -> None:
-    """Print milliseconds a batch, and bytes a photo, from JPEG files and from both arrays."""
+    """Print milliseconds per batch and bytes per photo, for JPEG files and both arrays."""
     from transformers import SmolVLMImageProcessorPil, SmolVLMVisionConfig
 
     from pixrec_core.models.backbones.smolvlm import FamilyProcessor
@@ -291,19 +290,21 @@ def compare_batches(edge: int, count: int, batches: int) -> None:
             for _ in range(batches):
                 source.load(draw.integers(0, count, BATCH))
             milliseconds = 1000 * (time.perf_counter() - start) / batches
-            print(f"{edge:3} pixels, {name:10} {milliseconds:7.1f} ms a batch, {size:9,.0f} bytes a photo", flush=True)
+            print(
+                f"{edge:3} pixels, {name:10} {milliseconds:7.1f} ms per batch, {size:9,.0f} bytes per photo", flush=True
+            )
 
 
 def main() -> None:
-    """Storage first, then batches."""
+    """Compare layouts, then ways to read batches."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=200_000)
     parser.add_argument("--batches", type=int, default=50)
-    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="which ones, with commas between; '' for none")
-    chosen = parser.parse_args()
-    compare_storage([name for name in chosen.layouts.split(",") if name], chosen.photos, chosen.batches)
+    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="layouts, separated by commas; '' for none")
+    args = parser.parse_args()
+    compare_storage([name for name in args.layouts.split(",") if name], args.photos, args.batches)
     for edge, count in ((64, 2000), (512, 200)):
-        compare_batches(edge, count, max(1, chosen.batches // 5))
+        compare_batches(edge, count, max(1, args.batches // 5))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
     python -m benchmarks.images
     python -m benchmarks.images --memory
 
-All bring the same photos from one loopback server, which waits before each answer as a distant
-one would, and decode, shrink and store them as JPEG files: same size, same quality, and as many
-requests at a time for ours as for img2dataset, which has its two processes. Server and contestants
-run in processes of their own and take turns, so that all meet the same weather. CPU time, which
-other work on the machine disturbs less than rates, includes the workers that img2dataset starts.
-img2dataset is taken from this Python, else installed in a temporary environment of its own.
+All download the same photos from one loopback server, which waits before each answer as a distant server would, and
+decode, scale and store them as JPEG files of the same size and quality. PixRec and img2dataset (two processes) have the
+same number of simultaneous requests. Server and contestants run in separate processes, the contestants in turns. CPU
+time, which other work on the machine disturbs less than rates, includes the workers of img2dataset. If this Python has
+no img2dataset, it is installed into a temporary environment.
 
-With --memory: peak memory of the stage at 10,000 and at 100,000 URLs.
+With --memory: peak memory of the stage with 10,000 and with 100,000 URLs.
 """
 
 import argparse
@@ -47,7 +46,7 @@ CORES = 2
 
 
 class Job(NamedTuple):
-    """What a contestant is to do: bring `count` URLs under `base`, at most `size` pixels, `threads` at a time."""
+    """Download `count` URLs below `base`, scaled to at most `size` pixels, with `threads` simultaneous requests."""
 
     base: str
     count: int
@@ -56,12 +55,12 @@ class Job(NamedTuple):
 
     @property
     def urls(self) -> list[str]:
-        """All of them; ours makes its catalogue without the list, whose memory is not the stage's."""
+        """All URLs. `ours` does not use this list, whose memory would count as the stage's."""
         return [f"{self.base}{number}" for number in range(self.count)]
 
 
 class Cost(NamedTuple):
-    """What it took a contestant."""
+    """Measurements of a contestant."""
 
     seconds: float
     cpu_s: float
@@ -69,7 +68,7 @@ class Cost(NamedTuple):
 
 
 def ours(job: Job, folder: Path) -> float:
-    """Seconds that the stage takes."""
+    """Return the seconds of the stage `images`."""
     paths = DatasetPaths(folder)
     url = pl.format("{}{}", pl.lit(job.base), pl.int_range(job.count))
     pl.select(url.alias(ITEM), url.alias(IMAGE_URL)).lazy().sink_parquet(paths.items)
@@ -84,7 +83,7 @@ def ours(job: Job, folder: Path) -> float:
 
 
 def serial(job: Job, folder: Path) -> float:
-    """Seconds that one loop takes: get, decode, shrink, save."""
+    """Return the seconds of a serial loop: get, decode, scale, save."""
     start = time.perf_counter()
     for number, url in enumerate(job.urls):
         response = requests.get(url, timeout=20)
@@ -106,7 +105,7 @@ if __name__ == "__main__":
 
 
 def img2dataset(python: str, job: Job, folder: Path) -> float:
-    """Seconds that its `download` takes, two shards a process."""
+    """Return the seconds of `img2dataset.download`, with two shards per process."""
     (folder / "urls.txt").write_text("\n".join(job.urls))
     (folder / "run.py").write_text(IMG2DATASET)
     options = {
@@ -123,14 +122,14 @@ def img2dataset(python: str, job: Job, folder: Path) -> float:
         "timeout": 20,
     }
     command = [python, str(folder / "run.py"), json.dumps(options)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     stored = len(list((folder / "photos").rglob("*.jpg")))
-    assert (told.returncode, stored) == (0, job.count), told.stderr[-2000:]
-    return float(told.stdout.rpartition("SECONDS")[2])
+    assert (done.returncode, stored) == (0, job.count), done.stderr[-2000:]
+    return float(done.stdout.rpartition("SECONDS")[2])
 
 
 def python_with_img2dataset(folder: str) -> str | None:
-    """An interpreter that has it; None, with the reason printed, where it cannot be installed."""
+    """Return a Python that has img2dataset; if it cannot be installed, print the reason and return None."""
     if importlib.util.find_spec("img2dataset"):
         return sys.executable
     venv.create(folder, with_pip=True)
@@ -148,7 +147,7 @@ Contestant = Callable[[Job, Path], float]
 
 
 def _timed(contestant: Contestant, job: Job, to: Connection) -> None:
-    """Run one contestant in a folder of its own; the body of a process."""
+    """Run one contestant in a temporary folder; the target of a process."""
     kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     before = [resource.getrusage(kind) for kind in kinds]
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +160,7 @@ def _timed(contestant: Contestant, job: Job, to: Connection) -> None:
 
 
 def measure(contestant: Contestant, job: Job) -> Cost:
-    """Measure one contestant in a fresh process."""
+    """Measure one contestant in a new process."""
     here, there = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_timed, args=(contestant, job, there))
     process.start()
@@ -172,14 +171,14 @@ def measure(contestant: Contestant, job: Job) -> Cost:
 
 
 def race(contestants: dict[str, tuple[Contestant, Job]], rounds: int) -> None:
-    """Print every contestant's rate and CPU time in each round, their medians and the ratios to ours."""
+    """Print the rate and CPU time of every contestant and round, the medians, and their ratios to ours."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name, (contestant, job) in contestants.items():
             cost = measure(contestant, job)
             rates[name].append(job.count / cost.seconds)
             cpu_ms = 1000 * cost.cpu_s / job.count
-            print(f"round {number + 1}, {name}: {rates[name][-1]:.0f}/s, {cpu_ms:.2f} ms CPU a photo", flush=True)
+            print(f"round {number + 1}, {name}: {rates[name][-1]:.0f}/s, {cpu_ms:.2f} ms CPU per photo", flush=True)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     for name, found in rates.items():
         ratio = medians["ours"] / medians[name]
@@ -187,39 +186,39 @@ def race(contestants: dict[str, tuple[Contestant, Job]], rounds: int) -> None:
 
 
 def memory(base: str, size: int, threads: int) -> None:
-    """Print the stage's peak memory at both counts."""
+    """Print the peak memory of the stage for both numbers of URLs."""
     for count in (10_000, 100_000):
         cost = measure(ours, Job(base, count, size, threads))
         print(f"{count:,} URLs: peak {cost.peak_mib:.0f} MiB, {count / cost.seconds:.0f}/s", flush=True)
 
 
 def main() -> None:
-    """Read the command line and run one of the two."""
+    """Parse the command line and run one of the two benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=3000, help="in a round; the serial loop gets a tenth")
+    parser.add_argument("--photos", type=int, default=3000, help="photos per round; the serial loop downloads a tenth")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=32, help="requests at a time")
-    parser.add_argument("--delay-ms", type=float, default=20.0, help="before each answer")
-    parser.add_argument("--sent", type=int, default=300, help="longest edge of the photo as sent, pixels")
-    parser.add_argument("--size", type=int, default=128, help="longest edge as stored, pixels")
-    parser.add_argument("--memory", action="store_true", help="peak memory at 10,000 and 100,000 URLs instead")
-    chosen = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=32, help="simultaneous requests")
+    parser.add_argument("--delay-ms", type=float, default=20.0, help="delay of each answer")
+    parser.add_argument("--sent", type=int, default=300, help="longest edge of the photo on the server, pixels")
+    parser.add_argument("--size", type=int, default=128, help="longest edge of the stored photo, pixels")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
+    args = parser.parse_args()
     with ExitStack() as stack:
-        base = stack.enter_context(origin(chosen.sent, 0.0 if chosen.memory else chosen.delay_ms / 1000))
-        if chosen.memory:
-            memory(base, chosen.size, chosen.threads)
+        base = stack.enter_context(origin(args.sent, 0.0 if args.memory else args.delay_ms / 1000))
+        if args.memory:
+            memory(base, args.size, args.threads)
             return
-        job = Job(base, chosen.photos, chosen.size, chosen.threads)
+        job = Job(base, args.photos, args.size, args.threads)
         contestants: dict[str, tuple[Contestant, Job]] = {
             "ours": (ours, job),
-            "serial": (serial, job._replace(count=max(1, chosen.photos // 10))),
+            "serial": (serial, job._replace(count=max(1, args.photos // 10))),
         }
         if python := python_with_img2dataset(stack.enter_context(tempfile.TemporaryDirectory())):
             contestants["img2dataset"] = (partial(img2dataset, python), job)
-        race(contestants, chosen.rounds)
+        race(contestants, args.rounds)
         print(
-            f"{chosen.photos} photos of {chosen.sent} pixels to {chosen.size}, {chosen.threads} at a time, "
-            f"{chosen.delay_ms:.0f} ms away"
+            f"{args.photos} photos of {args.sent} pixels to {args.size}, {args.threads} requests at a time, "
+            f"{args.delay_ms:.0f} ms away"
         )
 
 

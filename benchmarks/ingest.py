@@ -1,12 +1,11 @@
-"""Reviews to sequences: PixRec against a json loop and against pandas, each in its own process.
+"""Reviews to sequences: PixRec against a json loop and pandas, each in its own process.
 
     python -m benchmarks.ingest [--rows 1000000] [--rounds 3] [--gzip] [--only pixrec]
 
-All do the same work, down to quarantine, checks and counts (`ingest_rivals` says how), and what they make is
-compared. Prints, for each, the median rate and its range for the lines alone (raw reviews to ordered interactions)
-and for the whole way, the seconds of processor time that it took, the peak memory of the process, and how many times
-the json loop's rate it has. PixRec uses all cores and the others one, so the rates say what a machine gives and the
-processor times what the work costs; on a machine that has other work to do, only these are steady.
+All do the same work, including quarantine, checks and counts (see `ingest_rivals`), and their results are compared.
+For each contender this prints the median rate and its range, CPU seconds, peak memory, and the ratio to the rate of the
+json loop: for `lines` (raw reviews to ordered interactions) and for `whole` (to sequences). PixRec uses all cores, the
+others use one; other work on the machine disturbs the rates, but hardly the CPU seconds.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from pixrec_core.data import database
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM, ITEM_SCHEMA
 
-#: Of about 500 bytes; one in a thousand is cut short, one in a hundred repeats the line before it.
+#: Lines of about 500 bytes; one in a thousand is truncated, one in a hundred repeats the line before it.
 #: A few users and items have many reviews, most have few.
 REVIEWS = """
 COPY (
@@ -62,7 +61,7 @@ ITEM_ID = "'B' || upper(left(md5('item' || item), 9))"
 
 
 def write_shop(folder: Path, rows: int, suffix: str) -> DatasetPaths:
-    """Review lines, and the catalogue and photos that the sequences stage reads beside the interactions."""
+    """Write review lines, and the catalogue and photo manifest that the stage `sequences` reads too."""
     paths, reviews = DatasetPaths(folder / "shop"), folder / f"reviews.jsonl{suffix}"
     files.write_json(paths.raw_manifest, {"reviews": {"path": str(reviews)}, "metadata": {"path": ""}, "photos": None})
     compression = "gzip" if suffix else "none"
@@ -77,7 +76,7 @@ def write_shop(folder: Path, rows: int, suffix: str) -> DatasetPaths:
 
 
 class PixRec:
-    """The two stages themselves."""
+    """The stages `interactions` and `sequences`."""
 
     def __init__(self, paths: DatasetPaths, target: Path) -> None:
         from pixrec_core.data import contract, sequences  # noqa: F401
@@ -97,8 +96,8 @@ class PixRec:
 
         sequences.build(SequenceSettings(min_user_interactions=CORE, min_item_interactions=CORE), self.paths)
 
-    def hand_over(self) -> None:
-        """Outside the clock: what the others write."""
+    def export_tables(self) -> None:
+        """Write the same tables as the other contenders; not timed."""
         tables = {
             "quarantine": f"SELECT line FROM read_parquet({database.literal(self.paths.interactions_quarantine)})",
             "interactions": f"FROM read_parquet({database.literal(self.paths.interactions)})",
@@ -123,9 +122,9 @@ class Run:
     """One run of a contender.
 
     Attributes:
-        seconds: to the end of the lines, and of the whole way.
-        cpu: seconds of processor time up to the same ends.
-        memory: peak of the process, MiB.
+        seconds: until the end of the lines, and of the whole.
+        cpu: CPU seconds until the same points.
+        memory: peak of the process in MiB.
     """
 
     seconds: list[float]
@@ -134,27 +133,27 @@ class Run:
 
 
 def measure(name: str, folder: Path) -> Run:
-    """Run one contender in a fresh process."""
+    """Run one contender in a new process."""
     run = [sys.executable, "-m", "benchmarks.ingest", "--contender", name, "--folder", str(folder)]
     return Run(**json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout))
 
 
 def contend(name: str, folder: Path) -> None:
-    """In the child: run, its imports outside the clock, and print what `measure` returns."""
+    """Run one contender in this process, without timing its imports, and print a `Run` as JSON."""
     contender = CONTENDERS[name](DatasetPaths(folder / "shop"), folder / name)
-    wall, processor = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), time.process_time()
     run = Run([], [], 0)
     for step in (contender.lines, contender.sequences):
         step()
         run.seconds.append(time.perf_counter() - wall)
-        run.cpu.append(time.process_time() - processor)
+        run.cpu.append(time.process_time() - cpu)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    contender.hand_over()
+    contender.export_tables()
     print(json.dumps(asdict(run) | {"memory": memory}))
 
 
 def compare(rows: int, rounds: int, suffix: str, names: list[str]) -> None:
-    """Rounds of all contenders in turn, so that the machine's moods hit each alike."""
+    """Run the contenders in turns, compare their results, and print rates."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shop(folder, rows, suffix)
@@ -172,42 +171,44 @@ def compare(rows: int, rounds: int, suffix: str, names: list[str]) -> None:
 
 
 def found(target: Path, name: str) -> pl.DataFrame:
-    """One outcome of a contender; of the quarantine the lines alone, since the words of a reason differ."""
+    """Return one table of a contender; of the quarantine only the lines, since the reasons have different words."""
     frame = pl.read_parquet(outcome(target, name))
     frame = frame.select("line") if name == "quarantine" else frame
     return frame.sort(OUTCOMES[name]) if OUTCOMES[name] else frame
 
 
 def show(rows: int, taken: dict[str, list[Run]]) -> None:
-    """Two lines a contender: the lines alone, and the whole way."""
-    for step, told in enumerate(("lines", "whole")):
+    """Print two lines per contender: `lines` and `whole`."""
+    for step, name_of_step in enumerate(("lines", "whole")):
         rates = {name: sorted(rows / run.seconds[step] for run in runs) for name, runs in taken.items()}
         medians = {name: statistics.median(found) for name, found in rates.items()}
         for name, found in rates.items():
             memory = max(run.memory for run in taken[name])
             cpu = statistics.median(run.cpu[step] for run in taken[name])
-            beside = f" {medians[name] / medians['json loop']:6.1f}x the json loop" if "json loop" in medians else ""
+            ratio = f" {medians[name] / medians['json loop']:6.1f}x the json loop" if "json loop" in medians else ""
             print(
-                f"{told:6} {name:10} {medians[name]:10,.0f} rows/s ({found[0]:,.0f} to {found[-1]:,.0f}) "
-                f"{cpu:8.2f} s cpu {memory:8,.0f} MiB peak{beside}"
+                f"{name_of_step:6} {name:10} {medians[name]:10,.0f} rows/s ({found[0]:,.0f} to {found[-1]:,.0f}) "
+                f"{cpu:8.2f} s CPU {memory:8,.0f} MiB peak{ratio}"
             )
 
 
 def main() -> None:
-    """Parse the command line."""
+    """Parse the command line, then compare, or run one contender in a process that this script started."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="review lines")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gzip", action="store_true", help="compress the reviews")
-    parser.add_argument("--only", choices=list(CONTENDERS), help="run one alone, for sizes that the others cannot hold")
+    parser.add_argument(
+        "--only", choices=list(CONTENDERS), help="run one contender, for sizes that the others cannot hold in memory"
+    )
     for name in ("contender", "folder"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.contender:
-        contend(given.contender, Path(given.folder))
+    args = parser.parse_args()
+    if args.contender:
+        contend(args.contender, Path(args.folder))
     else:
-        names = [given.only] if given.only else list(CONTENDERS)
-        compare(given.rows, given.rounds, ".gz" if given.gzip else "", names)
+        names = [args.only] if args.only else list(CONTENDERS)
+        compare(args.rows, args.rounds, ".gz" if args.gzip else "", names)
 
 
 if __name__ == "__main__":

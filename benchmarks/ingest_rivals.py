@@ -1,11 +1,10 @@
-"""What a straightforward person would write in PixRec's place: a json loop, and pandas.
+"""Direct implementations of reviews to sequences: a json loop, and pandas.
 
-Each does all that the two stages do. `lines`: bad lines to a quarantine with their reasons, the fields of the others
-checked, repeated ones left out, the rest in order. `sequences`: unknown items out, the 5-core, each interaction's
-place and split, the three sequences of each user with their times and ties, training counts of items, and the result
-checked and counted. What differs: PixRec keeps its result in one DuckDB file where these write Parquet, is held to its
-contract by Great Expectations where these assert, checks lists against the stored interactions where these hold them
-in memory, and reads files that do not fit there.
+Each does the work of the stages `interactions` and `sequences`. `lines`: move bad lines to a quarantine with their
+reasons, check the fields of the others, drop repeated ones, sort the rest. `sequences`: drop unknown items, compute the
+5-core, the index and split of each interaction, three sequences per user with times and ties, and training counts;
+check and count the result. Differences: PixRec writes one DuckDB file, these write Parquet; PixRec checks its contract
+with Great Expectations, these use assertions; and PixRec reads files that do not fit into memory.
 """
 
 import gzip
@@ -29,8 +28,8 @@ LATEST = 253_402_300_799_999  # the last millisecond of the year 9999
 KEY = ["user", "item", "timestamp"]
 ORDER = ["user", "timestamp", "position"]
 
-#: What each contender leaves, one Parquet file each, and by what it is ordered before it is compared; not at all where
-#: the order is part of the outcome.
+#: Tables that each contender writes, one Parquet file each, and the columns to sort by before a comparison; none if the
+#: order is part of the result.
 OUTCOMES: dict[str, list[str]] = {
     "quarantine": ["line"],
     "interactions": [],
@@ -41,18 +40,18 @@ OUTCOMES: dict[str, list[str]] = {
 
 
 def opened(paths: DatasetPaths) -> IO[bytes]:
-    """The raw reviews, plain or gzip."""
+    """Open the raw reviews, plain or gzip."""
     path = Path(files.read_json(paths.raw_manifest)["reviews"]["path"])
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def outcome(target: Path, name: str) -> Path:
-    """Where a contender leaves one of `OUTCOMES`."""
+    """Return the file of one of `OUTCOMES`."""
     return target.with_name(f"{target.name}.{name}.parquet")
 
 
 def fault_of(fields: Any) -> str | None:
-    """Why a line is bad; None for a good one."""
+    """Return why a line is bad; None for a good one."""
     if not isinstance(fields, dict):
         return "no JSON object"
     for name, key in (("user_id", fields.get("user_id")), ("item", fields.get("parent_asin") or fields.get("asin"))):
@@ -67,7 +66,7 @@ def fault_of(fields: Any) -> str | None:
 
 
 class JsonLoop:
-    """Dicts and lists."""
+    """An implementation with dicts and lists."""
 
     def __init__(self, paths: DatasetPaths, target: Path) -> None:
         self.paths, self.target = paths, target
@@ -122,7 +121,7 @@ class JsonLoop:
         return walks
 
     def _check(self, walks: dict[str, list[Any]], found: list[Any], counts: Counter[str]) -> None:
-        """Hold the result to the contract, and count what the profile counts."""
+        """Check the contract, and count what the profile counts."""
         lists: dict[str, dict[str, list[str]]] = {split: {} for split in HELD_OUT}
         for split, user, items, moments, _ in found:
             assert user not in lists[split]
@@ -147,12 +146,12 @@ class JsonLoop:
             "history": [lengths[math.ceil(share * len(lengths)) - 1] for share in (0.5, 0.9, 0.99, 1)],
         }
 
-    def hand_over(self) -> None:
-        """Nothing is left to do."""
+    def export_tables(self) -> None:
+        """Do nothing: the tables are written."""
 
 
 def _columns(rows: list[Any], names: Iterable[str]) -> pl.DataFrame:
-    """A frame by columns, which polars makes far faster than by rows."""
+    """Return a frame; polars builds it from columns far faster than from rows."""
     return pl.DataFrame(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
@@ -170,7 +169,7 @@ def _sequences_of(walks: dict[str, list[Any]]) -> Iterator[tuple[str, str, list[
 
 
 class Pandas:
-    """`read_json(lines=True)` in chunks; it stops at a bad line, so those are sieved out of the text before it."""
+    """An implementation with `read_json(lines=True)` in chunks. It fails at a bad line, so those are removed before."""
 
     def __init__(self, paths: DatasetPaths, target: Path) -> None:
         import pandas  # noqa: F401
@@ -233,7 +232,7 @@ class Pandas:
         return made.assign(tied=False) if split == "train" else made
 
     def _check(self, frame: Any, found: Any, counts: Any) -> None:
-        """Hold the result to the contract, and count what the profile counts."""
+        """Check the contract, and count what the profile counts."""
         people = frame.groupby("user")
         step, onwards = people["timestamp"].diff(), people["position"].diff()
         assert not ((step < 0) | ((step == 0) & (onwards <= 0))).any()
@@ -256,12 +255,12 @@ class Pandas:
             "history": (tests["items"].str.len() - 1).quantile([0.5, 0.9, 0.99, 1]).tolist(),
         }
 
-    def hand_over(self) -> None:
-        """Nothing is left to do."""
+    def export_tables(self) -> None:
+        """Do nothing: the tables are written."""
 
 
 class Sieve:
-    """The whole lines of a file, as the file that pandas wants; `positions` are theirs, `bad` are the others."""
+    """The complete lines of a file, as a file object for pandas; `positions` are their numbers, `bad` the others."""
 
     def __init__(self, file: Iterable[bytes]) -> None:
         self.positions: list[int] = []
@@ -274,7 +273,7 @@ class Sieve:
                 self.positions.append(position)
                 yield line.decode()
             else:
-                self.bad.append((position, "the line is cut short", line[:200].decode("utf-8", "replace")))
+                self.bad.append((position, "the line is truncated", line[:200].decode("utf-8", "replace")))
 
     def __iter__(self) -> Iterator[str]:
         return self._lines

@@ -1,4 +1,4 @@
-"""A distant web server of photos, for benchmarks: one photo under any number of names."""
+"""A web server with latency for benchmarks: the same photo under any name."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 
 def photo(edge: int, seed: int = 0) -> bytes:
-    """A JPEG, `edge` pixels high and two thirds as wide, with as much detail as a product photo has."""
+    """Return a JPEG, `edge` pixels high and two thirds as wide, with about the detail of a product photo."""
     size = (edge * 2 // 3, edge)
     coarse = np.random.default_rng(seed).integers(0, 256, (size[1] // 10, size[0] // 10, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -24,7 +24,7 @@ def photo(edge: int, seed: int = 0) -> bytes:
 
 @contextmanager
 def origin(edge: int, delay_s: float) -> Iterator[str]:
-    """Serve the photo in a process of its own, waiting before each answer; yields the URL that names follow."""
+    """Serve the photo from a separate process, with a delay before each answer; yield the base URL."""
     here, there = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_serve, args=(photo(edge), delay_s, there), daemon=True)
     process.start()
@@ -36,10 +36,10 @@ def origin(edge: int, delay_s: float) -> Iterator[str]:
 
 
 def _serve(body: bytes, delay_s: float, port: Connection) -> None:
-    """Answer every request alike; tells the port first."""
+    """Send the port, then answer every request with the same photo."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer_requests(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 await reader.readuntil(b"\r\n\r\n")
@@ -49,7 +49,7 @@ def _serve(body: bytes, delay_s: float, port: Connection) -> None:
             writer.close()
 
     async def run() -> None:
-        server = await asyncio.start_server(talk, "127.0.0.1", 0, backlog=1024)
+        server = await asyncio.start_server(answer_requests, "127.0.0.1", 0, backlog=1024)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 

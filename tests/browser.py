@@ -20,7 +20,7 @@ FLAGS = (
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """A browser with an empty profile; the test is skipped where the machine has none."""
+    """Start a browser with an empty profile; skip the test if the machine has no browser."""
     binary = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not binary or not driver:
@@ -42,8 +42,8 @@ def screenshot(browser: Any, path: Path, clip: dict[str, float]) -> Image.Image:
     """Save a part of the page as a PNG file under `OUTPUT`.
 
     Args:
-        browser: with the page.
-        path: within `OUTPUT`.
+        browser: shows the page.
+        path: relative to `OUTPUT`.
         clip: `x`, `y`, `width` and `height` in CSS pixels, and `scale`.
     """
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})

@@ -1,4 +1,4 @@
-"""Imports go down only, and what is heavy waits until it is used."""
+"""Imports go down only, and heavy libraries are imported where they are used."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_imports_go_down_only(graph):
     assert not illegal, "\n".join(f"{each.importer} imports {each.imported}" for each in illegal)
 
 
-def test_every_module_of_the_core_stands_in_a_layer(graph):
+def test_every_module_of_the_core_is_in_a_layer(graph):
     known = {module for layer in LAYERS for module in layer}
     assert graph.find_children("pixrec_core") <= known
 
@@ -55,17 +55,17 @@ def test_every_module_of_the_core_stands_in_a_layer(graph):
         ("pixrec_core.recommenders", "pixrec_core.models"),
     ],
 )
-def test_it_never_imports(graph, importer, imported):
+def test_forbidden_imports(graph, importer, imported):
     if imported in graph.modules:
         assert not graph.find_shortest_chains(importer=importer, imported=imported, as_packages=True)
 
 
-#: The last because `pixrec status` asks it what a checkpoint is.
+#: The last one because `pixrec status` uses it to describe checkpoints.
 LIGHT = ["pixrec_assets.definitions", "pixrec_assets.cli", "pixrec_core.pipeline", "pixrec_core.models.checkpoint"]
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_loading_brings_nothing_heavy(module, tmp_path):
+def test_importing_loads_no_heavy_library(module, tmp_path):
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path

@@ -1,4 +1,4 @@
-"""Manifests of deploy/: they parse, name each other rightly, and say what the rest of the project says."""
+"""The manifests of deploy/ parse, refer to each other correctly, and agree with the rest of the project."""
 
 import importlib.util
 import re
@@ -38,29 +38,29 @@ def ray() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ray_pods(ray: dict[str, Any]) -> list[dict[str, Any]]:
-    """The head's and the workers'."""
+    """Pod specs of the head and the workers."""
     (group,) = ray["spec"]["workerGroupSpecs"]
     return [each["template"]["spec"] for each in (ray["spec"]["headGroupSpec"], group)]
 
 
 def snake(value: Any) -> Any:
-    """The chart's camelCase keys as Dagster has them."""
+    """Convert the chart's camelCase keys to Dagster's snake_case."""
     if isinstance(value, dict):
         return {re.sub(r"(?<=[a-z])[A-Z]", lambda c: f"_{c[0].lower()}", key): snake(v) for key, v in value.items()}
     return [snake(each) for each in value] if isinstance(value, list) else value
 
 
-def test_the_chart_says_what_dagster_yaml_says(values: dict[str, Any]) -> None:
+def test_the_chart_has_the_settings_of_dagster_yaml(values: dict[str, Any]) -> None:
     daemon, more, concurrency = values["dagsterDaemon"], values["additionalInstanceConfig"], values["concurrency"]
     runs = concurrency["runs"]
     expected = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-    expected["run_monitoring"]["start_timeout_seconds"] = 600  # nodes fetch an image
+    expected["run_monitoring"]["start_timeout_seconds"] = 600  # nodes download an image first
     assert expected == {
         "telemetry": values["telemetry"],
         "nux": more["nux"],
         "concurrency": {
             "pools": snake(concurrency["pools"]),
-            "runs": {  # the chart hands limits of tags on as they stand
+            "runs": {  # the chart copies these limits unchanged
                 "max_concurrent_runs": runs["maxConcurrentRuns"],
                 "tag_concurrency_limits": runs["tagConcurrencyLimits"],
             },
@@ -68,23 +68,23 @@ def test_the_chart_says_what_dagster_yaml_says(values: dict[str, Any]) -> None:
         "run_retries": snake(daemon["runRetries"]),
         "run_monitoring": snake(daemon["runMonitoring"]),
         "python_logs": snake(values["pythonLogs"]),
-        "retention": {name: kept for name, kept in snake(values["retention"]).items() if name != "enabled"},
+        "retention": {name: days for name, days in snake(values["retention"]).items() if name != "enabled"},
     }
 
 
-def test_runs_queue_and_have_the_memory_of_the_launcher(values: dict[str, Any], code_location: dict[str, Any]) -> None:
-    """What stands by the chart's own rules: without a coordinator it writes one that queues nothing."""
+def test_runs_are_queued_with_the_memory_of_the_launcher(values: dict[str, Any], code_location: dict[str, Any]) -> None:
+    """Without these values the chart would configure a coordinator that queues nothing."""
     assert values["dagsterDaemon"]["runCoordinator"] == {"enabled": True, "type": "QueuedRunCoordinator"}
     assert values["concurrency"]["enabled"]
     assert code_location["includeConfigInLaunchedRuns"]["enabled"]
-    assert "resources" not in code_location, "runs would get them in place of the launcher's"
+    assert "resources" not in code_location, "they would override the launcher's resources"
     assert values["runLauncher"]["config"]["k8sRunLauncher"]["resources"]["limits"]["memory"]
 
 
-def test_the_code_location_is_the_projects(code_location: dict[str, Any]) -> None:
+def test_the_code_location_is_that_of_workspace_yaml(code_location: dict[str, Any]) -> None:
     (location,) = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
     arguments = [*code_location["dagsterApiGrpcArgs"], "--port", str(code_location["port"])]
-    given = grpc_command.make_context("grpc", arguments).params  # an error where Dagster does not know an option
+    given = grpc_command.make_context("grpc", arguments).params  # raises if Dagster does not know an option
     assert given["module_name"] == location["python_module"]["module_name"]
     assert code_location["name"] == location["python_module"]["location_name"]
     assert importlib.util.find_spec(location["python_module"]["module_name"])
@@ -105,7 +105,7 @@ def test_pods_share_the_image_the_volume_and_the_settings(
     assert image in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_the_settings_can_be_read_where_they_are_mounted(
+def test_the_mounted_settings_load(
     code_location: dict[str, Any], ray_pods: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, settings = manifests("storage.yaml")
@@ -118,19 +118,19 @@ def test_the_settings_can_be_read_where_they_are_mounted(
     monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / name))
     loaded = load_settings()
     assert (str(loaded.data_dir), list(loaded.datasets)) == ("/data/artefacts", ["shop"])
-    assert loaded.engine.kind == "local", "of runs that Dagster launches"
+    assert loaded.engine.kind == "local", "runs that Dagster launches use the local engine"
     for each in ray_pods[0]["containers"][0]["env"]:
         monkeypatch.setenv(each["name"], each["value"])
     monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / name))
     assert (load_settings().engine.kind, load_settings().engine.address) == ("ray", "auto")
 
 
-def test_ray_asks_for_its_token_and_has_the_images_version(ray: dict[str, Any]) -> None:
+def test_ray_requires_a_token_and_has_the_version_of_the_image(ray: dict[str, Any]) -> None:
     assert ray["spec"]["authOptions"] == {"mode": "token"}
     assert f"ray[client,default]=={ray['spec']['rayVersion']}" in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_the_image_is_made_of_files_that_are_there() -> None:
+def test_the_image_copies_existing_files() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     copied = [path for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for path in line.split()]
     assert {"requirements.lock", "pixrec_core", "pixrec_assets"} <= set(copied)
@@ -138,6 +138,6 @@ def test_the_image_is_made_of_files_that_are_there() -> None:
     assert re.search(r"^USER 1000$", text, re.MULTILINE), "pods run as this user"
 
 
-def test_the_chart_is_that_of_the_locked_dagster() -> None:
+def test_the_chart_has_the_version_of_the_locked_dagster() -> None:
     (locked,) = re.findall(r"^dagster==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert f"--version {locked} " in (DEPLOY / "dagster-values.yaml").read_text()

@@ -62,9 +62,7 @@ ELSEWHERE = {
     "pixrec export shop --variant multimodal --output shop-vectors": "tests/assets/test_recommend.py",
     "pixrec run": "tests/assets/test_runner.py",
     "pixrec run books films --workers 2": "tests/assets/test_runner.py",
-    "pixrec run books --variant text_only --up-to item_vectors": (
-        "tests/assets/test_runner.py"
-    ),
+    "pixrec run books --variant text_only --up-to item_vectors": ("tests/assets/test_runner.py"),
 }
 
 #: Commands of tutorials that are meant to fail.
@@ -267,7 +265,9 @@ def mirror(tmp_path: Path) -> Iterator[str]:
         for raw, name in ((found.reviews, "review_categories/"), (found.metadata, "meta_categories/meta_")):
             path = tmp_path / "mirror" / "raw" / f"{name}Magazine_Subscriptions.jsonl.gz"
             path.parent.mkdir(parents=True)
-            lines = gzip.decompress(raw.read_bytes()).replace(b'"images/', b'"http://127.0.0.1:%d/images/' % server.server_port)
+            lines = gzip.decompress(raw.read_bytes()).replace(
+                b'"images/', b'"http://127.0.0.1:%d/images/' % server.server_port
+            )
             path.write_bytes(gzip.compress(lines))
             (tmp_path / "downloads" / "magazines" / path.name).hardlink_to(path)
         Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The whole chain as a user runs it: the real command, real stages, in a folder of its own."""
+"""The whole pipeline as a user runs it: the real command and real stages in a temporary folder."""
 
 import gzip
 import json
@@ -44,7 +44,7 @@ DATA = ("raw", "items", "interactions", "images", "sequences")
 
 
 def only(*stages: str) -> list[str]:
-    """Arguments that leave out the other stages: each baseline would be trained as well."""
+    """Return arguments that run only these stages, without the baselines."""
     return [word for stage in stages for word in ("--stage", stage)]
 
 
@@ -71,7 +71,7 @@ def pixrec(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_from_nothing_to_a_report_and_nothing_twice(folder: Path) -> None:
+def test_a_first_run_ends_with_a_report_and_a_second_builds_nothing(folder: Path) -> None:
     first = pixrec(folder, "run", "small")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Traceback" not in first.stdout + first.stderr
@@ -124,7 +124,7 @@ def test_a_mistake_is_reported_with_its_fix_and_without_a_traceback(
 
 
 @pytest.mark.slow
-def test_a_backbone_that_is_not_there_is_reported(folder: Path) -> None:
+def test_a_missing_backbone_is_reported(folder: Path) -> None:
     done = pixrec(folder, "run", "blind", "--variant", "text_only", *only(*DATA, "checkpoint"))
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -134,8 +134,8 @@ def test_a_backbone_that_is_not_there_is_reported(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_can_be_started_again(folder: Path, tmp_path: Path) -> None:
-    """The killed process held Dagster's slot for training; nobody but the next run is there to free it."""
+def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
+    """The next run also frees the pool slot of the killed process."""
     (tmp_path / "pixrec.toml").write_text(TOML.replace("epochs = 1", "epochs = 2"))
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     stages = only(*DATA, "checkpoint", "item_vectors", "item_index", "ranking")

@@ -1,4 +1,4 @@
-"""What `pip install` brings: the package alone, in an environment of its own, does all that a checkout does."""
+"""The installed package works without the checkout."""
 
 import os
 import subprocess
@@ -20,16 +20,18 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Standard output of a command that knows nothing of this checkout."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DAGSTER_", "PIXREC_"))}
-    done = subprocess.run(command, cwd=cwd, env=own | SMALL, capture_output=True, text=True, check=False)
+    """Run a command without variables of this checkout; return its standard output."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DAGSTER_", "PIXREC_"))
+    }
+    done = subprocess.run(command, cwd=cwd, env=environment | SMALL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built in a copy of the checkout with data in it, by the setuptools that is there."""
+    """Source distribution, built in a copy of the checkout that contains data."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in (*PACKAGES, "tests", "docs", "benchmarks"):
         copytree(ROOT / name, copy / name, ignore=ignore_patterns("__pycache__"), symlinks=True)
@@ -45,7 +47,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the sdist, so that nothing may be missing there."""
+    """Wheel, built from the source distribution, which must therefore be complete."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--quiet")
     run(*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, sdist, cwd=folder)
@@ -55,7 +57,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`bin` of a fresh environment: the wheel and, by a path, the dependencies of this one."""
+    """`bin` of a new environment with the wheel; a `.pth` file adds the dependencies of this environment."""
     home = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", home, cwd=home)
     python = home / "bin" / "python"
@@ -67,23 +69,23 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modules_and_data() -> set[str]:
-    """Every file of both packages that git would keep."""
+    """Return the files of both packages, without bytecode."""
     files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
     return {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
 
 
-def test_the_sdist_has_the_packages_and_no_tests_or_data(sdist):
+def test_the_sdist_contains_the_packages_without_tests_and_data(sdist):
     with tarfile.open(sdist) as packed:
         members = packed.getmembers()
     assert not [member.name for member in members if member.issym() or member.islnk()]
     files = {member.name.partition("/")[2] for member in members if member.isfile()}
-    own = {name for name in files if not name.startswith("pixrec.egg-info/")}
-    assert own == modules_and_data() | {
+    found = {name for name in files if not name.startswith("pixrec.egg-info/")}
+    assert found == modules_and_data() | {
         *("pyproject.toml", "setup.cfg", "MANIFEST.in", "README.md", "LICENSE", "PKG-INFO")
     }
 
 
-def test_the_wheel_has_the_packages_and_nothing_else(wheel):
+def test_the_wheel_contains_only_the_packages(wheel):
     with zipfile.ZipFile(wheel) as packed:
         names = set(packed.namelist())
         entry = packed.read(f"pixrec-{version('pixrec')}.dist-info/entry_points.txt").decode()

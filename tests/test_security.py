@@ -1,4 +1,4 @@
-"""What docs/security.md promises and no other test holds; and that each test it names is there."""
+"""Promises of docs/security.md that no other test checks, and that the tests named there exist."""
 
 import ast
 import gzip
@@ -21,7 +21,7 @@ NAMED = re.findall(r"`([\w/]+\.py(?:::\w+)+)`", PAGE)
 
 
 def names(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
-    """Every function of a module or class, and of classes within."""
+    """Yield every function of a module or class, including nested classes."""
     for child in node.body:
         if isinstance(child, ast.ClassDef):
             yield from names(child, f"{prefix}{child.name}::")
@@ -30,7 +30,7 @@ def names(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("test", NAMED)
-def test_every_test_that_the_page_names_is_there(test):
+def test_every_test_named_on_the_page_exists(test):
     path, _, name = test.partition("::")
     assert name in set(names(ast.parse((ROOT / "tests" / path).read_text())))
 
@@ -46,7 +46,7 @@ RUNNING = {"eval", "exec", "compile", "os.system", "os.popen", "subprocess.getou
 
 
 def risks(code: str) -> list[str]:
-    """What a module does that would run what data say: unpickling, evaluating, shells, code of models."""
+    """Return calls and imports of a module that could run code from data: unpickling, eval, shells, code of models."""
     found = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -71,17 +71,17 @@ SWITCHES = {"trust_remote_code", "allow_pickle", "shell"}
         *("Auto.from_pretrained(x, trust_remote_code=True)", "np.load(x, allow_pickle=True)", "run(x, shell=True)"),
     ],
 )
-def test_a_risk_is_seen(code):
+def test_a_risk_is_found(code):
     assert risks(code)
 
 
 @pytest.mark.parametrize("code", ["torch.load(x, weights_only=True)", "model.eval()", "f(trust_remote_code=False)"])
-def test_what_is_none_is_let_pass(code):
+def test_safe_code_is_no_risk(code):
     assert risks(code) == []
 
 
 @pytest.mark.parametrize("package", ["pixrec_core", "pixrec_assets"])
-def test_no_module_runs_what_data_say(package):
+def test_no_module_runs_code_from_data(package):
     found = {str(path.relative_to(ROOT)): risks(path.read_text()) for path in (ROOT / package).rglob("*.py")}
     assert len(found) > 10
     assert {path: each for path, each in found.items() if each} == {}
@@ -92,7 +92,7 @@ HOSTILE = "../../../../hostile"
 
 @pytest.mark.slow
 def test_ids_that_look_like_paths_leave_the_data_folder_alone(tmp_path):
-    """A whole shop in which one item is called like a path, through every stage of the data."""
+    """All data stages on a shop in which one item id is a path."""
     root = tmp_path / "a" / "b" / "c"
     drawn = {"source": {"kind": "sample", "users": 60, "items": 40}}
     pipeline.RAW.materialise(sample := Work(Settings(root=root, datasets={"drawn": drawn}), "drawn"))
@@ -111,7 +111,7 @@ def test_ids_that_look_like_paths_leave_the_data_folder_alone(tmp_path):
     for stage in DATA_STAGES:
         stage.materialise(work)
     manifest = pl.read_parquet(work.paths.images_manifest).filter(item=HOSTILE)
-    assert manifest["status"].to_list() == ["ok"], "its photo came like any other"
+    assert manifest["status"].to_list() == ["ok"], "its photo is stored like any other"
     assert work.paths.image(HOSTILE).is_file()
     assert work.paths.image(HOSTILE).resolve().is_relative_to(work.paths.images.resolve())
     after = {path for path in tmp_path.rglob("*") if not path.is_relative_to(work.settings.data_dir)}

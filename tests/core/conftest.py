@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB in memory."""
+    """Mount point of an in-memory file system of 8 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
@@ -22,8 +22,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shop's data stages made; to be copied, not to be changed."""
-    from tests.core.shop import open_shop  # brings torch, which tests of the data do without
+    """Folder of a shop after the data stages. Copy it; do not change it."""
+    from tests.core.shop import open_shop  # imports torch, which tests of data do not need
 
     folder = tmp_path_factory.mktemp("shop")
     open_shop(folder)

@@ -1,5 +1,4 @@
-"""Processes for tests that kill one: they fork from a process that has imported what takes seconds, and has done
-nothing else."""
+"""Processes that tests kill; they fork from a server process that has imported the slow modules."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,7 +9,7 @@ CONTEXT.set_forkserver_preload(["pytest", "pixrec_core.data.images", "tests.core
 
 
 def exit_code(target: Callable[..., object], *arguments: Any) -> int | None:
-    """Run a function in a process of its own; minus the signal that ended it."""
+    """Run a function in a new process; return its exit code, or minus the signal that ended it."""
     process = CONTEXT.Process(target=target, args=arguments)
     process.start()
     process.join()

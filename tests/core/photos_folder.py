@@ -1,4 +1,4 @@
-"""Writes a manifest and photos of one colour each, without the stage that downloads them."""
+"""Writes a manifest and single-colour photos without running the stage `images`."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from pixrec_core.schemas import IMAGE_SCHEMA
 
 
 def write(paths: DatasetPaths, colours: Mapping[str, str]) -> None:
-    """One photo for each item, all of it in the colour that stands beside its name."""
+    """Write one photo per item, given the colour of each item."""
     rows = [dict.fromkeys(IMAGE_SCHEMA) | {"item": item, "status": "ok"} for item in sorted(colours)]
     paths.root.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows, IMAGE_SCHEMA).write_parquet(paths.images_manifest)

@@ -1,4 +1,4 @@
-"""Writes a small sequences.duckdb by the schema alone, without the stage that makes it."""
+"""Writes a small sequences.duckdb without running the stage `sequences`."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -23,13 +23,13 @@ def catalogue(train: Sequence[Sequence[str]], items: Sequence[str], imageless: S
 
 
 def sequences(bought: Mapping[str, Sequence[str]], tied: Sequence[str] = ()) -> pl.DataFrame:
-    """All three splits of what users bought, in order, the last two items held out; one item a day."""
+    """Return all three splits of the users' purchases; the last two items are held out, with one item per day."""
     rows = [
         {
             "split": split,
             "user": user,
             "items": list(items[: len(items) - held_back]),
-            "moments": [DAY * (place + 1) for place in range(len(items) - held_back)],
+            "moments": [DAY * (day + 1) for day in range(len(items) - held_back)],
             "tied": split != "train" and user in tied,
         }
         for split, held_back in (("train", 2), ("validation", 1), ("test", 0))

@@ -1,4 +1,4 @@
-"""A small sample shop, run through the data stages, for tests of what comes after them."""
+"""A small generated shop after the data stages, for tests of later stages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, 
 
 
 def settings(data_dir: Path, **sections: dict) -> Settings:
-    """Settings of one dataset `shop`, with a model that trains in seconds."""
+    """Return settings of one dataset `shop`, with a model that trains in seconds."""
     model = {"embedding_dim": 16, "item_tokens": 8} | sections.get("model", {})
     training = {"epochs": 2, "batch_size": 16, "max_history_len": 4} | sections.get("training", {})
     shop = {"source": {"kind": "sample", "users": 60, "items": 40}, "model": model, "training": training}
@@ -26,7 +26,7 @@ def settings(data_dir: Path, **sections: dict) -> Settings:
 
 
 def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> Work:
-    """The shop as a training run finds it, and the place of work of one variant."""
+    """Run the data stages that are not current, and return the work of one variant."""
     work = Work(settings(data_dir, **sections), "shop", variant)
     for stage in DATA_STAGES:
         if not stage.is_current(work):
@@ -35,7 +35,7 @@ def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> 
 
 
 def served_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> Work:
-    """The shop with a promoted checkpoint of random weights: all that serving reads is there, and no time is spent."""
+    """Build a shop with a promoted checkpoint of random weights, and everything else that serving reads."""
     work = open_shop(data_dir, variant, **sections)
     for stage in (replace(pipeline.CHECKPOINT, run=untrained, resumes=False), *AFTER_TRAINING):
         stage.materialise(work)
@@ -43,7 +43,7 @@ def served_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -
 
 
 def untrained(work: Work, seed: int = 0) -> Stats:
-    """A checkpoint without training and model card; learned vectors of items are drawn too."""
+    """Write a checkpoint of random weights, item id embeddings included, without a model card."""
     set_seed(seed)
     own, paths = work.dataset_settings, work.variant_paths
     model, inputs = training.build_tower(own.model, own.training, [paths])

@@ -1,6 +1,6 @@
-"""A full disk, a kill, damage: each stage says what is wrong, and what was there before stays as it was.
+"""Full disks, kills and damage: each stage reports what is wrong, and earlier artefacts stay as they were.
 
-Elsewhere: downloads that are killed (`data/sources/test_download.py`, `data/test_images.py`), trainings that are
+Other faults: killed downloads (`data/sources/test_download.py`, `data/test_images.py`) and trainings
 (`training/test_resume.py`), damaged checkpoints (`training/test_training.py`) and indexes (`retrieval/test_index.py`).
 """
 
@@ -46,7 +46,7 @@ def full(disk: Path) -> Iterator[None]:
 
 
 def content(path: Path) -> dict[str, bytes]:
-    """Every file of an artefact, by its path."""
+    """Return the content of every file of an artefact by relative path."""
     paths = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return {str(each.relative_to(path)): each.read_bytes() for each in paths}
 
@@ -59,7 +59,7 @@ def on_small_disk(opened: Path, small_disk: Path) -> Work:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a thread of TensorBoard's
 @pytest.mark.parametrize("stage", [*WITHOUT_TRAINING, pipeline.CHECKPOINT], ids=lambda stage: stage.name)
-def test_a_full_disk_is_named_and_damages_nothing(stage: Stage, on_small_disk: Work, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_damages_nothing(stage: Stage, on_small_disk: Work, small_disk: Path) -> None:
     work = on_small_disk
     before = content(stage.artefact(work)) if stage.artefact(work).exists() else None
     with full(small_disk), pytest.raises(PixRecError, match=r"No space left on device") as reported:
@@ -72,7 +72,7 @@ def test_a_full_disk_is_named_and_damages_nothing(stage: Stage, on_small_disk: W
         assert stage.is_current(work)
 
 
-def test_a_full_disk_never_cuts_an_index_short(small_disk: Path) -> None:
+def test_a_full_disk_never_truncates_an_index(small_disk: Path) -> None:
     paths = build_example(small_disk)
     before = content(paths.item_index)
     with full(small_disk), pytest.raises(OSError, match="No space left on device"):
@@ -81,7 +81,7 @@ def test_a_full_disk_never_cuts_an_index_short(small_disk: Path) -> None:
 
 
 def limited(folder: Path, reported: Connection) -> None:
-    """Make sequences where no file may be larger than 20,000 bytes; runs in a process of its own."""
+    """Build sequences with a file size limit of 20,000 bytes; the target of a process."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     try:
         pipeline.SEQUENCES.materialise(Work(settings(folder), "shop"))
@@ -89,8 +89,8 @@ def limited(folder: Path, reported: Connection) -> None:
         reported.send(str(error))
 
 
-def test_a_file_size_limit_is_named_too(shop: Work) -> None:
-    """The limit of a shell (`ulimit -f`) or of a quota."""
+def test_a_file_size_limit_is_reported_too(shop: Work) -> None:
+    """As with `ulimit -f` or a quota."""
     before = shop.paths.sequences.read_bytes()
     here, there = CONTEXT.Pipe()
     assert exit_code(limited, shop.settings.root, there) == 0
@@ -104,7 +104,7 @@ def die(*_, **__) -> None:
 
 
 def killed_in_sequences(folder: Path) -> None:
-    """End oneself in the middle of inserting sequences; runs in a process of its own, as does the next."""
+    """Kill this process while it inserts sequences; the target of a process."""
     ranges = sequences.user_ranges
 
     def first_range(*arguments) -> Iterator[str]:
@@ -116,7 +116,7 @@ def killed_in_sequences(folder: Path) -> None:
 
 
 def killed_in_index(folder: Path) -> None:
-    """End oneself between an index and its manifest."""
+    """Kill this process between writing an index and its manifest; the target of a process."""
     files.write_json = die
     index.build_index(IndexSettings(kind="flat"), DatasetPaths(folder).variant("multimodal"))
 
@@ -129,7 +129,7 @@ def tables(path: Path) -> dict[str, list[tuple]]:
         return {name: connection.execute(f"FROM {name}").fetchall() for name in TABLES}
 
 
-def test_a_kill_while_sequences_are_written_leaves_none_and_the_next_run_makes_them_as_ever(shop: Work) -> None:
+def test_sequences_after_a_kill_equal_those_of_an_undisturbed_run(shop: Work) -> None:
     undisturbed = tables(shop.paths.sequences)
     shop.paths.sequences.unlink()
     assert exit_code(killed_in_sequences, shop.settings.root) == -signal.SIGKILL
@@ -141,7 +141,7 @@ def test_a_kill_while_sequences_are_written_leaves_none_and_the_next_run_makes_t
     assert not list(shop.paths.root.glob(".*.partial*"))
 
 
-def test_a_kill_while_an_index_is_built_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_kill_while_an_index_is_built_keeps_the_old_one(tmp_path: Path) -> None:
     paths = build_example(tmp_path)
     before = content(paths.item_index)
     assert exit_code(killed_in_index, tmp_path) == -signal.SIGKILL
@@ -152,16 +152,16 @@ def test_a_kill_while_an_index_is_built_leaves_the_old_one(tmp_path: Path) -> No
     assert not list(tmp_path.rglob(".*.partial"))
 
 
-def flip(path: Path, place: float) -> None:
-    """Turn over one bit at a share of the file's length."""
+def flip(path: Path, position: float) -> None:
+    """Flip one bit at a share (0 to 1) of the file's length."""
     data = bytearray(path.read_bytes())
-    data[int(place * (len(data) - 1))] ^= 1
+    data[int(position * (len(data) - 1))] ^= 1
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("place", [0, 0.5, 1])
-def test_a_flipped_bit_in_the_manifest_of_photos_is_found_and_named(shop: Work, place: float) -> None:
-    flip(shop.paths.images_manifest, place)
+@pytest.mark.parametrize("position", [0, 0.5, 1])
+def test_a_flipped_bit_in_the_manifest_of_photos_is_reported(shop: Work, position: float) -> None:
+    flip(shop.paths.images_manifest, position)
     assert not pipeline.IMAGES.is_current(shop)
     assert not pipeline.SEQUENCES.is_current(shop)
     with pytest.raises(ArtefactError, match=r"images\.parquet is damaged: its checksum .*--stage images --force`"):
@@ -169,7 +169,7 @@ def test_a_flipped_bit_in_the_manifest_of_photos_is_found_and_named(shop: Work, 
 
 
 @pytest.mark.parametrize("text", ["{", "{}"])
-def test_a_manifest_of_raw_files_that_is_none_is_named(shop: Work, text: str) -> None:
+def test_a_damaged_manifest_of_raw_files_is_reported(shop: Work, text: str) -> None:
     shop.paths.raw_manifest.write_text(text)
     assert not pipeline.RAW.is_current(shop)
     assert not pipeline.ITEMS.is_current(shop)
@@ -177,21 +177,21 @@ def test_a_manifest_of_raw_files_that_is_none_is_named(shop: Work, text: str) ->
         pipeline.ITEMS.materialise(shop)
 
 
-@pytest.mark.parametrize("place", [0.0001, 0.3, 0.5])
-def test_a_flipped_bit_in_the_sequences_is_found_and_named(shop: Work, place: float) -> None:
-    flip(shop.paths.sequences, place)
+@pytest.mark.parametrize("position", [0.0001, 0.3, 0.5])
+def test_a_flipped_bit_in_the_sequences_is_reported(shop: Work, position: float) -> None:
+    flip(shop.paths.sequences, position)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb cannot be read: .*build it again with `pixrec run`"):
         tables(shop.paths.sequences)
 
 
-def test_an_input_that_is_gone_makes_what_reads_it_stale_and_is_named(shop: Work) -> None:
+def test_a_missing_input_makes_later_stages_stale_and_is_reported(shop: Work) -> None:
     files.remove(pipeline.ITEMS.stamp_path(shop))
     assert not pipeline.SEQUENCES.is_current(shop)
     with pytest.raises(PixRecError, match="Cannot run `sequences` for shop: its input `items` has not been built"):
         pipeline.SEQUENCES.materialise(shop)
 
 
-def test_a_changed_version_or_setting_of_a_stage_makes_what_comes_after_it_stale(shop: Work) -> None:
+def test_a_changed_setting_makes_the_stage_and_later_stages_stale(shop: Work) -> None:
     assert all(stage.is_current(shop) for stage in DATA_STAGES)
     own = shop.settings.datasets["shop"].model_dump() | {"ingest": {"max_bad_share": 0.5}}
     other = Work(Settings(root=shop.settings.root, data_dir=shop.settings.data_dir, datasets={"shop": own}), "shop")

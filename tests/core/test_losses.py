@@ -1,4 +1,4 @@
-"""Losses against values worked out by hand or by plain Python."""
+"""Losses, compared with values computed by hand or in plain Python."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_info_nce_equals_plain_python() -> None:
     )
 
 
-def test_a_masked_key_takes_no_gradient() -> None:
+def test_a_masked_key_gets_no_gradient() -> None:
     keys = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     negatives = torch.tensor([[True, True, False]])
     losses.info_nce(torch.ones(1, 4), keys, torch.tensor([0]), negatives, 1.0).backward()
@@ -64,12 +64,12 @@ def test_mix_weighs_the_three_terms() -> None:
     assert losses.mix(one, ten, hundred, a=0.25, b=0.5).item() == pytest.approx(0.25 * 1 + 0.25 * 10 + 0.5 * 100)
 
 
-def test_popularity_offsets_equal_their_formula() -> None:
+def test_log_q_correction_equals_its_formula() -> None:
     offsets = losses.log_q_correction(torch.tensor([1.0, 3.0, 4.0]))
     assert offsets.tolist() == pytest.approx([-math.log(1 / 8), -math.log(3 / 8), -math.log(4 / 8)])
 
 
-def test_offsets_are_added_to_the_logits() -> None:
+def test_the_correction_is_added_to_the_logits() -> None:
     offsets, allowed = torch.tensor([0.5, -1.0, 2.0]), torch.ones(1, 3, dtype=torch.bool)
     loss = losses.info_nce(torch.zeros(1, 4), torch.zeros(3, 4), torch.tensor([1]), allowed, 0.07, offsets)
     expected = -1.0 - math.log(math.exp(0.5) + math.exp(-1.0) + math.exp(2.0))

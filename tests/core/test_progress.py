@@ -1,4 +1,4 @@
-"""Progress: short loops log nothing, longer ones a line every few seconds."""
+"""Progress: short loops log nothing, longer ones log a line every few seconds."""
 
 import logging
 from types import SimpleNamespace

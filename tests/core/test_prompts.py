@@ -1,4 +1,4 @@
-"""Item text: what stands in it, and what must not."""
+"""Item texts: which fields they contain, and in which order."""
 
 from pixrec_core import prompts
 

@@ -190,13 +190,21 @@ def test_the_environment_overrides_a_joint_training_too(write, monkeypatch: pyte
         (', "films"]', "]", r"joint\.media\.datasets: .*at least 2"),
         ("seed = 2", "seed = 1", "two of books, films have the same source"),
         ("joint.media", "joint.films", r"joint\.films: a dataset has the same name"),
-        ('= "media"', '= "arts"', r"pixrec.toml.*\n.*datasets\.books\.start_from: unknown joint training `arts`; known: media"),
+        (
+            '= "media"',
+            '= "arts"',
+            r"pixrec.toml.*\n.*datasets\.books\.start_from: unknown joint training `arts`; known: media",
+        ),
         (
             '= "media"',
             '= "media"\nmodel = { embedding_dim = 9 }',
             r"datasets\.books\.model: embedding_dim is 9, not 32",
         ),
-        ("[joint.media.model]", "[joint.media.images]\nsize = 9\n[joint.media.model]", "joint.media.images: unknown section `images`"),
+        (
+            "[joint.media.model]",
+            "[joint.media.images]\nsize = 9\n[joint.media.model]",
+            "joint.media.images: unknown section `images`",
+        ),
     ],
 )
 def test_a_wrong_joint_training_is_reported(write, old: str, new: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What makes a stage current, and who may make it."""
+"""When a stage is current, and what happens if several processes build it."""
 
 import dataclasses
 import subprocess
@@ -20,8 +20,8 @@ def work(tmp_path: Path) -> Work:
     return Work(Settings(root=tmp_path, data_dir=tmp_path, datasets={"shop": shop}), "shop")
 
 
-def made(name: str, **more) -> Stage:
-    """A stage that writes its own name."""
+def make_stage(name: str, **more) -> Stage:
+    """Return a stage that writes its own name."""
 
     def run(work: Work) -> dict:
         files.write_json(work.paths.root / name, name)
@@ -35,54 +35,57 @@ def changed(work: Work, **sections: dict) -> Work:
     return Work(Settings(root=work.settings.root, data_dir=work.settings.data_dir, datasets={"shop": own}), "shop")
 
 
-def test_a_stage_is_current_once_made(work: Work) -> None:
-    stage = made("one")
+def test_a_stage_is_current_once_built(work: Work) -> None:
+    stage = make_stage("one")
     assert not stage.is_current(work)
     assert stage.materialise(work)["stats"] == {"rows": 1}
     assert stage.is_current(work)
 
 
-def test_a_stage_whose_artefact_is_gone_is_not_current(work: Work) -> None:
-    stage = made("one")
+def test_a_stage_without_its_artefact_is_not_current(work: Work) -> None:
+    stage = make_stage("one")
     stage.materialise(work)
     files.remove(work.paths.root / "one")
     assert not stage.is_current(work)
 
 
 def test_only_its_own_sections_make_a_stage_stale(work: Work) -> None:
-    stage = made("one", config_sections=("retrieval",))
+    stage = make_stage("one", config_sections=("retrieval",))
     stage.materialise(work)
     assert stage.is_current(changed(work, training={"epochs": 9}))
     assert not stage.is_current(changed(work, retrieval={"depth": 9}))
 
 
 def test_a_new_version_of_the_code_makes_a_stage_stale(work: Work) -> None:
-    stage = made("one")
+    stage = make_stage("one")
     stage.materialise(work)
     assert not dataclasses.replace(stage, version=2).is_current(work)
 
 
-def test_what_an_input_became_makes_a_stage_stale(work: Work) -> None:
+def test_a_changed_input_makes_a_stage_stale(work: Work) -> None:
     content = ["old"]
-    first = made("one", digest=lambda _: content[0])
-    second = made("two", inputs=(first,))
+    first = make_stage("one", digest=lambda _: content[0])
+    second = make_stage("two", inputs=(first,))
     first.materialise(work)
     second.materialise(work)
     first.materialise(work)
-    assert second.is_current(work)  # made again, the same came out
+    assert second.is_current(work)  # built again with the same content
     content[0] = "new"
     first.materialise(work)
     assert not second.is_current(work)
 
 
-def test_a_stage_without_its_input_says_which(work: Work) -> None:
-    second = made("two", inputs=(made("one"),))
-    with pytest.raises(MissingArtefactError, match=r"Cannot run `two` for shop: its input `one` has not been built. Run `pixrec run shop --up-to two`"):
+def test_a_missing_input_is_reported(work: Work) -> None:
+    second = make_stage("two", inputs=(make_stage("one"),))
+    with pytest.raises(
+        MissingArtefactError,
+        match=r"Cannot run `two` for shop: its input `one` has not been built. Run `pixrec run shop --up-to two`",
+    ):
         second.materialise(work)
 
 
 def test_a_failing_stage_leaves_no_stamp(work: Work) -> None:
-    stage = made("one")
+    stage = make_stage("one")
     stage.materialise(work)
 
     def fail(_: Work) -> dict:
@@ -94,24 +97,24 @@ def test_a_failing_stage_leaves_no_stamp(work: Work) -> None:
     assert not stage.is_current(work)
 
 
-def test_a_stage_that_cannot_be_judged_is_not_current(work: Work) -> None:
+def test_a_stage_with_missing_external_inputs_is_not_current(work: Work) -> None:
     def gone(_: Work) -> None:
         raise SourceError("the folder is gone")
 
-    stage = made("one")
+    stage = make_stage("one")
     stage.materialise(work)
     assert not dataclasses.replace(stage, external_inputs=gone).is_current(work)
 
 
-def test_a_stage_that_another_process_makes_is_refused(work: Work) -> None:
-    stage = made("one")
+def test_a_stage_that_another_process_builds_is_refused(work: Work) -> None:
+    stage = make_stage("one")
     stage.materialise(work)
     with FileLock(stage.stamp_path(work).with_suffix(".lock")), pytest.raises(BusyError, match="one"):
         stage.materialise(work)
     assert stage.is_current(work)
 
 
-HOLDS = """
+BLOCKING_STAGE = """
 import sys, time
 from pathlib import Path
 from pixrec_core.settings import Settings
@@ -125,9 +128,9 @@ Stage("one", run, lambda work: work.paths.root / "one").materialise(work)
 """
 
 
-def test_a_process_that_dies_in_a_stage_leaves_it_to_the_next(work: Work) -> None:
-    stage = made("one")
-    command = [sys.executable, "-c", HOLDS, str(work.settings.root)]
+def test_the_lock_of_a_dead_process_is_released(work: Work) -> None:
+    stage = make_stage("one")
+    command = [sys.executable, "-c", BLOCKING_STAGE, str(work.settings.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "RUNNING\n"
@@ -138,7 +141,7 @@ def test_a_process_that_dies_in_a_stage_leaves_it_to_the_next(work: Work) -> Non
     assert stage.is_current(work)
 
 
-def joined(work: Work, **joint: dict) -> Settings:
+def with_joint_training(work: Work, **joint: dict) -> Settings:
     datasets = {
         "shop": {"source": {"kind": "sample"}, "start_from": "all"},
         "other": {"source": {"kind": "sample", "seed": 1}},
@@ -147,18 +150,25 @@ def joined(work: Work, **joint: dict) -> Settings:
     return Settings(root=work.settings.root, data_dir=work.settings.data_dir, datasets=datasets, joint={"all": joint})
 
 
-def test_a_joint_stage_reads_all_its_datasets_and_is_read_where_settings_say_so(work: Work) -> None:
+def test_a_joint_stage_reads_all_its_datasets_and_feeds_those_that_start_from_it(work: Work) -> None:
     content = {"shop": "1", "other": "1"}
-    first = made("one", digest=lambda work: content[work.dataset])
-    joint = dataclasses.replace(made("joint", partitioned_by="joint", config_sections=("training",)), inputs=(first,))
-    last = made("last", partitioned_by="variant", inputs=(first, joint))
-    settings = joined(work)
+    first = make_stage("one", digest=lambda work: content[work.dataset])
+    joint = dataclasses.replace(
+        make_stage("joint", partitioned_by="joint", config_sections=("training",)), inputs=(first,)
+    )
+    last = make_stage("last", partitioned_by="variant", inputs=(first, joint))
+    settings = with_joint_training(work)
     shop, other, both = (Work(settings, name, "text_only") for name in ("shop", "other", "all"))
-    with pytest.raises(MissingArtefactError, match=r"`joint` for all\|text_only: its input `one` of shop has not been built"):
+    with pytest.raises(
+        MissingArtefactError, match=r"`joint` for all\|text_only: its input `one` of shop has not been built"
+    ):
         joint.materialise(both)
     first.materialise(shop)
     first.materialise(other)
-    with pytest.raises(MissingArtefactError, match=r"`last` for shop\|text_only: its input `joint` of all\|text_only has not been built"):
+    with pytest.raises(
+        MissingArtefactError,
+        match=r"`last` for shop\|text_only: its input `joint` of all\|text_only has not been built",
+    ):
         last.materialise(shop)
     last.materialise(other)
     joint.materialise(both)
@@ -170,8 +180,8 @@ def test_a_joint_stage_reads_all_its_datasets_and_is_read_where_settings_say_so(
     first.materialise(other)
     assert not joint.is_current(both)
     assert not last.is_current(other)
-    assert last.is_current(shop), "until the joint stage has been made again"
+    assert last.is_current(shop), "until the joint stage has been built again"
     joint.materialise(both)
     assert not last.is_current(shop)
-    changed = Work(joined(work, training={"epochs": 9}), "all", "text_only")
+    changed = Work(with_joint_training(work, training={"epochs": 9}), "all", "text_only")
     assert not joint.is_current(changed)
