@@ -1,8 +1,7 @@
-"""What README and docs say is so: their commands run, their settings load, their links lead somewhere.
+"""README and docs are correct: their commands run, their settings load, their links exist.
 
-The tutorials are followed from top to bottom in a folder of their own, with the real command and real stages; only the
-data and the trainings are smaller than a reader's. What stands below a command is compared with what it says, `...`
-being anything, as in doctests.
+The tutorials run from top to bottom in a temporary folder, with the real command and real stages; only data and
+trainings are smaller. The text below a command is compared with its output; `...` matches anything, as in doctests.
 """
 
 import doctest
@@ -40,15 +39,19 @@ from tests.core.recommenders.train_data import make_train_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-IN_ONE_FOLDER = ("tutorial-sample.md", "retrieval.md", "tutorial-your-data.md")  # each goes on from the one before
+IN_ONE_FOLDER = (
+    "tutorial-sample.md",
+    "retrieval.md",
+    "tutorial-your-data.md",
+)  # each continues in the folder of the one before
 AMAZON = "tutorial-amazon.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
-UNTRIED = "kubernetes.md"  # its commands want a cluster, and it says that they were not tried on one
+UNTRIED = "kubernetes.md"  # its commands need a cluster, and it says that they were not tried on one
 
-#: Commands that no tutorial runs -> what does.
+#: Commands that no tutorial runs -> the file that runs them.
 ELSEWHERE = {
     "make demo": "Makefile",  # `make setup`, then `pixrec demo`, which a tutorial runs
-    "make test": ".ci/run",  # this very run
+    "make test": ".ci/run",  # this run
     "pip install .": "tests/test_packaging.py",
     "export DAGSTER_HOME=$PWD": "tests/assets/test_daemon.py",
     "dagster dev": "tests/assets/test_daemon.py",
@@ -65,10 +68,10 @@ ELSEWHERE = {
     "pixrec run books --variant text_only --up-to item_vectors": ("tests/assets/test_runner.py"),
 }
 
-#: Commands of tutorials that are meant to fail.
+#: Commands of tutorials that must fail.
 REFUSED = {"pixrec run shop --stage raw"}
 
-#: What makes a tutorial's run a matter of seconds.
+#: Environment in which a tutorial runs in seconds.
 SMALL = {
     "PIXREC_VARIANTS": '["multimodal"]',
     "PIXREC_TRAINING__EPOCHS": "1",
@@ -85,21 +88,21 @@ ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 @dataclass(frozen=True)
 class Command:
-    """A line of a console block, and what the page shows below it."""
+    """A command of a console block, and the output that the page shows below it."""
 
     text: str
     shown: str
 
     @classmethod
     def all_of(cls, block: str) -> Iterator["Command"]:
-        """Those of a block; comments and the folder of a checkout's commands are left out."""
+        """Yield the commands of a block, without comments and without `.venv/bin/`."""
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, shown = part.partition("\n")
             yield cls(re.sub(r"\s+#.*", "", line).strip().replace(".venv/bin/", ""), shown)
 
 
 def tokens(page: Path) -> list[Token]:
-    """Of Markdown as GitHub reads it, those of lines in place of their paragraphs."""
+    """Return the tokens of a page in GitHub's Markdown, each followed by its inline tokens."""
     parsed = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
     return [inner for token in parsed for inner in [token, *(token.children or [])]]
 
@@ -113,7 +116,7 @@ def commands(page: Path) -> list[Command]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of headings, as GitHub makes them."""
+    """Return the anchors of the headings, as GitHub derives them."""
     titles = [text.content for before, text in pairwise(tokens(page)) if before.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -133,7 +136,7 @@ by_tried_page = pytest.mark.parametrize(
 
 
 @by_page
-def test_a_block_says_what_it_is(page):
+def test_every_block_has_a_known_language(page):
     known = {"console", "toml", "python", "pycon", "text", "yaml", "cron"}
     assert {token.info for token in fences(page, *known, "")} <= known | {""}
     assert len(fences(page, *known, "")) == sum(token.type == "fence" for token in tokens(page))
@@ -146,13 +149,13 @@ def test_every_command_is_run(page):
     assert {command.text for command in commands(page)} <= followed | ELSEWHERE.keys()
 
 
-def test_what_runs_them_is_there_and_nothing_is_listed_in_vain():
+def test_the_lists_of_commands_are_up_to_date():
     assert ELSEWHERE.keys() | REFUSED <= {command.text for page in PAGES for command in commands(page)}
     assert not [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()]
 
 
 @by_tried_page
-def test_every_option_is_there(page):
+def test_every_option_exists(page):
     lines = [*(command.text for command in commands(page)), *code_spans(page)]
     for line in lines:
         for name, arguments in re.findall(r"\bpixrec ([a-z]+)([^|&]*)", line):
@@ -164,7 +167,7 @@ def test_every_option_is_there(page):
 
 
 @by_page
-def test_every_file_and_link_is_there(page):
+def test_every_file_and_link_exists(page):
     for token in tokens(page):
         link = str(token.attrs.get("href") or token.attrs.get("src") or "")
         if link and "://" not in link:
@@ -186,7 +189,7 @@ SNIPPETS = [
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_settings_are_valid(snippet, tmp_path, monkeypatch):
-    """A dataset whose source stands elsewhere on the page has one of its own here."""
+    """A dataset without a source in the snippet gets the sample."""
     monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / "none.toml"))
     given = tomllib.loads(snippet)
     datasets = given.setdefault("datasets", {})
@@ -201,7 +204,7 @@ def test_settings_are_valid(snippet, tmp_path, monkeypatch):
 def follow(
     page: str, folder: Path, environment: dict[str, str], changes: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Do what a page says, in `folder`: write its settings with some `changes`, run its commands and its Python."""
+    """Follow a page in `folder`: write its settings with some `changes`, run its commands and its Python."""
     names: dict[str, Any] = {}
     for block in fences(ROOT / "docs" / page, "console", "toml", "python", "pycon"):
         if block.info == "toml":
@@ -243,7 +246,7 @@ def own_environment() -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_sample_and_own_tables_are_followed(tmp_path, monkeypatch):
+def test_the_tutorials_on_the_sample_and_own_tables_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = {"kind": "sample"} | SHOP.model_dump()
     environment = {"PIXREC_DATASETS__SAMPLE__SOURCE": json.dumps(source)}
@@ -257,7 +260,7 @@ def test_the_sample_and_own_tables_are_followed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[str]:
-    """URL of a server that has the sample as a category of Amazon Reviews 2023; a folder has both files as well."""
+    """URL of a server that has the sample as a category of Amazon Reviews 2023; a folder has both files too."""
     found = sample.fetch(SHOP, tmp_path, tmp_path / "mirror")
     (tmp_path / "downloads" / "magazines").mkdir(parents=True)
     handler = functools.partial(Quiet, directory=str(tmp_path / "mirror"))
@@ -277,13 +280,13 @@ def mirror(tmp_path: Path) -> Iterator[str]:
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+        """Log nothing."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_category_of_amazon_is_followed(tmp_path, mirror, monkeypatch):
-    """By name from a mirror on loopback, which stands for McAuley Lab's server, then from a folder."""
+def test_the_tutorial_on_an_amazon_category_runs(tmp_path, mirror, monkeypatch):
+    """By name, from a mirror on loopback instead of McAuley Lab's server, then from a folder."""
     monkeypatch.chdir(tmp_path)
     named = 'category = "Magazine_Subscriptions"'
     environment = {"PIXREC_IMAGES__ALLOW_PRIVATE_HOSTS": "true"}
@@ -291,7 +294,7 @@ def test_a_category_of_amazon_is_followed(tmp_path, mirror, monkeypatch):
 
 
 def examples() -> dict[str, dict[str, Any]]:
-    """The Python blocks of the page on extending, run: by their heading, the names that each defines."""
+    """Run the Python blocks of the page on extending; return the names that each defines, by heading."""
     found: dict[str, dict[str, Any]] = {}
     title = ""
     for before, token in pairwise(tokens(ROOT / "docs" / "extending.md")):
@@ -301,7 +304,7 @@ def examples() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_the_source_that_is_shown_brings_what_the_next_stages_read(tmp_path):
+def test_the_shown_source_feeds_the_next_stages(tmp_path):
     names = examples()["A source"]
     (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n1::661::3::978302109\n")
     (tmp_path / "movies.dat").write_text("661::James (1996)::Animation|Children's\n1193::Cuckoo (1975)::Drama\n")
@@ -320,6 +323,6 @@ def test_the_shown_method_counts_pairs():
     assert fitted.scores(ItemLists.from_lists([[2, 0], [3]])).tolist() == [[3, 2, 1, 0], [0, 0, 0, 0]]
 
 
-def test_the_metric_that_is_shown_by_hand():
+def test_the_shown_metric_equals_values_by_hand():
     metric = examples()["A metric"]["rank_biased_precision"]
     assert np.allclose(metric(np.array([1, 3, np.inf])), [0.2, 0.2 * 0.64, 0])
