@@ -1,4 +1,4 @@
-"""Which interactions count: rows of table `kept` that break a rule are deleted, and counted by rule.
+"""Which interactions count: rows of table `filtered` that break a rule are deleted, and counted by rule.
 
 The rules of the k-core run until none finds anything, since one removal can cause another: a user
 gone leaves an item rare, an item gone makes two others neighbours. Where that ends (with the
@@ -17,15 +17,15 @@ import duckdb
 from pixrec_core.data.user_shards import Shards
 from pixrec_core.settings import SequenceSettings
 
-_UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM metadata WHERE metadata.item = kept.item)"
+_UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM all_items WHERE all_items.item = filtered.item)"
 _LOW: Final = "rating < $least"  # an interaction without a rating stays: nobody rated it low
 _REPEATED: Final = """rowid IN (
-    SELECT rowid FROM kept QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
+    SELECT rowid FROM filtered QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
 )"""
 _RARE: Final = "item IN (SELECT item FROM rare)"
-_SHORT: Final = '"user" IN (SELECT "user" FROM kept GROUP BY "user" HAVING count(*) < $least)'
+_SHORT: Final = '"user" IN (SELECT "user" FROM filtered GROUP BY "user" HAVING count(*) < $least)'
 
-_COUNTS: Final = "CREATE OR REPLACE TEMP TABLE counts AS SELECT item, count(*) AS n FROM kept GROUP BY item"
+_COUNTS: Final = "CREATE OR REPLACE TEMP TABLE counts AS SELECT item, count(*) AS n FROM filtered GROUP BY item"
 _FEW: Final = "SELECT item FROM {counts} GROUP BY item HAVING sum(n) < {least}"
 
 
@@ -59,12 +59,12 @@ def k_core(shards: Shards, settings: SequenceSettings) -> tuple[dict[str, int], 
 
 
 def _round(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
-    repeats = sum(shards.map(_collapse, makes=["kept"])) if settings.collapse_repeats else 0
+    repeats = sum(shards.map(_collapse, writes=["filtered"])) if settings.collapse_repeats else 0
     if settings.min_item_interactions > 1:
-        shards.map(_count_items, makes=["counts"])
+        shards.map(_count_items, writes=["counts"])
         counts = shards.union_all("counts")
         shards.broadcast("rare", _FEW.format(counts=counts, least=settings.min_item_interactions))
-    return {"repeat": repeats, **summed(shards.map(partial(_prune, settings=settings), makes=["kept"]))}
+    return {"repeat": repeats, **summed(shards.map(partial(_prune, settings=settings), writes=["filtered"]))}
 
 
 def summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -89,6 +89,6 @@ def _prune(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) ->
 
 def _delete(connection: duckdb.DuckDBPyConnection, condition: str, least: float | None = None) -> int:
     parameters = {} if least is None else {"least": least}
-    row = connection.execute(f"DELETE FROM kept WHERE {condition}", parameters).fetchone()  # noqa: S608
+    row = connection.execute(f"DELETE FROM filtered WHERE {condition}", parameters).fetchone()  # noqa: S608
     assert row is not None, "DELETE gives one row, the count"
     return int(row[0])

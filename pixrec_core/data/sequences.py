@@ -24,8 +24,7 @@ import polars as pl
 from pixrec_core import files
 from pixrec_core.data import contract, database, splits
 from pixrec_core.data.profile import profile_sequences
-from pixrec_core.data.user_ranges import user_ranges
-from pixrec_core.data.user_shards import Shards, parted
+from pixrec_core.data.user_shards import Shards, open_shards, user_ranges
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
@@ -88,8 +87,8 @@ CREATE TEMP TABLE counted AS
 """
 _ITEMS: Final = """
 CREATE TABLE items AS
-    SELECT metadata.*, item IN (SELECT item FROM photographed) AS has_image, coalesce(train_count, 0) AS train_count
-    FROM metadata {which} JOIN counted USING (item)
+    SELECT all_items.*, item IN (SELECT item FROM photographed) AS has_image, coalesce(train_count, 0) AS train_count
+    FROM all_items {which} JOIN counted USING (item)
     ORDER BY item
 """
 
@@ -114,7 +113,7 @@ def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCA
     """
     files.remove(paths.sequences_rejected)
     with files.replacing(paths.sequences) as temporary:
-        with database.create_database(temporary) as connection, parted(connection, paths, engine) as shards:
+        with database.create_database(temporary) as connection, open_shards(connection, paths, engine) as shards:
             left_out = _fill(shards, settings, paths)
         with database.open_read_only(temporary) as connection:
             measured, held_out, cuts = (
@@ -140,10 +139,10 @@ def _fill(shards: Shards, settings: SequenceSettings, paths: DatasetPaths) -> di
     """Write all tables; returns what there was before filtering, and what fell to each filter."""
     connection = shards.connection
     connection.execute(_PHOTOS.format(file=database.literal(database.parquet_path(paths.images_manifest))))
-    ((items,),) = connection.execute("SELECT count(*) FROM metadata").fetchall()
+    ((items,),) = connection.execute("SELECT count(*) FROM all_items").fetchall()
     lost = splits.fill(shards, settings)
-    shards.map(_list, makes=["sequences"])
-    shards.gather("sequences", _SEQUENCES, _ORDER, sized_by="interactions")
+    shards.map(_list, writes=["sequences"])
+    shards.gather("sequences", _SEQUENCES, _ORDER, ranges_of="interactions")
     connection.execute(_COUNTED)
     connection.execute(_ITEMS.format(which="LEFT" if settings.include_cold_items else "INNER"))
     ((bought,),) = connection.execute("SELECT count(*) FROM counted").fetchall()

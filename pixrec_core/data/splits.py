@@ -25,18 +25,17 @@ from typing import Final
 import duckdb
 
 from pixrec_core.data import filters
-from pixrec_core.data.user_ranges import user_ranges
-from pixrec_core.data.user_shards import Shards
+from pixrec_core.data.user_shards import Shards, user_ranges
 from pixrec_core.errors import SettingsError
 from pixrec_core.schemas import HISTORY_ONLY, MIN_TESTED_LENGTH, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
 
-_KEPT: Final = "CREATE TEMP TABLE kept AS FROM bought"
+_FILTERED: Final = "CREATE TEMP TABLE filtered AS FROM all_interactions"
 _CUTS: Final = "CREATE TABLE cuts (split VARCHAR, start BIGINT)"
 
-#: Every kept row before the k-core, which histories are made from.
-_WALKED: Final = "ALTER TABLE kept RENAME TO walked"
-_TRAINABLE: Final = "CREATE TEMP TABLE kept AS SELECT * FROM walked WHERE timestamp < $cut"
+#: Every filtered row before the k-core, which histories are made from.
+_RENAME_FILTERED: Final = "ALTER TABLE filtered RENAME TO before_k_core"
+_TRAINABLE: Final = "CREATE TEMP TABLE filtered AS SELECT * FROM before_k_core WHERE timestamp < $cut"
 
 #: To compress the many short item ids takes a third of the time of writing, and saves a quarter of the room.
 _INTERACTIONS: Final = """
@@ -65,7 +64,7 @@ _BY_PLACE: Final = f"""CASE
 _BY_TIME: Final = f"""CASE
     WHEN timestamp >= {{test}} THEN '{TEST}'
     WHEN timestamp >= {{validation}} THEN '{VALIDATION}'
-    WHEN position IN (SELECT position FROM kept WHERE {{some_users}}) THEN '{TRAIN}'
+    WHEN position IN (SELECT position FROM filtered WHERE {{some_users}}) THEN '{TRAIN}'
     ELSE '{HISTORY_ONLY}' END"""  # noqa: S608
 
 #: What became of each split's interactions: they are targets, or have no history, or come after
@@ -109,32 +108,32 @@ def fill(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
         SettingsError: there is no instant with interactions enough on both sides.
     """
     shards.connection.execute(_CUTS)
-    counts = filters.summed(shards.map(partial(_usable, settings=settings), makes=["kept"]))
+    counts = filters.summed(shards.map(partial(_usable, settings=settings), writes=["filtered"]))
     starts = _find_cuts(shards, settings) if settings.split == "time" else {}
     if starts:
         shards.connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
-        shards.map(partial(_set_trainable_apart, cut=starts[VALIDATION]), makes=["kept", "walked"])
+        shards.map(partial(_set_trainable_apart, cut=starts[VALIDATION]), writes=["filtered", "before_k_core"])
     core, rounds = filters.k_core(shards, settings)
     for name, n in _named("untrained" if starts else "dropped", core).items():
         counts[name] = counts.get(name, 0) + n  # repeats fall to both
-    shards.map(partial(_label, starts=starts), makes=["interactions"])
-    shards.gather("interactions", _INTERACTIONS, '"user", place', sized_by="interactions")
+    shards.map(partial(_label, starts=starts), writes=["interactions"])
+    shards.gather("interactions", _INTERACTIONS, '"user", place', ranges_of="interactions")
     return counts | {"k_core_rounds": rounds}
 
 
 def _usable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    connection.execute(_KEPT)
-    ((users,),) = connection.execute('SELECT count(DISTINCT "user") FROM kept').fetchall()
+    connection.execute(_FILTERED)
+    ((users,),) = connection.execute('SELECT count(DISTINCT "user") FROM filtered').fetchall()
     return {"users_seen": users, **_named("dropped", filters.drop_unusable(connection, settings))}
 
 
 def _set_trainable_apart(connection: duckdb.DuckDBPyConnection, cut: int) -> None:
-    connection.execute(_WALKED)
+    connection.execute(_RENAME_FILTERED)
     connection.execute(_TRAINABLE, {"cut": cut})
 
 
 def _label(connection: duckdb.DuckDBPyConnection, starts: Mapping[str, int]) -> None:
-    rows, split = ("walked", _BY_TIME) if starts else ("kept", _BY_PLACE)
+    rows, split = ("before_k_core", _BY_TIME) if starts else ("filtered", _BY_PLACE)
     connection.execute(_INTERACTIONS)
     for some_users in user_ranges(connection, rows):
         labels = split.format(some_users=some_users, **starts)
@@ -155,10 +154,10 @@ def _find_cuts(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
 
 def _latest_start(shards: Shards, share: float, before: int | None) -> int:
     """The latest instant from which, up to `before`, at least `share` of all interactions lie."""
-    kept = shards.union_all("kept")
-    ((rows,),) = shards.connection.execute(f"SELECT count(*) FROM {kept}").fetchall()  # noqa: S608
+    filtered = shards.union_all("filtered")
+    ((rows,),) = shards.connection.execute(f"SELECT count(*) FROM {filtered}").fetchall()  # noqa: S608
     found = shards.connection.execute(
-        f"""SELECT timestamp FROM {kept} WHERE $before IS NULL OR timestamp < $before
+        f"""SELECT timestamp FROM {filtered} WHERE $before IS NULL OR timestamp < $before
             ORDER BY timestamp DESC LIMIT 1 OFFSET $offset""",  # noqa: S608
         {"before": before, "offset": max(math.ceil(share * rows), 1) - 1},
     ).fetchone()

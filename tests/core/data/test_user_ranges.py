@@ -1,7 +1,7 @@
 import duckdb
 import pytest
 
-from pixrec_core.data import sequences, user_ranges
+from pixrec_core.data import sequences, user_shards
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
 from tests.core.data.sequence_inputs import write_inputs
@@ -32,21 +32,21 @@ def members(connection, some_users, table="bought"):
     ],
 )
 def test_every_user_meets_one_range(connection, monkeypatch, rows, parts):
-    monkeypatch.setattr(user_ranges, "ROWS", rows)
-    found = [members(connection, some_users) for some_users in user_ranges.user_ranges(connection, "bought")]
+    monkeypatch.setattr(user_shards, "ROWS_PER_RANGE", rows)
+    found = [members(connection, some_users) for some_users in user_shards.user_ranges(connection, "bought")]
     assert [set(part) for part in found] == parts
 
 
 def test_users_of_another_table_meet_one_range_too(connection, monkeypatch):
-    monkeypatch.setattr(user_ranges, "ROWS", 1)
+    monkeypatch.setattr(user_shards, "ROWS_PER_RANGE", 1)
     connection.execute("""CREATE TABLE others AS FROM (VALUES ('A'), ('b'), ('zz'), ('日')) AS names ("user")""")
-    ranges = list(user_ranges.user_ranges(connection, "bought"))
+    ranges = list(user_shards.user_ranges(connection, "bought"))
     assert sorted(u for each in ranges for u in members(connection, each, "others")) == ["A", "b", "zz", "日"]
 
 
 def test_an_empty_table_is_one_range(connection):
     connection.execute("DELETE FROM bought")
-    assert len(list(user_ranges.user_ranges(connection, "bought"))) == 1
+    assert len(list(user_shards.user_ranges(connection, "bought"))) == 1
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
@@ -55,7 +55,7 @@ def test_sequences_do_not_depend_on_the_ranges(tmp_path, monkeypatch, split):
     bought = [(user, item, 1 + t, 5.0) for user, walk in WALKS.items() for t, item in enumerate(walk)]
     whole, parted = (write_inputs(DatasetPaths(tmp_path / name), bought, "abcde", {}) for name in ("whole", "parted"))
     told = sequences.build(wanted, whole)
-    monkeypatch.setattr(user_ranges, "ROWS", 1)
+    monkeypatch.setattr(user_shards, "ROWS_PER_RANGE", 1)
     assert sequences.build(wanted, parted) == told
     for table in ("interactions", "items", "sequences"):
         query = f"FROM {table} ORDER BY ALL"

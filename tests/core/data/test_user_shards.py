@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.data import user_ranges
+from pixrec_core.data import user_shards
 from pixrec_core.data.sequences import build
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError, ContractError, SettingsError
@@ -62,7 +62,7 @@ def made(wanted: SequenceSettings, paths: DatasetPaths, engine: Engine) -> tuple
 
 @pytest.mark.parametrize(("split", "least"), [("leave_one_out", 12), ("time", 4)])
 def test_the_same_rows_in_the_same_order(tmp_path, monkeypatch, split, least):
-    monkeypatch.setattr(user_ranges, "ROWS", 200)
+    monkeypatch.setattr(user_shards, "ROWS_PER_RANGE", 200)
     wanted = STRICT.model_copy(update={"split": split, "min_item_interactions": least})
     paths = shop(tmp_path, dirty())
     told, tables = made(wanted, paths, LOCAL)
