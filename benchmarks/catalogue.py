@@ -67,7 +67,7 @@ def write_metadata(folder: Path, rows: int) -> int:
 def build_catalogue(folder: Path) -> None:
     """Build the catalogue in this process; print items, seconds, CPU seconds and peak MiB as JSON."""
     wall, cpu = time.perf_counter(), time.process_time()
-    stats = items.build(IngestSettings(), DatasetPaths(folder / "shop"))
+    stats = items.build_items(IngestSettings(), DatasetPaths(folder / "shop"))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps([stats["rows"], wall, cpu, memory]))

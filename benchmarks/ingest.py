@@ -88,13 +88,13 @@ class PixRec:
         from pixrec_core.data import interactions
         from pixrec_core.settings import IngestSettings
 
-        interactions.build(IngestSettings(), self.paths)
+        interactions.build_interactions(IngestSettings(), self.paths)
 
     def sequences(self) -> None:
         from pixrec_core.data import sequences
         from pixrec_core.settings import SequenceSettings
 
-        sequences.build(SequenceSettings(min_user_interactions=CORE, min_item_interactions=CORE), self.paths)
+        sequences.build_sequences(SequenceSettings(min_user_interactions=CORE, min_item_interactions=CORE), self.paths)
 
     def export_tables(self) -> None:
         """Write the same tables as the other contenders; not timed."""

@@ -59,7 +59,7 @@ def run_stages(folder: Path, table: str) -> None:
     paths = DatasetPaths(folder / "data" / "shop")
     start = time.perf_counter()
     raw_files.fetch(source, folder, paths)
-    stats = interactions.build(IngestSettings(), paths)
+    stats = interactions.build_interactions(IngestSettings(), paths)
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     counts = {name: stats[name] for name in ("rows", "duplicates", "bad_lines")}

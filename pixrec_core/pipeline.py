@@ -28,35 +28,35 @@ def raw(work: Work) -> Stats:
 def items(work: Work) -> Stats:
     """Build the catalogue from metadata lines; move bad lines to the quarantine table."""
     from pixrec_core.data import contract
-    from pixrec_core.data import items as module
+    from pixrec_core.data.items import build_items
 
-    stats = module.build(work.dataset_settings.ingest, work.paths)
+    stats = build_items(work.dataset_settings.ingest, work.paths)
     return stats | {"profile": contract.require_valid("items", work.paths)}
 
 
 def interactions(work: Work) -> Stats:
     """Build interactions in (user, time, position) order from review lines; move bad lines to the quarantine table."""
     from pixrec_core.data import contract
-    from pixrec_core.data import interactions as module
+    from pixrec_core.data.interactions import build_interactions
 
-    stats = module.build(work.dataset_settings.ingest, work.paths)
+    stats = build_interactions(work.dataset_settings.ingest, work.paths)
     return stats | {"profile": contract.require_valid("interactions", work.paths)}
 
 
 def images(work: Work) -> Stats:
     """Download or copy the photos of the catalogue, and record the outcome of each in a manifest."""
     from pixrec_core.data import contract
-    from pixrec_core.data import images as module
+    from pixrec_core.data.images import download_images
 
-    stats = module.download_images(work.dataset_settings.images, work.paths, work.engine)
+    stats = download_images(work.dataset_settings.images, work.paths, work.engine)
     return stats | {"profile": contract.require_valid("images", work.paths)}
 
 
 def sequences(work: Work) -> Stats:
     """Build one validated DuckDB file of split sequences from items, interactions and photos."""
-    from pixrec_core.data import sequences as module
+    from pixrec_core.data.sequences import build_sequences
 
-    return module.build(work.dataset_settings.sequences, work.paths, work.engine)
+    return build_sequences(work.dataset_settings.sequences, work.paths, work.engine)
 
 
 def joint_checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:

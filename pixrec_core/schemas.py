@@ -27,12 +27,8 @@ TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a 
 SPLIT: Final = "split"
 ITEMS: Final = "items"
 PLACE: Final = "place"  # in the user's sequence, from 1
-MOMENTS: Final = (
-    "moments"  # `timestamp` of each of `items`; items with equal ones are tied and keep the order of the file
-)
-TIED: Final = (
-    "tied"  # whether the target shares its timestamp with its neighbour, so that the order of the file chose it
-)
+TIMESTAMPS: Final = "moments"  # `timestamp` of each of `items`; tied items, with equal ones, keep the order of the file
+TIED: Final = "tied"  # whether a neighbour has the target's timestamp, so that the order of the file decided the target
 RANK: Final = "rank"  # from 1
 SCORE: Final = "score"
 METHOD: Final = "method"
@@ -99,7 +95,7 @@ KEPT_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64, SPLIT: pl.S
 #: Table `sequences` of sequences.duckdb. In split `train` every item except the first is a target, and `tied` is false;
 #: in `validation` and `test` the last item is the target.
 SEQUENCE_SCHEMA: Final = _schema(
-    {SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), MOMENTS: pl.List(pl.Int64), TIED: pl.Boolean}
+    {SPLIT: pl.String, USER: pl.String, ITEMS: pl.List(pl.String), TIMESTAMPS: pl.List(pl.Int64), TIED: pl.Boolean}
 )
 
 #: Table `cuts` of sequences.duckdb: when validation and test start, for all users; empty if the last two items of each

@@ -311,8 +311,8 @@ def test_the_shown_source_feeds_the_next_stages(tmp_path):
     options = names["Options"](folder=".")
     found = names["fetch"](options, tmp_path, tmp_path / "raw")
     paths = raw_shop.at(tmp_path, found.reviews, found.metadata)
-    assert interactions.build(IngestSettings(), paths)["rows"] == 2
-    assert items.build(IngestSettings(), paths)["rows"] == 2
+    assert interactions.build_interactions(IngestSettings(), paths)["rows"] == 2
+    assert items.build_items(IngestSettings(), paths)["rows"] == 2
     assert pl.read_parquet(paths.items)["categories"].to_list() == [["Drama"], ["Animation", "Children's"]]
     assert pl.read_parquet(paths.interactions)["timestamp"].to_list() == [978300760000, 978302109000]
     assert names["watched"](options, tmp_path) == [tmp_path / "ratings.dat", tmp_path / "movies.dat"]

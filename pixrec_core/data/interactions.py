@@ -26,7 +26,7 @@ _INTERACTIONS: Final = f"""
     FROM good GROUP BY "{USER}", {ITEM}, {TIMESTAMP} ORDER BY "{USER}", {TIMESTAMP}, {POSITION}"""  # noqa: S608
 
 
-def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
+def build_interactions(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     """Write interactions.parquet (INTERACTION_SCHEMA) and the quarantine of rejected rows.
 
     Returns:

@@ -41,7 +41,7 @@ _ITEMS: Final = f"""
     FROM good WHERE line IN (SELECT min(line) FROM good GROUP BY {ITEM}) ORDER BY {ITEM}"""  # noqa: S608
 
 
-def build(settings: IngestSettings, paths: DatasetPaths) -> Stats:
+def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     """Write items.parquet (ITEM_SCHEMA, sorted by item) and the quarantine of rejected rows.
 
     Missing texts and lists are empty; a missing price or `image_url` is null.

@@ -93,7 +93,7 @@ CREATE TABLE items AS
 """
 
 
-def build(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
+def build_sequences(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
     """Make `sequences.duckdb`, and write what its validation found.
 
     The workers of an engine filter, label and list the interactions of a part of the users each; this process adds up

@@ -7,7 +7,7 @@ import polars as pl
 from pixrec_core.data.sequences import read_cuts, read_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import ITEMS, MIN_TESTED_LENGTH, MOMENTS, SPLITS, TEST, TRAIN, USER, VALIDATION
+from pixrec_core.schemas import ITEMS, MIN_TESTED_LENGTH, SPLITS, TEST, TIMESTAMPS, TRAIN, USER, VALIDATION
 
 USERS_NAMED = 5  # in the message
 
@@ -67,7 +67,7 @@ def _unlike_test(sequences: Mapping[str, pl.DataFrame], split: str) -> pl.Series
 
 def _outside_cuts(sequences: pl.DataFrame, split: str, cuts: Mapping[str, int]) -> pl.Series:
     """Return users with a history that reaches the cut of the split, or a target outside the split."""
-    moments = pl.col(MOMENTS).list
+    moments = pl.col(TIMESTAMPS).list
     history = moments if split == TRAIN else moments.slice(0, moments.len() - 1).list
     valid = history.max() < cuts[VALIDATION if split == TRAIN else split]
     if split != TRAIN:

@@ -19,7 +19,7 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import popularity_ranks
 from pixrec_core.recommenders.base import ItemLists, before_target, index_lists
-from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, ITEMS, MOMENTS, PRICE, TRAIN
+from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, ITEMS, PRICE, TIMESTAMPS, TRAIN
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -81,7 +81,7 @@ class Queries:
     @classmethod
     def of_sequences(cls, sequences: pl.DataFrame, item_ids: pl.Series) -> Self:
         """Return the histories of validation or test sequences, without their targets."""
-        times = sequences.select(pl.col(MOMENTS).list.slice(0, pl.col(MOMENTS).list.len() - 1)).to_series()
+        times = sequences.select(pl.col(TIMESTAMPS).list.slice(0, pl.col(TIMESTAMPS).list.len() - 1)).to_series()
         flat = times.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
         return cls(index_lists(before_target(sequences), item_ids), flat)
 
@@ -127,7 +127,7 @@ class ItemTable:
         """
         catalogue, train = read_items(paths), read_sequences(paths, TRAIN)
         items = index_lists(train[ITEMS], catalogue[ITEM]).values
-        times = train[MOMENTS].explode(empty_as_null=False).cast(pl.Int64).to_numpy()
+        times = train[TIMESTAMPS].explode(empty_as_null=False).cast(pl.Int64).to_numpy()
         return cls.of(catalogue, items, times)
 
     @classmethod

@@ -28,7 +28,7 @@ from pixrec_core.evaluation.validation import tuning_users
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import id_indices, popularity_ranks, top_items
 from pixrec_core.recommenders._item_lists import ItemLists, Scores
-from pixrec_core.schemas import ITEM, ITEMS, MOMENTS, TRAIN, VALIDATION
+from pixrec_core.schemas import ITEM, ITEMS, TIMESTAMPS, TRAIN, VALIDATION
 
 __all__ = ["ItemLists", "Model", "Scores", "TrainData", "before_target", "index_lists", "model_method"]
 
@@ -76,7 +76,7 @@ class TrainData:
         return cls(
             n_items=catalogue.height,
             train=index_lists(train[ITEMS], catalogue[ITEM]),
-            times=train[MOMENTS].explode(empty_as_null=False).to_numpy(),
+            times=train[TIMESTAMPS].explode(empty_as_null=False).to_numpy(),
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],

@@ -39,7 +39,7 @@ from pixrec_core.recommenders._blend_features import (
     feature_names,
     find_candidates,
 )
-from pixrec_core.schemas import ITEM, ITEMS, MOMENTS, RANK, SCORE, TEST, USER, VALIDATION
+from pixrec_core.schemas import ITEM, ITEMS, RANK, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -441,9 +441,9 @@ def _training_users(
     batches = list(_batches(rankings, stacking, item_ids))
     found = [find_candidates(lists, queries, table, k) for lists, queries in batches]
     candidates = concatenate(found, [len(queries) for _, queries in batches])
-    last = stacking.select(pl.col(ITEMS).list.last(), pl.col(MOMENTS).list.last())
+    last = stacking.select(pl.col(ITEMS).list.last(), pl.col(TIMESTAMPS).list.last())
     targets = last[ITEMS].cast(pl.Enum(item_ids)).to_physical().to_numpy().astype(np.int64)
-    weights = _user_weights(Queries.of_sequences(stacking, item_ids), last[MOMENTS].cast(pl.Int64).to_numpy())
+    weights = _user_weights(Queries.of_sequences(stacking, item_ids), last[TIMESTAMPS].cast(pl.Int64).to_numpy())
     return TrainingUsers(candidates, targets, weights)
 
 

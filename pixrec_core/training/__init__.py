@@ -245,7 +245,7 @@ def _training_data(
         inputs.numbers(sequences[schemas.ITEMS]),
         settings.max_history_len,
         settings.seed,
-        sequences[schemas.MOMENTS] if settings.shuffle_ties else None,
+        sequences[schemas.TIMESTAMPS] if settings.shuffle_ties else None,
     )
     if not len(windows):
         raise ContractError(

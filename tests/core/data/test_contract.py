@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from pixrec_core.data import contract
-from pixrec_core.data.sequences import build
+from pixrec_core.data.sequences import build_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
@@ -47,7 +47,7 @@ BREAKS = {
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     built = small(DatasetPaths(tmp_path_factory.mktemp("good")))
-    build(SequenceSettings(), built)
+    build_sequences(SequenceSettings(), built)
     return built
 
 
@@ -100,7 +100,7 @@ def test_doubtful_shares_warn_alone(paths, name):
 def test_cold_targets_warn_alone(tmp_path):
     rows = [(f"u{n}", item, 1000 + t, 5.0) for n, last in enumerate("def") for t, item in enumerate(f"abc{last}")]
     paths = write_inputs(DatasetPaths(tmp_path), rows, "abcdef", dict.fromkeys("abcdef", "ok"))
-    build(SequenceSettings(), paths)
+    build_sequences(SequenceSettings(), paths)
     assert failed(paths) == {"share_cold_test_targets"}
     contract.require_valid_sequences(paths)
 
@@ -125,7 +125,7 @@ def with_short_users(tmp_path):
     walks = {"s1": "a", "s2": "bc", "u1": "abcd", "u2": "bcea", "u3": "cab"}
     rows = [(user, item, 1000 + t, 5.0) for user, walk in walks.items() for t, item in enumerate(walk)]
     paths = write_inputs(DatasetPaths(tmp_path), rows, "abcde", dict.fromkeys("abcde", "ok"))
-    build(SequenceSettings(), paths)
+    build_sequences(SequenceSettings(), paths)
     return paths
 
 
@@ -164,7 +164,7 @@ def timed_good(tmp_path_factory):
     rows = [(u, i, t * DAY, 5.0) for u in ("u1", "u2", "u3") for t, i in enumerate("abcde", start=1)]
     write_inputs(paths, rows, "abcde", dict.fromkeys("abcde", "ok"))
     days = {"validation_from": date(1970, 1, 5), "test_from": date(1970, 1, 6)}
-    build(SequenceSettings(split="time", **days), paths)
+    build_sequences(SequenceSettings(split="time", **days), paths)
     return paths
 
 

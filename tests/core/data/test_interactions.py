@@ -16,7 +16,7 @@ from tests.core.data.raw_shop import LENIENT, review
 
 
 def built(paths, settings=LENIENT):
-    stats = interactions.build(settings, paths)
+    stats = interactions.build_interactions(settings, paths)
     rows, bad = raw_shop.tables(paths.interactions, paths.interactions_quarantine, INTERACTION_SCHEMA)
     return stats, rows.rows(), bad
 
@@ -133,7 +133,7 @@ def test_gzip_gives_the_same_rows_and_a_cut_one_what_it_held(tmp_path):
 def test_too_many_bad_lines_stop_the_stage_and_say_how_to_go_on(tmp_path):
     paths = raw_shop.of(tmp_path, review() * 96 + b"1\n2\n3\n4\n")
     with pytest.raises(SourceError) as caught:
-        interactions.build(IngestSettings(max_bad_share=0.03), paths)
+        interactions.build_interactions(IngestSettings(max_bad_share=0.03), paths)
     told = str(caught.value)
     for part in (
         "raw.jsonl",
@@ -147,13 +147,13 @@ def test_too_many_bad_lines_stop_the_stage_and_say_how_to_go_on(tmp_path):
     assert "line 100" not in told
     assert pl.read_parquet(paths.interactions_quarantine).height == 4
     assert not paths.interactions.exists()
-    assert interactions.build(IngestSettings(max_bad_share=0.04), paths)["bad_share"] == 0.04
+    assert interactions.build_interactions(IngestSettings(max_bad_share=0.04), paths)["bad_share"] == 0.04
 
 
 @pytest.mark.parametrize("raw", [b"\n\n", b"1\n", b"\xff\xfe{\x00}\x00\n\x00"])
 def test_a_file_without_a_good_line_is_named(tmp_path, raw):
     with pytest.raises(SourceError, match=r"raw\.jsonl has no good row"):
-        interactions.build(LENIENT, raw_shop.of(tmp_path, raw))
+        interactions.build_interactions(LENIENT, raw_shop.of(tmp_path, raw))
 
 
 def test_the_real_lines_parse(shared_data, tmp_path):

@@ -12,7 +12,7 @@ from tests.core.data.raw_shop import LENIENT, item
 
 
 def built(paths, settings=LENIENT):
-    stats = items.build(settings, paths)
+    stats = items.build_items(settings, paths)
     return stats, *raw_shop.tables(paths.items, paths.items_quarantine, ITEM_SCHEMA)
 
 
@@ -148,7 +148,7 @@ def test_quarantines_wrong_types(tmp_path, line, reason):
 
 def test_too_many_bad_lines_stop_the_stage(tmp_path):
     with pytest.raises(SourceError, match=r"1 of 2 lines are rejected, 50\.00%; max_bad_share allows 1\.00%"):
-        items.build(IngestSettings(), raw_shop.of(tmp_path, item() + b"bad\n"))
+        items.build_items(IngestSettings(), raw_shop.of(tmp_path, item() + b"bad\n"))
 
 
 def test_the_real_lines_of_2023_parse(shared_data, tmp_path):

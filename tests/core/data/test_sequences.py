@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.data import contract
-from pixrec_core.data.sequences import Histories, build, read_items, read_sequences
+from pixrec_core.data.sequences import Histories, build_sequences, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.paths import DatasetPaths
@@ -85,9 +85,9 @@ def test_build_agrees_with_plain_python(shop):
         candidates = set("abcde") if wanted.include_cold_items else bought
         if len(walks) < 2 or not tested or len(candidates) < 2:
             with pytest.raises(ContractError, match=r"users|items"):
-                build(wanted, paths)
+                build_sequences(wanted, paths)
             return
-        stats = build(wanted, paths)
+        stats = build_sequences(wanted, paths)
         rows_found = table(paths, "SELECT split, user, items, tied FROM sequences").rows()
         catalogue = read_items(paths)
         read_checked_sequences(paths)  # raises if there is a leak
@@ -149,7 +149,7 @@ def test_every_number_of_a_small_shop_by_hand(paths):
         "history_p99": 3,
         "history_max": 3,
     }
-    assert build(SequenceSettings(min_rating=2), paths) == {
+    assert build_sequences(SequenceSettings(min_rating=2), paths) == {
         "split": "leave_one_out",
         "cuts": {},
         "profile": profiled,
@@ -184,7 +184,9 @@ def test_rules_run_until_none_finds_anything(paths):
     walks = {"u1": "adabc", "u2": "abc", "u3": "cba", "u4": "dxb"}
     rows: list[Row] = [(u, i, t + 1, 5.0) for u, walk in walks.items() for t, i in enumerate(walk)]
     write_inputs(paths, rows, "abcdx", {})
-    stats = build(SequenceSettings(min_user_interactions=3, min_item_interactions=2, collapse_repeats=True), paths)
+    stats = build_sequences(
+        SequenceSettings(min_user_interactions=3, min_item_interactions=2, collapse_repeats=True), paths
+    )
     assert table(paths, "SELECT items FROM sequences WHERE split = 'test' ORDER BY user")["items"].to_list() == [
         ["a", "b", "c"],
         ["a", "b", "c"],
@@ -195,7 +197,7 @@ def test_rules_run_until_none_finds_anything(paths):
 
 
 def test_tables_have_their_schemas(paths):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     assert read_items(paths).schema == CATALOGUE_SCHEMA
     assert table(paths, "FROM interactions").schema == KEPT_SCHEMA
     assert table(paths, "FROM sequences").schema == SEQUENCE_SCHEMA
@@ -207,17 +209,17 @@ def test_tables_have_their_schemas(paths):
 
 
 def test_held_out_interactions_are_not_in_train(paths):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     train = table(paths, "SELECT user, items FROM sequences WHERE split = 'train' ORDER BY user").rows()
     assert train == [("u1", ["a", "b"]), ("u2", ["b", "c"]), ("u3", ["c"])]
 
 
 def test_row_order_of_the_inputs_does_not_matter(paths, tmp_path):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     shuffled = small(DatasetPaths(tmp_path / "shuffled"))
     for path in (shuffled.items, shuffled.interactions, shuffled.images_manifest):
         pl.read_parquet(path).reverse().write_parquet(path)
-    build(DEFAULTS, shuffled)
+    build_sequences(DEFAULTS, shuffled)
     for name in ("items", "interactions", "sequences"):
         assert table(paths, f"FROM {name}").equals(table(shuffled, f"FROM {name}"))
 
@@ -225,23 +227,23 @@ def test_row_order_of_the_inputs_does_not_matter(paths, tmp_path):
 def test_item_ids_of_any_script_and_shape_survive(paths):
     ids = ["a'b", 'say "hi"', "日本", "🙂", "%_\\", "x" * 5000]
     rows: list[Row] = [(user, item, t + 1, 5.0) for user in ("user", "NULL") for t, item in enumerate(ids)]
-    build(DEFAULTS, write_inputs(paths, rows, ids, {}))
+    build_sequences(DEFAULTS, write_inputs(paths, rows, ids, {}))
     assert read_sequences(paths, "test")["items"].to_list() == [ids, ids]
 
 
 @pytest.mark.parametrize("folder", ["a[b]c", "star*", "it's", "ünï code"])
 def test_folder_names_are_no_patterns(tmp_path, folder):
     paths = small(DatasetPaths(tmp_path / folder))
-    assert build(DEFAULTS, paths)["profile"]["users"] == 3
+    assert build_sequences(DEFAULTS, paths)["profile"]["users"] == 3
 
 
 def test_a_refused_file_leaves_the_old_one(paths):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     old = paths.sequences.read_bytes()
     bad = pl.read_parquet(paths.interactions).with_columns(rating=pl.lit(7.5))
     bad.write_parquet(paths.interactions)
     with pytest.raises(ContractError) as raised:
-        build(DEFAULTS, paths)
+        build_sequences(DEFAULTS, paths)
     assert "interactions_with_impossible_rating: observed 11, expected 0" in str(raised.value)
     assert str(paths.sequences_rejected) in str(raised.value)
     assert paths.sequences.read_bytes() == old
@@ -251,7 +253,7 @@ def test_a_refused_file_leaves_the_old_one(paths):
     failed = [c["name"] for c in json.loads(paths.contract("sequences").read_text()) if not c["passed"]]
     assert failed == ["interactions_with_impossible_rating"]
 
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     assert not paths.sequences_rejected.exists()
     assert all(c["passed"] for c in json.loads(paths.contract("sequences").read_text()))
 
@@ -276,14 +278,14 @@ def with_column(path: Path, **columns: pl.Expr) -> None:
 def test_spoilt_inputs_are_refused(paths, spoil, rule):
     spoil(small(paths))
     with pytest.raises(ContractError, match=rule):
-        build(DEFAULTS, paths)
+        build_sequences(DEFAULTS, paths)
     assert not paths.sequences.exists()
 
 
 def test_no_photos_at_all_is_a_warning(paths, caplog):
     small(paths)
     pl.DataFrame(schema=IMAGE_SCHEMA).write_parquet(paths.images_manifest)
-    build(DEFAULTS, paths)
+    build_sequences(DEFAULTS, paths)
     assert "warning: 0 % of items have a photo (50 % or more is usual)" in caplog.text
     assert not read_items(paths)["has_image"].any()
 
@@ -293,10 +295,10 @@ def test_missing_and_damaged_inputs_are_named(paths, name):
     path = getattr(small(paths), name)
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(ArtefactError, match=path.name):
-        build(DEFAULTS, paths)
+        build_sequences(DEFAULTS, paths)
     path.unlink()
     with pytest.raises(MissingArtefactError, match=path.name):
-        build(DEFAULTS, paths)
+        build_sequences(DEFAULTS, paths)
 
 
 def test_what_a_killed_run_left_is_cleared(paths):
@@ -309,32 +311,32 @@ def test_what_a_killed_run_left_is_cleared(paths):
     (spill / "block").write_bytes(b"half")
     paths.sequences_shards.mkdir()
     (paths.sequences_shards / "kept.1.0.parquet").write_bytes(b"half a shard")
-    build(DEFAULTS, paths)
+    build_sequences(DEFAULTS, paths)
     left = {path.name for path in paths.root.iterdir()}
     assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract"}
 
 
 def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     with duckdb.connect(paths.sequences, read_only=True) as reader:
-        build(SequenceSettings(min_user_interactions=4), paths)
+        build_sequences(SequenceSettings(min_user_interactions=4), paths)
         assert reader.sql("SELECT count(*) FROM sequences").fetchall() == [(9,)]
     assert len(read_sequences(paths, "test")) == 2
 
 
 def test_histories_are_those_of_the_file_that_was_opened_and_later_readers_see_the_new_one(paths):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     opened = Histories(paths)
     assert (opened.of("u2"), opened.of("nobody")) == (list("bcea"), [])
     rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd", 1)]
-    build(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
+    build_sequences(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
     assert read_items(paths)["item"].to_list() == list("acde")
     assert [Histories(paths).of(user) for user in ("u2", "u9", "u1")] == [list("aecd"), list("aecd"), []]
     assert [opened.of(user) for user in ("u2", "u9", "u1")] == [list("bcea"), [], list("abcd")]
 
 
 def test_threads_may_ask_for_histories_at_once(paths):
-    build(DEFAULTS, small(paths))
+    build_sequences(DEFAULTS, small(paths))
     opened = Histories(paths)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(opened.of, ["u1", "u2", "u3"] * 20)) == [list("abcd"), list("bcea"), list("cab")] * 20
@@ -362,7 +364,7 @@ def test_movielens_against_polars(shared_data, paths):
     reviews = pl.read_ndjson(shared_data / "movielens-100k" / "reviews.jsonl.gz")
     rows = reviews.select("user_id", "parent_asin", "timestamp", "rating").iter_rows()
     write_inputs(paths, rows, reviews["parent_asin"].unique(), {})
-    profile = build(DEFAULTS, paths)["profile"]
+    profile = build_sequences(DEFAULTS, paths)["profile"]
     ordered = reviews.with_row_index("position").sort("user_id", "timestamp", "position")
     walks = ordered.group_by("user_id").agg("parent_asin", "timestamp").sort("user_id")
     train = walks.select(pl.col("parent_asin").list.head(pl.col("parent_asin").list.len() - 2).explode())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.data.sequences import build, read_cuts, read_items, read_sequences
+from pixrec_core.data.sequences import build_sequences, read_cuts, read_items, read_sequences
 from pixrec_core.errors import ContractError, SettingsError
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.paths import DatasetPaths
@@ -112,7 +112,7 @@ def test_every_number_of_a_small_shop_by_hand(paths):
     shop: list[Row] = [(u, item, number * DAY, 5.0) for u, walk in walks.items() for item, number in walk]
     write_inputs(paths, shop, KNOWN, dict.fromkeys(KNOWN, "ok"))
     wanted = SequenceSettings(split="time", validation_from=day(4), test_from=day(6), min_item_interactions=2)
-    stats = build(wanted, paths)
+    stats = build_sequences(wanted, paths)
     days = {user: [number * DAY for _, number in walk] for user, walk in walks.items()}
     assert (
         sequences(paths)
@@ -162,7 +162,7 @@ ROWS: list[Row] = [(user, item, number * DAY, 5.0) for user in USERS for number,
 def test_cuts_that_nobody_qualifies_for_are_refused_with_the_counts(paths, dates, told):
     write_inputs(paths, ROWS, KNOWN, {})
     with pytest.raises(ContractError) as raised:
-        build(SequenceSettings(split="time", validation_from=dates[0], test_from=dates[1]), paths)
+        build_sequences(SequenceSettings(split="time", validation_from=dates[0], test_from=dates[1]), paths)
     for words in (*told, "loosen [sequences] in pixrec.toml"):
         assert words in str(raised.value)
     assert not paths.sequences.exists()
@@ -173,13 +173,13 @@ def test_one_instant_for_all_has_no_cut(paths):
     with pytest.raises(
         SettingsError, match=r"no cut with 0\.1 of 25 interactions between it and 1970-01-02.*test_from"
     ):
-        build(SequenceSettings(split="time"), paths)
+        build_sequences(SequenceSettings(split="time"), paths)
 
 
 def test_an_instant_is_never_divided(paths):
     """Half of all rows share the last day: a share of a tenth takes them all."""
     write_inputs(paths, [(u, i, 5 * DAY if t > 2 * DAY else t, r) for u, i, t, r in ROWS], KNOWN, {})
-    build(SequenceSettings(split="time"), paths)
+    build_sequences(SequenceSettings(split="time"), paths)
     assert read_cuts(paths) == {"validation": 2 * DAY, "test": 5 * DAY}
 
 
@@ -198,9 +198,9 @@ def test_the_time_split_agrees_with_plain_python(shop, wanted):
         paths = write_inputs(DatasetPaths(Path(folder)), shop, KNOWN, {"a": "ok", "b": "failed"})
         if users["train"] < 2 or not users["validation"] or not users["test"] or len(bought) < 2:
             with pytest.raises((ContractError, SettingsError), match=r"_users: observed|items: observed|no cut"):
-                build(wanted, paths)
+                build_sequences(wanted, paths)
             return
-        stats = build(wanted, paths)
+        stats = build_sequences(wanted, paths)
         assert sequences(paths) == expected
         assert read_cuts(paths) == dict(zip(("validation", "test"), cuts, strict=True))
         catalogue = dict(read_items(paths).select("item", "train_count").iter_rows())
@@ -242,7 +242,7 @@ def learned(shop: list[Row], wanted: SequenceSettings) -> tuple[dict, dict]:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), shop, KNOWN, {})
         try:
-            build(wanted, paths)
+            build_sequences(wanted, paths)
         except ContractError:
             paths.sequences_rejected.replace(paths.sequences)
         train = read_sequences(paths, "train")

@@ -54,9 +54,9 @@ def test_sequences_do_not_depend_on_the_ranges(tmp_path, monkeypatch, split):
     wanted = SequenceSettings(split=split, validation_share=0.1, test_share=0.1)
     bought = [(user, item, 1 + t, 5.0) for user, walk in WALKS.items() for t, item in enumerate(walk)]
     whole, parted = (write_inputs(DatasetPaths(tmp_path / name), bought, "abcde", {}) for name in ("whole", "parted"))
-    told = sequences.build(wanted, whole)
+    told = sequences.build_sequences(wanted, whole)
     monkeypatch.setattr(user_shards, "ROWS_PER_RANGE", 1)
-    assert sequences.build(wanted, parted) == told
+    assert sequences.build_sequences(wanted, parted) == told
     for table in ("interactions", "items", "sequences"):
         query = f"FROM {table} ORDER BY ALL"
         one, other = (

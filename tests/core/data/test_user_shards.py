@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.data import user_shards
-from pixrec_core.data.sequences import build
+from pixrec_core.data.sequences import build_sequences
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError, ContractError, SettingsError
 from pixrec_core.paths import DatasetPaths
@@ -51,7 +51,7 @@ def made(wanted: SequenceSettings, paths: DatasetPaths, engine: Engine) -> tuple
     """What the build told or raised, and the rows of all tables, in the order in which they lie."""
     file = paths.sequences
     try:
-        told: object = build(wanted, paths, engine)
+        told: object = build_sequences(wanted, paths, engine)
     except SettingsError as error:
         return str(error), {}
     except ContractError as error:
@@ -126,7 +126,7 @@ def left(paths: DatasetPaths) -> set[str]:
 def test_nothing_is_left_of_the_shards(tmp_path):
     paths = shop(tmp_path, dirty())
     before = left(paths)
-    build(SequenceSettings(), paths, UnrulyEngine(2))
+    build_sequences(SequenceSettings(), paths, UnrulyEngine(2))
     assert left(paths) == before | {"sequences.duckdb", "contract"}
 
 
@@ -141,7 +141,7 @@ def test_an_error_is_told_as_it_was_and_leaves_nothing(tmp_path):
     paths = shop(tmp_path, dirty())
     before = left(paths)
     with pytest.raises(ArtefactError, match="No space left"):
-        build(SequenceSettings(), paths, Broken(2))
+        build_sequences(SequenceSettings(), paths, Broken(2))
     assert left(paths) - before == {".sequences.duckdb.partial"}, "as with one worker"
 
 
@@ -159,7 +159,7 @@ def killed_among_shards(root: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().map_shards(function, shards)
 
-    build(SequenceSettings(), DatasetPaths(root), Mortal(2))
+    build_sequences(SequenceSettings(), DatasetPaths(root), Mortal(2))
 
 
 def test_a_killed_run_leaves_nothing_that_the_next_one_trips_over(tmp_path):

@@ -130,7 +130,7 @@ def test_sequences_are_the_same_even_if_workers_die(tmp_path, ray_engines):
     stats, rows = [], []
     for engine in (LOCAL, DeadlyEngine(ray_engines[WORKERS], tmp_path)):
         paths = write_inputs(DatasetPaths(tmp_path / "shop"), bought, items, dict.fromkeys(items, "ok"))
-        stats.append(sequences.build(SequenceSettings(min_item_interactions=10), paths, engine))
+        stats.append(sequences.build_sequences(SequenceSettings(min_item_interactions=10), paths, engine))
         with database.open_read_only(paths.sequences) as connection:
             rows.append(
                 [connection.sql(f"FROM {table}").fetchall() for table in ("interactions", "sequences", "items")]

@@ -137,8 +137,8 @@ def test_it_brings_what_the_next_stages_read(source, tmp_path):
     found = raw_files.locate(paths)
     assert isinstance(found, RawFiles)
     assert found.photos is None or found.photos.is_dir()
-    assert interactions.build(IngestSettings(), paths)["rows"] >= 2
-    assert items.build(IngestSettings(), paths)["rows"] >= 2
+    assert interactions.build_interactions(IngestSettings(), paths)["rows"] >= 2
+    assert items.build_items(IngestSettings(), paths)["rows"] >= 2
 
 
 def test_the_same_options_bring_the_same_bytes(source, tmp_path):

@@ -49,14 +49,14 @@ def fetched(root, orders=ORDERS + "u,s,2024-05-01,5\n", products="sku\ns\n", **m
 
 def interactions_of(root, orders, **more):
     paths = fetched(root, orders, **more)
-    interactions.build(LENIENT, paths)
+    interactions.build_interactions(LENIENT, paths)
     good, bad = raw_shop.tables(paths.interactions, paths.interactions_quarantine, INTERACTION_SCHEMA)
     return good.rows(), bad
 
 
 def items_of(root, products, columns, **more):
     paths = fetched(root, products=products, item_columns={"item": "sku", **columns}, **more)
-    items.build(LENIENT, paths)
+    items.build_items(LENIENT, paths)
     good, bad = raw_shop.tables(paths.items, paths.items_quarantine, ITEM_SCHEMA)
     return {row["item"]: row for row in good.iter_rows(named=True)}, bad
 
@@ -143,7 +143,7 @@ def test_more_unreadable_rows_than_memory_holds_are_an_error(tmp_path, monkeypat
 def test_lines_that_belong_to_no_row_count_as_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(_csv, "_blank_lines", lambda path: iter(()))
     paths = fetched(tmp_path, ORDERS + "u,s,2024-05-01,5\n\n\n")
-    assert interactions.build(LENIENT, paths)["bad_lines"] == 2
+    assert interactions.build_interactions(LENIENT, paths)["bad_lines"] == 2
     bad = pl.read_parquet(paths.interactions_quarantine)
     assert bad.select("line", "reason").rows() == [(4, "2 lines of the file belong to no row")]
 
@@ -161,7 +161,7 @@ def test_bad_rows_count_to_the_share_and_the_error_names_the_users_file(tmp_path
     with pytest.raises(
         SourceError, match=r"orders\.csv: 2 of 152 lines are rejected, .* First: line 152: bought_at is empty"
     ):
-        interactions.build(raw_shop.IngestSettings(), paths)
+        interactions.build_interactions(raw_shop.IngestSettings(), paths)
 
 
 @pytest.mark.parametrize(
@@ -481,8 +481,8 @@ def test_a_real_set_is_the_same_as_tables(shared_data, tmp_path):
         tmp_path, None, None, items="products.parquet", interaction_columns=columns, item_columns=own, photos=folder
     )
     for paths in (direct, as_tables):
-        interactions.build(raw_shop.IngestSettings(), paths)
-        items.build(raw_shop.IngestSettings(), paths)
+        interactions.build_interactions(raw_shop.IngestSettings(), paths)
+        items.build_items(raw_shop.IngestSettings(), paths)
     expected, found = (pl.read_parquet(paths.interactions) for paths in (direct, as_tables))
     assert found.with_columns(pl.col("position") - 1).equals(expected)  # the header is line 1
     paths_of_photos = pl.col("image_url").str.strip_prefix(OLD_PREFIX)
