@@ -5,8 +5,7 @@ of all histories one after the other, C keys (items that every pair of a trainin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from pixrec_core import prompts
 from pixrec_core.models.backbones import Processor
-from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemBlock, ItemInputs
+from pixrec_core.models.item_inputs import NO_PHOTO, Ids, ItemInputs
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.process_group import SINGLE_PROCESS, RankInfo
 from pixrec_core.models.windows import TrainingWindow
@@ -44,19 +43,17 @@ class Collator:
     load_photos: PhotoLoader
     negatives: Negatives | None = None
     rank_info: RankInfo = SINGLE_PROCESS
-    _next_ids: Ids = field(init=False)
 
     def __post_init__(self) -> None:
-        self._next_ids = np.array(self.processor.text_ids(prompts.NEXT), dtype=np.int64)
+        start, text_ids = self.processor.start_ids, self.processor.text_ids
+        self._start_ids = np.array(start, dtype=np.int64)
+        self._first_ids = np.array([*start, *text_ids(prompts.FIRST)], dtype=np.int64)
+        self._next_ids = np.array(text_ids(prompts.NEXT), dtype=np.int64)
 
     def set_epoch(self, epoch: int) -> None:
         """Restart the sampling of negatives; call it before each epoch."""
         if self.negatives:
             self.negatives.set_epoch(epoch)
-
-    @cached_property
-    def _first_ids(self) -> Ids:
-        return np.array([*self.processor.start_ids, *self.processor.text_ids(prompts.FIRST)], dtype=np.int64)
 
     def item_batch(self, numbers: Sequence[int] | Ids) -> Batch:
         """Inputs of `DualTower.item_vectors`: one row per item.
@@ -70,18 +67,13 @@ class Collator:
 
     def _item_batch(self, numbers: Sequence[int] | Ids, photo_index: dict[int, int]) -> Batch:
         """`item_batch` without photos; `photo_index` gives the index of each item's photo in the batch."""
-        start = np.array(self.processor.start_ids, dtype=np.int64)
-        blocks = [self.inputs[number] for number in numbers]
-        ids = [np.concatenate([start, block.ids]) for block in blocks]
-        image_feature_index = [
-            np.concatenate([np.full_like(start, -1), self._batch_feature_index(block, photo_index.get(number))])
-            for number, block in zip(numbers, blocks, strict=True)
-        ]
+        rows = [self._prompt(self._start_ids, [number], photo_index) for number in numbers]
+        spans = np.concatenate([spans for _, _, spans in rows])
         return {
-            "input_ids": _pad(ids, 0),
-            "image_feature_index": _pad(image_feature_index, -1),
-            "starts": torch.full((len(ids),), len(start)),
-            "ends": torch.tensor([len(row) for row in ids]),
+            "input_ids": _pad([ids for ids, _, _ in rows], 0),
+            "image_feature_index": _pad([index for _, index, _ in rows], -1),
+            "starts": torch.from_numpy(spans[:, 0]),
+            "ends": torch.from_numpy(spans[:, 1]),
             "numbers": torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
         }
 
@@ -99,7 +91,7 @@ class Collator:
 
     def _history_batch(self, histories: Sequence[Sequence[int]], photo_index: dict[int, int]) -> Batch:
         """`history_batch` without photos; `photo_index` gives the index of each item's photo in the batch."""
-        rows = [self._history_row(history, photo_index) for history in histories]
+        rows = [self._prompt(self._first_ids, history, photo_index) for history in histories]
         ends = np.cumsum([len(history) for history in histories])
         return {
             "input_ids": _pad([ids for ids, _, _ in rows], 0),
@@ -187,19 +179,18 @@ class Collator:
         keys_per_rank = np.bincount(ranks, minlength=self.rank_info.world_size).tolist()
         return numbers[order], offsets[order], keys_per_rank
 
-    def _history_row(self, history: Sequence[int], photo_index: dict[int, int]) -> tuple[Ids, Ids, Ids]:
-        """Token ids (L,), image feature index (L,) and item spans (n, 2) of one history."""
+    def _prompt(self, lead: Ids, numbers: Sequence[int] | Ids, photo_index: Mapping[int, int]) -> tuple[Ids, Ids, Ids]:
+        """Token ids (L,), image feature index (L,) and item spans (n, 2) of `lead` and some items."""
         ids, image_feature_index, spans, length = [], [], [], 0
-        for n, number in enumerate(history):
+        for number in numbers:
             block = self.inputs[number]
-            lead = self._next_ids if n else self._first_ids
+            index = block.image_feature_index
+            if number in photo_index:  # indexes the (J * K) features of the batch
+                index = np.where(index >= 0, index + photo_index[number] * self.inputs.image_tokens, -1)
             ids += [lead, block.ids]
-            image_feature_index += [
-                np.full_like(lead, -1),
-                self._batch_feature_index(block, photo_index.get(number)),
-            ]
+            image_feature_index += [np.full_like(lead, -1), index]
             spans.append((length + len(lead), length + len(lead) + len(block.ids)))
-            length = spans[-1][1]
+            length, lead = spans[-1][1], self._next_ids
         return np.concatenate(ids), np.concatenate(image_feature_index), np.array(spans)
 
     def _photo_index(self, distinct: Ids) -> dict[int, int]:
@@ -209,11 +200,6 @@ class Collator:
 
     def _load(self, photo_index: dict[int, int]) -> dict[str, Tensor]:
         return self.load_photos(self.inputs.photo_rows[list(photo_index)]) if photo_index else {}
-
-    def _batch_feature_index(self, block: ItemBlock, photo: int | None) -> Ids:
-        """An item's feature index (L,), shifted to index the (J * K) features of all photos of the batch."""
-        index = block.image_feature_index
-        return index if photo is None else np.where(index >= 0, index + photo * self.inputs.image_tokens, -1)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

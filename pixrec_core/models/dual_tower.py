@@ -41,31 +41,21 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         "residual_dropout": "item_id_dropout",
     }
 
-    def __init__(
-        self,
-        backbone_config: Any = None,
-        embedding_dim: int = 128,
-        tau: float = 0.07,
-        weight_item_item: float = 0.125,
-        weight_user_item: float = 0.8,
-        num_item_ids: int = 0,
-        item_id_dropout: float = 0.5,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(backbone_config, dict):
-            fields = dict(backbone_config)
-            backbone_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        self.backbone_config = backbone_config
-        self.embedding_dim = embedding_dim
-        self.tau = tau
-        self.weight_item_item = weight_item_item
-        self.weight_user_item = weight_user_item
-        self.num_item_ids = num_item_ids
-        self.item_id_dropout = item_id_dropout
+    backbone_config: Any = None
+    embedding_dim: int = 128
+    tau: float = 0.07
+    weight_item_item: float = 0.125
+    weight_user_item: float = 0.8
+    num_item_ids: int = 0
+    item_id_dropout: float = 0.5
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         # The base class would set one attention implementation for all parts of the backbone, which may need different
         # ones (Gemma 2 does not support SDPA). The empty dictionary keeps the choice of each part.
         kwargs.setdefault("attn_implementation", {"backbone_config": {}})
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)
 
 
 class ItemIdEmbedding(nn.Module):

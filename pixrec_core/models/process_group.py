@@ -7,7 +7,7 @@ divided by the counts of the whole batch.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from torch.nn import functional
 
 from pixrec_core.models.item_inputs import Ids
 from pixrec_core.models.windows import TrainingWindow
-
-T = TypeVar("T")
 
 
 class RankInfo(NamedTuple):
@@ -81,26 +79,11 @@ def all_gather_with_grad(rows: Tensor, rows_per_rank: Sequence[int]) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(gathered.split(most), rows_per_rank, strict=True)])
 
 
-def all_reduce_sum(values: Tensor) -> Tensor:
-    """Sum over all ranks, in place; unchanged outside a process group."""
-    if _in_group():
-        distributed.all_reduce(values)
-    return values
-
-
 def broadcast_from_rank0(values: Tensor | None) -> Tensor | None:
     """The values of rank 0, in place; unchanged outside a process group."""
     if values is not None and _in_group():
         distributed.broadcast(values, src=0)
     return values
-
-
-def broadcast_object(value: T) -> T:
-    """The object of rank 0, which must be picklable; other ranks wait for it."""
-    objects = [value]
-    if _in_group():
-        distributed.broadcast_object_list(objects, src=0)
-    return objects[0]
 
 
 def _in_group() -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 
 from pixrec_core import prompts
-from pixrec_core.models.backbones._word_vectors import word_vectors
 from pixrec_core.models.backbones.smolvlm import FamilyProcessor
 
 MODEL_TYPES = ()  # its model_type is smolvlm
@@ -21,6 +21,7 @@ PATCH = 8  # pixels; with SHUFFLE, an image is (64 / 8 / 4) ** 2 = 4 tokens
 SHUFFLE = 4
 VOCABULARY = 4096
 PAD, IMAGE = "<pad>", "<image>"
+RMS = 0.1  # of initial token embeddings: larger than what untrained layers add, so they have an effect after them
 SPECIAL = [PAD, IMAGE, "<fake_token_around_image>", "<global-img>"]
 
 
@@ -42,6 +43,35 @@ def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
         tokens, vectors = word_vectors(tokenizer, texts, config.text_config.hidden_size)
         model.get_input_embeddings().weight[tokens] = vectors
     return model, FamilyProcessor(tokenizer, image_processor, config)
+
+
+def word_vectors(tokenizer: Any, texts: Sequence[str], size: int) -> tuple[Tensor, Tensor]:
+    """A vector for every token that occurs in some texts, such that similar texts have similar mean vectors.
+
+    The mean vector of a text is, up to its length, its row in the truncated SVD of the TF-IDF matrix: latent semantic
+    analysis (Deerwester et al., JASIS 1990).
+
+    Args:
+        tokenizer: of transformers.
+        texts: the corpus.
+        size: H, size of the vectors; components beyond the rank of the matrix are zero.
+
+    Returns:
+        (T,) token ids and (T, H) vectors with root mean square `RMS`; T = 0 if no text has a token.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
+
+    if not any(texts):
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, size)
+    vectorizer = TfidfVectorizer(analyzer=tokenizer.encode, binary=True)
+    matrix = vectorizer.fit_transform(texts)
+    rank = min(size, *matrix.shape)
+    _, _, components = randomized_svd(matrix, rank, n_iter=5, random_state=0)
+    vectors = torch.zeros(matrix.shape[1], size)
+    vectors[:, :rank] = torch.from_numpy(components.T * vectorizer.idf_[:, None])
+    vectors *= RMS / vectors.square().mean().sqrt()
+    return torch.from_numpy(vectorizer.get_feature_names_out().astype("int64")), vectors
 
 
 def _tokenizer(texts: Sequence[str]) -> Any:

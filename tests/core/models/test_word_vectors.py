@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pixrec_core.models.backbones import tiny
-from pixrec_core.models.backbones._word_vectors import RMS, word_vectors
+from pixrec_core.models.backbones.tiny import RMS, word_vectors
 
 TEXTS = [
     "Title: Red wool hat",
