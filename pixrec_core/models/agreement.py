@@ -7,6 +7,7 @@ nothing shows it. So one prompt goes through both before a backbone is used.
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 from torch import Tensor
 
@@ -54,13 +55,13 @@ def _states(adapter: BackboneAdapter, processor: Processor) -> tuple[Tensor, Ten
     """
     model, count = adapter.model, len(PHOTOS)
     photos = [Image.new("RGB", (processor.edge, processor.edge), colour) for colour in PHOTOS.values()]
-    inputs = processor.image_inputs(torch.cat([processor.pixels(photo) for photo in photos]), count)
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    pixels = torch.cat([processor.pixels(photo) for photo in photos])
+    inputs = send_to_device(processor.image_inputs(pixels, count), model.device)
     features = adapter.features(inputs, count)
     catalogue = [dict.fromkeys(schemas.ITEM_SCHEMA) | {schemas.TITLE: title} for title in PHOTOS]
     items = item_inputs(catalogue, np.arange(count), processor, features.shape[1], "multimodal", 32)
-    batch = Collator(items, processor, lambda _: {}).history_batch([range(count)])
-    ids, index = batch["input_ids"].to(model.device), batch["image_feature_index"].to(model.device)
+    batch = send_to_device(Collator(items, processor, lambda _: {}).history_batch([range(count)]), model.device)
+    ids, index = batch["input_ids"], batch["image_feature_index"]
     kwargs = adapter.native_forward_kwargs(index >= 0)
     native = model(input_ids=ids, **inputs, **kwargs, use_cache=False, output_hidden_states=True)
 

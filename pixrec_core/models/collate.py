@@ -202,13 +202,6 @@ class Collator:
         return self.load_photos(self.inputs.photo_rows[list(photo_index)]) if photo_index else {}
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with all tensors on a device."""
-    return {
-        name: to_device(value, device) if isinstance(value, dict) else value.to(device) for name, value in batch.items()
-    }
-
-
 def _pad(rows: Sequence[Ids | Tensor], value: int) -> Tensor:
     """Rows of different lengths as one right-padded tensor; a causal model never attends to right padding."""
     return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True, padding_value=value)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from accelerate.utils import send_to_device
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 from PIL import Image
@@ -188,8 +189,7 @@ class PhotoEncoder(DevicePickle):
     @torch.inference_mode()
     def __call__(self, rows: Ids) -> np.ndarray[Any, Any]:
         """Features of some photos, (J, K, F) float16."""
-        batch = {name: value.to(self.model.device) for name, value in self.photos.load(rows).items()}
-        features = self.model.photo_features(batch)
+        features = self.model.photo_features(send_to_device(self.photos.load(rows), self.model.device))
         assert features is not None, "a batch of photos has features"
         values: np.ndarray[Any, Any] = features.half().cpu().numpy()
         return values

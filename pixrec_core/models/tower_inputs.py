@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 
 from pixrec_core import schemas
@@ -63,5 +64,5 @@ class TowerInputs:
 def _image_tokens(backbone: Any, processor: Processor) -> int:
     """K, features per photo: the length of the output for one photo, since every family computes it differently."""
     pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
-    inputs = {name: value.to(backbone.device) for name, value in processor.image_inputs(pixels, 1).items()}
+    inputs = send_to_device(processor.image_inputs(pixels, 1), backbone.device)
     return int(adapter_of(backbone).features(inputs, 1).shape[1])

@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 import numpy as np
 import polars as pl
 import torch
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -18,7 +19,7 @@ from pixrec_core import files, schemas
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
-from pixrec_core.models.collate import Collator, to_device
+from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DevicePickle, DualTower
 from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
@@ -152,21 +153,19 @@ class Encoder(DevicePickle):
     @torch.inference_mode()
     def encode_item_batch(self, items: Sequence[int]) -> Vectors:
         """v_T of some items, (B, D)."""
-        batch = to_device(self.inputs.collator(self.photos).item_batch(items), self.model.device)
+        batch = send_to_device(self.inputs.collator(self.photos).item_batch(items), self.model.device)
         return _to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"])))
 
     @torch.inference_mode()
     def encode_history_batch(self, histories: Sequence[Sequence[int]]) -> Vectors:
         """v_U of some histories, (B, D)."""
-        batch = self.inputs.collator(self.photos).history_batch(histories)
-        del batch["item_spans"]
-        batch = to_device(batch, self.model.device)
+        batch = send_to_device(self.inputs.collator(self.photos).history_batch(histories), self.model.device)
         return _to_numpy(self.model.user_vectors(batch, self.model.photo_features(batch["photos"])))
 
     @torch.inference_mode()
     def encode_new_item(self, collator: Collator) -> Vectors:
         """v_T of a collator's only item, (1, D). An item outside the catalogue has no item-id embedding."""
-        batch = to_device(collator.item_batch([0]), self.model.device)
+        batch = send_to_device(collator.item_batch([0]), self.model.device)
         no_id_embedding = torch.zeros(1, 1, device=self.model.device)
         return _to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"]), no_id_embedding))
 

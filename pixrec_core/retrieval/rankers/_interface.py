@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 
-from pixrec_core.models.collate import Collator, to_device
+from pixrec_core.models.collate import Collator
 from pixrec_core.models.continuation import Continuation
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import Ids
@@ -39,7 +40,7 @@ class Catalogue:
 
     def read(self, histories: Sequence[Sequence[int]]) -> Continuation:
         """Run the language model over histories, up to the position where the next item's text would start."""
-        return Continuation(self.model, to_device(self.collator.generation_prompts(histories), self.model.device))
+        return Continuation(self.model, send_to_device(self.collator.generation_prompts(histories), self.model.device))
 
 
 @dataclass(frozen=True)
