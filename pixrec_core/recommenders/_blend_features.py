@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 
 DAY_MS: Final = 86_400_000
 RECENT_SHARES: Final = (0.1, 0.3)  # of the training interactions: the newest ones, for recent popularity
-FUSION_OFFSET: Final = 10  # added to ranks in reciprocal rank fusion; tuned on validation users
+FUSION_OFFSET: Final = 10  # added to ranks in reciprocal rank fusion; not tuned
 
 #: Features that do not depend on the methods, in the order of `Candidates.common`.
 COMMON: Final = (

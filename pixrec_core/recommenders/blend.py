@@ -51,7 +51,7 @@ DESCRIPTION: Final = "blend.json"
 
 MIN_USERS: Final = 50  # stacking users with their target among the candidates; a blend of fewer is noise
 HELD_OUT_SHARE: Final = 0.25  # of the stacking users
-NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training; all of them are no better
+NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
 NEW_VISIT_WEIGHT: Final = 2.0  # of a user whose target is later than the history; see `_user_weights`
 TOLERANCE: Final = 0.0005  # NDCG@10 on held-out users that dropping a method may cost
 ROUNDS: Final = 500  # trees at most
@@ -59,7 +59,8 @@ PATIENCE: Final = 30  # trees without a better NDCG@10 on held-out users
 USERS_PER_BATCH: Final = 512  # about 100 MB of features
 SEED: Final = 0
 
-#: Chosen on held-out users of fashion purchases and of film ratings. One thread, so that sums have one order.
+#: Hardly tuned: the best of few settings of learning rate, leaves, `lambda_l2` and truncation on validation users of one
+#: data set, fashion purchases. One thread, so that sums have one order.
 PARAMETERS: Final[Mapping[str, Any]] = {
     "objective": "lambdarank",
     "metric": "ndcg",

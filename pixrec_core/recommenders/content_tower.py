@@ -23,7 +23,7 @@ from pixrec_core.recommenders._sequence_training import FULL_SOFTMAX, NEGATIVES
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
-# Chosen on validation targets of fashion purchases and of film ratings.
+# The best of few settings on validation targets of one data set, fashion purchases.
 DIMENSIONS = 256  # of features and vectors, at most
 LEAST_DIMENSIONS = 16  # with fewer than 128 texts
 MAX_HISTORY = 50  # newest items that are read
