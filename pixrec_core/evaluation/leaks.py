@@ -25,7 +25,7 @@ def read_checked_sequences(paths: DatasetPaths) -> dict[str, pl.DataFrame]:
 
 
 def check_for_leaks(sequences: Mapping[str, pl.DataFrame], cuts: Mapping[str, int]) -> None:
-    """Refuse sequences with held-out items.
+    """Raise an error if a sequence contains a held-out item.
 
     Without cuts (leave-one-out), a training sequence must be its user's test sequence without the last two items, and
     a validation sequence the one without the last item. A user without a test sequence must have no validation sequence

@@ -1,4 +1,4 @@
-"""Reading of ranking tables: an invalid one is refused."""
+"""Reading and validation of ranking tables."""
 
 from pathlib import Path
 

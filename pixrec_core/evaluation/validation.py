@@ -1,4 +1,4 @@
-"""Validation: which users it is on, and the rank of a target among scores of the whole catalogue."""
+"""Selection of validation users, and the rank of a target among scores of the whole catalogue."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ SEED: Final = 0
 
 
 def tuning_users(n_users: int) -> NDArray[np.bool_]:
-    """Return (users,) whether a validation user is one on whom methods choose settings and epochs.
+    """Return a mask (users,) of the validation users on whom methods choose settings and epochs.
 
     They are at most `TUNING_USERS` and at most half of all, rounded up: the others are for `stacking_users`.
 
@@ -24,9 +24,9 @@ def tuning_users(n_users: int) -> NDArray[np.bool_]:
 
 
 def stacking_users(n_users: int) -> NDArray[np.bool_]:
-    """Return (users,) whether a validation user is one on whom a blend of methods learns.
+    """Return a mask (users,) of the validation users on whom a blend of methods is trained.
 
-    None of them is a tuning user, so that each method meets their targets as it will meet test targets.
+    None of them is a tuning user: to every method, their targets must be as unknown as test targets.
     """
     return _drawn(n_users, _n_tuning(n_users), STACKING_USERS)
 

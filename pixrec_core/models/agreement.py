@@ -57,13 +57,14 @@ def _states(adapter: BackboneAdapter, processor: Processor) -> tuple[Tensor, Ten
     photos = [Image.new("RGB", (processor.edge, processor.edge), colour) for colour in PHOTOS.values()]
     pixels = torch.cat([processor.pixels(photo) for photo in photos])
     inputs = send_to_device(processor.image_inputs(pixels, count), model.device)
-    features = adapter.features(inputs, count)
+    features = adapter.features(inputs)
     catalogue = [dict.fromkeys(schemas.ITEM_SCHEMA) | {schemas.TITLE: title} for title in PHOTOS]
     items = item_inputs(catalogue, np.arange(count), processor, features.shape[1], "multimodal", 32)
     batch = send_to_device(Collator(items, processor, lambda _: {}).history_batch([range(count)]), model.device)
     ids, index = batch["input_ids"], batch["image_feature_index"]
-    kwargs = adapter.native_forward_kwargs(index >= 0)
-    native = model(input_ids=ids, **inputs, **kwargs, use_cache=False, output_hidden_states=True)
+    del inputs["count"]
+    kwargs = inputs | adapter.native_forward_kwargs(index >= 0)
+    native = model(input_ids=ids, **kwargs, use_cache=False, output_hidden_states=True)
 
     def adapted(ids: Tensor) -> Tensor:
         hidden = adapter.hidden_states(ids, index, features)

@@ -187,14 +187,11 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         """Features (J, K, F) of the photos of a batch, from pixels unless given; None without photos.
 
         Args:
-            photos: either `features` (J, K, F), or `pixel_values` with the vision tower's side inputs and `count`, J.
+            photos: either `features` (J, K, F), or from `Processor.image_inputs`.
         """
         if not photos:
             return None
-        if "features" in photos:
-            return photos["features"]
-        inputs = {name: value for name, value in photos.items() if name != "count"}
-        return self.adapter.features(inputs, int(photos["count"]))
+        return photos["features"] if "features" in photos else self.adapter.features(photos)
 
     def hidden_states(self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None) -> Tensor:
         """Last hidden states (B, L, H) of right-padded rows: see `BackboneAdapter.hidden_states`."""

@@ -63,7 +63,7 @@ class PhotoFiles:
 
     def load(self, rows: Ids) -> dict[str, Tensor]:
         """Some photos as `photos` of a batch: see `DualTower.photo_features`."""
-        return pixel_inputs(self.processor, torch.cat([self.pixels(row) for row in rows]), len(rows))
+        return self.processor.image_inputs(torch.cat([self.pixels(row) for row in rows]), len(rows))
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,7 @@ class PhotoStore:
         values = self.scale.pixels(stored) if self.scale else stored.float()
         if self.processor is None:
             return {"features": values}
-        return pixel_inputs(self.processor, values.flatten(0, 1), len(rows))
-
-
-def pixel_inputs(processor: Processor, pixels: Tensor, count: int) -> dict[str, Tensor]:
-    """Concatenated pixels of `count` photos as `photos` of a batch: see `DualTower.photo_features`."""
-    return {**processor.image_inputs(pixels, count), "count": torch.tensor(count)}
+        return self.processor.image_inputs(values.flatten(0, 1), len(rows))
 
 
 def photo_rows(catalogue: pl.DataFrame) -> tuple[Ids, list[str]]:

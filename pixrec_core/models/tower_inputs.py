@@ -65,4 +65,4 @@ def _image_tokens(backbone: Any, processor: Processor) -> int:
     """K, features per photo: the length of the output for one photo, since every family computes it differently."""
     pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
     inputs = send_to_device(processor.image_inputs(pixels, 1), backbone.device)
-    return int(adapter_of(backbone).features(inputs, 1).shape[1])
+    return int(adapter_of(backbone).features(inputs).shape[1])

@@ -47,8 +47,8 @@ def with_recencies(model: RecencyWeightedKnn) -> Iterator[RecencyWeightedKnn]:
 def fit_content(model: RecencyWeightedKnn, train: TrainData) -> Model:
     """Choose the settings of a method by content similarity, under which an item is most similar to itself.
 
-    Validation targets decide the recency and whether seen items are candidates: that serves users who buy an item
-    again and stands in the way of all others.
+    Validation targets decide the recency and whether seen items are candidates: this helps where users buy items
+    again, and hurts elsewhere.
     """
     models = (
         replace(model, recency=recency, repeats=repeats, chosen={"recency": recency, "repeats": repeats})

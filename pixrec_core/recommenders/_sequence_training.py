@@ -3,8 +3,8 @@
 Each item of a training sequence but the first is a target, with cross-entropy over all known items: with one sampled
 negative per target, as first published, SASRec falls far behind (Klenitskiy and Vasilev 2023, "Turning Dross Into Gold
 Loss"). With more than `FULL_SOFTMAX` items the softmax is over a sample. Training stops after `PATIENCE` epochs
-without a better validation NDCG@10 and keeps the best epoch; the same metric decides the dropout. Items of one instant
-get a new order in each epoch, since the order in the file means nothing.
+without a better validation NDCG@10 and keeps the best epoch; the same metric decides the dropout. Items with
+equal timestamps are shuffled in each epoch, since their order in the file has no meaning.
 
 Items without training interactions are left out of histories and ranked last. A history of such items only gets the
 popularity order.
@@ -80,7 +80,7 @@ class NextItemNetwork(nn.Module):
 
 
 def sampled_loss(outputs: Tensor, targets: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-    """Return the cross-entropy against a uniform sample; each negative stands for m / S of all items.
+    """Return the cross-entropy against a uniform sample; each negative has the weight of m / S items.
 
     Args:
         outputs: (M, WIDTH).

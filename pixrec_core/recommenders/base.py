@@ -101,7 +101,7 @@ class Model(ABC):
 
     A subclass is a frozen dataclass. Its fields are arrays, CSR matrices, mappings from names to arrays, and JSON
     values, so that `save` and `load` work without further code. Equal scores are ordered by training popularity, then
-    by item id; so a history that a method knows nothing about gets the popularity order.
+    by item id; so a history without any item that the method knows gets the popularity order.
 
     Attributes:
         popularity_ranks: (n,) position of each item in the popularity order.
@@ -162,7 +162,7 @@ class Model(ABC):
         settings = _read_settings(folder)["settings"]
         try:
             return cls(**settings, **_join_parts(load_file(files.require(folder / ARRAYS))))
-        except Exception as error:  # safetensors has an exception of its own, which is none of Python's
+        except Exception as error:  # safetensors raises its own type, derived from Exception only
             if isinstance(error, ArtefactError):
                 raise
             message = f"{folder} holds no model of {cls.__name__} ({error}); run the stage `baselines` with --force"

@@ -1,7 +1,7 @@
 """Photos alone: the items whose photos look most like those of the history.
 
 Features are colours and edges, counted by `data.photo_features`. They need no network and no pretrained weights, so
-that this method measures the worth of plain pixel similarity. An item without a photo is similar to no other.
+that this method measures what plain pixel similarity achieves. An item without a photo is similar to no other.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,6 @@ from pixrec_core.data.sequences import read_items
 from pixrec_core.models import checkpoint
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
-from pixrec_core.models.photo_store import pixel_inputs
 from pixrec_core.paths import VariantPaths
 from pixrec_core.retrieval.encode import Encoder, Vectors
 from pixrec_core.retrieval.index import ItemIndex, load_index
@@ -69,5 +68,5 @@ class Retriever:
         processor, item = inputs.processor, {**dict.fromkeys(ITEM_SCHEMA), **fields}
         photo_rows = np.array([NO_PHOTO if photo is None else 0])
         new = item_inputs([item], photo_rows, processor, inputs.inputs.image_tokens, variant, self.text_tokens)
-        pixels = pixel_inputs(processor, processor.pixels(photo), 1) if photo else {}
+        pixels = processor.image_inputs(processor.pixels(photo), 1) if photo else {}
         return self.encoder.encode_new_item(Collator(new, processor, lambda _: pixels))

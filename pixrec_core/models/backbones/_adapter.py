@@ -24,9 +24,15 @@ class BackboneAdapter:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def features(self, inputs: dict[str, Tensor], count: int) -> Tensor:
-        """Features (J, K, F) of `count` photos from `Processor.image_inputs`; the first H of F are the embedding."""
-        return self._stack_photos(self.model.get_image_features(**inputs).pooler_output, count)
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Features (J, K, F) of photos from `Processor.image_inputs`; the first H of F are the embedding."""
+        arguments = {name: value for name, value in inputs.items() if name != "count"}
+        parts = self.feature_parts(self.model.get_image_features(**arguments))
+        return torch.cat([_stack_photos(part, int(inputs["count"])) for part in parts], dim=-1)
+
+    def feature_parts(self, output: Any) -> list[Any]:
+        """The features in the output of `get_image_features` that the decoder takes, the embedding first."""
+        return [output.pooler_output]
 
     def hidden_states(
         self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None, cache: DynamicCache | None = None
@@ -117,10 +123,10 @@ class BackboneAdapter:
         scores: Tensor = self.model.get_output_embeddings()(hidden)
         return scores
 
-    @staticmethod
-    def _stack_photos(features: Any, count: int) -> Tensor:
-        """(J, K, H), from what a family returns: a list of (K, H), one (J, K, H) or one (J * K, H)."""
-        if isinstance(features, list | tuple):
-            features = torch.cat([f.reshape(-1, f.shape[-1]) for f in features])
-        stacked: Tensor = features.reshape(count, -1, features.shape[-1])
-        return stacked
+
+def _stack_photos(features: Any, count: int) -> Tensor:
+    """(J, K, H), from what a family returns: a list of (K, H), one (J, K, H) or one (J * K, H)."""
+    if isinstance(features, list | tuple):
+        features = torch.cat([f.reshape(-1, f.shape[-1]) for f in features])
+    stacked: Tensor = features.reshape(count, -1, features.shape[-1])
+    return stacked

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -78,9 +79,9 @@ class Processor:
         return values
 
     def image_inputs(self, pixels: Tensor, count: int) -> dict[str, Tensor]:
-        """Arguments of `get_image_features` for the concatenated pixels of `count` photos."""
+        """Arguments of `get_image_features` for the concatenated pixels of `count` photos, and `count` itself."""
         repeated = {k: v.repeat(count, *[1] * (v.dim() - 1)).to(pixels.device) for k, v in self._side_inputs.items()}
-        return {"pixel_values": pixels, **repeated}
+        return {"pixel_values": pixels, **repeated, "count": torch.tensor(count)}
 
     @cached_property
     def _side_inputs(self) -> dict[str, Tensor]:

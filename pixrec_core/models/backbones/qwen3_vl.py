@@ -16,11 +16,9 @@ FamilyProcessor = Processor
 class FamilyAdapter(qwen2_vl.FamilyAdapter):
     """Appends DeepStack features to the image embeddings, so that the features of a photo are one array."""
 
-    def features(self, inputs: dict[str, Tensor], count: int) -> Tensor:
-        """(J, K, H * (1 + layers)): the embedding, then the features that are added after each of the first layers."""
-        output = self.model.get_image_features(**inputs)
-        parts = [output.pooler_output, *output.deepstack_features]
-        return torch.cat([self._stack_photos(part, count) for part in parts], dim=-1)
+    def feature_parts(self, output: Any) -> list[Any]:
+        """The embedding, then the features that are added after each of the first layers."""
+        return [output.pooler_output, *output.deepstack_features]
 
     def decoder_inputs(self, image_feature_index: Tensor, features: Tensor | None) -> dict[str, Any]:
         """M-RoPE positions, and the DeepStack features of every placeholder."""

@@ -50,7 +50,8 @@ def test_groups(paths):
     # Training holds: u a b; v a; w b a a b c; x a b c b c b c b c b c. So a 5, b 8, c 6 of 19, and b, c are the head.
     assert members == {
         "warm": "v", "cold": "uwx", "head": "", "tail": "uvwx", "with image": "uv", "without image": "wx",
-        "tied": "v", "not tied": "uwx", "repeat": "v", "history 1-2": "v", "history 3-5": "u", "history 6-10": "w", "history 11+": "x",
+        "tied": "v", "not tied": "uwx", "repeat": "v",
+        "history 1-2": "v", "history 3-5": "u", "history 6-10": "w", "history 11+": "x",
     }  # fmt: skip
 
 
