@@ -20,7 +20,7 @@ import polars as pl
 
 from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import INTERACTION_SCHEMA, ITEM, KEPT_SCHEMA, SEQUENCE_SCHEMA
+from pixrec_core.schemas import FILTERED_SCHEMA, INTERACTION_SCHEMA, ITEM, SEQUENCE_SCHEMA
 
 CORE = 5  # interactions that a user and an item need
 HELD_OUT = {"train": 2, "validation": 1, "test": 0}
@@ -101,7 +101,7 @@ class JsonLoop:
         found = list(_sequences_of(walks))
         counts = Counter(item for split, _, items, *_ in found if split == "train" for item in items)
         self._check(walks, found, counts)
-        _columns(kept, KEPT_SCHEMA).write_parquet(outcome(self.target, "kept"))
+        _columns(kept, FILTERED_SCHEMA).write_parquet(outcome(self.target, "kept"))
         _columns(found, SEQUENCE_SCHEMA).write_parquet(outcome(self.target, "sequences"))
         bought = sorted({row[1] for row in kept})
         _columns([(item, counts[item]) for item in bought], ["item", "train_count"]).write_parquet(
@@ -212,7 +212,7 @@ class Pandas:
         found = pd.concat([self._split(frame, after, split) for split in HELD_OUT])
         counts = frame[frame["split"] == "train"].groupby("item").size()
         self._check(frame, found, counts)
-        frame[list(KEPT_SCHEMA)].to_parquet(outcome(self.target, "kept"), index=False)
+        frame[list(FILTERED_SCHEMA)].to_parquet(outcome(self.target, "kept"), index=False)
         found[list(SEQUENCE_SCHEMA)].to_parquet(outcome(self.target, "sequences"), index=False)
         counts = counts.reindex(sorted(frame["item"].unique()), fill_value=0)
         counts.rename("train_count").reset_index().to_parquet(outcome(self.target, "counts"), index=False)

@@ -90,7 +90,7 @@ IMAGE_SCHEMA: Final = _schema(
 CATALOGUE_SCHEMA: Final = _schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
 
 #: Table `interactions` of sequences.duckdb: those that passed the filters, in (user, place) order.
-KEPT_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64, SPLIT: pl.String})
+FILTERED_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64, SPLIT: pl.String})
 
 #: Table `sequences` of sequences.duckdb. In split `train` every item except the first is a target, and `tied` is false;
 #: in `validation` and `test` the last item is the target.

@@ -1,11 +1,11 @@
-"""Which interactions count: rows of table `filtered` that break a rule are deleted, and counted by rule.
+"""Filters of interactions: rows of table `filtered` that break a rule are deleted, and counted per rule.
 
-The rules of the k-core run until none finds anything, since one removal can cause another: a user
-gone leaves an item rare, an item gone makes two others neighbours. Where that ends (with the
-user and item rules alone it is the k-core) does not depend on the order of the rules.
+The rules of the k-core run until none of them deletes a row, since a deletion can cause another: without a user, an
+item becomes rare; without an item, two others become consecutive repeats. The result of the user and item rules is the
+k-core, which does not depend on their order.
 
-Every rule but one is of a row or of a user, and so of the shard that has the user. Which items are
-rare is found by adding up the counts of all shards.
+All rules concern a row or a user, and so a single shard, except for the rare items: these are found from the summed
+counts of all shards.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pixrec_core.data.user_shards import Shards
 from pixrec_core.settings import SequenceSettings
 
 _UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM all_items WHERE all_items.item = filtered.item)"
-_LOW: Final = "rating < $least"  # an interaction without a rating stays: nobody rated it low
+_LOW: Final = "rating < $least"  # an interaction without a rating is kept
 _REPEATED: Final = """rowid IN (
     SELECT rowid FROM filtered QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
 )"""
@@ -30,12 +30,9 @@ _FEW: Final = "SELECT item FROM {counts} GROUP BY item HAVING sum(n) < {least}"
 
 
 def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    """Delete what breaks a rule whatever comes after it; `metadata` says which items are known.
+    """Delete interactions by the rules that do not look ahead; return the number deleted per rule.
 
-    Of a run of repeats the first interaction stays.
-
-    Returns:
-        Interactions deleted by each rule.
+    The first of consecutive interactions with the same item is kept.
     """
     return {
         "unknown_item": _delete(connection, _UNKNOWN),
@@ -45,10 +42,10 @@ def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSetti
 
 
 def k_core(shards: Shards, settings: SequenceSettings) -> tuple[dict[str, int], int]:
-    """Delete what has too few of its kind.
+    """Delete users and items with too few interactions.
 
     Returns:
-        Interactions deleted by each rule, and the rounds that deleted anything.
+        The number of interactions deleted per rule, and the number of rounds that deleted any.
     """
     deleted = {"repeat": 0, "rare_item": 0, "short_user": 0}
     rounds = 0
@@ -64,11 +61,11 @@ def _round(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
         shards.map(_count_items, writes=["counts"])
         counts = shards.union_all("counts")
         shards.broadcast("rare", _FEW.format(counts=counts, least=settings.min_item_interactions))
-    return {"repeat": repeats, **summed(shards.map(partial(_prune, settings=settings), writes=["filtered"]))}
+    return {"repeat": repeats, **sum_counts(shards.map(partial(_prune, settings=settings), writes=["filtered"]))}
 
 
-def summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """The sum of each of the counts that all shards have."""
+def sum_counts(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Return the sum of each count over all shards."""
     return {name: sum(each[name] for each in counts) for name in counts[0]}
 
 
@@ -90,5 +87,5 @@ def _prune(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) ->
 def _delete(connection: duckdb.DuckDBPyConnection, condition: str, least: float | None = None) -> int:
     parameters = {} if least is None else {"least": least}
     row = connection.execute(f"DELETE FROM filtered WHERE {condition}", parameters).fetchone()  # noqa: S608
-    assert row is not None, "DELETE gives one row, the count"
+    assert row is not None, "DELETE returns one row, the count"
     return int(row[0])

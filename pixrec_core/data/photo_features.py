@@ -21,7 +21,7 @@ from pixrec_core.schemas import HAS_IMAGE, ITEM
 
 EDGE: Final = 64  # pixels; a photo is resized to a square of this edge
 LEVELS: Final = 4  # of each of red, green and blue
-COLOUR_CELLS: Final = 2  # along each edge of the photo
+COLOUR_CELLS: Final = 2  # along each side of the photo
 EDGE_CELLS: Final = 4
 DIRECTIONS: Final = 8  # of edges, over 180 degrees: light to dark is the same edge as dark to light
 VERSION: Final = 1  # raised when the code computes other features for the same photo
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def photo_features(paths: DatasetPaths, catalogue: pl.DataFrame) -> Features:
-    """(n, F) features of the items' photos, of norm 1; zeros for items without a photo. Cached on disk.
+    """Return (n, F) features of the items' photos, with norm 1; zeros for items without a photo. Cached on disk.
 
     Args:
         paths: of the dataset.
@@ -47,7 +47,7 @@ def photo_features(paths: DatasetPaths, catalogue: pl.DataFrame) -> Features:
     items = catalogue.filter(HAS_IMAGE)[ITEM].to_list()
     path = paths.cache / f"photo-features-{_key(paths, items)}.npy"
     if not path.exists():
-        rows = [describe_photo(open_photo(paths, item)) for item in track(items, "photos described", len(items), log)]
+        rows = [describe_photo(open_photo(paths, item)) for item in track(items, "photo features", len(items), log)]
         with files.replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, np.array(rows, np.float32).reshape(-1, FEATURES))
     features = np.zeros((catalogue.height, FEATURES), np.float32)
@@ -56,7 +56,7 @@ def photo_features(paths: DatasetPaths, catalogue: pl.DataFrame) -> Features:
 
 
 def describe_photo(photo: Image.Image) -> Features:
-    """(F,) features of one RGB photo, colours first; of norm 1."""
+    """Return the (F,) features of an RGB photo, colours first, with norm 1."""
     pixels = np.asarray(photo.resize((EDGE, EDGE), Image.Resampling.BOX), np.float32)
     colours, edges = _colours(pixels), _edges(pixels.mean(axis=2))
     features: Features = np.sqrt(np.concatenate([colours / colours.sum(), edges / max(edges.sum(), 1)]))
@@ -64,7 +64,7 @@ def describe_photo(photo: Image.Image) -> Features:
 
 
 def _colours(pixels: Features) -> Features:
-    """Number of pixels per cell and colour, from (EDGE, EDGE, 3)."""
+    """Return the number of pixels per cell and colour, from (EDGE, EDGE, 3)."""
     level = (pixels * LEVELS / 256).astype(np.int64)
     colour = (level[..., 0] * LEVELS + level[..., 1]) * LEVELS + level[..., 2]
     bins = _cells(COLOUR_CELLS) * LEVELS**3 + colour
@@ -72,7 +72,7 @@ def _colours(pixels: Features) -> Features:
 
 
 def _edges(grey: Features) -> Features:
-    """Strength of the edges per cell and direction, from (EDGE, EDGE)."""
+    """Return the strength of edges per cell and direction, from (EDGE, EDGE)."""
     down, right = np.gradient(grey)
     half_turns = np.arctan2(down, right) / np.pi % 1
     bins = _cells(EDGE_CELLS) * DIRECTIONS + (half_turns * DIRECTIONS).astype(np.int64) % DIRECTIONS
@@ -80,13 +80,13 @@ def _edges(grey: Features) -> Features:
     return np.bincount(bins.ravel(), strength.ravel(), minlength=EDGE_CELLS**2 * DIRECTIONS).astype(np.float32)
 
 
-def _cells(along: int) -> NDArray[np.int64]:
-    """(EDGE, EDGE) cell number of each pixel, of `along` x `along` cells."""
-    cell = np.arange(EDGE) * along // EDGE
-    return cell[:, None] * along + cell
+def _cells(per_side: int) -> NDArray[np.int64]:
+    """Return the (EDGE, EDGE) cell number of each pixel, for `per_side` x `per_side` cells."""
+    cell = np.arange(EDGE) * per_side // EDGE
+    return cell[:, None] * per_side + cell
 
 
 def _key(paths: DatasetPaths, items: list[str]) -> str:
-    """Hash of what the features are computed from."""
+    """Return a hash of the inputs of the features."""
     manifest = files.sha256_file(files.require(paths.images_manifest))
     return hashlib.sha256("\n".join([str(VERSION), manifest, *items]).encode()).hexdigest()[:16]

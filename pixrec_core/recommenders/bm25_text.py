@@ -38,6 +38,6 @@ def fit(train: TrainData) -> Model:
     model = Bm25Text(
         popularity_ranks=train.popularity_ranks,
         word_counts=search.counts,
-        word_gains=sparse.csr_array(search.gain.T),
+        word_gains=sparse.csr_array(search.weights.T),
     )
     return fit_content(model, train)

@@ -20,15 +20,15 @@ from pixrec_core.data.retrying import is_transient, retry_after, wait_s
 from pixrec_core.errors import MissingArtefactError, SourceError
 from pixrec_core.settings import without_secrets
 
-ATTEMPTS: Final = 5  # consecutive tries without new bytes
-TIMEOUT_S: Final = 60.0  # of connecting, and of waiting for the next bytes
+ATTEMPTS: Final = 5  # consecutive attempts without new bytes
+TIMEOUT_S: Final = 60.0  # to connect, and to wait for the next bytes
 HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept-Encoding": "identity"}
 
 log = logging.getLogger(__name__)
 
 
 class _InterruptedError(Exception):
-    """A try failed; another one may succeed."""
+    """An attempt failed; another one may succeed."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -63,14 +63,14 @@ class Version:
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
     def matches(self, other: "Version") -> bool:
-        """Whether both have a common validator, and all common ones are equal."""
+        """Return whether both have a common validator and all common ones are equal."""
         pairs = [(self.etag, other.etag), (self.modified, other.modified)]
         common = [(a, b) for a, b in pairs if a and b]
         return self.url == other.url and bool(common) and all(a == b for a, b in common)
 
 
 def download(url: str, target: Path, sha256: str | None = None) -> None:
-    """Download `url` to `target`; a file that has not changed on the server is kept.
+    """Download `url` to `target`, unless `target` is already the version on the server.
 
     Args:
         url: http or https.
@@ -83,26 +83,26 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
     """
     with requests.Session() as session:
         session.headers.update(HEADERS)
-        one = _Download(session, url, target, sha256)
-        best = one.size
+        transfer = _Download(session, url, target, sha256)
+        best = transfer.size
         failures = 0
         while True:
             try:
-                return one.attempt()
+                return transfer.attempt()
             except _InterruptedError as error:
-                failures = 1 if one.size > best else failures + 1
-                best = max(best, one.size)
+                failures = 1 if transfer.size > best else failures + 1
+                best = max(best, transfer.size)
                 if failures >= ATTEMPTS:
                     raise SourceError(
-                        f"{one.shown} cannot be downloaded: {error}, {ATTEMPTS} times in a row; run again to resume "
-                        f"after the {one.size:,} bytes that are kept"
+                        f"{transfer.shown} cannot be downloaded: {error}, {ATTEMPTS} times in a row; run again to "
+                        f"resume from byte {transfer.size:,}"
                     ) from None
-                log.warning("warning: %s: %s; trying again", one.shown, error)
+                log.warning("warning: %s: %s; trying again", transfer.shown, error)
                 time.sleep(wait_s(failures, error.wait_s))
 
 
 class _Download:
-    """Tries of one URL, and their files."""
+    """The attempts to download one URL, and their files."""
 
     def __init__(self, session: requests.Session, url: str, target: Path, sha256: str | None) -> None:
         self.shown = without_secrets(url)
@@ -117,7 +117,7 @@ class _Download:
 
     @property
     def size(self) -> int:
-        """Bytes of the partial file."""
+        """Number of bytes of the partial file."""
         return self._partial.stat().st_size if self._partial.exists() else 0
 
     def attempt(self) -> None:
@@ -136,7 +136,7 @@ class _Download:
             self._finish()
 
     def _request(self, part: Version | None) -> bool:
-        """Request the rest of `part`, or the file unless it is unchanged; returns whether there are new bytes."""
+        """Request the rest of `part`, or the file unless it is unchanged; return whether there are new bytes."""
         headers = _range_headers(part, self.size) if part else _conditional_headers(self._complete)
         with self._session.get(self._url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             now = Version.of(self._url, response)
@@ -158,7 +158,7 @@ class _Download:
             return True
 
     def _rest(self, response: requests.Response, part: Version, now: Version) -> int | None:
-        """Number of bytes in a partial response, after checking that it continues the partial file."""
+        """Return the number of bytes in a partial response, which must continue the partial file."""
         span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         valid_totals = {"*", str(part.length)} if part.length is not None else {total}
         changed = any(a and b and a != b for a, b in ((part.etag, now.etag), (part.modified, now.modified)))
@@ -227,7 +227,7 @@ class _Download:
         files.remove(self._partial_record)
 
     def _damage(self) -> str | None:
-        """How the file is damaged: not gzip despite its name, truncated, or corrupt; None if it is valid."""
+        """Return how the file is damaged: not gzip despite its name, truncated, or corrupt; None if it is valid."""
         if not raw_lines.is_packed(self._partial):
             return "not a gzip file" if self._target.name.endswith(".gz") else None
         try:
@@ -238,7 +238,7 @@ class _Download:
         return None
 
     def _valid_target(self) -> Version | None:
-        """Version of the existing file, if it is an unchanged download of this URL with the expected checksum."""
+        """Return the version of the existing file, if it is an unmodified download of this URL and checksum."""
         version = _version(self._record)
         if version is None or version.url != self.shown or not self._target.is_file():
             return None
@@ -247,7 +247,7 @@ class _Download:
         return version if sha256 == files.read_json(self._record)["sha256"] == wanted else None
 
     def _restart(self, reason: str) -> NoReturn:
-        """Start over at the next try."""
+        """Discard the partial file and start over with the next attempt."""
         self._start_over()
         raise _InterruptedError(reason)
 
@@ -257,7 +257,7 @@ class _Download:
 
 
 def _version(record: Path) -> Version | None:
-    """The version in a record; None if the record is missing or malformed."""
+    """Return the version in a record; None if the record is missing or malformed."""
     try:
         found = files.read_json(record)
         return Version(found["url"], found["etag"], found["modified"], found["length"])
@@ -276,7 +276,7 @@ def _conditional_headers(complete: Version | None) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    """A few words without the URL, whose secrets a message of requests would show."""
+    """Return a short reason without the URL, whose secrets an error message of requests would reveal."""
     kinds: dict[type[Exception] | tuple[type[Exception], ...], str] = {
         requests.exceptions.SSLError: "its certificate is not valid",
         (requests.Timeout, urllib3.exceptions.TimeoutError): f"no answer within {TIMEOUT_S:g} s",

@@ -1,3 +1,5 @@
+"""The data contract of sequences: every rule is broken once, and the results are reported."""
+
 import json
 import shutil
 import socket
@@ -16,7 +18,7 @@ from tests.core.sequences_file import DAY
 
 RULES = contract.RULES["sequences"]
 
-#: How each rule is broken in a file that was good.
+#: A statement that breaks each rule in a valid file.
 BREAKS = {
     "train_users": "DELETE FROM sequences WHERE user <> 'u1'",
     "validation_users": "DELETE FROM sequences WHERE split = 'validation'",
@@ -45,19 +47,19 @@ BREAKS = {
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    built = small(DatasetPaths(tmp_path_factory.mktemp("good")))
+def valid(tmp_path_factory):
+    built = small(DatasetPaths(tmp_path_factory.mktemp("valid")))
     build_sequences(SequenceSettings(), built)
     return built
 
 
 @pytest.fixture
-def paths(good, tmp_path):
-    shutil.copytree(good.root, tmp_path, dirs_exist_ok=True)
+def paths(valid, tmp_path):
+    shutil.copytree(valid.root, tmp_path, dirs_exist_ok=True)
     return DatasetPaths(tmp_path)
 
 
-def spoil(paths: DatasetPaths, statement: str) -> None:
+def change(paths: DatasetPaths, statement: str) -> None:
     with duckdb.connect(paths.sequences) as connection:
         connection.execute(statement)
 
@@ -66,38 +68,38 @@ def failed(paths: DatasetPaths) -> set[str]:
     return {result.name for result in contract.validate_sequences(paths) if not result.passed}
 
 
-def test_every_rule_has_its_break():
+def test_every_rule_is_broken_by_a_statement():
     assert list(BREAKS) == [rule.name for rule in RULES]
 
 
-def test_a_good_file_holds(paths):
+def test_a_valid_file_passes(paths):
     contract.require_valid_sequences(paths)
     assert failed(paths) == set()
 
 
 def test_a_file_that_its_stage_accepted_is_not_profiled_again(paths, monkeypatch):
-    monkeypatch.setattr(contract, "validate_sequences", lambda paths: pytest.fail(f"{paths} are profiled again"))
+    monkeypatch.setattr(contract, "validate_sequences", lambda paths: pytest.fail(f"{paths} is profiled again"))
     contract.require_valid_sequences(paths)
-    spoil(paths, "DELETE FROM items")
+    change(paths, "DELETE FROM items")
     with pytest.raises(pytest.fail.Exception, match="profiled again"):
         contract.require_valid_sequences(paths)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.severity == "error"], ids=lambda r: r.name)
-def test_each_broken_rule_is_named_and_refused(paths, rule):
-    spoil(paths, BREAKS[rule.name])
+def test_each_broken_rule_is_an_error_with_its_name(paths, rule):
+    change(paths, BREAKS[rule.name])
     with pytest.raises(ContractError, match=rf"\n  {rule.name}: observed \S+, expected {rule.expected}(\n|$)"):
         contract.require_valid_sequences(paths)
 
 
 @pytest.mark.parametrize("name", ["image_coverage", "share_tied_test"])
-def test_doubtful_shares_warn_alone(paths, name):
-    spoil(paths, BREAKS[name])
+def test_doubtful_shares_are_warnings(paths, name):
+    change(paths, BREAKS[name])
     assert failed(paths) == {name}
     contract.require_valid_sequences(paths)
 
 
-def test_cold_targets_warn_alone(tmp_path):
+def test_cold_targets_are_a_warning(tmp_path):
     rows = [(f"u{n}", item, 1000 + t, 5.0) for n, last in enumerate("def") for t, item in enumerate(f"abc{last}")]
     paths = write_inputs(DatasetPaths(tmp_path), rows, "abcdef", dict.fromkeys("abcdef", "ok"))
     build_sequences(SequenceSettings(), paths)
@@ -114,8 +116,8 @@ def test_cold_targets_warn_alone(tmp_path):
         "DELETE FROM sequences WHERE user = 'u1' AND split = 'validation'",
     ],
 )
-def test_splits_must_nest(paths, statement):
-    spoil(paths, statement)
+def test_each_split_continues_the_previous_one(paths, statement):
+    change(paths, statement)
     assert "users_with_overlapping_splits" in failed(paths)
 
 
@@ -153,13 +155,13 @@ def test_users_too_short_to_be_tested_hold(with_short_users):
     ],
 )
 def test_users_too_short_to_be_tested_only_train(with_short_users, statement, rule):
-    spoil(with_short_users, statement)
+    change(with_short_users, statement)
     assert rule in failed(with_short_users)
 
 
 @pytest.fixture(scope="module")
-def timed_good(tmp_path_factory):
-    """The same shop, one item a day: three days to train on, one for each held-out split."""
+def valid_time_split(tmp_path_factory):
+    """The same users with one item per day: three days of training, and one for each held-out split."""
     paths = DatasetPaths(tmp_path_factory.mktemp("timed"))
     rows = [(u, i, t * DAY, 5.0) for u in ("u1", "u2", "u3") for t, i in enumerate("abcde", start=1)]
     write_inputs(paths, rows, "abcde", dict.fromkeys("abcde", "ok"))
@@ -174,7 +176,7 @@ def timed_good(tmp_path_factory):
         ("UPDATE cuts SET start = start - 1", None),
         (f"UPDATE cuts SET start = start + {DAY} WHERE split = 'test'", "users_with_overlapping_splits"),
         (f"UPDATE cuts SET start = start - {DAY} WHERE split = 'validation'", "users_with_overlapping_splits"),
-        ("DELETE FROM cuts", None),  # one item a split and user is leave-one-out too
+        ("DELETE FROM cuts", None),  # one item per held-out split and user is also a leave-one-out split
         (
             f"UPDATE sequences SET moments = [{DAY}, {4 * DAY}, {3 * DAY}] WHERE user = 'u1' AND split = 'train'",
             "users_with_overlapping_splits",
@@ -189,18 +191,18 @@ def timed_good(tmp_path_factory):
         ("UPDATE interactions SET split = 'history' WHERE place = 5", "interactions_of_wrong_split"),
     ],
 )
-def test_the_time_split_is_held_to_its_cuts(timed_good, tmp_path, statement, rule):
-    shutil.copytree(timed_good.root, tmp_path, dirs_exist_ok=True)
+def test_the_time_split_is_checked_against_its_cuts(valid_time_split, tmp_path, statement, rule):
+    shutil.copytree(valid_time_split.root, tmp_path, dirs_exist_ok=True)
     paths = DatasetPaths(tmp_path)
-    assert "share_cold_test_targets" in failed(paths), "every e is cold"
-    spoil(paths, statement)
+    assert "share_cold_test_targets" in failed(paths), "item e is in no training sequence"
+    change(paths, statement)
     errors = failed(paths) - {"share_cold_test_targets"}
     assert rule in errors if rule else not errors
 
 
-def test_all_broken_rules_stand_in_one_error(paths):
-    spoil(paths, BREAKS["interactions_without_time"])
-    spoil(paths, BREAKS["items_with_repeated_id"])
+def test_one_error_lists_all_broken_rules(paths):
+    change(paths, BREAKS["interactions_without_time"])
+    change(paths, BREAKS["items_with_repeated_id"])
     with pytest.raises(ContractError) as raised:
         contract.require_valid_sequences(paths)
     message = str(raised.value)
@@ -209,7 +211,7 @@ def test_all_broken_rules_stand_in_one_error(paths):
     assert str(paths.sequences) in message
 
 
-def test_results_are_written_as_they_are(paths):
+def test_all_results_are_written(paths):
     written = json.loads(paths.contract("sequences").read_text())
     results = contract.validate_sequences(paths)
     assert written == [vars(result) for result in results]
@@ -223,13 +225,13 @@ def test_results_are_written_as_they_are(paths):
     assert [each["name"] for each in written] == [rule.name for rule in RULES]
 
 
-def test_nothing_measured_is_never_a_pass():
-    good = {rule.name: rule.low for rule in RULES}
-    assert all(result.passed for result in contract.validate_profile("sequences", good))
+def test_a_missing_measurement_fails():
+    lowest = {rule.name: rule.low for rule in RULES}
+    assert all(result.passed for result in contract.validate_profile("sequences", lowest))
     for value in (None, float("nan")):
-        results = contract.validate_profile("sequences", good | {"items_without_id": value})
+        results = contract.validate_profile("sequences", lowest | {"items_without_id": value})
         assert [(r.name, r.observed) for r in results if not r.passed] == [("items_without_id", None)]
-    absent = {name: value for name, value in good.items() if name != "sequences_repeated"}
+    absent = {name: value for name, value in lowest.items() if name != "sequences_repeated"}
     assert [r.name for r in contract.validate_profile("sequences", absent) if not r.passed] == ["sequences_repeated"]
 
 
@@ -241,9 +243,9 @@ def test_ranges_are_inclusive():
     assert passed == ["train_users", "validation_users", "test_users", "items"]
 
 
-def test_validation_talks_to_nobody(monkeypatch, capfd):
+def test_validation_opens_no_connection(monkeypatch, capfd):
     def refuse(*args, **kwargs):
-        raise AssertionError(f"a connection to {args}")
+        raise AssertionError(f"connection to {args}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -251,8 +253,8 @@ def test_validation_talks_to_nobody(monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_missing_and_incomplete_files_are_named(paths):
-    spoil(paths, "DROP TABLE interactions")
+def test_errors_name_missing_and_incomplete_files(paths):
+    change(paths, "DROP TABLE interactions")
     with pytest.raises(ArtefactError, match="interactions"):
         contract.require_valid_sequences(paths)
     paths.sequences.unlink()

@@ -1,3 +1,5 @@
+"""Colour and edge histograms of photos."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +27,7 @@ def test_one_colour_fills_one_bin_of_each_cell():
     features = describe_photo(Image.new("RGB", (200, 100), (255, 0, 64)))
     bins = [cell * LEVELS**3 + (3 * LEVELS + 0) * LEVELS + 1 for cell in range(COLOUR_CELLS**2)]
     assert np.flatnonzero(features).tolist() == bins
-    assert np.allclose(features[bins], 1 / 2)  # the root of a fourth
+    assert np.allclose(features[bins], 1 / 2)  # the square root of 1/4
 
 
 def test_similarity_is_the_overlap_of_histograms():
@@ -36,7 +38,7 @@ def test_similarity_is_the_overlap_of_histograms():
     assert whole @ describe_photo(photo(halves(blue, blue))) == 0
 
 
-def test_edges_depend_on_direction_and_not_on_which_side_is_light():
+def test_edges_depend_on_their_direction_but_not_on_the_lighter_side():
     black, white = (0, 0, 0), (255, 255, 255)
     upright, mirrored = halves(black, white), halves(white, black)
     edges = [describe_photo(photo(p))[COLOURS:] for p in (upright, mirrored, upright.transpose(1, 0, 2))]
@@ -44,7 +46,7 @@ def test_edges_depend_on_direction_and_not_on_which_side_is_light():
     assert edges[0] @ edges[2] == pytest.approx(0, abs=1e-6)
 
 
-def test_features_are_cached_and_computed_again_for_other_photos(tmp_path, monkeypatch):
+def test_features_are_cached_until_the_photos_change(tmp_path, monkeypatch):
     paths = DatasetPaths.of(tmp_path, "tiny")
     photos_folder.write(paths, {"a": "red", "c": "blue"})
     catalogue = sequences_file.catalogue([], "abc", imageless="b")
@@ -59,15 +61,15 @@ def test_features_are_cached_and_computed_again_for_other_photos(tmp_path, monke
     assert photo_features(paths, sequences_file.catalogue([], "abc"))[1] @ first[0] == pytest.approx(1)
 
 
-def test_no_photos_at_all(tmp_path):
+def test_features_without_photos_are_zeros(tmp_path):
     paths = DatasetPaths.of(tmp_path, "tiny")
     photos_folder.write(paths, {})
     assert not photo_features(paths, sequences_file.catalogue([], "ab", imageless="ab")).any()
 
 
-def test_a_damaged_photo_is_named(tmp_path):
+def test_the_error_names_a_damaged_photo(tmp_path):
     paths = DatasetPaths.of(tmp_path, "tiny")
     photos_folder.write(paths, {"a": "red"})
-    paths.image("a").write_bytes(b"no photo")
+    paths.image("a").write_bytes(b"not a photo")
     with pytest.raises(ArtefactError, match="photo of 'a'"):
         photo_features(paths, sequences_file.catalogue([], "a"))

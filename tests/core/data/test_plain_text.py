@@ -1,3 +1,5 @@
+"""Removal of markup from texts."""
+
 import time
 
 import duckdb
@@ -28,7 +30,7 @@ from pixrec_core.data.plain_text import MAYBE_MARKUP, plain_text
         ("", ""),
     ],
 )
-def test_markup_goes_and_text_stays(dirty, plain):
+def test_markup_is_removed_and_text_is_kept(dirty, plain):
     assert plain_text(dirty) == plain
 
 
@@ -55,7 +57,7 @@ PIECES = [
 
 @settings(max_examples=100, deadline=None)
 @given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
-def test_what_looks_plain_to_sql_is_plain(text):
+def test_texts_that_do_not_match_in_sql_are_unchanged(text):
     text = text.encode("utf-8", "ignore").decode()
     ((dirty,),) = duckdb.execute("SELECT regexp_matches(?, ?)", [text, MAYBE_MARKUP]).fetchall()
     assert dirty or plain_text(text) == text
@@ -65,7 +67,7 @@ def test_what_looks_plain_to_sql_is_plain(text):
     "piece", ["<", "<a", "<a=", "=", '"', '" ', ".a", ".a{", "{:", "<!--", "<script", "&", "&#1", " "]
 )
 @pytest.mark.parametrize("end", ["", "<", "}"])
-def test_hostile_texts_take_no_quadratic_time(piece, end):
+def test_hostile_texts_do_not_take_quadratic_time(piece, end):
     start = time.perf_counter()
     plain_text("<a " + piece * 50_000 + end)
     plain_text(piece * 50_000 + end)

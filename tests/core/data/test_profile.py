@@ -1,3 +1,5 @@
+"""The profile of sequences: its numbers, and the inconsistencies that it counts."""
+
 import duckdb
 import pytest
 
@@ -39,24 +41,24 @@ def connection():
         yield opened
 
 
-def test_no_rows_give_zeros_rather_than_nulls(connection):
+def test_empty_tables_have_a_profile_of_zeros(connection):
     measured = profile_sequences(connection)
     quantiles = {name: value for name, value in measured.items() if name.startswith("history_")}
     assert quantiles == dict.fromkeys(("history_min", "history_median", "history_p90", "history_p99", "history_max"))
     assert {value for name, value in measured.items() if name not in quantiles} == {0}
 
 
-def test_every_number_by_hand(connection):
+def test_every_number_of_a_small_file(connection):
     connection.execute("INSERT INTO items VALUES ('a', true, 2), ('b', false, 1), ('c', true, 0), ('d', true, 0)")
-    walks = {"u": ["a", "b", "a", "c"], "v": ["a", "b", "a"]}
-    for user, walk in walks.items():
-        moments = [100 + place for place in range(1, len(walk) + 1)]
-        split = [*["train"] * (len(walk) - 2), "validation", "test"]
-        rows = [(user, *row) for row in zip(walk, moments, [4.0] * 9, range(9), range(1, 9), split, strict=False)]
+    users = {"u": ["a", "b", "a", "c"], "v": ["a", "b", "a"]}
+    for user, items in users.items():
+        times = [100 + place for place in range(1, len(items) + 1)]
+        split = [*["train"] * (len(items) - 2), "validation", "test"]
+        rows = [(user, *row) for row in zip(items, times, [4.0] * 9, range(9), range(1, 9), split, strict=False)]
         connection.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        splits = [("train", user, walk[:-2], moments[:-2], False), ("validation", user, walk[:-1], moments[:-1], False)]
+        splits = [("train", user, items[:-2], times[:-2], False), ("validation", user, items[:-1], times[:-1], False)]
         connection.executemany(
-            "INSERT INTO sequences VALUES (?, ?, ?, ?, ?)", [*splits, ("test", user, walk, moments, user == "v")]
+            "INSERT INTO sequences VALUES (?, ?, ?, ?, ?)", [*splits, ("test", user, items, times, user == "v")]
         )
     assert profile_sequences(connection) == {
         **dict.fromkeys(BROKEN, 0),
@@ -84,14 +86,14 @@ def test_every_number_by_hand(connection):
     ("timestamps", "positions", "out_of_order"),
     [
         ([1, 2, 3], [1, 2, 3], 0),
-        ([1, 1, 1], [1, 2, 3], 0),  # a tie that positions resolve
+        ([1, 1, 1], [1, 2, 3], 0),  # ties resolved by the position
         ([1, 1, 1], [2, 1, 3], 1),
-        ([1, 1, 1], [7, 7, 7], 2),  # ties that nothing resolves
+        ([1, 1, 1], [7, 7, 7], 2),  # unresolved ties
         ([3, 2, 1], [1, 2, 3], 2),
         ([1, 2, 3], [3, 2, 1], 0),  # time comes first
     ],
 )
-def test_order_is_time_then_position(connection, timestamps, positions, out_of_order):
+def test_the_order_is_time_then_position(connection, timestamps, positions, out_of_order):
     for place, (timestamp, position) in enumerate(zip(timestamps, positions, strict=True), start=1):
         row = ["u", "a", timestamp, 5.0, position, place, "train"]
         connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -101,12 +103,12 @@ def test_order_is_time_then_position(connection, timestamps, positions, out_of_o
 @pytest.mark.parametrize(
     ("rating", "impossible"), [(0.0, 0), (5.0, 0), (None, 0), (-0.5, 1), (5.01, 1), (float("nan"), 1)]
 )
-def test_ratings_lie_from_0_to_5_or_are_unset(connection, rating, impossible):
+def test_ratings_are_0_to_5_or_null(connection, rating, impossible):
     connection.execute("INSERT INTO interactions VALUES ('u', 'a', 1, ?, 1, 1, 'train')", [rating])
     assert profile_sequences(connection)["interactions_with_impossible_rating"] == impossible
 
 
-WALK = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
+HISTORY = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
 
 
 @pytest.mark.parametrize(
@@ -125,16 +127,16 @@ WALK = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
         ({"items": None}, 1),
     ],
 )
-def test_sequences_are_compared_place_by_place(connection, changed, unlike):
-    """Of a user whose first item is history alone under a time split; a good train list starts at the second."""
+def test_sequences_are_compared_entry_by_entry(connection, changed, unlike):
+    """Time split; the first item of the user is in histories only, so the train sequence starts with the second."""
     connection.execute("INSERT INTO cuts VALUES ('validation', 3), ('test', 4)")
     splits = ("history", "train", "validation", "test")
-    for place, (item, moment, split) in enumerate(zip(*WALK.values(), splits, strict=True), start=1):
-        row = ["u", item, moment, 5.0, place, place, split]
+    for place, (item, time, split) in enumerate(zip(*HISTORY.values(), splits, strict=True), start=1):
+        row = ["u", item, time, 5.0, place, place, split]
         connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     connection.execute("INSERT INTO sequences VALUES ('train', 'u', ['b'], [2], false)")
     connection.execute("INSERT INTO sequences VALUES ('validation', 'u', ['a', 'b', 'b'], [1, 2, 3], false)")
-    test = WALK | changed
+    test = HISTORY | changed
     connection.execute("INSERT INTO sequences VALUES ('test', 'u', ?, ?, false)", [test["items"], test["moments"]])
     assert profile_sequences(connection)["users_unlike_their_interactions"] == unlike
 
@@ -148,7 +150,7 @@ def test_sequences_are_compared_place_by_place(connection, changed, unlike):
         ([("u", 1), ("u", 1), ("v", 1)], 1),
     ],
 )
-def test_interactions_lie_in_order_of_user_and_place(connection, places, out_of_order):
+def test_interactions_must_be_sorted_by_user_and_place(connection, places, out_of_order):
     for time, (user, place) in enumerate(places, start=1):
         connection.execute("INSERT INTO interactions VALUES (?, 'a', ?, 5.0, 1, ?, 'train')", [user, time, place])
     assert profile_sequences(connection)["interactions_out_of_order"] == out_of_order

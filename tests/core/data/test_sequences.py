@@ -1,3 +1,5 @@
+"""The sequences stage agrees with plain Python, and rejects invalid inputs."""
+
 import json
 import subprocess
 import sys
@@ -20,14 +22,15 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
     CATALOGUE_SCHEMA,
     CUT_SCHEMA,
+    FILTERED_SCHEMA,
     IMAGE_SCHEMA,
     ITEM_SCHEMA,
-    KEPT_SCHEMA,
     SEQUENCE_SCHEMA,
     SPLITS,
 )
 from pixrec_core.settings import SequenceSettings
-from tests.core.data.plain_filters import Walks, core, usable
+from tests.core.data.plain_filters import Histories as Events
+from tests.core.data.plain_filters import core, usable
 from tests.core.data.sequence_inputs import Row, small, write_inputs
 
 DEFAULTS = SequenceSettings()
@@ -43,13 +46,13 @@ def table(paths: DatasetPaths, query: str) -> pl.DataFrame:
         return connection.sql(query).pl()
 
 
-def split_walks(walks: Walks) -> set[tuple[str, str, tuple[str, ...], bool]]:
-    """Expected rows: split, user, items, tied; a walk of one or two items has only a training sequence."""
+def expected_rows(histories: Events) -> set[tuple[str, str, tuple[str, ...], bool]]:
+    """Return rows of split, user, items, tied; users with one or two items have only a training sequence."""
     found = set()
-    for user, walk in walks.items():
-        held_out = [("train", walk[:-2]), ("validation", walk[:-1]), ("test", walk)]
-        for split, part in held_out if len(walk) >= 3 else [("train", walk)]:
-            tied = split != "train" and sum(time == part[-1][0] for time, *_ in walk) > 1
+    for user, events in histories.items():
+        held_out = [("train", events[:-2]), ("validation", events[:-1]), ("test", events)]
+        for split, part in held_out if len(events) >= 3 else [("train", events)]:
+            tied = split != "train" and sum(time == part[-1][0] for time, *_ in events) > 1
             found.add((split, user, tuple(item for *_, item in part), tied))
     return found
 
@@ -75,53 +78,55 @@ def shops(draw):
 
 @settings(max_examples=15, deadline=None)
 @given(shops())
-def test_build_agrees_with_plain_python(shop):
+def test_sequences_agree_with_plain_python(shop):
     rows, wanted = shop
-    walks = core(usable(rows, "abcde", wanted), wanted)
-    tested = {user for user, walk in walks.items() if len(walk) >= 3}
-    bought = {item for walk in walks.values() for *_, item in walk}
+    histories = core(usable(rows, "abcde", wanted), wanted)
+    tested = {user for user, events in histories.items() if len(events) >= 3}
+    with_interactions = {item for events in histories.values() for *_, item in events}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), rows, "abcde", {"a": "ok", "b": "failed"})
-        candidates = set("abcde") if wanted.include_cold_items else bought
-        if len(walks) < 2 or not tested or len(candidates) < 2:
+        candidates = set("abcde") if wanted.include_cold_items else with_interactions
+        if len(histories) < 2 or not tested or len(candidates) < 2:
             with pytest.raises(ContractError, match=r"users|items"):
                 build_sequences(wanted, paths)
             return
         stats = build_sequences(wanted, paths)
         rows_found = table(paths, "SELECT split, user, items, tied FROM sequences").rows()
         catalogue = read_items(paths)
-        read_checked_sequences(paths)  # raises if there is a leak
-    assert {(split, user, tuple(items), tied) for split, user, items, tied in rows_found} == split_walks(walks)
-    assert len(rows_found) == len(walks) + 2 * len(tested)
-    assert wanted.min_user_interactions < 3 or len(tested) == len(walks), "a k-core of three or more tests every user"
-    trained = [walk[:-2] if user in tested else walk for user, walk in walks.items()]
-    train_counts = Counter(item for walk in trained for *_, item in walk)
+        read_checked_sequences(paths)  # raises an error if there is a leak
+    assert {(split, user, tuple(items), tied) for split, user, items, tied in rows_found} == expected_rows(histories)
+    assert len(rows_found) == len(histories) + 2 * len(tested)
+    assert wanted.min_user_interactions < 3 or len(tested) == len(histories), (
+        "a k-core of three or more keeps only users who are tested"
+    )
+    trained = [events[:-2] if user in tested else events for user, events in histories.items()]
+    train_counts = Counter(item for events in trained for *_, item in events)
     assert catalogue["item"].to_list() == sorted(candidates)
     assert dict(catalogue.select("item", "train_count").iter_rows()) == {n: train_counts[n] for n in candidates}
     assert catalogue.filter("has_image")["item"].to_list() == ["a"] * ("a" in candidates)
-    assert stats["items_never_bought"] == 5 - len(bought)
+    assert stats["items_never_bought"] == 5 - len(with_interactions)
     assert stats["test"]["targets"] == stats["validation"]["targets"] == len(tested)
-    assert stats["test"]["users_without_target"] == len(walks) - len(tested)
-    kept = stats["profile"]["interactions"]
-    assert kept == sum(map(len, walks.values()))
-    assert kept + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
-    assert stats["users_left_out"] == len({user for user, *_ in rows}) - len(walks)
+    assert stats["test"]["users_without_target"] == len(histories) - len(tested)
+    n_interactions = stats["profile"]["interactions"]
+    assert n_interactions == sum(map(len, histories.values()))
+    assert n_interactions + sum(n for name, n in stats.items() if name.startswith("dropped_")) == len(rows)
+    assert stats["users_left_out"] == len({user for user, *_ in rows}) - len(histories)
 
 
-def test_every_number_of_a_small_shop_by_hand(paths):
+def test_every_number_of_a_small_dataset(paths):
     rows: list[Row] = [
         ("anna", "a", 10, 5.0),
         ("anna", "b", 10, 5.0),
         ("anna", "b", 20, 4.0),
-        ("anna", "a", 30, 3.0),  # a repeat target: already in her history
+        ("anna", "a", 30, 3.0),  # a repeat target: already in the history
         ("bert", "c", 7, 5.0),
         ("bert", "a", 5, 5.0),
         ("bert", "x", 6, 5.0),  # unknown
         ("bert", "d", 9, 1.0),  # rated low
-        ("bert", "e", 9, None),  # a cold target, tied with nothing kept
-        ("cleo", "a", 1, 5.0),  # too short to be tested
-        ("cleo", "f", 2, 5.0),  # so it is in the catalogue
-        ("dora", "x", 1, 5.0),  # nothing of hers is left
+        ("bert", "e", 9, None),  # a cold target, tied only with a filtered row
+        ("cleo", "a", 1, 5.0),  # too few interactions to be tested
+        ("cleo", "f", 2, 5.0),  # in the catalogue nevertheless
+        ("dora", "x", 1, 5.0),  # no interaction is left
     ]
     write_inputs(paths, rows, "abcdef", {"a": "ok", "b": "ok", "e": "failed"})
     held_out = {
@@ -179,10 +184,10 @@ def test_every_number_of_a_small_shop_by_hand(paths):
     assert Histories(paths).of("cleo") == ["a", "f"]
 
 
-def test_rules_run_until_none_finds_anything(paths):
-    """Rare `x` goes, then short u4, then `d` is rare; u1's two `a` become neighbours, then one."""
-    walks = {"u1": "adabc", "u2": "abc", "u3": "cba", "u4": "dxb"}
-    rows: list[Row] = [(u, i, t + 1, 5.0) for u, walk in walks.items() for t, i in enumerate(walk)]
+def test_filters_run_until_none_deletes_a_row(paths):
+    """Item x is rare; without it u4 is too short; then d is rare; then u1 has two consecutive a, which become one."""
+    histories = {"u1": "adabc", "u2": "abc", "u3": "cba", "u4": "dxb"}
+    rows: list[Row] = [(u, i, t + 1, 5.0) for u, events in histories.items() for t, i in enumerate(events)]
     write_inputs(paths, rows, "abcdx", {})
     stats = build_sequences(
         SequenceSettings(min_user_interactions=3, min_item_interactions=2, collapse_repeats=True), paths
@@ -199,7 +204,7 @@ def test_rules_run_until_none_finds_anything(paths):
 def test_tables_have_their_schemas(paths):
     build_sequences(DEFAULTS, small(paths))
     assert read_items(paths).schema == CATALOGUE_SCHEMA
-    assert table(paths, "FROM interactions").schema == KEPT_SCHEMA
+    assert table(paths, "FROM interactions").schema == FILTERED_SCHEMA
     assert table(paths, "FROM sequences").schema == SEQUENCE_SCHEMA
     assert table(paths, "FROM cuts").schema == CUT_SCHEMA
     for split in SPLITS:
@@ -224,7 +229,7 @@ def test_row_order_of_the_inputs_does_not_matter(paths, tmp_path):
         assert table(paths, f"FROM {name}").equals(table(shuffled, f"FROM {name}"))
 
 
-def test_item_ids_of_any_script_and_shape_survive(paths):
+def test_item_ids_may_be_in_any_script(paths):
     ids = ["a'b", 'say "hi"', "日本", "🙂", "%_\\", "x" * 5000]
     rows: list[Row] = [(user, item, t + 1, 5.0) for user in ("user", "NULL") for t, item in enumerate(ids)]
     build_sequences(DEFAULTS, write_inputs(paths, rows, ids, {}))
@@ -232,12 +237,12 @@ def test_item_ids_of_any_script_and_shape_survive(paths):
 
 
 @pytest.mark.parametrize("folder", ["a[b]c", "star*", "it's", "ünï code"])
-def test_folder_names_are_no_patterns(tmp_path, folder):
+def test_special_characters_in_folder_names(tmp_path, folder):
     paths = small(DatasetPaths(tmp_path / folder))
     assert build_sequences(DEFAULTS, paths)["profile"]["users"] == 3
 
 
-def test_a_refused_file_leaves_the_old_one(paths):
+def test_a_rejected_file_does_not_replace_the_valid_one(paths):
     build_sequences(DEFAULTS, small(paths))
     old = paths.sequences.read_bytes()
     bad = pl.read_parquet(paths.interactions).with_columns(rating=pl.lit(7.5))
@@ -263,7 +268,7 @@ def with_column(path: Path, **columns: pl.Expr) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "rule"),
+    ("change", "rule"),
     [
         (lambda p: with_column(p.interactions, rating=pl.lit(float("nan"))), "interactions_with_impossible_rating"),
         (lambda p: with_column(p.interactions, timestamp=pl.col("timestamp") - 1000), "interactions_without_time"),
@@ -275,14 +280,14 @@ def with_column(path: Path, **columns: pl.Expr) -> None:
         (lambda p: pl.DataFrame(schema=ITEM_SCHEMA).write_parquet(p.items), "items: observed 0, expected at least 2"),
     ],
 )
-def test_spoilt_inputs_are_refused(paths, spoil, rule):
-    spoil(small(paths))
+def test_invalid_inputs_are_rejected(paths, change, rule):
+    change(small(paths))
     with pytest.raises(ContractError, match=rule):
         build_sequences(DEFAULTS, paths)
     assert not paths.sequences.exists()
 
 
-def test_no_photos_at_all_is_a_warning(paths, caplog):
+def test_a_dataset_without_photos_is_a_warning(paths, caplog):
     small(paths)
     pl.DataFrame(schema=IMAGE_SCHEMA).write_parquet(paths.images_manifest)
     build_sequences(DEFAULTS, paths)
@@ -291,7 +296,7 @@ def test_no_photos_at_all_is_a_warning(paths, caplog):
 
 
 @pytest.mark.parametrize("name", ["items", "interactions", "images_manifest"])
-def test_missing_and_damaged_inputs_are_named(paths, name):
+def test_errors_name_missing_and_damaged_inputs(paths, name):
     path = getattr(small(paths), name)
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(ArtefactError, match=path.name):
@@ -301,7 +306,7 @@ def test_missing_and_damaged_inputs_are_named(paths, name):
         build_sequences(DEFAULTS, paths)
 
 
-def test_what_a_killed_run_left_is_cleared(paths):
+def test_files_of_a_killed_run_are_removed(paths):
     small(paths)
     partial = paths.root / ".sequences.duckdb.partial"
     for suffix in ("", ".wal"):
@@ -310,13 +315,13 @@ def test_what_a_killed_run_left_is_cleared(paths):
     spill.mkdir()
     (spill / "block").write_bytes(b"half")
     paths.sequences_shards.mkdir()
-    (paths.sequences_shards / "kept.1.0.parquet").write_bytes(b"half a shard")
+    (paths.sequences_shards / "filtered.1.0.parquet").write_bytes(b"half a shard")
     build_sequences(DEFAULTS, paths)
     left = {path.name for path in paths.root.iterdir()}
     assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract"}
 
 
-def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
+def test_a_reader_does_not_block_a_build(paths):
     build_sequences(DEFAULTS, small(paths))
     with duckdb.connect(paths.sequences, read_only=True) as reader:
         build_sequences(SequenceSettings(min_user_interactions=4), paths)
@@ -324,10 +329,10 @@ def test_a_reader_does_not_stand_in_the_way_of_a_build(paths):
     assert len(read_sequences(paths, "test")) == 2
 
 
-def test_histories_are_those_of_the_file_that_was_opened_and_later_readers_see_the_new_one(paths):
+def test_open_histories_keep_their_file_and_later_readers_see_the_new_one(paths):
     build_sequences(DEFAULTS, small(paths))
     opened = Histories(paths)
-    assert (opened.of("u2"), opened.of("nobody")) == (list("bcea"), [])
+    assert (opened.of("u2"), opened.of("unknown")) == (list("bcea"), [])
     rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd", 1)]
     build_sequences(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
     assert read_items(paths)["item"].to_list() == list("acde")
@@ -335,18 +340,18 @@ def test_histories_are_those_of_the_file_that_was_opened_and_later_readers_see_t
     assert [opened.of(user) for user in ("u2", "u9", "u1")] == [list("bcea"), [], list("abcd")]
 
 
-def test_threads_may_ask_for_histories_at_once(paths):
+def test_threads_share_histories(paths):
     build_sequences(DEFAULTS, small(paths))
     opened = Histories(paths)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(opened.of, ["u1", "u2", "u3"] * 20)) == [list("abcd"), list("bcea"), list("cab")] * 20
 
 
-def test_readers_name_a_missing_or_damaged_file(paths):
+def test_readers_report_a_missing_or_damaged_file(paths):
     with pytest.raises(MissingArtefactError, match=r"sequences\.duckdb"):
         read_items(paths)
     paths.root.mkdir()
-    paths.sequences.write_bytes(b"no database" * 1000)
+    paths.sequences.write_bytes(b"not a database" * 1000)
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
         read_sequences(paths, "test")
     with pytest.raises(ArtefactError, match=r"sequences\.duckdb"):
@@ -355,21 +360,21 @@ def test_readers_name_a_missing_or_damaged_file(paths):
         contract.validate_sequences(paths)
 
 
-def test_importing_it_is_cheap():
+def test_the_import_loads_no_heavy_package():
     code = "import sys, pixrec_core.data.sequences as _; print({'great_expectations', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_movielens_against_polars(shared_data, paths):
+def test_movielens_agrees_with_polars(shared_data, paths):
     reviews = pl.read_ndjson(shared_data / "movielens-100k" / "reviews.jsonl.gz")
     rows = reviews.select("user_id", "parent_asin", "timestamp", "rating").iter_rows()
     write_inputs(paths, rows, reviews["parent_asin"].unique(), {})
     profile = build_sequences(DEFAULTS, paths)["profile"]
     ordered = reviews.with_row_index("position").sort("user_id", "timestamp", "position")
-    walks = ordered.group_by("user_id").agg("parent_asin", "timestamp").sort("user_id")
-    train = walks.select(pl.col("parent_asin").list.head(pl.col("parent_asin").list.len() - 2).explode())
+    histories = ordered.group_by("user_id").agg("parent_asin", "timestamp").sort("user_id")
+    train = histories.select(pl.col("parent_asin").list.head(pl.col("parent_asin").list.len() - 2).explode())
     tied = (pl.col("timestamp").list.get(-1) == pl.col("timestamp").list.get(-2)).mean()
-    assert read_sequences(paths, "test")["items"].equals(walks["parent_asin"], check_names=False)
+    assert read_sequences(paths, "test")["items"].equals(histories["parent_asin"], check_names=False)
     assert (profile["users"], profile["interactions"]) == (943, 100_000)
-    assert profile["share_tied_test"] == pytest.approx(walks.select(tied).item())
+    assert profile["share_tied_test"] == pytest.approx(histories.select(tied).item())
     assert read_items(paths)["train_count"].sum() == len(train) == 100_000 - 2 * 943

@@ -1,4 +1,4 @@
-"""Catalogue, interactions and photos: what they are measured by, and how each rule is broken."""
+"""The data contracts of items, interactions and images: their profiles, and each rule broken once."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,15 @@ ARTEFACTS = ("items", "interactions", "images")
 
 @pytest.fixture
 def paths(tmp_path: Path) -> DatasetPaths:
-    """Four items, three with a photo of which one failed; three users with two ties of time."""
+    """Four items, two with a photo and one whose photo failed; three users, two of them with tied interactions."""
     paths = DatasetPaths(tmp_path)
     empty = dict.fromkeys(ITEM_SCHEMA)
     catalogue = [empty | {"item": i, "title": f"Item {i}", "image_url": f"http://h/{i}.jpg"} for i in "abc"]
     catalogue.append(empty | {"item": "d", "title": "", "price": 2.5})
     pl.DataFrame(catalogue, schema=ITEM_SCHEMA).write_parquet(paths.items)
 
-    bought = [("u1", "a", 10), ("u1", "b", 10), ("u1", "a", 20), ("u2", "c", 5), ("u2", "d", 5), ("u3", "a", 7)]
-    rows = [(user, item, time, 4.0, position) for position, (user, item, time) in enumerate(bought, start=1)]
+    interactions = [("u1", "a", 10), ("u1", "b", 10), ("u1", "a", 20), ("u2", "c", 5), ("u2", "d", 5), ("u3", "a", 7)]
+    rows = [(user, item, time, 4.0, position) for position, (user, item, time) in enumerate(interactions, start=1)]
     pl.DataFrame(rows, schema=INTERACTION_SCHEMA, orient="row").write_parquet(paths.interactions)
 
     photos = [(i, f"http://h/{i}.jpg", "ok", None, "0f" * 32, 40, 20, 100, 1) for i in "ab"]
@@ -42,21 +42,21 @@ def table(paths: DatasetPaths, artefact: str) -> Path:
 
 
 def where(condition: pl.Expr, **values: object):
-    """Rows that meet a condition get other values."""
+    """Return a function that sets columns to `values` in the rows that meet a condition."""
 
-    def spoil(rows: pl.DataFrame) -> pl.DataFrame:
+    def change(rows: pl.DataFrame) -> pl.DataFrame:
         return rows.with_columns(
             pl.when(condition).then(pl.lit(value, rows.schema[name])).otherwise(name).alias(name)
             for name, value in values.items()
         )
 
-    return spoil
+    return change
 
 
 FIRST = pl.int_range(pl.len()) == 0
 EVERY = pl.lit(value=True)
 
-#: How each rule is broken, and the number that is then observed.
+#: A change of the table that breaks each rule, and the number that is then observed.
 BREAKS = {
     "items": {
         "rows": (lambda rows: rows.head(1), 1),
@@ -92,7 +92,7 @@ BREAKS = {
 EACH = [(artefact, rule) for artefact in ARTEFACTS for rule in RULES[artefact]]
 
 
-def spoil(paths: DatasetPaths, artefact: str, name: str) -> float:
+def break_rule(paths: DatasetPaths, artefact: str, name: str) -> float:
     change, observed = BREAKS[artefact][name]
     path = table(paths, artefact)
     change(pl.read_parquet(path)).write_parquet(path)
@@ -103,15 +103,15 @@ def found(paths: DatasetPaths, artefact: str) -> dict[str, dict]:
     return {each["name"]: each for each in json.loads(paths.contract(artefact).read_text())}
 
 
-def test_every_rule_has_its_break():
+def test_every_rule_is_broken_by_a_change():
     assert {artefact: list(breaks) for artefact, breaks in BREAKS.items()} == {
         artefact: [rule.name for rule in RULES[artefact]] for artefact in ARTEFACTS
     }
 
 
 @pytest.mark.parametrize(("artefact", "rule"), EACH, ids=lambda each: getattr(each, "name", each))
-def test_each_broken_rule_is_counted_and_refused_if_it_is_an_error(paths, artefact, rule):
-    observed = spoil(paths, artefact, rule.name)
+def test_each_broken_rule_is_reported_and_errors_are_raised(paths, artefact, rule):
+    observed = break_rule(paths, artefact, rule.name)
     if rule.severity == "error":
         with pytest.raises(ContractError, match=rf"{artefact} in .*\n(.*\n)*  {rule.name}: observed"):
             contract.require_valid(artefact, paths)
@@ -122,7 +122,7 @@ def test_each_broken_rule_is_counted_and_refused_if_it_is_an_error(paths, artefa
     assert result["observed"] == pytest.approx(observed)
 
 
-def test_catalogue_by_hand(paths):
+def test_profile_of_items(paths):
     assert contract.require_valid("items", paths) == {
         "rows": 4,
         "share_with_title": 0.75,
@@ -131,7 +131,7 @@ def test_catalogue_by_hand(paths):
     }
 
 
-def test_interactions_by_hand(paths):
+def test_profile_of_interactions(paths):
     assert contract.require_valid("interactions", paths) == {
         "rows": 6,
         "users": 3,
@@ -148,7 +148,7 @@ def test_interactions_by_hand(paths):
     assert all(each["passed"] for each in found(paths, "interactions").values())
 
 
-def test_photos_by_hand(paths):
+def test_profile_of_images(paths):
     assert contract.require_valid("images", paths) == {
         "rows": 3,
         "photos": 2,
@@ -158,7 +158,7 @@ def test_photos_by_hand(paths):
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
-def test_no_rows_are_measured_without_a_null_or_a_crash(paths, artefact):
+def test_empty_tables_have_a_profile_of_zeros(paths, artefact):
     for each in ARTEFACTS:
         pl.read_parquet(table(paths, each)).clear().write_parquet(table(paths, each))
     measured = getattr(source_profiles, artefact)(paths)
@@ -166,7 +166,7 @@ def test_no_rows_are_measured_without_a_null_or_a_crash(paths, artefact):
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
-def test_missing_and_damaged_artefacts_are_named(paths, artefact):
+def test_errors_name_missing_and_damaged_artefacts(paths, artefact):
     path = table(paths, artefact)
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(ArtefactError, match=path.name):
@@ -174,3 +174,8 @@ def test_missing_and_damaged_artefacts_are_named(paths, artefact):
     path.unlink()
     with pytest.raises(MissingArtefactError, match=path.name):
         contract.require_valid(artefact, paths)
+
+
+def test_a_warning_is_a_sentence_with_the_share(paths, caplog):
+    contract.require_valid("images", paths)
+    assert caplog.messages == ["warning: 33.3 % of photos failed (10 % or less is usual)"]

@@ -1,4 +1,4 @@
-"""The time split beside a computation of its own in plain Python; that nothing later reaches training, under both."""
+"""The time split agrees with plain Python, and no held-out interaction reaches training under either split."""
 
 import math
 import tempfile
@@ -16,7 +16,7 @@ from pixrec_core.errors import ContractError, SettingsError
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SequenceSettings
-from tests.core.data.plain_filters import Walks, core, usable
+from tests.core.data.plain_filters import Histories, core, usable
 from tests.core.data.sequence_inputs import Row, write_inputs
 from tests.core.sequences_file import DAY
 
@@ -30,15 +30,15 @@ def paths(tmp_path):
 
 
 def day(number: int) -> date:
-    """The day that starts `number` days after 1970."""
+    """Return the day that starts `number` days after 1970-01-01."""
     return datetime.fromtimestamp(number * DAY / 1000, UTC).date()
 
 
-def expected_cuts(walks: Walks, wanted: SequenceSettings) -> tuple[int, int] | None:
-    """By trying every instant, where the settings name no days."""
+def expected_cuts(histories: Histories, wanted: SequenceSettings) -> tuple[int, int] | None:
+    """Return the cuts, found by trying every timestamp unless the settings have dates."""
     if wanted.test_from:
         return tuple((d - date(1970, 1, 1)).days * DAY for d in (wanted.validation_from, wanted.test_from))
-    times = [time for walk in walks.values() for time, *_ in walk]
+    times = [time for events in histories.values() for time, *_ in events]
 
     def latest(share: float, before: float) -> int | None:
         least = math.ceil(share * len(times))
@@ -49,34 +49,34 @@ def expected_cuts(walks: Walks, wanted: SequenceSettings) -> tuple[int, int] | N
     return None if validation is None else (validation, test)
 
 
-def expected_sequences(walks: Walks, trained: Walks, cuts: tuple[int, int]) -> dict[tuple[str, str], tuple]:
-    """(split, user) -> items, moments, tied."""
+def expected_sequences(histories: Histories, trained: Histories, cuts: tuple[int, int]) -> dict[tuple[str, str], tuple]:
+    """Return (split, user) -> items, timestamps, tied."""
     found = {}
-    for user, walk in trained.items():
-        if walk:
-            found["train", user] = ([i for *_, i in walk], [t for t, *_ in walk], False)
-    for user, walk in walks.items():
+    for user, events in trained.items():
+        if events:
+            found["train", user] = ([i for *_, i in events], [t for t, *_ in events], False)
+    for user, events in histories.items():
         for split, start, end in (("validation", *cuts), ("test", cuts[1], math.inf)):
-            history = [event for event in walk if event[0] < start]
-            later = [event for event in walk if start <= event[0] < end]
+            history = [event for event in events if event[0] < start]
+            later = [event for event in events if start <= event[0] < end]
             if history and later:
                 whole = [*history, later[0]]
-                tied = sum(time == later[0][0] for time, *_ in walk) > 1
+                tied = sum(time == later[0][0] for time, *_ in events) > 1
                 found[split, user] = ([i for *_, i in whole], [t for t, *_ in whole], tied)
     return found
 
 
 def sequences(paths: DatasetPaths) -> dict[tuple[str, str], tuple]:
     return {
-        (split, user): (items, moments, tied)
+        (split, user): (items, times, tied)
         for split in ("train", "validation", "test")
-        for user, items, moments, tied in read_sequences(paths, split).rows()
+        for user, items, times, tied in read_sequences(paths, split).rows()
     }
 
 
 @st.composite
 def rows(draw, first_day=1):
-    """Purchases with ties, duplicates, an unknown item, unset ratings; some days hold many of them."""
+    """Draw interactions with ties, duplicates, an unknown item and missing ratings; some days have many."""
     time = st.builds(lambda number, hour: number * DAY + hour, st.integers(first_day, 9), st.sampled_from([0, 0, 1]))
     row = st.tuples(
         st.sampled_from(USERS), st.sampled_from([*KNOWN, "x"]), time, st.sampled_from([0.0, 2.0, 5.0, None])
@@ -99,27 +99,27 @@ def time_settings(draw):
     )
 
 
-def test_every_number_of_a_small_shop_by_hand(paths):
-    """Validation starts on day 4, test on day 6; anna's two items of day 6 are tied."""
-    walks = {
+def test_every_number_of_a_small_dataset(paths):
+    """Validation starts on day 4 and test on day 6; two of anna's items have day 6."""
+    histories = {
         "anna": [("a", 1), ("b", 2), ("c", 4), ("d", 4), ("e", 6), ("a", 6), ("b", 7)],
         "bert": [("b", 3), ("a", 5)],
         "cleo": [("c", 2), ("e", 7)],
-        "dora": [("d", 5), ("e", 6)],  # new in validation, so only test has a history of hers
-        "emil": [("e", 7)],  # new in test: nothing can be asked of him
+        "dora": [("d", 5), ("e", 6)],  # new in validation, so only test has a history
+        "emil": [("e", 7)],  # new in test: without a history
         "fred": [("d", 3)],
     }
-    shop: list[Row] = [(u, item, number * DAY, 5.0) for u, walk in walks.items() for item, number in walk]
-    write_inputs(paths, shop, KNOWN, dict.fromkeys(KNOWN, "ok"))
+    rows: list[Row] = [(u, item, number * DAY, 5.0) for u, events in histories.items() for item, number in events]
+    write_inputs(paths, rows, KNOWN, dict.fromkeys(KNOWN, "ok"))
     wanted = SequenceSettings(split="time", validation_from=day(4), test_from=day(6), min_item_interactions=2)
     stats = build_sequences(wanted, paths)
-    days = {user: [number * DAY for _, number in walk] for user, walk in walks.items()}
+    days = {user: [number * DAY for _, number in events] for user, events in histories.items()}
     assert (
         sequences(paths)
-        == {  # of what lies before day 4, only b comes twice
+        == {  # before day 4, only b occurs twice
             ("train", "anna"): (["b"], [2 * DAY], False),
             ("train", "bert"): (["b"], [3 * DAY], False),
-            ("validation", "anna"): (["a", "b", "c"], days["anna"][:3], True),  # d shares her day
+            ("validation", "anna"): (["a", "b", "c"], days["anna"][:3], True),  # d has the same day
             ("validation", "bert"): (["b", "a"], days["bert"], False),
             ("test", "anna"): (["a", "b", "c", "d", "e"], days["anna"][:5], True),
             ("test", "cleo"): (["c", "e"], days["cleo"], False),
@@ -153,22 +153,22 @@ ROWS: list[Row] = [(user, item, number * DAY, 5.0) for user in USERS for number,
 
 
 @pytest.mark.parametrize(
-    ("dates", "told"),
+    ("dates", "messages"),
     [
         ((day(50), day(51)), ["validation_users: observed 0, expected at least 1", "test_users: observed 0"]),
         ((day(1), day(3)), ["train_users: observed 0, expected at least 2", "validation_users: observed 0"]),
     ],
 )
-def test_cuts_that_nobody_qualifies_for_are_refused_with_the_counts(paths, dates, told):
+def test_cuts_that_leave_a_split_empty_are_rejected_with_the_counts(paths, dates, messages):
     write_inputs(paths, ROWS, KNOWN, {})
     with pytest.raises(ContractError) as raised:
         build_sequences(SequenceSettings(split="time", validation_from=dates[0], test_from=dates[1]), paths)
-    for words in (*told, "loosen [sequences] in pixrec.toml"):
+    for words in (*messages, "relax [sequences] in pixrec.toml"):
         assert words in str(raised.value)
     assert not paths.sequences.exists()
 
 
-def test_one_instant_for_all_has_no_cut(paths):
+def test_equal_timestamps_have_no_cut(paths):
     write_inputs(paths, [(user, item, DAY, 5.0) for user, item, *_ in ROWS], KNOWN, {})
     with pytest.raises(
         SettingsError, match=r"no cut with 0\.1 of 25 interactions between it and 1970-01-02.*test_from"
@@ -176,8 +176,8 @@ def test_one_instant_for_all_has_no_cut(paths):
         build_sequences(SequenceSettings(split="time"), paths)
 
 
-def test_an_instant_is_never_divided(paths):
-    """Half of all rows share the last day: a share of a tenth takes them all."""
+def test_a_cut_does_not_separate_equal_timestamps(paths):
+    """Half of all rows have the last day: a share of 0.1 takes all of them."""
     write_inputs(paths, [(u, i, 5 * DAY if t > 2 * DAY else t, r) for u, i, t, r in ROWS], KNOWN, {})
     build_sequences(SequenceSettings(split="time"), paths)
     assert read_cuts(paths) == {"validation": 2 * DAY, "test": 5 * DAY}
@@ -187,16 +187,16 @@ def test_an_instant_is_never_divided(paths):
 @settings(max_examples=20, deadline=None)
 @given(rows(), time_settings())
 def test_the_time_split_agrees_with_plain_python(shop, wanted):
-    walks = usable(shop, KNOWN, wanted)
-    cuts = expected_cuts(walks, wanted)
-    early = {u: [e for e in w if cuts and e[0] < cuts[0]] for u, w in walks.items()}
+    histories = usable(shop, KNOWN, wanted)
+    cuts = expected_cuts(histories, wanted)
+    early = {u: [e for e in w if cuts and e[0] < cuts[0]] for u, w in histories.items()}
     trained = core(early, wanted)
-    expected = expected_sequences(walks, trained, cuts) if cuts else {}
+    expected = expected_sequences(histories, trained, cuts) if cuts else {}
     users = Counter(split for split, _ in expected)
-    bought = {item for walk in walks.values() for *_, item in walk}
+    items = {item for events in histories.values() for *_, item in events}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), shop, KNOWN, {"a": "ok", "b": "failed"})
-        if users["train"] < 2 or not users["validation"] or not users["test"] or len(bought) < 2:
+        if users["train"] < 2 or not users["validation"] or not users["test"] or len(items) < 2:
             with pytest.raises((ContractError, SettingsError), match=r"_users: observed|items: observed|no cut"):
                 build_sequences(wanted, paths)
             return
@@ -205,14 +205,16 @@ def test_the_time_split_agrees_with_plain_python(shop, wanted):
         assert read_cuts(paths) == dict(zip(("validation", "test"), cuts, strict=True))
         catalogue = dict(read_items(paths).select("item", "train_count").iter_rows())
         Targets.read(paths)
-    counts = Counter(item for walk in trained.values() for *_, item in walk)
-    assert catalogue == {item: counts[item] for item in bought}
-    assert_all_is_accounted_for(stats, len(shop), walks, early, trained)
+    counts = Counter(item for events in trained.values() for *_, item in events)
+    assert catalogue == {item: counts[item] for item in items}
+    assert_counts_add_up(stats, len(shop), histories, early, trained)
 
 
-def assert_all_is_accounted_for(stats, n_rows: int, walks: Walks, early: Walks, trained: Walks) -> None:
+def assert_counts_add_up(stats, n_rows: int, histories: Histories, early: Histories, trained: Histories) -> None:
     dropped, untrained = (sum(n for k, n in stats.items() if k.startswith(p)) for p in ("dropped_", "untrained_"))
-    size = {name: sum(map(len, part.values())) for name, part in (("all", walks), ("early", early), ("train", trained))}
+    size = {
+        name: sum(map(len, part.values())) for name, part in (("all", histories), ("early", early), ("train", trained))
+    }
     held_out = [stats["validation"], stats["test"]]
     assert stats["profile"]["interactions"] == size["all"] == n_rows - dropped
     assert size["train"] == size["early"] - untrained
@@ -222,23 +224,23 @@ def assert_all_is_accounted_for(stats, n_rows: int, walks: Walks, early: Walks, 
         assert part["interactions"] == sum(part[kind] for kind in kinds)
 
 
-#: The day that the cut of the next test starts.
+#: Day of the validation cut in the next test.
 HELD_OUT_FROM = 6
 
 
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(rows(), rows(first_day=HELD_OUT_FROM), time_settings())
-def test_no_row_from_the_cut_on_reaches_training(shop, others, wanted):
-    """The same training sequences and counts, whatever people do from the validation cut on."""
+def test_no_interaction_after_the_cut_reaches_training(shop, others, wanted):
+    """Training sequences and counts do not depend on interactions after the validation cut."""
     wanted = wanted.model_copy(update={"validation_from": day(HELD_OUT_FROM), "test_from": day(HELD_OUT_FROM + 1)})
     before = [row for row in shop if row[2] < HELD_OUT_FROM * DAY]
     futures = [before + [row for row in shop if row[2] >= HELD_OUT_FROM * DAY], before + others]
-    assert learned(futures[0], wanted) == learned(futures[1], wanted)
+    assert training_data(futures[0], wanted) == training_data(futures[1], wanted)
 
 
-def learned(shop: list[Row], wanted: SequenceSettings) -> tuple[dict, dict]:
-    """Training sequences, and how often training has each item; of a refused file too."""
+def training_data(shop: list[Row], wanted: SequenceSettings) -> tuple[dict, dict]:
+    """Return training sequences and item counts, also of a rejected file."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_inputs(DatasetPaths(Path(folder)), shop, KNOWN, {})
         try:
@@ -254,10 +256,10 @@ def learned(shop: list[Row], wanted: SequenceSettings) -> tuple[dict, dict]:
 @settings(max_examples=10, deadline=None)
 @given(rows(), st.lists(st.sampled_from(KNOWN), min_size=10, max_size=10))
 def test_no_held_out_item_reaches_training_under_leave_one_out(shop, others):
-    """The same training sequences and counts, whatever the last two items of each user with three or more are."""
-    good = [row for row in shop if row[1] in KNOWN]
-    walks = [sorted((r[2], n) for n, r in enumerate(good) if r[0] == user) for user in {row[0] for row in good}]
-    last = [n for walk in walks if len(walk) >= 3 for _, n in walk[-2:]]
+    """Training sequences and counts do not depend on the last two items of users with three or more."""
+    valid = [row for row in shop if row[1] in KNOWN]
+    histories = [sorted((r[2], n) for n, r in enumerate(valid) if r[0] == user) for user in {row[0] for row in valid}]
+    last = [n for events in histories if len(events) >= 3 for _, n in events[-2:]]
     held_out = dict(zip(last, others, strict=False))
-    changed = [(u, held_out.get(n, i), t, r) for n, (u, i, t, r) in enumerate(good)]
-    assert learned(good, SequenceSettings()) == learned(changed, SequenceSettings())
+    changed = [(u, held_out.get(n, i), t, r) for n, (u, i, t, r) in enumerate(valid)]
+    assert training_data(valid, SequenceSettings()) == training_data(changed, SequenceSettings())

@@ -1,4 +1,4 @@
-"""An engine in this process that does all that `Engine` allows: shards in any order, and every one worked on again."""
+"""An in-process engine that uses all freedom of `Engine`: any order of shards, and each shard processed twice."""
 
 import pickle
 import random

@@ -165,7 +165,7 @@ def test_permanent_errors_say_what_to_correct_at_once(server, target, code):
 
 def test_gives_up_after_failed_tries_and_the_next_run_resumes(server, target):
     url = server.url(PATH, in_turn(ranged(cut=60_000), sends(b"", 503)))
-    with pytest.raises(SourceError, match=r"http 503, 5 times in a row; run again to resume after the 60,000 bytes"):
+    with pytest.raises(SourceError, match=r"http 503, 5 times in a row; run again to resume from byte 60,000"):
         download(url, target)
     assert server.hits[PATH] == _download.ATTEMPTS
     asked = []
