@@ -131,7 +131,8 @@ class SequenceSettings(Section):
 
     split: Literal["leave_one_out", "time"] = Field(
         "leave_one_out",
-        description="what is held out: the last two items of each user, or all interactions after two points in time",
+        description="what is held out: the last two items of each user with three or more, or all interactions after "
+        "two points in time",
     )
     validation_share: OpenFraction = Field(
         0.1, description="time split: minimum share of the interactions between the two cuts"

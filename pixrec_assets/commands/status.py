@@ -27,7 +27,7 @@ FIGURES: Final = {
     "items": "{profile[rows]:,} items",
     "interactions": "{profile[rows]:,} interactions",
     "images": "{ok:,} of {urls:,} photos",
-    "sequences": "{profile[users]:,} users, {profile[items]:,} items",
+    "sequences": "{profile[users]:,} users ({profile[test_users]:,} tested), {profile[items]:,} items",
     "baselines": "{users:,} users",
     "joint_checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
     "checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",

@@ -251,7 +251,7 @@ def held_out_sentence(stats: dict[str, Any]) -> str | None:
     cut = stats.get("cuts", {}).get("test")
     if cut:
         return f"Tested on the first item of each user from {cut} on."
-    return "Tested on the last item of each user." if "split" in stats else None
+    return "Tested on the last item of each user with three or more items." if "split" in stats else None
 
 
 def test_set_figures(metrics: Metrics) -> list[tuple[str, str]]:
