@@ -121,7 +121,7 @@ def test_an_engine_that_is_not_installed(doctor, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, found = doctor()
     assert (code, found["engine"][0]) == (1, "fault")
-    assert "needs Ray, which is not installed" in found["engine"][1]
+    assert "Ray is not installed" in found["engine"][1]
 
 
 @pytest.fixture

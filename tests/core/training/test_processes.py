@@ -246,10 +246,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_shards_need_several_processes() -> None:
-    with pytest.raises(ValidationError, match="fsdp deals weights out to several processes, but processes is 1"):
+    with pytest.raises(ValidationError, match="fsdp shards weights over several processes, but processes is 1"):
         TrainingSettings(fsdp=True)
 
 
 def test_a_batch_needs_a_window_for_each_process() -> None:
-    with pytest.raises(ValidationError, match="processes is 3, but a batch has 2 windows to share"):
+    with pytest.raises(ValidationError, match="processes is 3, but a batch has only 2 windows"):
         TrainingSettings(batch_size=2, processes=3)
