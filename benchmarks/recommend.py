@@ -2,8 +2,8 @@
 
     python -m benchmarks.recommend [--rounds 3] [--calls 100] [--shoppers 300]
 
-The alternative is a stateless script: it loads the promoted folder (checksums, checkpoint, catalogue, index) and then
-answers one query. Both answer the same queries in turns in one process, with a checkpoint of one epoch on the sample
+The method that serves answers users and histories. The alternative is a stateless script: it loads the promoted folder
+(checksums, models, catalogue, index) and then answers one query. Both answer the same queries in turns in one process, with a checkpoint of one epoch on the sample
 dataset. Then the command `pixrec recommend`, from start to exit.
 """
 
@@ -26,6 +26,7 @@ from pixrec_core.schemas import HAS_IMAGE, ITEM, ITEMS, TEST, TITLE, USER
 from pixrec_core.serving import Recommender
 from pixrec_core.stages import Work
 
+SERVING_STAGES = (pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED)
 LOADS = 3  # calls per round that load the recommender
 TOML = '[datasets.sample]\nsource = { kind = "sample" }\n'
 COMMAND = "from pixrec_assets.cli import main; main()"
@@ -59,8 +60,9 @@ def summary(times: list[float]) -> str:
 
 def compare(work: Work, rounds: int, calls: int) -> None:
     """Time warm calls and calls that load, for each kind of query in turns."""
-    folder = work.variant_paths.promoted.root
+    folder = work.paths.promoted.root
     recommender = Recommender.load(folder)
+    print(f"{recommender.promotion.method} serves {len(recommender.catalogue):,} items")
     by_kind = queries(work, recommender)
     warm: dict[str, list[float]] = {kind: [] for kind in by_kind}
     loading: dict[str, list[float]] = {kind: [] for kind in by_kind}
@@ -99,7 +101,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = open_shop(folder, given.shoppers, (*INDEX_STAGES, pipeline.RANKING, pipeline.PROMOTED))
+        work = open_shop(folder, given.shoppers, (*INDEX_STAGES, pipeline.RANKING, *SERVING_STAGES))
         compare(work, given.rounds, given.calls)
         command(folder, given.rounds)
 

@@ -151,14 +151,6 @@ MODEL_ASSETS: Final = (
         kinds={"pytorch", "parquet"},
         show=lambda work: table_metadata(work.variant_paths.ranking),
     ),
-    stage_asset(
-        pipeline.PROMOTED,
-        "`pixrec recommend` reads it. If the check fails, the earlier promotion still serves.",
-        group="model",
-        kinds={"pytorch", "faiss"},
-        check_specs=[NOT_WORSE],
-        check=gate_result,
-    ),
 )
 
 EVALUATION_ASSETS: Final = (
@@ -173,6 +165,14 @@ EVALUATION_ASSETS: Final = (
         "A method that loses nothing by being dropped is dropped, so that it costs nothing when serving.",
         group="evaluation",
         kinds={"lightgbm", "parquet"},
+    ),
+    stage_asset(
+        pipeline.PROMOTED,
+        "`pixrec recommend` reads it. If the check fails, the earlier promotion still serves.",
+        group="evaluation",
+        kinds={"pytorch", "faiss"},
+        check_specs=[NOT_WORSE],
+        check=gate_result,
     ),
     stage_asset(
         pipeline.EVALUATION,

@@ -9,7 +9,7 @@ from typing import Any, Final
 import dagster as dg
 
 from pixrec_assets.metadata import flatten_stats, markdown_table
-from pixrec_assets.partitions import DATASET_VARIANTS, DATASETS
+from pixrec_assets.partitions import DATASETS
 from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.stages import Stats
@@ -23,12 +23,12 @@ def _partitioned_check(partitions: dg.PartitionsDefinition[Any], **spec: Any) ->
         return dg.AssetCheckSpec(partitions_def=partitions, **spec)
 
 
-#: It does not block: the earlier promotion serves on, and the evaluation reports the new checkpoint.
+#: It does not block: the earlier promotion serves on, and the evaluation reports the new methods.
 NOT_WORSE: Final = _partitioned_check(
-    DATASET_VARIANTS,
+    DATASETS,
     name="not_worse_than_promoted",
     asset="promoted",
-    description="The new checkpoint is not significantly worse than the promoted one. If it is, it is not promoted.",
+    description="The best method is not significantly worse than the promoted one. If it is, nothing is promoted.",
 )
 
 
@@ -77,6 +77,6 @@ def gate_result(stats: Stats) -> dg.AssetCheckResult:
         check_name=NOT_WORSE.name,
         passed=stats["promoted"],
         severity=dg.AssetCheckSeverity.WARN,
-        description=stats["verdict"],
+        description="\n".join([stats["verdict"], *stats["warnings"]]),
         metadata=flatten_stats(stats),
     )

@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
-from pixrec_core import files
+from pixrec_core import files, pipeline
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.stages import Work
 
 #: Items of the history may be recommended, since people buy again.
 PROTOCOL: Final = "seen_allowed"
@@ -26,9 +27,18 @@ def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
     return dict(sorted(measured.items(), key=lambda each: (each[1].get(DECIDING, 0.0), each[0])))
 
 
-def rows_of(measured: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
-    """Return one row per method under `COLUMNS`; "-" for a metric that was not measured."""
+def served_method(work: Work) -> str | None:
+    """Return the method that serves; None before a promotion."""
+    stamp = pipeline.PROMOTED.stamp(work)
+    return stamp["stats"].get("serves") if stamp else None
+
+
+def rows_of(measured: dict[str, dict[str, float]], served: str | None = None) -> list[tuple[str, ...]]:
+    """Return one row per method under `COLUMNS`, with the served one marked; "-" for a metric that was not measured."""
     return [
-        (method, *(f"{metrics[metric]:.4f}" if metric in metrics else "-" for metric in METRICS))
+        (
+            f"{method} (serves)" if method == served else method,
+            *(f"{metrics[metric]:.4f}" if metric in metrics else "-" for metric in METRICS),
+        )
         for method, metrics in measured.items()
     ]

@@ -30,14 +30,14 @@ TRAIN: Final = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.groups("model"),
     executor_def=ONE_BY_ONE,
-    description="Sequences to rankings of one dataset and variant; the checkpoint is promoted unless it is worse.",
+    description="Sequences to rankings of one dataset and variant.",
 )
 
 EVALUATE: Final = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.groups("evaluation"),
     executor_def=dg.in_process_executor,
-    description="Baselines, metrics and the report of one dataset; needs the rankings of all its variants.",
+    description="Baselines, blend, promotion, metrics and report of one dataset; needs the rankings of all its variants.",
 )
 
 JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE)

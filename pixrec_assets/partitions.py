@@ -1,4 +1,4 @@
-"""Partitions: one per dataset; one per dataset and variant from the checkpoint to the promotion.
+"""Partitions: one per dataset; one per dataset and variant from the checkpoint to the ranking.
 
 If settings name joint trainings, also one per joint training and variant.
 """

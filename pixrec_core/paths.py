@@ -14,8 +14,9 @@ data/<dataset>/
                             ranking.parquet, of test users  validation_ranking.parquet, of stacking users
                             generative/<ranker>.parquet, speeds.json: rankings by the language model, on request
                             curves/: TensorBoard event files, written during the training
-                            promoted/: numbered copies of what serves; promoted.json names the present one
-  blend/                    model.txt  items.safetensors  blend.json  ranking.parquet, of test users
+  blend/                    model.txt  items.safetensors  blend.json
+                            ranking.parquet, of test users  validation_ranking.parquet, of selection users
+  promoted/                 numbered copies of what serves, each in this layout; promoted.json names the present one
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
   stamps/                   one JSON record per finished stage, written last
@@ -24,8 +25,12 @@ data/<joint training>/variants/<variant>/ has the checkpoint and curves of a tra
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+BLEND: Final = "blend"  # the method that learns from all others
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,16 @@ class DatasetPaths:
         """Artefacts of the learned blend of all methods."""
         return BlendPaths(self.root / "blend")
 
+    def ranked_methods(self, variants: Iterable[str]) -> dict[str, "MethodPaths"]:
+        """Artefacts of each method that has ranked for test users: baselines by name, then variants, then the blend."""
+        found: dict[str, MethodPaths] = {name: self.baseline(name) for name in self.baseline_rankings()}
+        found |= {name: self.variant(name) for name in variants} | {BLEND: self.blend}
+        return {name: each for name, each in found.items() if each.ranking.exists()}
+
+    @property
+    def promoted(self) -> "PromotedPaths":
+        return PromotedPaths(self.root / "promoted")
+
     @property
     def metrics(self) -> Path:
         return self.root / "evaluation" / "metrics.json"
@@ -166,6 +181,11 @@ class BaselinePaths:
     root: Path
 
     @property
+    def for_serving(self) -> list[Path]:
+        """Files and folders that a promotion needs."""
+        return [self.model, self.ranking]
+
+    @property
     def model(self) -> Path:
         return self.root / "model"
 
@@ -187,9 +207,19 @@ class BlendPaths:
     root: Path
 
     @property
+    def for_serving(self) -> list[Path]:
+        """Files and folders that a promotion needs."""
+        return [self.root]
+
+    @property
     def ranking(self) -> Path:
         """Of test users."""
         return self.root / "ranking.parquet"
+
+    @property
+    def validation_ranking(self) -> Path:
+        """Of selection users, by a blend that did not learn from them."""
+        return self.root / "validation_ranking.parquet"
 
 
 @dataclass(frozen=True)
@@ -199,6 +229,11 @@ class VariantPaths:
     root: Path
     dataset: DatasetPaths
     variant: str
+
+    @property
+    def for_serving(self) -> list[Path]:
+        """Files and folders that a promotion needs."""
+        return [self.checkpoint, self.item_vectors, self.item_index, self.ranking]
 
     @property
     def checkpoint(self) -> Path:
@@ -237,17 +272,16 @@ class VariantPaths:
         """Rankings by the language model and their speeds; missing unless the settings ask for them."""
         return self.root / "generative"
 
-    @property
-    def promoted(self) -> "PromotedPaths":
-        return PromotedPaths(self.root / "promoted")
-
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"
 
 
+MethodPaths = BaselinePaths | VariantPaths | BlendPaths
+
+
 @dataclass(frozen=True)
 class PromotedPaths:
-    """What serves: numbered copies of a variant's artefacts, and a manifest that names the present one."""
+    """What serves: numbered copies of a dataset's artefacts, and a manifest that names the present one."""
 
     root: Path
 
@@ -255,7 +289,11 @@ class PromotedPaths:
     def manifest(self) -> Path:
         return self.root / "promoted.json"
 
-    def copies(self, number: int, variant: str) -> VariantPaths:
-        """Artefacts of one promotion, in the layout of their originals; dataset and variant share the folder."""
-        folder = self.root / str(number)
-        return VariantPaths(folder, DatasetPaths(folder), variant)
+    def copies(self, number: int) -> DatasetPaths:
+        """Artefacts of one promotion, in the layout of their originals."""
+        return DatasetPaths(self.root / str(number))
+
+    @property
+    def of_variants(self) -> list[Path]:
+        """Promoted folders of single variants, which earlier versions wrote and nothing reads."""
+        return sorted(self.root.parent.glob("variants/*/promoted/promoted.json"))

@@ -114,10 +114,10 @@ def ranking(work: Work) -> Stats:
 
 
 def promoted(work: Work) -> Stats:
-    """Promote checkpoint, vectors, index and ranking to serving, unless they are worse than the promoted ones."""
+    """Promote all methods to serving, the best on validation first, unless it is worse than the method that serves."""
     from pixrec_core.serving import gate
 
-    return gate.promote_unless_worse(work.dataset, work.dataset_settings, work.variant_paths)
+    return gate.promote_unless_worse(work.dataset, work.dataset_settings, work.paths, work.settings.variants)
 
 
 def baselines(work: Work) -> Stats:
@@ -258,18 +258,15 @@ RANKING: Final = Stage(
     partitioned_by="variant",
     version=2,
 )
-PROMOTED: Final = Stage(
-    "promoted",
-    promoted,
-    lambda w: w.variant_paths.promoted.manifest,
-    (RANKING,),
-    ("promotion",),
-    partitioned_by="variant",
-)
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=5)
-BLEND: Final = Stage("blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"))
+BLEND: Final = Stage(
+    "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=2
+)
 EVALUATION: Final = Stage(
-    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=4
+    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=5
+)
+PROMOTED: Final = Stage(
+    "promoted", promoted, lambda w: w.paths.promoted.manifest, (RANKING, BASELINES, BLEND), ("promotion",), version=2
 )
 REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED))
 
@@ -286,8 +283,8 @@ STAGES: Final = (
     ITEM_VECTORS,
     ITEM_INDEX,
     RANKING,
-    PROMOTED,
     BLEND,
+    PROMOTED,
     EVALUATION,
     REPORT,
 )

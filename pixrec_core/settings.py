@@ -334,11 +334,11 @@ class GenerativeSettings(Section):
 
 
 class PromotionSettings(Section):
-    """Whether a new checkpoint replaces the promoted one."""
+    """Whether a new promotion replaces the one that serves."""
 
     tolerance: Fraction = Field(
         0.0,
-        description="loss of NDCG@10 (0 to 1) above which a new checkpoint is refused, if significant; 1 refuses none",
+        description="loss of NDCG@10 (0 to 1) above which a promotion is refused, if significant; 1 refuses none",
     )
 
 

@@ -62,7 +62,7 @@ ELSEWHERE = {
     "dg launch --job train --partition 'sample|text_only'": "tests/assets/test_launch.py",
     "dg launch --job evaluate --partition sample": "tests/assets/test_launch.py",
     "dg launch --assets 'group:data' --partition sample": "tests/assets/test_launch.py",
-    "pixrec export shop --variant multimodal --output shop-vectors": "tests/assets/test_recommend.py",
+    "pixrec export shop --method multimodal --output shop-vectors": "tests/assets/test_recommend.py",
     "pixrec run": "tests/assets/test_runner.py",
     "pixrec run books films --workers 2": "tests/assets/test_runner.py",
     "pixrec run books --variant text_only --up-to item_vectors": ("tests/assets/test_runner.py"),

@@ -54,3 +54,15 @@ def deprecated_option(old: str) -> Callable[[Function], Function]:
         return click.option(f"--{old}", f"old_{old}", multiple=True, hidden=True)(with_old_values)
 
     return decorate
+
+
+def deprecated_variant_option(function: Function) -> Function:
+    """Accept `--variant NAME` as hidden option for `--method NAME`."""
+
+    @functools.wraps(function)
+    def with_method(variant: str | None, **options: Any) -> Any:
+        if variant:
+            err.print("[yellow]warning: --variant is deprecated; write --method NAME[/]")
+        return function(**options | {"method": options["method"] or variant})
+
+    return click.option("--variant", hidden=True)(with_method)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pixrec_assets.commands.options import one_dataset_argument
+from pixrec_assets.commands.options import deprecated_variant_option, one_dataset_argument
 from pixrec_assets.terminal import out
 from pixrec_core import files
 from pixrec_core.errors import QueryError
@@ -25,6 +25,7 @@ EXAMPLES: Final = """\b
 Examples:
   pixrec recommend sample --text "red wool hat"
   pixrec recommend books --user A1B2 --filter-seen --top 20
+  pixrec recommend books --user A1B2 --method ease
   pixrec recommend books --photo cover.jpg --format html --output similar.html
 """
 
@@ -39,7 +40,8 @@ Examples:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Image file; returns the most similar items.",
 )
-@click.option("--variant", help="Variant to query; by default the promoted variant with the best NDCG@10.")
+@click.option("--method", help="Method to query; by default the one that serves.")
+@deprecated_variant_option
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Number of items.")
 @click.option("--allow-seen/--filter-seen", default=True, help="Whether items of the history may be recommended.")
 @click.option("--format", "format_", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
@@ -50,7 +52,7 @@ def recommend(
     items: str | None,
     text: str | None,
     photo: Path | None,
-    variant: str | None,
+    method: str | None,
     top: int,
     allow_seen: bool,
     format_: str,
@@ -58,13 +60,13 @@ def recommend(
 ) -> None:
     """Recommend items of a DATASET to a user or after a history, or find items similar to a text or a photo.
 
-    The promoted checkpoint answers, even if another has been trained since.
+    The promoted method that was best on validation answers, even if others have been trained since. To a text or photo,
+    the best variant that reads it answers.
     """
     if sum(given is not None for given in (user, items, text, photo)) != 1:
         raise click.UsageError("give exactly one of --user, --items, --text and --photo")
     from pixrec_core.report.answer import Query, answer_query  # imports torch and faiss
     from pixrec_core.serving import Recommender
-    from pixrec_core.serving.promotion import choose_promotion
 
     settings = load_settings()
     paths, max_bytes = DatasetPaths.of(settings.data_dir, dataset), settings.dataset(dataset).images.max_bytes
@@ -74,8 +76,8 @@ def recommend(
         query = Query("user", user)
     else:
         query = Query("text", text) if text is not None else Query("items", items or "")
-    folder = choose_promotion(dataset, paths, settings.variants, variant)
-    answer = answer_query(Recommender.load(folder.root), query, top, filter_seen=not allow_seen)
+    recommender = Recommender.load(paths.promoted.root)
+    answer = answer_query(recommender, query, top, filter_seen=not allow_seen, method=method)
     _show_answer(answer, paths, format_, output)
 
 
@@ -112,7 +114,7 @@ def _answer_table(answer: "Answer") -> Table:
         "rank",
         *(Column(name, overflow="fold") for name in ("item", "title")),
         "score",
-        title=f"{promotion.dataset}, {promotion.variant}, promoted {promotion.promoted_at}",
+        title=f"{promotion.dataset}, {answer.method}, promoted {promotion.promoted_at}",
         title_justify="left",
     )
     for row in answer.rows():

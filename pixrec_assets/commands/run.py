@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixrec_assets.commands.options import dataset_arguments, deprecated_option
-from pixrec_assets.headline import COLUMNS, headline, rows_of
+from pixrec_assets.headline import COLUMNS, headline, rows_of, served_method
 from pixrec_assets.home import dagster_home
 from pixrec_assets.plan import plan_datasets
 from pixrec_assets.runner import READABLE, Outcome, Runner, State, summarise
@@ -20,6 +20,7 @@ from pixrec_core import pipeline
 from pixrec_core.errors import MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import Settings, load_settings
+from pixrec_core.stages import Work
 
 SAMPLE: Final = "sample"
 STAGES: Final = tuple(stage.name for stage in pipeline.STAGES)
@@ -147,7 +148,7 @@ def _show_metrics(settings: Settings, dataset: str) -> None:
         return
     target = TARGETS[settings.dataset(dataset).sequences.split]
     table = Table(*COLUMNS, title=f"{dataset}: {target}, seen items allowed", title_justify="left")
-    for row in rows_of(headline(paths)):
+    for row in rows_of(headline(paths), served_method(Work(settings, dataset))):
         table.add_row(*map(escape, row))
     out.print(table)
     out.print(f"report: {paths.report / 'index.html'}")

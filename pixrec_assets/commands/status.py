@@ -8,12 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixrec_assets.commands.options import dataset_arguments
-from pixrec_assets.headline import DECIDING, headline
+from pixrec_assets.headline import DECIDING, headline, served_method
 from pixrec_assets.plan import plan_dataset
 from pixrec_assets.terminal import out
-from pixrec_core.paths import DatasetPaths
+from pixrec_core import pipeline
 from pixrec_core.settings import load_settings
-from pixrec_core.stages import StageRun
+from pixrec_core.stages import StageRun, Work
 
 EXAMPLES: Final = """\b
 Examples:
@@ -35,6 +35,7 @@ FIGURES: Final = {
     "item_index": "{kind}, index recall@10 {recall@10:.3f}",
     "ranking": "{users:,} users",
     "blend": "{summary}",
+    "promoted": "{serves} serves",
     "evaluation": "{users:,} users",
 }
 
@@ -54,7 +55,7 @@ def status(datasets: tuple[str, ...]) -> None:
             if run.work.dataset == name:
                 table.add_row(run.stage.name, escape(run.partition), *_cells(run))
         out.print(table)
-        _show_best(DatasetPaths.of(settings.data_dir, name))
+        _show_best(Work(settings, name))
 
 
 def _cells(run: StageRun) -> tuple[str, str, str]:
@@ -86,7 +87,16 @@ def format_figure(stage: str, stats: dict[str, Any]) -> str:
         return ""
 
 
-def _show_best(paths: DatasetPaths) -> None:
-    if paths.metrics.exists() and (measured := headline(paths)):
+def _show_best(work: Work) -> None:
+    """Print the best and the served method, and the warnings of the last promotion."""
+    if work.paths.metrics.exists() and (measured := headline(work.paths)):
         method, metrics = list(measured.items())[-1]
-        out.print(f"best {DECIDING}: {metrics.get(DECIDING, 0.0):.4f} by {escape(method)}\n")
+        served = served_method(work)
+        line = f"best {DECIDING}: {metrics.get(DECIDING, 0.0):.4f} by {escape(method)}"
+        if served == method:
+            line += ", which serves"
+        elif served in measured:
+            line += f"; {escape(served)} serves, {measured[served].get(DECIDING, 0.0):.4f}"
+        out.print(f"{line}\n")
+    for warning in (pipeline.PROMOTED.stamp(work) or {"stats": {}})["stats"].get("warnings", []):
+        out.print(f"[yellow]{escape(warning)}[/]")

@@ -191,14 +191,15 @@ class Histories:
     def __init__(self, paths: DatasetPaths) -> None:
         self._file = database.ReadOnlyDatabase(paths.sequences)
 
-    def of(self, user: str) -> list[str]:
-        """Return a user's items, oldest first; empty for an unknown user.
+    def of(self, user: str) -> tuple[list[str], list[int]]:
+        """Return the items, oldest first, and the time of each (ms since 1970); both empty for an unknown user.
 
         Raises:
             ArtefactError: the file is damaged.
         """
-        query = 'SELECT item FROM interactions WHERE "user" = $user ORDER BY place'
-        return [item for (item,) in self._file.rows(query, {"user": user})]
+        query = 'SELECT item, "timestamp" FROM interactions WHERE "user" = $user ORDER BY place'
+        rows = self._file.rows(query, {"user": user})
+        return [item for item, _ in rows], [time for _, time in rows]
 
 
 def read_cuts(paths: DatasetPaths) -> dict[str, int]:

@@ -1,10 +1,12 @@
-"""Comparison of a new ranking with the ranking of the model that serves.
+"""Comparison of new rankings with the ranking of the method that serves.
 
 Only users whose whole test sequence, history and target, is the same in both are compared. Items that one of the two
 catalogues lacks are removed from the lists of the other, so that both choose from the same items.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
@@ -15,7 +17,7 @@ from pixrec_core.evaluation.bootstrap import interval, resampled_means
 from pixrec_core.evaluation.metrics import METRICS, PerUser
 from pixrec_core.evaluation.rankings import listed_ranks, read_ranking, renumber
 from pixrec_core.evaluation.targets import ITEM_INDEX, Targets
-from pixrec_core.paths import VariantPaths
+from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEMS, TEST, USER
 
 METRIC: Final = "NDCG@10"
@@ -24,34 +26,35 @@ K: Final = 10
 
 @dataclass(frozen=True)
 class Answers:
-    """A ranking with its test split.
+    """A test split, and rankings of its users.
 
     Attributes:
         targets: of the test split.
         sequences: `USER` and `ITEMS` of the test split, in the order of the targets' users.
-        ranking: from `read_ranking`.
+        rankings: file of each method's ranking.
     """
 
     targets: Targets
     sequences: pl.DataFrame
-    ranking: pl.DataFrame
+    rankings: Mapping[str, Path]
 
     @classmethod
-    def read(cls, paths: VariantPaths) -> Self:
-        """Read sequences.duckdb and the variant's ranking.
+    def read(cls, paths: DatasetPaths, rankings: Mapping[str, Path]) -> Self:
+        """Read sequences.duckdb; rankings are read when they are scored.
 
         Raises:
-            MissingArtefactError: one of them has not been built.
+            MissingArtefactError: the stage `sequences` has not run.
             ContractError: sequences hold held-out items.
+        """
+        return cls(Targets.read(paths), read_sequences(paths, TEST).select(USER, ITEMS), rankings)
+
+    def scores(self, method: str, items: pl.Series | None = None) -> PerUser:
+        """Return (users,) `METRIC` of each test user; with `items`, of lists reduced to these items.
+
+        Raises:
             ArtefactError: the ranking does not fit the test split.
         """
-        targets = Targets.read(paths.dataset)
-        sequences = read_sequences(paths.dataset, TEST).select(USER, ITEMS)
-        return cls(targets, sequences, read_ranking(paths.ranking, paths.variant, targets, K))
-
-    def scores(self, items: pl.Series | None = None) -> PerUser:
-        """Return (users,) `METRIC` of each test user; with `items`, of lists reduced to these items."""
-        ranking = self.ranking
+        ranking = read_ranking(self.rankings[method], method, self.targets, K)
         if items is not None:
             indices = self.targets.items.is_in(items.implode()).arg_true()
             ranking = renumber(ranking.filter(pl.col(ITEM_INDEX).is_in(indices.implode())))
@@ -69,17 +72,26 @@ class Comparison:
     high: float
 
 
-def compare(old: Answers, new: Answers) -> Comparison | None:
-    """Compare by the paired bootstrap; None if no user has the same test sequence in both."""
+def compare(old: Answers, method: str, new: Answers, methods: Sequence[str]) -> dict[str, Comparison]:
+    """Compare each of `methods` of `new` with `method` of `old` by the paired bootstrap.
+
+    Returns:
+        A comparison by method; empty if no user has the same test sequence in both.
+    """
     pairs = (
         old.sequences.with_row_index("old_index")
         .join(new.sequences.with_row_index("new_index"), on=USER, suffix="_new")
         .filter(pl.col(ITEMS) == pl.col(f"{ITEMS}_new"))
     )
-    if pairs.is_empty():
-        return None
+    if pairs.is_empty() or not methods:
+        return {}
     old_items, new_items = set(old.targets.items), set(new.targets.items)
     common = None if old_items == new_items else pl.Series(sorted(old_items & new_items), dtype=pl.String)
-    before, after = old.scores(common)[pairs["old_index"]], new.scores(common)[pairs["new_index"]]
-    low, high = interval(resampled_means((after - before)[:, np.newaxis]))
-    return Comparison(pairs.height, float(before.mean()), float(after.mean()), float(low[0]), float(high[0]))
+    before = old.scores(method, common)[pairs["old_index"]]
+    after = np.column_stack([new.scores(each, common)[pairs["new_index"]] for each in methods])
+    lows, highs = interval(resampled_means(after - before[:, np.newaxis]))
+    rows = zip(methods, after.mean(axis=0), lows, highs, strict=True)
+    return {
+        name: Comparison(pairs.height, float(before.mean()), float(mean), float(low), float(high))
+        for name, mean, low, high in rows
+    }

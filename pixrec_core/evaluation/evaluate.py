@@ -15,7 +15,7 @@ import polars as pl
 from pixrec_core import files
 from pixrec_core.data.sequences import read_items
 from pixrec_core.evaluation.lists import ItemFacts, describe_lists
-from pixrec_core.evaluation.protocol import BLEND, COVERAGE_K, Outcome, summarise
+from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
 from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking, without_seen
 from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
 from pixrec_core.paths import DatasetPaths, VariantPaths
@@ -102,8 +102,7 @@ def _protocols(
 def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
     """Return the ranking of each method: baselines by name, then variants, then the blend."""
     files.require(paths.baselines)
-    others = {v: paths.variant(v).ranking for v in variants} | {BLEND: paths.blend.ranking}
-    return paths.baseline_rankings() | {method: path for method, path in others.items() if path.exists()}
+    return {method: each.ranking for method, each in paths.ranked_methods(variants).items()}
 
 
 def _outcome(ranking: pl.DataFrame, targets: Targets, item_facts: ItemFacts, depth: int) -> Outcome:

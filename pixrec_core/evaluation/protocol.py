@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from pixrec_core.evaluation.bootstrap import Floats, interval, resampled_means
 from pixrec_core.evaluation.metrics import METRICS, PerUser, per_user
+from pixrec_core.paths import BLEND
 
 COVERAGE_K: Final = 10
 COVERAGE: Final = f"coverage@{COVERAGE_K}"
 PAIRED_METRICS: Final = ("NDCG@10", "Recall@10")
-BLEND: Final = "blend"  # the method that learns from all others
 FIRST_VARIANT: Final = "multimodal"  # every other variant is compared with it
+TEXT_ONLY: Final = "text_only"  # every method is compared with it
 
 Groups = dict[str, NDArray[np.bool_]]
 
@@ -110,7 +111,9 @@ def _paired(means: Floats, resampled: Floats, methods: list[str], variants: Sequ
 
 
 def _pairs(value: dict[str, float], variants: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first variant with each other variant, all methods with the best baseline, the blend with the best.
+    """Return the pairs to compare: the first variant with each other one, and all methods with a few references.
+
+    The references are the best baseline, the best of all methods but the blend, the blend, and text alone.
 
     Args:
         value: of each method; the highest is the best.
@@ -122,7 +125,8 @@ def _pairs(value: dict[str, float], variants: Sequence[str]) -> list[tuple[str, 
     if baselines:
         best = max(baselines, key=baselines.__getitem__)
         pairs += [(method, best) for method in value if method != best]
-    others = {method: v for method, v in value.items() if method != BLEND}
-    if BLEND in value and others:
-        pairs.append((BLEND, max(others, key=others.__getitem__)))
-    return list(dict.fromkeys(pairs))
+    single = {method: v for method, v in value.items() if method != BLEND}
+    references = [max(single, key=single.__getitem__)] if single else []
+    references += [method for method in (BLEND, TEXT_ONLY) if method in value]
+    pairs += [(method, reference) for reference in references for method in value if method != reference]
+    return list({frozenset(pair): pair for pair in reversed(pairs)}.values())[::-1]

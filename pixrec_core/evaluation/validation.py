@@ -9,6 +9,7 @@ from pixrec_core.evaluation.metrics import PerUser
 
 TUNING_USERS: Final = 2_000  # at most; a standard error of about one point of Recall@10
 STACKING_USERS: Final = 20_000  # at most
+SELECTION_SHARE: Final = 0.2  # of the stacking users
 SEED: Final = 0
 
 
@@ -29,6 +30,18 @@ def stacking_users(n_users: int) -> NDArray[np.bool_]:
     None of them is a tuning user: to every method, their targets must be as unknown as test targets.
     """
     return _drawn(n_users, _n_tuning(n_users), STACKING_USERS)
+
+
+def selection_users(n_users: int) -> NDArray[np.bool_]:
+    """Return (users,) whether a validation user is one on whom the method that serves is chosen.
+
+    They are a part of the stacking users from which the measured blend learns nothing. So no method, the blend
+    included, has met their targets.
+    """
+    start = _n_tuning(n_users)
+    n_stacking = min(STACKING_USERS, n_users - start)
+    n_selection = round(SELECTION_SHARE * n_stacking)
+    return _drawn(n_users, start + n_stacking - n_selection, n_selection)
 
 
 def _n_tuning(n_users: int) -> int:

@@ -17,15 +17,19 @@ class ItemLists:
     Attributes:
         values: the items of all lists.
         offsets: (users + 1,); user u's list is `values[offsets[u]:offsets[u + 1]]`, oldest item first.
+        times: (values,) milliseconds since 1970; None where a method does not need them or nobody knows them.
     """
 
     values: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    times: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, values: NDArray[np.integer], lengths: NDArray[np.integer]) -> "ItemLists":
+    def of(
+        cls, values: NDArray[np.integer], lengths: NDArray[np.integer], times: NDArray[np.int64] | None = None
+    ) -> "ItemLists":
         """Build from concatenated lists and the length of each."""
-        return cls(values.astype(np.int64), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+        return cls(values.astype(np.int64), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), times)
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]]) -> "ItemLists":
@@ -48,13 +52,16 @@ class ItemLists:
 
     def filter(self, mask: NDArray[np.bool_]) -> "ItemLists":
         """Keep the values where `mask` (values,) is true; a list may become empty."""
-        return ItemLists.of(self.values[mask], np.bincount(self.rows[mask], minlength=len(self)))
+        times = None if self.times is None else self.times[mask]
+        return ItemLists.of(self.values[mask], np.bincount(self.rows[mask], minlength=len(self)), times)
 
     def batches(self, size: int) -> Iterator[tuple[slice, "ItemLists"]]:
         """Yield at most `size` users at a time, with their slice of all users."""
         for start in range(0, len(self), size):
             offsets = self.offsets[start : start + size + 1]
-            yield slice(start, start + size), ItemLists(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+            values = slice(offsets[0], offsets[-1])
+            times = None if self.times is None else self.times[values]
+            yield slice(start, start + size), ItemLists(self.values[values], offsets - offsets[0], times)
 
     def matrix(self, n_items: int, weights: NDArray[np.float32]) -> sparse.csr_array:
         """Return (users, n_items) with the weight (values,) of each value; weights of a repeated item add up."""

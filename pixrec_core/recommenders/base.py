@@ -30,7 +30,7 @@ from pixrec_core.ranking_table import id_indices, popularity_ranks, top_items
 from pixrec_core.recommenders._item_lists import ItemLists, Scores
 from pixrec_core.schemas import ITEM, ITEMS, TIMESTAMPS, TRAIN, VALIDATION
 
-__all__ = ["ItemLists", "Model", "Scores", "TrainData", "before_target", "index_lists", "model_method"]
+__all__ = ["ItemLists", "Method", "Model", "Scores", "TrainData", "before_target", "index_lists", "model_method"]
 
 SCORES_PER_BLOCK: Final = 4_000_000  # users x items that are scored at once; about 150 MB while they are sorted
 ARRAYS: Final = "arrays.safetensors"
@@ -96,20 +96,17 @@ class TrainData:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Model(ABC):
-    """A fitted method: ranks the catalogue for any history.
+class Method(ABC):
+    """Ranks the catalogue for any history: a fitted model, a dual tower or the blend.
 
-    A subclass is a frozen dataclass. Its fields are arrays, CSR matrices, mappings from names to arrays, and JSON
-    values, so that `save` and `load` work without further code. Equal scores are ordered by training popularity, then
-    by item id; so a history without any item that the method knows gets the popularity order.
+    Equal scores are ordered by training popularity, then by item id; so a history without any
+    item that the method knows gets the popularity order.
 
     Attributes:
         popularity_ranks: (n,) position of each item in the popularity order.
-        chosen: settings that were chosen on validation targets, with the metric that decided; empty without a choice.
     """
 
     popularity_ranks: NDArray[np.int64]
-    chosen: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def n_items(self) -> int:
@@ -134,6 +131,20 @@ class Model(ABC):
             best = top_items(self.scores(part), np.full(len(part), found), self.popularity_ranks)
             items[block, :found], scores[block, :found] = best
         return items, scores
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model(Method):
+    """A method that `fit` returns.
+
+    A subclass is a frozen dataclass. Its fields are arrays, CSR matrices, mappings from names to arrays, and JSON
+    values, so that `save` and `load` work without further code.
+
+    Attributes:
+        chosen: settings that were chosen on validation targets, with the metric that decided; empty without a choice.
+    """
+
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the model as safetensors and JSON. The folder is replaced as a whole."""

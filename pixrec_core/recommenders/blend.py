@@ -5,13 +5,14 @@ Efficient Gradient Boosting Decision Tree") orders them by `_blend_features`; it
 2010, "From RankNet to LambdaRank to LambdaMART", MSR-TR-2010-82) to put each validation target first.
 
 It learns from stacking users: validation users on whom no method chose a setting. A part of them, the held-out users,
-stops the training and decides which methods are dropped. The blend never reads a test target.
+stops the training and decides which methods are dropped. Another part, the selection users, only measures the blend,
+before the last fit on all stacking users. The blend never reads a test target.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,8 +26,8 @@ from pixrec_core import files
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, SettingsError
 from pixrec_core.evaluation import metrics
-from pixrec_core.evaluation.validation import stacking_users
-from pixrec_core.paths import DatasetPaths
+from pixrec_core.evaluation.validation import selection_users, stacking_users
+from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths
 from pixrec_core.ranking_table import to_ranking, write_ranking
 from pixrec_core.recommenders._blend_features import (
     Candidates,
@@ -50,7 +51,7 @@ ITEM_TABLE: Final = "items.safetensors"
 DESCRIPTION: Final = "blend.json"
 
 MIN_USERS: Final = 50  # stacking users with their target among the candidates; a blend of fewer is noise
-HELD_OUT_SHARE: Final = 0.25  # of the stacking users
+HELD_OUT_SHARE: Final = 0.25  # of the stacking users that are no selection users
 NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
 NEW_VISIT_WEIGHT: Final = 2.0  # of a user whose target is later than the history; see `_user_weights`
 TOLERANCE: Final = 0.0005  # NDCG@10 on held-out users that dropping a method may cost
@@ -219,7 +220,8 @@ class Trained:
     """Result of `train_blend`.
 
     Attributes:
-        booster: the trees.
+        booster: the trees, fitted on all stacking users.
+        measured: trees of the same methods from which held-out users and selection users were left out.
         methods: that feed it.
         ndcg: NDCG@10 on held-out users, whose targets also stopped the training.
         dropped: NDCG@10 on held-out users that dropping each dropped method gained.
@@ -227,6 +229,7 @@ class Trained:
     """
 
     booster: lightgbm.Booster
+    measured: lightgbm.Booster
     methods: tuple[str, ...]
     ndcg: float
     dropped: Mapping[str, float]
@@ -240,12 +243,16 @@ class Trained:
         return {name: float(share) for name, share in sorted(shares, key=lambda each: -each[1]) if share > 0}
 
 
-def train_blend(users: TrainingUsers) -> Trained | None:
+def train_blend(users: TrainingUsers, selection: NDArray[np.bool_]) -> Trained | None:
     """Train on stacking users; drop methods by backward elimination.
 
     The methods are tried in the order of their share of the gain, the lowest first. A method is dropped unless the
     blend without it, and without its candidates, has an NDCG@10 on held-out users that is more than `TOLERANCE` below
     the highest so far. At the end the blend is fitted on all users with the number of trees that was best.
+
+    Args:
+        users: B stacking users.
+        selection: (B,) whether a user is a selection user.
 
     Returns:
         The blend, or None where the target of too few users is a candidate.
@@ -254,18 +261,20 @@ def train_blend(users: TrainingUsers) -> Trained | None:
     hit = np.bincount(users.candidates.rows[users.is_target], minlength=n_users) > 0
     random = np.random.default_rng(SEED)
     held_out = np.zeros(n_users, np.bool_)
-    held_out[random.permutation(n_users)[: round(HELD_OUT_SHARE * n_users)]] = True
+    others = np.flatnonzero(~selection)
+    held_out[random.permutation(others)[: round(HELD_OUT_SHARE * len(others))]] = True
     drawn = users.is_target | (random.random(len(users.candidates)) < NEGATIVE_SHARE)
-    if hit.sum() < MIN_USERS or not hit[held_out].any() or not hit[~held_out].any():
+    if hit.sum() < MIN_USERS or not hit[held_out].any() or not hit[~held_out & ~selection].any():
         return None
 
-    best = _fit(users, users.candidates.methods, held_out, drawn)
+    unselected = drawn & ~selection[users.candidates.rows]
+    best = _fit(users, users.candidates.methods, held_out, unselected)
     highest, dropped, kept = best.ndcg, {}, {}
     for method in _by_importance(best):
-        others = tuple(each for each in best.methods if each != method)
-        if not others:
+        remaining = tuple(each for each in best.methods if each != method)
+        if not remaining:
             break
-        without = _fit(users, others, held_out, drawn)
+        without = _fit(users, remaining, held_out, unselected)
         difference = without.ndcg - best.ndcg
         log.info("blend without %s: NDCG@10 %.4f on held-out users, %+.4f", method, without.ndcg, difference)
         if without.ndcg < highest - TOLERANCE:
@@ -275,7 +284,7 @@ def train_blend(users: TrainingUsers) -> Trained | None:
             highest = max(highest, best.ndcg)
     training = _dataset(_restrict(users, best.methods, drawn))
     final = lightgbm.train(dict(PARAMETERS), training, best.booster.best_iteration)
-    return Trained(final, best.methods, best.ndcg, dropped, kept)
+    return Trained(final, best.booster, best.methods, best.ndcg, dropped, kept)
 
 
 @dataclass(frozen=True)
@@ -356,7 +365,7 @@ def _user_weights(queries: Queries, target_times: Ints) -> Floats:
 def build_blend(
     settings: BlendSettings, retrieval: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]
 ) -> Stats:
-    """Train a blend of all methods on stacking users, save it, and rank the catalogue for test users.
+    """Train a blend of all methods on stacking users, save it, and rank for test users and selection users.
 
     Without enough stacking users, or with `enabled` false, the folder has no model and no ranking.
 
@@ -382,18 +391,26 @@ def _build_blend(
         return {"blended": False, "summary": "none: blend.enabled is false"}
     methods = _methods(settings, paths, variants)
     item_ids, table = read_items(paths)[ITEM], ItemTable.read(paths)
+    candidates = min(settings.candidates, retrieval.depth)
     start = time.process_time()
-    users = _training_users(methods, settings.candidates, paths, item_ids, table)
-    trained = train_blend(users) if users else None
+    validation = read_sequences(paths, VALIDATION)
+    is_stacking = stacking_users(validation.height)
+    stacking, selection = validation.filter(is_stacking), selection_users(validation.height)[is_stacking]
+    users = _training_users(methods, candidates, stacking, item_ids, table)
+    trained = train_blend(users, selection) if users else None
     if trained is None:
         reason = f"the target of fewer than {MIN_USERS} validation users is a candidate"
         log.warning("warning: no blend is trained: %s; the run continues without one", reason)
         return {"blended": False, "summary": f"none: {reason}"}
-    blend = Blend(trained.methods, settings.candidates, table, trained.booster)
+    blend = Blend(trained.methods, candidates, table, trained.booster)
     blend.save(folder)
     training_seconds = time.process_time() - start
+    measured = replace(blend, booster=trained.measured)
+    rankings = {method: methods[method].validation_ranking for method in blend.methods}
+    frames = _rank(measured, rankings, stacking, item_ids, retrieval.depth, selection)
+    write_ranking(folder / paths.blend.validation_ranking.name, frames)
     test = read_sequences(paths, TEST)
-    rankings = {method: methods[method][0] for method in blend.methods}
+    rankings = {method: methods[method].ranking for method in blend.methods}
     write_ranking(folder / paths.blend.ranking.name, _rank(blend, rankings, test, item_ids, retrieval.depth))
     return {
         "blended": True,
@@ -411,18 +428,16 @@ def _build_blend(
     }
 
 
-def _methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[str]) -> dict[str, tuple[Path, Path]]:
-    """Return the rankings of test users and of stacking users of each method that feeds the blend.
+def _methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[str]) -> dict[str, MethodPaths]:
+    """Return the artefacts of each method that feeds the blend.
 
     Raises:
         MissingArtefactError: the stage `baselines` has not run.
         SettingsError: a method of the settings has not been built.
     """
     files.require(paths.baselines)
-    found = {name: (path, paths.baseline(name).validation_ranking) for name, path in paths.baseline_rankings().items()}
-    for tower in map(paths.variant, variants):
-        if tower.ranking.exists() and tower.validation_ranking.exists():
-            found[tower.variant] = (tower.ranking, tower.validation_ranking)
+    ranked = paths.ranked_methods(variants)
+    found = {name: each for name, each in ranked.items() if name != BLEND and each.validation_ranking.exists()}
     if unknown := sorted(set(settings.methods) - set(found)):
         raise SettingsError(
             f"blend.methods names {', '.join(unknown)}, which has not been built; there are: {', '.join(found)}"
@@ -431,14 +446,12 @@ def _methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[st
 
 
 def _training_users(
-    methods: Mapping[str, tuple[Path, Path]], k: int, paths: DatasetPaths, item_ids: pl.Series, table: ItemTable
+    methods: Mapping[str, MethodPaths], k: int, stacking: pl.DataFrame, item_ids: pl.Series, table: ItemTable
 ) -> TrainingUsers | None:
     """Return the stacking users with their candidates; None where there are none."""
-    validation = read_sequences(paths, VALIDATION)
-    stacking = validation.filter(stacking_users(validation.height))
     if stacking.is_empty():
         return None
-    rankings = {method: path for method, (_, path) in methods.items()}
+    rankings = {method: each.validation_ranking for method, each in methods.items()}
     batches = list(_batches(rankings, stacking, item_ids))
     found = [find_candidates(lists, queries, table, k) for lists, queries in batches]
     candidates = concatenate(found, [len(queries) for _, queries in batches])
@@ -449,26 +462,46 @@ def _training_users(
 
 
 def _rank(
-    blend: Blend, rankings: Mapping[str, Path], sequences: pl.DataFrame, item_ids: pl.Series, depth: int
+    blend: Blend,
+    rankings: Mapping[str, Path],
+    sequences: pl.DataFrame,
+    item_ids: pl.Series,
+    depth: int,
+    selected: NDArray[np.bool_] | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield frames of `RANKING_SCHEMA`: `depth` items per user, and one more per distinct item of the history."""
-    start = 0
-    for lists, queries in _batches(rankings, sequences, item_ids):
+    """Yield frames of `RANKING_SCHEMA`: `depth` items per user, and one more per distinct item of the history.
+
+    Args:
+        blend: to rank with.
+        rankings: by each of its methods, of the users of `sequences`.
+        sequences: U users.
+        item_ids: (n,) ids of the catalogue.
+        depth: items.
+        selected: (U,) the users to rank for; None means all.
+    """
+    users, start = sequences[USER] if selected is None else sequences[USER].filter(pl.Series(selected)), 0
+    for lists, queries in _batches(rankings, sequences, item_ids, selected):
         lengths = depth + np.diff(queries.histories.incidence(len(item_ids)).indptr).astype(np.int64)
         items, scores = blend.rank(lists, queries, lengths)
-        yield to_ranking(sequences[USER][start : start + len(queries)], item_ids, items, scores)
+        yield to_ranking(users[start : start + len(queries)], item_ids, items, scores)
         start += len(queries)
 
 
 def _batches(
-    rankings: Mapping[str, Path], sequences: pl.DataFrame, item_ids: pl.Series
+    rankings: Mapping[str, Path],
+    sequences: pl.DataFrame,
+    item_ids: pl.Series,
+    selected: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[dict[str, MethodLists], Queries]]:
-    """Yield the lists of each method and the histories, `USERS_PER_BATCH` users at a time.
+    """Yield the lists of each method and the histories, `USERS_PER_BATCH` of the selected users at a time.
 
     Raises:
         ArtefactError: a ranking is not one of these users.
     """
     lists = {method: _read_lists(path, method, sequences[USER], item_ids) for method, path in rankings.items()}
+    if selected is not None:
+        lists = {method: MethodLists(each.items[selected], each.scores[selected]) for method, each in lists.items()}
+        sequences = sequences.filter(selected)
     queries = Queries.of_sequences(sequences, item_ids)
     for start in range(0, len(queries), USERS_PER_BATCH):
         part = slice(start, start + USERS_PER_BATCH)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pixrec_core.data.photos import normalise
+from pixrec_core.errors import QueryError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.report import tables
 from pixrec_core.report.inputs import titles_of
@@ -30,9 +31,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query, its history (oldest first; empty for a text or photo), and the recommended items, best first."""
+    """A query, its history (oldest first; empty for a text or photo), and the recommended items, best first.
+
+    `method` is the method that answers.
+    """
 
     recommender: Recommender
+    method: str
     query: Query
     history: list[str]
     recommendations: list[Recommendation]
@@ -46,24 +51,38 @@ class Answer:
         ]
 
 
-def answer_query(recommender: Recommender, query: Query, top: int, *, filter_seen: bool) -> Answer:
+def answer_query(
+    recommender: Recommender, query: Query, top: int, *, filter_seen: bool, method: str | None = None
+) -> Answer:
     """The `top` items that answer a query.
 
+    Args:
+        recommender: with all promoted methods.
+        query: the question.
+        top: items.
+        filter_seen: whether items of the history are left out.
+        method: that answers; by default the one that serves, or the best one that reads the text or photo.
+
     Raises:
-        QueryError: the user, an item, the text or the photo is unknown or invalid.
+        QueryError: the user, an item, the method, the text or the photo is unknown or invalid.
     """
     history: list[str] = []
     if query.kind == "text":
-        recommendations = recommender.for_text(query.value, top)
+        recommendations = recommender.for_text(query.value, top, method=method)
+        method = recommender.tower(method, "texts").variant
     elif query.kind == "photo":
-        recommendations = recommender.for_photo(query.photo, top)
+        recommendations = recommender.for_photo(query.photo, top, method=method)
+        method = recommender.tower(method, "photos").variant
+    elif query.kind == "user":
+        history = recommender.history(query.value)
+        recommendations = recommender.for_user(query.value, top, filter_seen=filter_seen, method=method)
     else:
-        if query.kind == "user":
-            history = recommender.history(query.value)
-        else:
-            history = [item.strip() for item in query.value.split(",") if item.strip()]
-        recommendations = recommender.for_items(history, top, filter_seen=filter_seen)
-    return Answer(recommender, query, history, recommendations, titles_of(recommender.catalogue))
+        history = [item.strip() for item in query.value.split(",") if item.strip()]
+        if not history:
+            raise QueryError("the history is empty; name at least one item")
+        recommendations = recommender.for_items(history, top, filter_seen=filter_seen, method=method)
+    method = method or recommender.promotion.method
+    return Answer(recommender, method, query, history, recommendations, titles_of(recommender.catalogue))
 
 
 def as_json(answer: Answer) -> str:
@@ -71,7 +90,7 @@ def as_json(answer: Answer) -> str:
     promotion = answer.recommender.promotion
     record = {
         "dataset": promotion.dataset,
-        "variant": promotion.variant,
+        "method": answer.method,
         "promoted_at": promotion.promoted_at,
         "query": {answer.query.kind: answer.query.value, "history": answer.history},
         "recommendations": answer.rows(),
@@ -86,7 +105,7 @@ def as_html(answer: Answer, paths: DatasetPaths) -> str:
     seen = set(answer.history)
     context = {
         "promotion": promotion,
-        "method": tables.method_title(promotion.variant),
+        "method": tables.method_title(answer.method),
         "query": query,
         "photo": data_uri(photo) if photo else None,
         "history": [album.tile(item) for item in answer.history[-HISTORY_SHOWN:]],

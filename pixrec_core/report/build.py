@@ -60,7 +60,7 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "tables": tables,
         "protocols": protocols,
         "first": next(iter(protocols.values())),
-        "lines": {method: n for n, method in enumerate(dict.fromkeys([*inputs.training, *inputs.rankings]), start=1)},
+        "lines": {method: n for n, method in enumerate(dict.fromkeys([*inputs.rankings, *inputs.training]), start=1)},
         "held_out": tables.held_out_sentence(inputs.stats.get("sequences", {})),
         "sample": inputs.stats.get("raw", {}).get("source") == "sample",
         "panels": [(panel.title, Markup(panel.svg)) for panel in plot_curves(inputs.training)],  # noqa: S704  # own SVG

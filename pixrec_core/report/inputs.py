@@ -14,7 +14,7 @@ from pixrec_core.data import sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, TEST, TIMESTAMP, TITLE
-from pixrec_core.serving.promotion import choose_promotion, read_promotion
+from pixrec_core.serving.promotion import read_promotion
 
 T = TypeVar("T")
 
@@ -144,13 +144,11 @@ def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> In
         MissingArtefactError: metrics or sequences have not been built.
         ArtefactError: a file is damaged.
     """
-    served = _served_method(paths, methods)
-    shown = {
-        name: paths.variant(name)
-        for name in dict.fromkeys((served, MULTIMODAL, TEXT_ONLY))
-        if name is not None and name in methods
-    }
-    curves = {name: folder.checkpoint / "training.json" for name, folder in shown.items()}
+    served = read_promotion(paths.promoted).method if paths.promoted.manifest.exists() else None
+    shown = [name for name in dict.fromkeys((served, MULTIMODAL, TEXT_ONLY)) if name is not None]
+    ranked = paths.ranked_methods(methods)
+    towers = {name: paths.variant(name) for name in shown if name in methods}
+    curves = {name: folder.checkpoint / "training.json" for name, folder in towers.items()}
     contracts = {stage: paths.contract(stage) for stage in DATA_STAGES}
     return Inputs(
         dataset=dataset,
@@ -159,21 +157,13 @@ def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> In
         served=served,
         sequences=sequences.read_sequences(paths, TEST),
         titles=titles_of(sequences.read_items(paths)),
-        rankings={name: pl.scan_parquet(v.ranking, glob=False) for name, v in shown.items() if v.ranking.exists()},
+        rankings={name: pl.scan_parquet(ranked[name].ranking, glob=False) for name in shown if name in ranked},
         training={name: _read_json(path, Training) for name, path in curves.items() if path.exists()},
         stats=_read_stats({stage: paths.stamp(stage) for stage in DATA_STAGES}),
-        index_stats=_read_stats({name: folder.stamp("item_index") for name, folder in shown.items()}),
+        index_stats=_read_stats({name: folder.stamp("item_index") for name, folder in towers.items()}),
         contract={stage: _read_json(path, list[Check]) for stage, path in contracts.items() if path.exists()},
         period=_period(paths.interactions),
     )
-
-
-def _served_method(paths: DatasetPaths, methods: Sequence[str]) -> str | None:
-    """The method that serves by default; None before a promotion."""
-    promoted = [name for name in methods if paths.variant(name).promoted.manifest.exists()]
-    if not promoted:
-        return None
-    return read_promotion(choose_promotion(paths.root.name, paths, promoted)).variant
 
 
 def _read_stats(stamps: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

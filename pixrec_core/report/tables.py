@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
 from pixrec_core.evaluation.protocol import COVERAGE
+from pixrec_core.paths import BLEND
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, Metrics, Protocol
 
 MAIN_METRICS: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
@@ -190,29 +191,31 @@ def _interval(pair: Difference) -> str:
     return f"{points(pair.difference)} points, 95\u00a0% interval {points(pair.low)} to {points(pair.high)}"
 
 
-def best_sentence(protocol: Protocol, served: str | None) -> str:
-    """One or two sentences: the best method, and how the served one compares with the best other one."""
+def served_sentence(protocol: Protocol, served: str | None) -> str:
+    """What serves, and its gain over the best other method, the blend and text alone; without it, the best method."""
     ranked = [method for method in methods_table(protocol, []) if _value(protocol, method, MAIN_METRIC) > 0]
     if not ranked:
         return "No method found the next item of any user among ten recommendations."
-    best = ranked[0]
-    share = (
-        f"ten recommendations contain the next item for {percent(_value(protocol, best, MAIN_METRIC))}\u00a0% of users"
-    )
-    if served is None or served not in protocol.methods:
-        return f"{method_title(best)} is the best of {len(protocol.methods)} methods: {share}."
-    if served == best:
-        sentence = f"{method_title(best)} serves and is the best of {len(protocol.methods)} methods: {share}"
-        other = ranked[1] if len(ranked) > 1 else None
-        pair = paired_difference(protocol, served, other) if other else None
-        lead = f"; compared with {method_title(other)}, the next best: {_interval(pair)}" if other and pair else ""
-        return f"{sentence}{lead}."
-    pair = paired_difference(protocol, served, best)
-    compared = f" ({_interval(pair)})" if pair else ""
-    return (
-        f"{method_title(best)} is the best of {len(protocol.methods)} methods: {share}. {method_title(served)} serves, "
-        f"with {percent(_value(protocol, served, MAIN_METRIC))}\u00a0%{compared}."
-    )
+    shown = served if served in protocol.methods else None
+    method = shown or ranked[0]
+    share = percent(_value(protocol, method, MAIN_METRIC))
+    role = "serves" if shown else f"is the best of {len(protocol.methods)} methods"
+    sentence = f"{method_title(method)} {role}: ten recommendations contain the next item for {share}\u00a0% of users"
+    if shown is None:
+        return f"{sentence}."
+    best = next((other for other in ranked if other not in (shown, BLEND)), None)
+    others = [
+        other for other in dict.fromkeys((best, BLEND, TEXT_ONLY)) if other in protocol.methods and other != shown
+    ]
+    return f"{sentence}. {' '.join(_gain(protocol, shown, other, is_best=other == best) for other in others if other)}"
+
+
+def _gain(protocol: Protocol, method: str, other: str, *, is_best: bool) -> str:
+    """The gain over another method in a sentence."""
+    pair = paired_difference(protocol, method, other)
+    value = _interval(pair) if pair else f"{percent(_value(protocol, other, MAIN_METRIC))}\u00a0%"
+    role = ", the best other single method" if is_best else ""
+    return f"{'Gain over' if pair else 'Compared with'} {method_title(other)}{role}: {value}."
 
 
 def claims(protocol: Protocol) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""Export of a promoted checkpoint's item vectors for a vector database: a Parquet file and a manifest."""
+"""Export of a promoted tower's item vectors for a vector database: a Parquet file and a manifest."""
 
 import time
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from pyarrow import parquet
 
 from pixrec_core import files
 from pixrec_core.data.sequences import read_items
-from pixrec_core.errors import SettingsError
+from pixrec_core.errors import QueryError, SettingsError
 from pixrec_core.paths import DatasetPaths, PromotedPaths
 from pixrec_core.retrieval.encode import Vectors, read_item_vectors
 from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, TITLE
-from pixrec_core.serving.promotion import read_promotion, verify_promotion
+from pixrec_core.serving.promotion import Promotion, parts_of_method, read_promotion, verify_promotion
 from pixrec_core.stages import Stats
 
 EXPORTED: Final = "items.parquet"
@@ -24,12 +24,13 @@ VECTOR: Final = "vector"
 ROWS_PER_BATCH: Final = 65_536  # 33 MB of vectors with 128 dimensions
 
 
-def export_items(folder: PromotedPaths, output: Path) -> Stats:
+def export_items(folder: PromotedPaths, output: Path, method: str | None = None) -> Stats:
     """Write all items with their vectors, and a manifest. The folder appears complete or not at all.
 
     Args:
         folder: the promoted folder.
         output: folder to write; replaces an earlier export.
+        method: a dual tower; by default the best one on validation.
 
     Returns:
         The manifest: the origin of the vectors and the metric that compares them.
@@ -37,22 +38,24 @@ def export_items(folder: PromotedPaths, output: Path) -> Stats:
     Raises:
         MissingArtefactError: nothing has been promoted.
         ArtefactError: a promoted file is damaged.
+        QueryError: the method has not been promoted, or is no dual tower.
         SettingsError: `output` exists and is no earlier export.
     """
     _check_output(output)
     promotion = read_promotion(folder)
-    copies = verify_promotion(folder, promotion)
-    items, vectors = read_item_vectors(copies.item_vectors)
-    catalogue = read_items(copies.dataset)
+    tower = _choose_tower(promotion, method)
+    copies = verify_promotion(folder, promotion, ["sequences.duckdb", *parts_of_method(promotion, tower)])
+    items, vectors = read_item_vectors(copies.variant(tower).item_vectors)
+    catalogue = read_items(copies)
     assert catalogue[ITEM].to_list() == items, "the vectors and the catalogue of a promotion differ"
     with files.replacing(output) as temporary:
         temporary.mkdir()
         _write_frames(temporary / EXPORTED, _frames(catalogue, vectors))
         manifest = {
             "dataset": promotion.dataset,
-            "variant": promotion.variant,
+            "method": tower,
             "promoted_at": promotion.promoted_at,
-            "checkpoint_sha256": promotion.checkpoint_sha256,
+            "checkpoint_sha256": promotion.checkpoint_sha256[tower],
             "exported_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "items": len(items),
             "items_sha256": files.sha256_file(temporary / EXPORTED),
@@ -62,6 +65,14 @@ def export_items(folder: PromotedPaths, output: Path) -> Stats:
         }
         files.write_json(temporary / MANIFEST, manifest)
     return manifest
+
+
+def _choose_tower(promotion: Promotion, method: str | None) -> str:
+    if method and promotion.require_method(method) not in promotion.towers:
+        raise QueryError(f"method {method} has no item vectors; name one of {', '.join(promotion.towers)}")
+    if not promotion.towers:
+        raise QueryError(f"no promoted method of {promotion.dataset} has item vectors")
+    return method or promotion.towers[0]
 
 
 def _check_output(output: Path) -> None:

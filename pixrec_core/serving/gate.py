@@ -1,19 +1,21 @@
-"""The gate between training and serving: a new checkpoint is promoted unless it is significantly worse.
+"""The gate between training and serving: the best method is promoted unless it is significantly worse than before.
 
-The comparison takes the users whose history and next item have not changed since the previous promotion. A new
-checkpoint is refused if the upper end of the 95 % interval of its gain in NDCG@10 (paired bootstrap) is below minus the
-tolerance. See docs/serving.md.
+NDCG@10 on selection users chooses the method; no test target has a part in that. The comparison takes the test users
+whose history and next item have not changed since the previous promotion. The new method is refused if the upper end of
+the 95 % interval of its gain in NDCG@10 (paired bootstrap) is below minus the tolerance. See docs/serving.md.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
 from pixrec_core import files
-from pixrec_core.errors import ArtefactError
+from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.comparison import METRIC, Answers, Comparison, compare
+from pixrec_core.evaluation.selection import selection_scores
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.paths import VariantPaths
+from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths, VariantPaths
 from pixrec_core.retrieval.encode import photo_features_path
 from pixrec_core.retrieval.index import load_index
 from pixrec_core.serving import promotion
@@ -22,71 +24,147 @@ from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
 MIN_PAIRS: Final = 30  # a bootstrap of fewer users covers far less than 95 %
+MIN_SELECTION_USERS: Final = 30  # fewer choose no method
 
 
-def promote_unless_worse(dataset: str, settings: DatasetSettings, paths: VariantPaths) -> Stats:
-    """Promote the new checkpoint unless it is significantly worse; a refusal leaves the served one untouched.
+def promote_unless_worse(
+    dataset: str, settings: DatasetSettings, paths: DatasetPaths, variants: Sequence[str]
+) -> Stats:
+    """Promote all methods unless the best on validation is significantly worse than the method that serves.
+
+    A refusal leaves what serves untouched.
 
     Args:
         dataset: its name.
         settings: of the dataset: the tolerance, and the limits of photos in queries.
-        paths: of the variant.
+        paths: of the dataset.
+        variants: of the dual tower.
 
     Returns:
-        `promoted`, whether it was; `verdict`, the reason in a sentence; the score and the comparison.
+        `promoted`, whether it was; `serves`, the method that serves now; `verdict`, the reason in a sentence;
+        `warnings`, a sentence on each method that is ahead of what serves; scores and the comparison.
 
     Raises:
-        MissingArtefactError: the ranking or another artefact to promote is missing.
+        MissingArtefactError: a ranking or another artefact to promote is missing.
         ContractError: sequences contain held-out items.
         ArtefactError: the artefacts do not belong together, or those that serve are damaged.
     """
-    new = Answers.read(paths)
+    methods = paths.ranked_methods(variants)
+    if not methods:
+        raise MissingArtefactError(f"no method of {dataset} has a ranking; run `pixrec run {dataset} --up-to promoted`")
+    measurable = {name: each.validation_ranking for name, each in methods.items() if each.validation_ranking.exists()}
+    measured, users = selection_scores(paths, measurable)
+    preferred = [name for name in dict.fromkeys((BLEND, *variants, *methods)) if name in methods]
+    order = sort_methods(preferred, measured, users)
+    chosen = order[0]
+
+    new = Answers.read(paths, {name: each.ranking for name, each in methods.items()})
     served = read_promotion(paths.promoted) if paths.promoted.manifest.exists() else None
-    comparison = compare(Answers.read(verify_promotion(paths.promoted, served)), new) if served else None
-    passed, verdict = _judge(served, comparison, len(new.targets.users), settings.promotion.tolerance)
-    score = float(new.scores().mean())
+    old = _served_answers(paths, served) if served else None
+    comparison = compare(old, served.method, new, [chosen]).get(chosen) if served and old else None
+    passed, verdict = _judge(chosen, served, comparison, len(new.targets.users), settings.promotion.tolerance)
+    score = float(new.scores(chosen).mean())
     if passed:
         fields = {
             "number": served.number + 1 if served else 1,
             "dataset": dataset,
-            "variant": paths.variant,
+            "method": chosen,
+            "methods": {name: measured.get(name) for name in methods},
+            "selection_users": users,
+            "towers": [name for name in order if name in variants],
             "score": score,
             "comparison": comparison,
             "photo_size": settings.images.size,
             "max_pixels": settings.images.max_pixels,
         }
-        _promote(paths, fields)
+        _promote(paths, methods, fields)
     else:
         verdict += (
-            f". The promotion of {served.promoted_at if served else '-'} keeps serving; to promote this checkpoint "
-            f"anyway: PIXREC_PROMOTION__TOLERANCE=1 pixrec run {dataset} --variant {paths.variant} "
-            "--stage promoted"
+            f". The promotion of {served.promoted_at if served else '-'} keeps serving; to promote anyway: "
+            f"PIXREC_PROMOTION__TOLERANCE=1 pixrec run {dataset} --stage promoted"
         )
-    return {"promoted": passed, "verdict": verdict, "ndcg@10": score, **(asdict(comparison) if comparison else {})}
+    serves, reference = (chosen, new) if passed or not (served and old) else (served.method, old)
+    return {
+        "promoted": passed,
+        "serves": serves,
+        "verdict": verdict,
+        "warnings": _warnings(serves, reference, new, order, measured),
+        "ndcg@10": score,
+        "validation_ndcg@10": measured,
+        "selection_users": users,
+        **(asdict(comparison) if comparison else {}),
+    }
 
 
-def _judge(served: Promotion | None, comparison: Comparison | None, users: int, tolerance: float) -> tuple[bool, str]:
-    """Whether the new checkpoint may serve, and the reason."""
+def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: int) -> list[str]:
+    """Return all methods, the best score first; equal ones, and all without enough users, keep their order.
+
+    Args:
+        preferred: all methods.
+        scores: NDCG@10 on selection users of each method that was measured.
+        users: number of selection users.
+    """
+    return sorted(preferred, key=lambda name: -scores.get(name, -1.0) if users >= MIN_SELECTION_USERS else 0.0)
+
+
+def _served_answers(paths: DatasetPaths, served: Promotion) -> Answers:
+    copies = verify_promotion(paths.promoted, served)
+    ranking = copies.ranked_methods(served.towers)[served.method].ranking
+    return Answers.read(copies, {served.method: ranking})
+
+
+def _judge(
+    chosen: str, served: Promotion | None, comparison: Comparison | None, users: int, tolerance: float
+) -> tuple[bool, str]:
+    """Whether the new method may serve, and the reason."""
     if served is None:
-        return True, "promoted: the first one, with nothing to compare it with"
+        return True, f"promoted: {chosen} serves; the first promotion, with nothing to compare it with"
     pairs = comparison.pairs if comparison else 0
     if comparison is None or pairs < MIN_PAIRS:
         return True, (
-            f"promoted without a comparison: only {pairs:,} of {users:,} test users have the same history and next "
-            f"item as at {served.promoted_at}; a comparison needs {MIN_PAIRS}"
+            f"promoted without a comparison: {chosen} serves; only {pairs:,} of {users:,} test users have the same "
+            f"history and next item as at {served.promoted_at}; a comparison needs {MIN_PAIRS}"
         )
     passed = comparison.high >= -tolerance
     return passed, (
-        f"{'promoted' if passed else 'refused, as it is worse'}: {METRIC} {comparison.new:.4f}, before "
-        f"{comparison.old:.4f} ({comparison.new - comparison.old:+.4f}, 95 % interval {comparison.low:+.4f} to "
-        f"{comparison.high:+.4f}, {pairs:,} of {users:,} test users)"
+        f"{f'promoted: {chosen} serves' if passed else f'refused, as {chosen} is worse'}: {METRIC} {comparison.new:.4f}, "
+        f"before {comparison.old:.4f} by {served.method} ({_difference(comparison)}, {pairs:,} of {users:,} test users)"
     )
 
 
-def _promote(paths: VariantPaths, fields: dict[str, object]) -> None:
+def _difference(comparison: Comparison) -> str:
+    return f"{comparison.new - comparison.old:+.4f}, 95 % interval {comparison.low:+.4f} to {comparison.high:+.4f}"
+
+
+def _warnings(
+    serves: str, reference: Answers, new: Answers, methods: Sequence[str], measured: Mapping[str, float]
+) -> list[str]:
+    """A sentence on each method that is significantly ahead of the method that serves, the most first."""
+    others = [name for name in methods if name != serves or reference is not new]
+    ahead = {name: each for name, each in compare(reference, serves, new, others).items() if each.low > 0}
+    return [
+        f"warning: {name} is ahead of the served {serves} by {METRIC} {_difference(each)}, on {each.pairs:,} test users"
+        + (
+            f"; on validation they have {measured[name]:.4f} and {measured[serves]:.4f}"
+            if reference is new and name in measured and serves in measured
+            else ""
+        )
+        for name, each in sorted(ahead.items(), key=lambda item: item[1].old - item[1].new)
+        if each.pairs >= MIN_PAIRS
+    ]
+
+
+def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], fields: dict[str, object]) -> None:
     """Copy all that serving needs, check that the copies belong together, and make them serve."""
-    copies = paths.promoted.copies(int(str(fields["number"])), paths.variant)
-    copy_artefacts(paths, copies)
+    copies = paths.promoted.copies(int(str(fields["number"])))
+    copy_artefacts(paths, copies, methods.values())
+    towers = [each for each in methods.values() if isinstance(each, VariantPaths)]
+    sha256 = {tower.variant: _complete_tower(tower, copies.variant(tower.variant)) for tower in towers}
+    promotion.write_promotion(paths.promoted, copies, fields | {"checkpoint_sha256": sha256})
+
+
+def _complete_tower(paths: VariantPaths, copies: VariantPaths) -> str:
+    """Check that a tower's copies belong together, link its photo features, and return the checksum of its weights."""
     item_index = load_index(copies)
     model, processor = checkpoint.load(copies.checkpoint)
     settings, _ = checkpoint.load_settings(copies.checkpoint)
@@ -99,5 +177,4 @@ def _promote(paths: VariantPaths, fields: dict[str, object]) -> None:
         target = photo_features_path(settings, copies, model, inputs)
         if target and not target.exists():
             files.link(files.require(source), target)
-    sha256 = checkpoint.weights_sha256(copies.checkpoint)
-    promotion.write_promotion(paths.promoted, copies, fields | {"checkpoint_sha256": sha256})
+    return checkpoint.weights_sha256(copies.checkpoint)

@@ -5,15 +5,15 @@ The previous copy stays until the next promotion, for processes that are still r
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixrec_core import files
-from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
+from pixrec_core.errors import ArtefactError, MissingArtefactError, QueryError
 from pixrec_core.evaluation.comparison import Comparison
-from pixrec_core.paths import DatasetPaths, PromotedPaths, VariantPaths
+from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths, PromotedPaths
 
 
 class Promotion(BaseModel):
@@ -22,10 +22,13 @@ class Promotion(BaseModel):
     Attributes:
         number: of the promotion, from 1; names its folder.
         dataset: of the catalogue and the users.
-        variant: determines which of text and photo the towers read.
+        method: that serves.
+        methods: all that can be queried, each with its NDCG@10 on selection users; None where it was not measured.
+        selection_users: number of validation users who chose the method.
+        towers: methods that are dual towers, the best on selection users first.
         promoted_at: UTC.
-        checkpoint_sha256: checksum of the weights.
-        score: NDCG@10 over all test users, seen items allowed.
+        checkpoint_sha256: checksum of the weights of each tower.
+        score: NDCG@10 of `method` over all test users, seen items allowed.
         comparison: with the previous promotion; None where there was nothing to compare.
         photo_size: longest edge of a stored photo, pixels.
         max_pixels: largest width x height of a photo in a query.
@@ -36,14 +39,29 @@ class Promotion(BaseModel):
 
     number: int
     dataset: str
-    variant: str
+    method: str
+    methods: dict[str, float | None]
+    selection_users: int
+    towers: tuple[str, ...]
     promoted_at: str
-    checkpoint_sha256: str
+    checkpoint_sha256: dict[str, str]
     score: float
     comparison: Comparison | None
     photo_size: int
     max_pixels: int
     files: dict[str, str]
+
+    def require_method(self, method: str) -> str:
+        """Return `method`.
+
+        Raises:
+            QueryError: it has not been promoted.
+        """
+        if method not in self.methods:
+            raise QueryError(
+                f"unknown method {method!r}; promoted of {self.dataset}: {', '.join(sorted(self.methods))}"
+            )
+        return method
 
 
 def read_promotion(paths: PromotedPaths) -> Promotion:
@@ -54,7 +72,12 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
         ArtefactError: the manifest is damaged.
     """
     if not paths.manifest.exists():
-        raise MissingArtefactError(f"{paths.manifest} is not there: nothing has been promoted; run `pixrec run` first")
+        dataset = paths.root.parent.name
+        older = ", since promotions of single variants are no longer read" if paths.of_variants else ""
+        raise MissingArtefactError(
+            f"{paths.manifest} does not exist: nothing of {dataset} has been promoted; "
+            f"run `pixrec run {dataset} --up-to promoted`{older}"
+        )
     try:
         return Promotion.model_validate_json(paths.manifest.read_bytes())
     except ValidationError as error:
@@ -63,36 +86,25 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
         raise ArtefactError(f"{paths.manifest} is damaged ({field}: {first['msg']}); {_remedy(paths)}") from None
 
 
-def choose_promotion(
-    dataset: str, paths: DatasetPaths, methods: Sequence[str], method: str | None = None
-) -> PromotedPaths:
-    """The promoted folder of a method; by default of the one with the best NDCG@10 at promotion.
+def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable[str] = ("",)) -> DatasetPaths:
+    """Paths of the copy that serves, after a check of its files' checksums.
 
-    Of equal scores, the first of `methods` wins.
-
-    Raises:
-        SettingsError: the method is not among `methods`.
-        MissingArtefactError: it has not been promoted, or no method has.
-        ArtefactError: a manifest is damaged.
-    """
-    if method is not None and method not in methods:
-        raise SettingsError(f"unknown variant {method!r}; known: {', '.join(methods)}")
-    folders = [paths.variant(name).promoted for name in ([method] if method else methods)]
-    promoted = [folder for folder in folders if folder.manifest.exists()]
-    if not promoted:
-        subject = f"variant {method} of {dataset} has not" if method else f"no variant of {dataset} has"
-        raise MissingArtefactError(f"{subject} been promoted yet; run `pixrec run {dataset}` first")
-    return max(promoted, key=lambda folder: read_promotion(folder).score)
-
-
-def verify_promotion(paths: PromotedPaths, promotion: Promotion) -> VariantPaths:
-    """Paths of the copy that serves, after a check of every file's checksum.
+    Args:
+        paths: of the promoted folder.
+        promotion: its manifest.
+        parts: starts of the names of the files to check; all by default.
 
     Raises:
         ArtefactError: a file is missing or has changed; the message names it.
     """
-    copies = paths.copies(promotion.number, promotion.variant)
+    copies = paths.copies(promotion.number)
+    if promotion.files and not copies.root.exists():
+        raise ArtefactError(
+            f"{copies.root} does not exist: later promotions have replaced it; load the recommender again"
+        )
     for name, sha256 in promotion.files.items():
+        if not name.startswith(tuple(parts)):
+            continue
         path = copies.root / name
         if not path.is_file():
             raise ArtefactError(f"{path} is missing; {_remedy(paths)}")
@@ -101,11 +113,18 @@ def verify_promotion(paths: PromotedPaths, promotion: Promotion) -> VariantPaths
     return copies
 
 
+def parts_of_method(promotion: Promotion, method: str) -> list[str]:
+    """Starts of the names of a method's files, for `verify_promotion`."""
+    if method == BLEND:
+        return ["blend/"]
+    return [f"variants/{method}/", "cache/"] if method in promotion.towers else [f"baselines/{method}/"]
+
+
 def _remedy(paths: PromotedPaths) -> str:
-    return f"remove the folder {paths.root} and promote again (`pixrec run NAME --stage promoted`)"
+    return f"remove the folder {paths.root} and promote again (`pixrec run {paths.root.parent.name} --stage promoted`)"
 
 
-def write_promotion(paths: PromotedPaths, copies: VariantPaths, fields: Mapping[str, object]) -> None:
+def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[str, object]) -> None:
     """Make a complete copy the one that serves: write the manifest, then delete all copies but it and the previous one.
 
     Args:
@@ -122,23 +141,20 @@ def write_promotion(paths: PromotedPaths, copies: VariantPaths, fields: Mapping[
             files.remove(folder)
 
 
-def copy_artefacts(paths: VariantPaths, copies: VariantPaths) -> None:
+def copy_artefacts(paths: DatasetPaths, copies: DatasetPaths, methods: Iterable[MethodPaths]) -> None:
     """Hard-link all artefacts that serving needs, so that no later run can change them.
 
     Raises:
         MissingArtefactError: an artefact has not been built.
     """
     files.remove(copies.root)
-    for source, target in (
-        (paths.checkpoint, copies.checkpoint),
-        (paths.item_vectors, copies.item_vectors),
-        (paths.item_index, copies.item_index),
-        (paths.ranking, copies.ranking),
-        (paths.dataset.sequences, copies.dataset.sequences),
-        (paths.dataset.images_manifest, copies.dataset.images_manifest),
+    for source in (
+        paths.sequences,
+        paths.images_manifest,
+        *(each for method in methods for each in method.for_serving),
     ):
         for path in _files_in(files.require(source)):
-            files.link(path, target / path.relative_to(source))
+            files.link(path, copies.root / path.relative_to(paths.root))
 
 
 def _files_in(path: Path) -> Iterator[Path]:

@@ -1,29 +1,39 @@
-"""Recommendations from a promoted checkpoint that is loaded into memory: `Recommender.load`, then `for_...`."""
+"""Recommendations from promoted methods that are loaded into memory: `Recommender.load`, then `for_...`."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import RLock
+from typing import Any, Final, Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 from PIL import Image
 
 from pixrec_core.data.photos import PhotoError, normalise
 from pixrec_core.data.sequences import Histories, read_items
 from pixrec_core.errors import QueryError
-from pixrec_core.paths import PromotedPaths, VariantPaths
+from pixrec_core.paths import BLEND, DatasetPaths, PromotedPaths
+from pixrec_core.recommenders import load_model
+from pixrec_core.recommenders.base import ItemLists, Method
+from pixrec_core.recommenders.blend import Blend
 from pixrec_core.retrieval.encode import Vectors
-from pixrec_core.retrieval.retriever import Retriever
-from pixrec_core.schemas import TITLE
-from pixrec_core.serving.promotion import Promotion, read_promotion, verify_promotion
+from pixrec_core.schemas import ITEM, TITLE
+from pixrec_core.serving.methods import BlendMethod, Tower
+from pixrec_core.serving.promotion import Promotion, parts_of_method, read_promotion, verify_promotion
 
 MAX_IDS_IN_ERROR = 5
+#: Variants that lack one of the two.
+READS_NO: Final = {"text_only": "photos", "image_only": "texts"}
 
 
 class Recommendation(NamedTuple):
-    """An item and its score: the cosine of its vector and the query's, -1 to 1."""
+    """An item and its score by the method that answers; scores compare within one list only.
+
+    A tower's score is the cosine of the vectors of item and query, -1 to 1.
+    """
 
     item: str
     score: float
@@ -31,24 +41,27 @@ class Recommendation(NamedTuple):
 
 @dataclass(frozen=True)
 class Recommender:
-    """A promoted checkpoint with its index and catalogue.
+    """The promoted methods of a dataset, and its catalogue.
 
     Every item of the catalogue is a candidate, also one that training never saw. `top` is the length of a list; a
-    smaller catalogue gives shorter lists.
+    smaller catalogue gives shorter lists. `method` names a promoted method; by default the one that serves answers. A
+    method other than that one is loaded when it is first asked.
 
     Attributes:
         promotion: manifest of what serves.
+        folder: the promoted folder.
         paths: of the promoted copies.
-        retriever: the towers and the index.
     """
 
     promotion: Promotion
-    paths: VariantPaths
-    retriever: Retriever
+    folder: PromotedPaths
+    paths: DatasetPaths
+    _methods: dict[str, Method] = field(default_factory=dict)
+    _lock: RLock = field(default_factory=RLock)
 
     @classmethod
     def load(cls, folder: Path) -> "Recommender":
-        """Load the promoted checkpoint from `data/<dataset>/variants/<variant>/promoted`.
+        """Load the method that serves from `data/<dataset>/promoted`.
 
         Raises:
             MissingArtefactError: nothing has been promoted there.
@@ -56,18 +69,62 @@ class Recommender:
         """
         paths = PromotedPaths(folder)
         promotion = read_promotion(paths)
-        copies = verify_promotion(paths, promotion)
-        return cls(promotion, copies, Retriever.load(copies))
+        copies = verify_promotion(paths, promotion, ("sequences.duckdb", "images.parquet"))
+        recommender = cls(promotion, paths, copies)
+        recommender.method()
+        return recommender
+
+    def method(self, name: str | None = None) -> Method:
+        """Return a promoted method, loaded once; by default the one that serves.
+
+        Raises:
+            QueryError: the method is unknown.
+            ArtefactError: a file of it is damaged.
+        """
+        name = self.promotion.require_method(name or self.promotion.method)
+        with self._lock:
+            if name not in self._methods:
+                self._methods[name] = self._load(name)
+            return self._methods[name]
+
+    def _load(self, name: str) -> Method:
+        verify_promotion(self.folder, self.promotion, parts_of_method(self.promotion, name))
+        if name == BLEND:
+            blend = Blend.load(self.paths.blend.root)
+            return BlendMethod.of(blend, {each: self.method(each) for each in blend.methods})
+        if name in self.promotion.towers:
+            return Tower.load(self.paths, name)
+        return load_model(self.paths.baseline(name).model)
+
+    def tower(self, name: str | None = None, reads: Literal["texts", "photos"] | None = None) -> Tower:
+        """Return a dual tower; by default the best on validation of those that read texts or photos.
+
+        Raises:
+            QueryError: no such method has been promoted, or it does not read what is asked.
+        """
+        able = [each for each in self.promotion.towers if reads is None or READS_NO.get(each) != reads]
+        if name is None and able:
+            name = able[0]
+        elif name is not None:
+            self.promotion.require_method(name)
+        tower = self.method(name) if name in able else None
+        if not isinstance(tower, Tower) or (reads == "photos" and tower.retriever.encoder.photos is None):
+            subject = f"method {name}" if name else "no promoted method"
+            raise QueryError(
+                f"{subject} of {self.promotion.dataset} reads {'no' if name else 'any'} {reads or 'texts or photos'}; "
+                f"{'leave out the method' if name and able else 'query by a history'}, or query by another input"
+            )
+        return tower
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
         """All candidates: `CATALOGUE_SCHEMA`, sorted by item."""
-        return read_items(self.paths.dataset)
+        return read_items(self.paths)
 
     @cached_property
     def _histories(self) -> Histories:
         """Opened once, as opening takes several times as long as a query."""
-        return Histories(self.paths.dataset)
+        return Histories(self.paths)
 
     def history(self, user: str) -> list[str]:
         """All items of a user at the time of the promotion, oldest first.
@@ -75,120 +132,167 @@ class Recommender:
         Raises:
             QueryError: the user is unknown.
         """
-        items = self._histories.of(user)
+        return self._history(user)[0]
+
+    def _history(self, user: str) -> tuple[list[str], list[int]]:
+        """The items and their times."""
+        items, times = self._histories.of(user)
         if not items:
             raise QueryError(
                 f"unknown user {user!r}: {self.promotion.dataset} had no interactions of this user at "
                 f"{self.promotion.promoted_at}; name some of the user's items instead"
             )
-        return items
+        return items, times
 
-    def for_user(self, user: str, top: int = 10, *, filter_seen: bool = False) -> list[Recommendation]:
+    def for_user(
+        self, user: str, top: int = 10, *, filter_seen: bool = False, method: str | None = None
+    ) -> list[Recommendation]:
         """Next items for a user, after the user's whole history.
 
         Args:
             user: id.
             top: length of the list.
             filter_seen: leave out items of the history (protocol `seen_filtered`; else `seen_allowed`).
+            method: that answers.
 
         Raises:
-            QueryError: the user is unknown.
+            QueryError: the user or the method is unknown.
         """
-        return self.for_items(self.history(user), top, filter_seen=filter_seen)
+        items, times = self._history(user)
+        return self.for_histories([items], top, times=[times], filter_seen=filter_seen, method=method)[0]
 
-    def for_items(self, items: Sequence[str], top: int = 10, *, filter_seen: bool = False) -> list[Recommendation]:
-        """Next items after a history, oldest item first.
+    def for_items(
+        self, items: Sequence[str], top: int = 10, *, filter_seen: bool = False, method: str | None = None
+    ) -> list[Recommendation]:
+        """Next items after a history, oldest item first; after an empty one the popularity order.
 
         Raises:
-            QueryError: the history is empty, or an item is unknown.
+            QueryError: an item or the method is unknown.
         """
-        return self.for_histories([items], top, filter_seen=filter_seen)[0]
+        return self.for_histories([items], top, filter_seen=filter_seen, method=method)[0]
 
     def for_histories(
-        self, histories: Sequence[Sequence[str]], top: int = 10, *, filter_seen: bool = False
+        self,
+        histories: Sequence[Sequence[str]],
+        top: int = 10,
+        *,
+        times: Sequence[Sequence[int]] | None = None,
+        filter_seen: bool = False,
+        method: str | None = None,
     ) -> list[list[Recommendation]]:
         """Next items after each of many histories, in one batch, which is faster than one call per history.
 
-        Raises:
-            QueryError: a history is empty, or an item is unknown.
-        """
-        excluded = [set(history) if filter_seen else set() for history in histories]
-        return self._nearest(self.user_vectors(histories), top, excluded)
+        Args:
+            histories: item ids, oldest first.
+            top: length of each list.
+            times: milliseconds since 1970 of each item. The blend reads them; without them it takes one item per day.
+            filter_seen: leave out items of the history.
+            method: that answers.
 
-    def user_vectors(self, histories: Sequence[Sequence[str]]) -> Vectors:
+        Raises:
+            QueryError: an item or the method is unknown.
+        """
+        lists = self._item_lists(histories, times)
+        _require_top(top)
+        if not histories:
+            return []
+        seen = [
+            set(history.tolist()) if filter_seen else set() for history in np.split(lists.values, lists.offsets[1:-1])
+        ]
+        answering = self.method(method)
+        items, scores = answering.candidates(lists, min(top + max(map(len, seen)), answering.n_items))
+        rows = zip(items.tolist(), scores.tolist(), seen, strict=True)
+        return [self._recommendations(found, values, without, top) for found, values, without in rows]
+
+    def user_vectors(self, histories: Sequence[Sequence[str]], method: str | None = None) -> Vectors:
         """v_U of each history, oldest item first; queries for a vector database with the exported items.
+
+        Args:
+            histories: item ids, oldest first; none is empty.
+            method: a dual tower; by default the best one on validation.
 
         Returns:
             (B, D), of length 1. The inner product with an item's vector is the item's score.
 
         Raises:
-            QueryError: a history is empty, or an item is unknown.
+            QueryError: a history is empty, an item is unknown, or the method is no dual tower.
         """
-        return self.retriever.encoder.user_vectors([self._item_numbers(history) for history in histories])
+        if not all(histories):
+            raise QueryError("the history is empty; name at least one item")
+        return self.tower(method).user_vectors(self._item_lists(histories))
 
-    def for_text(self, text: str, top: int = 10) -> list[Recommendation]:
-        """The items most similar to an item with this title and nothing else.
+    def for_text(self, text: str, top: int = 10, *, method: str | None = None) -> list[Recommendation]:
+        """The items most similar to an item with this title and nothing else, by a dual tower.
 
         Raises:
-            QueryError: the text is empty, or the variant reads no texts.
+            QueryError: the text is empty, or the method reads no texts.
         """
         if not text.strip():
             raise QueryError("the text is empty; describe an item in some words")
-        if self.promotion.variant == "image_only":
-            raise QueryError("variant image_only reads no texts; query by a photo, or use another variant")
-        return self._for_new_item({TITLE: text}, None, top)
+        return self._for_new_item(self.tower(method, "texts"), {TITLE: text}, None, top)
 
-    def for_photo(self, photo: bytes, top: int = 10) -> list[Recommendation]:
-        """The items most similar to an item with this photo and nothing else.
+    def for_photo(self, photo: bytes, top: int = 10, *, method: str | None = None) -> list[Recommendation]:
+        """The items most similar to an item with this photo and nothing else, by a dual tower.
 
         Args:
             photo: content of a file: JPEG, PNG, GIF, WEBP, AVIF, BMP or TIFF.
             top: length of the list.
+            method: a dual tower; by default the best one on validation that reads photos.
 
         Raises:
-            QueryError: the bytes are no usable photo, or the variant reads none.
+            QueryError: the bytes are no usable photo, or the method reads none.
         """
-        if self.retriever.encoder.photos is None:
-            raise QueryError(
-                f"variant {self.promotion.variant} of {self.promotion.dataset} reads no photos; "
-                "query by a text, or use another variant"
-            )
+        tower = self.tower(method, "photos")
         try:
             image = normalise(photo, self.promotion.photo_size, self.promotion.max_pixels)
         except PhotoError as error:
             raise QueryError(f"the photo cannot be used: {error}") from error
-        return self._for_new_item({}, image, top)
+        return self._for_new_item(tower, {}, image, top)
 
-    def _for_new_item(self, fields: Mapping[str, Any], photo: Image.Image | None, top: int) -> list[Recommendation]:
-        vector = self.retriever.new_item_vector(fields, photo, self.promotion.variant)
-        return self._nearest(vector, top, [set()])[0]
+    def _for_new_item(
+        self, tower: Tower, fields: Mapping[str, Any], photo: Image.Image | None, top: int
+    ) -> list[Recommendation]:
+        _require_top(top)
+        vector = tower.retriever.new_item_vector(fields, photo, tower.variant)
+        items, scores = tower.retriever.item_index.nearest(vector, min(top, tower.n_items))
+        return self._recommendations(items[0].tolist(), scores[0].tolist(), set(), top)
 
-    def _nearest(self, vectors: Vectors, top: int, excluded: Sequence[Collection[str]]) -> list[list[Recommendation]]:
-        """The `top` nearest items of each vector (B, D), without the items excluded from its list."""
-        if top < 1:
-            raise QueryError(f"top is {top}; it must be 1 or more")
-        index = self.retriever.item_index
-        k = min(top + max(map(len, excluded)), len(index.items))
-        lists = []
-        for rows, scores, without in zip(*(each.tolist() for each in index.nearest(vectors, k)), excluded, strict=True):
-            ranked = (Recommendation(index.items[row], score) for row, score in zip(rows, scores, strict=True))
-            lists.append(list(islice((each for each in ranked if each.item not in without), top)))
-        return lists
+    def _recommendations(
+        self, items: list[int], scores: list[float], without: set[int], top: int
+    ) -> list[Recommendation]:
+        """The first `top` items of a list, without some; -1 ends the list."""
+        ids = self._item_ids
+        ranked = zip(items, scores, strict=True)
+        return list(islice((Recommendation(ids[i], s) for i, s in ranked if i >= 0 and i not in without), top))
+
+    @cached_property
+    def _item_ids(self) -> list[str]:
+        ids: list[str] = self.catalogue[ITEM].to_list()
+        return ids
 
     @cached_property
     def _number_of_item(self) -> dict[str, int]:
-        return {item: number for number, item in enumerate(self.retriever.encoder.inputs.items)}
+        return {item: number for number, item in enumerate(self._item_ids)}
 
-    def _item_numbers(self, history: Sequence[str]) -> list[int]:
-        """Catalogue numbers of a history's items."""
-        if not history:
-            raise QueryError("the history is empty; name at least one item")
+    def _item_lists(
+        self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None = None
+    ) -> ItemLists:
+        """Histories as numbers of the catalogue."""
         numbers = self._number_of_item
-        if unknown := [item for item in history if item not in numbers]:
+        if unknown := list(dict.fromkeys(item for item in chain.from_iterable(histories) if item not in numbers)):
             rest = f" and {len(unknown) - MAX_IDS_IN_ERROR:,} more" if len(unknown) > MAX_IDS_IN_ERROR else ""
             raise QueryError(
                 f"unknown item {', '.join(map(repr, unknown[:MAX_IDS_IN_ERROR]))}{rest}: not among the "
                 f"{len(numbers):,} of {self.promotion.dataset} at {self.promotion.promoted_at}; ids are those of "
                 "column `item` of the dataset's items.parquet, and a newer item needs `pixrec run`"
             )
-        return [numbers[item] for item in history]
+        if times is not None and list(map(len, times)) != list(map(len, histories)):
+            raise QueryError("times and histories differ in length; give one time per item")
+        values = np.fromiter((numbers[item] for item in chain.from_iterable(histories)), np.int64)
+        flat = None if times is None else np.fromiter(chain.from_iterable(times), np.int64)
+        return ItemLists.of(values, np.fromiter(map(len, histories), np.int64), flat)
+
+
+def _require_top(top: int) -> None:
+    if top < 1:
+        raise QueryError(f"top is {top}; it must be 1 or more")

@@ -115,14 +115,19 @@ def ranking(work: Work) -> Stats:
 
 
 def promoted(work: Work) -> Stats:
-    files.write_json(work.variant_paths.promoted.manifest, {"number": 1})
-    return {"promoted": True, "verdict": "promoted: the first one", "ndcg@10": 0.25}
+    files.write_json(work.paths.promoted.manifest, {"number": 1})
+    return {
+        "promoted": True, "serves": "multimodal", "verdict": "promoted: the first one", "warnings": [], "ndcg@10": 0.25,
+    }  # fmt: skip
 
 
 def refused(work: Work) -> Stats:
-    """Another checkpoint serves already, and a better one."""
-    files.write_json(work.variant_paths.promoted.manifest, {"number": 1})
-    return {"promoted": False, "verdict": "refused, as it is worse: NDCG@10 [0.1]", "ndcg@10": 0.1, "high": -0.02}
+    """Another method serves already, and a better one."""
+    files.write_json(work.paths.promoted.manifest, {"number": 1})
+    return {
+        "promoted": False, "serves": "text_only", "verdict": "refused, as it is worse: NDCG@10 [0.1]",
+        "warnings": ["warning: ease is ahead [of it]"], "ndcg@10": 0.1, "high": -0.02,
+    }  # fmt: skip
 
 
 def baselines(work: Work) -> Stats:

@@ -16,8 +16,8 @@ from pixrec_core.stages import Stage, Stats, Work
 from tests.assets import fake_stages
 
 DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]
-MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, pipeline.PROMOTED]
-EVALUATION = [pipeline.BASELINES, pipeline.BLEND, pipeline.EVALUATION, pipeline.REPORT]
+MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING]
+EVALUATION = [pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT]
 
 
 @pytest.fixture
@@ -111,15 +111,16 @@ def test_a_broken_contract_fails_the_check_and_nothing_reads_the_artefact(
 def test_the_gate_before_serving_is_a_check_that_blocks_nothing(
     materialise, settings: Settings, monkeypatch, gate, passed
 ):
-    monkeypatch.setattr(pipeline, "PROMOTED", replace(pipeline.PROMOTED, run=getattr(fake_stages, gate)))
+    monkeypatch.setattr(pipeline, "PROMOTED", replace(pipeline.PROMOTED, run=getattr(fake_stages, gate), inputs=()))
     make(settings, DATA)
-    result = materialise(MODEL, "sample|text_only")
+    result = materialise([pipeline.PROMOTED], "sample")
     assert result.success
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed, check.severity, check.blocking) == (
         "not_worse_than_promoted", passed, dg.AssetCheckSeverity.WARN, False,
     )  # fmt: skip
-    assert check.description == fake_stages.__dict__[gate](Work(settings, "sample", "text_only"))["verdict"]
+    stats = fake_stages.__dict__[gate](Work(settings, "sample"))
+    assert check.description == "\n".join([stats["verdict"], *stats["warnings"]])
     assert metadata(result, "promoted")["ndcg@10"].value == check.metadata["ndcg@10"].value
 
 

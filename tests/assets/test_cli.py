@@ -25,7 +25,7 @@ from tests.assets import fake_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["raw", "items", "interactions", "images", "sequences"]
-TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking", "promoted"]
+TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking"]
 
 
 def built(out: str) -> list[str]:
@@ -47,19 +47,19 @@ def build_all(settings: Settings) -> None:
 def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, settings):
     code, out, _ = pixrec("demo")
     assert code == 0
-    assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "blend", "evaluation", "report"]
-    assert "multimodal │ 0.2500" in out
+    assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "blend", "promoted", "evaluation", "report"]
+    assert "multimodal (serves) │ 0.2500" in out
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
     assert (code, built(out)) == (0, [])
-    assert out.count("up to date (built 20") == 24
+    assert out.count("up to date (built 20") == 22
 
 
 def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
     build_all(settings)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
     assert built(pixrec("run", "sample", "--variant", "text_only")[1]) == TRAINED
-    assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "blend", "evaluation", "report"]
+    assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "blend", "promoted", "evaluation", "report"]
 
 
 def test_the_same_bytes_again_make_nothing_else_stale(pixrec):
@@ -80,12 +80,15 @@ def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
 def test_a_refused_promotion_is_reported_in_every_run_and_fails_none(pixrec, monkeypatch):
     replace_stage(monkeypatch, "promoted", run=fake_stages.refused)
     for _ in range(2):
-        code, out, _ = pixrec("run", "sample", "--variant", "text_only")
+        code, out, _ = pixrec("run", "sample")
         assert code == 0
         assert "refused, as it is worse: NDCG@10 [0.1]" in out
+        assert "warning: ease is ahead [of it]" in out
     assert built(out) == []
-    rows = [line for line in pixrec("status")[1].splitlines() if "sample|text_only" in line]
-    assert [row.split("│")[4].strip() for row in rows] == [*["current"] * 4, "refused"]
+    out = pixrec("status")[1]
+    (row,) = [line for line in out.splitlines() if "promoted" in line]
+    assert [cell.strip() for cell in row.split("│")[4:6]] == ["refused", "text_only"]  # "serves" is on the next line
+    assert "warning: ease is ahead [of it]" in out
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
 def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
     order = [(run.stage.name, run.work.variant) for run in plan_dataset(settings, "sample")]
     variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
-    assert order[6:] == [*variants, ("blend", None), ("evaluation", None), ("report", None)]
+    assert order[6:] == [*variants, *((name, None) for name in ("blend", "promoted", "evaluation", "report"))]
 
 
 INTERRUPTED = """

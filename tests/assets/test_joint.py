@@ -29,7 +29,7 @@ source = { kind = "sample", seed = 2 }
 source = { kind = "sample", seed = 3 }
 """
 DATA = ("raw", "items", "interactions", "images", "sequences")
-TRAINED = ("checkpoint", "item_vectors", "item_index", "ranking", "promoted")
+TRAINED = ("checkpoint", "item_vectors", "item_index", "ranking")
 
 
 @pytest.fixture

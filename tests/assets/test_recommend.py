@@ -1,4 +1,4 @@
-"""`pixrec recommend` as a user runs it, over a promoted checkpoint of random weights."""
+"""`pixrec recommend` as a user runs it, over promoted checkpoints of random weights."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from pixrec_assets import cli
-from pixrec_assets.commands import export, recommend
+from pixrec_assets.commands import export, options, recommend
 from pixrec_core import files
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.schemas import TEST, USER
@@ -37,13 +37,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Work:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("project")
     (folder / "pixrec.toml").write_text(TOML)
-    served_shop(folder, "text_only")
-    return served_shop(folder)
+    return served_shop(folder, "multimodal", "text_only", baselines=["ease"])
 
 
 @pytest.fixture(scope="module")
 def recommender(served: Work) -> Recommender:
-    return Recommender.load(served.variant_paths.promoted.root)
+    return Recommender.load(served.paths.promoted.root)
 
 
 Pixrec = Callable[..., tuple[int, str, str]]
@@ -56,6 +55,7 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
     for name in [name for name in os.environ if name.startswith("PIXREC_")]:
         monkeypatch.delenv(name)
     for module, name in (
+        (options, "err"),
         (recommend, "out"),
         (export, "out"),
         (cli, "err"),
@@ -75,7 +75,7 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
 @pytest.fixture
 def asked(served: Work, recommender: Recommender) -> dict[str, tuple[str, list[str]]]:
     """Option -> its value, and the items that answer it."""
-    items = recommender.retriever.item_index.items[:3]
+    items = recommender.tower().retriever.item_index.items[:3]
     user = read_sequences(served.paths, TEST)[USER][0]
     photo = served.paths.image(recommender.catalogue.filter("has_image")["item"][0])
     answers = {
@@ -93,7 +93,7 @@ KINDS = ["--user", "--items", "--text", "--photo"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_in_each_format(pixrec, asked, kind):
     value, expected = asked[kind]
-    arguments = ["shop", "--variant", "multimodal", kind, value]
+    arguments = ["shop", "--method", "multimodal", kind, value]
     code, table, err = pixrec(*arguments)
     assert (code, err) == (0, "")
     rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in table.splitlines() if line.startswith("│")]
@@ -119,8 +119,8 @@ def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
 
 
 def test_seen_items_are_left_out_if_asked(pixrec, recommender):
-    items = recommender.retriever.item_index.items[:5]
-    arguments = ["shop", "--variant", "multimodal", "--items", " , ".join(items), "--top", "100"]
+    items = recommender.tower().retriever.item_index.items[:5]
+    arguments = ["shop", "--method", "multimodal", "--items", " , ".join(items), "--top", "100"]
     listed = {}
     for option in ("--allow-seen", "--filter-seen"):
         reported = json.loads(pixrec(*arguments, "--format", "json", option)[1])
@@ -129,18 +129,30 @@ def test_seen_items_are_left_out_if_asked(pixrec, recommender):
     assert listed["--filter-seen"] == [item for item in listed["--allow-seen"] if item not in items]
 
 
-@pytest.mark.parametrize(("best", "other"), [("multimodal", "text_only"), ("text_only", "multimodal")])
-def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, other):
-    manifests = [served.paths.variant(variant).promoted.manifest for variant in (best, other)]
-    before = [path.read_bytes() for path in manifests]
+def test_the_served_method_answers_unless_another_is_asked(pixrec, recommender):
+    items = recommender.catalogue["item"].head(3).to_list()
+    for given, method in (
+        ([], "multimodal"),
+        (["--method", "ease"], "ease"),
+        (["--variant", "text_only"], "text_only"),
+    ):
+        code, out, err = pixrec("shop", "--items", ",".join(items), "--format", "json", *given)
+        assert (code, "--variant is deprecated; write --method NAME" in err) == (0, "--variant" in given)
+        reported = json.loads(out)
+        assert reported["method"] == method
+        expected = recommender.for_items(items, method=method)
+        assert [each["item"] for each in reported["recommendations"]] == [each.item for each in expected]
+
+
+def test_a_text_is_answered_by_a_variant_whatever_serves(pixrec, served):
+    manifest = served.paths.promoted.manifest
+    before = manifest.read_bytes()
     try:
-        for path, score in zip(manifests, (0.2, 0.1), strict=True):
-            files.write_json(path, files.read_json(path) | {"score": score})
-        reported = json.loads(pixrec("shop", "--text", "cup", "--format", "json")[1])
-        assert reported["variant"] == best
+        files.write_json(manifest, files.read_json(manifest) | {"method": "ease"})
+        code, out, _ = pixrec("shop", "--text", "cup", "--format", "json")
+        assert (code, json.loads(out)["method"]) == (0, "multimodal")
     finally:
-        for path, body in zip(manifests, before, strict=True):
-            path.write_bytes(body)
+        manifest.write_bytes(before)
 
 
 @pytest.mark.parametrize(
@@ -151,16 +163,19 @@ def test_the_promoted_variant_with_the_best_score_answers(pixrec, served, best, 
         (["shop", "--text", "cup", "--top", "0"], 2, "0 is not in the range x>=1"),
         (["shop", "--photo", "no.jpg"], 2, "File 'no.jpg' does not exist"),
         (["nope", "--text", "cup"], 1, "unknown dataset 'nope'"),
-        (["empty", "--text", "cup"], 1, "no variant of empty has been promoted yet; run `pixrec run empty`"),
-        (["shop", "--text", "cup", "--variant", "nope"], 1, "unknown variant 'nope'; known: multimodal, text_only"),
-        (["empty", "--text", "cup", "--variant", "text_only"], 1, "variant text_only of empty has not been promoted"),
+        (["empty", "--text", "cup"], 1, "nothing of empty has been promoted; run `pixrec run empty --up-to promoted`"),
+        (
+            ["shop", "--text", "cup", "--method", "nope"],
+            1,
+            "unknown method 'nope'; promoted of shop: ease, multimodal, text_only",
+        ),
         (["shop", "--user", "nobody"], 1, "unknown user 'nobody'"),
         (["shop", "--items", "x,y"], 1, "unknown item 'x', 'y'"),
         (["shop", "--items", " , "], 1, "the history is empty"),
         (["shop", "--text", ""], 1, "the text is empty"),
-        (["shop", "--photo", "pixrec.toml", "--variant", "multimodal"], 1, "the photo cannot be used: not an image"),
-        (["shop", "--photo", "large", "--variant", "multimodal"], 1, "100,001 bytes; photos may have 100,000"),
-        (["shop", "--photo", "pixrec.toml", "--variant", "text_only"], 1, "variant text_only of shop reads no photos"),
+        (["shop", "--photo", "pixrec.toml", "--method", "multimodal"], 1, "the photo cannot be used: not an image"),
+        (["shop", "--photo", "large", "--method", "multimodal"], 1, "100,001 bytes; photos may have 100,000"),
+        (["shop", "--photo", "pixrec.toml", "--method", "text_only"], 1, "method text_only of shop reads no photos"),
     ],
 )
 def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, code, reported):
@@ -172,11 +187,11 @@ def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, c
 
 
 def test_what_answers_can_be_exported(pixrec, recommender, tmp_path):
-    arguments = ["shop", "--variant", "multimodal", "--output", str(tmp_path / "vectors")]
+    arguments = ["shop", "--method", "multimodal", "--output", str(tmp_path / "vectors")]
     code, out, err = pixrec(*arguments, command="export")
-    path, count = tmp_path / "vectors" / "items.parquet", len(recommender.retriever.item_index.items)
+    path, count = tmp_path / "vectors" / "items.parquet", len(recommender.tower().retriever.item_index.items)
     assert (code, out, err) == (0, f"{count} vectors of 16 numbers, multimodal of shop: {path}\n", "")
-    assert pl.read_parquet(path, columns=["item"])["item"].to_list() == recommender.retriever.item_index.items
+    assert pl.read_parquet(path, columns=["item"])["item"].to_list() == recommender.tower().retriever.item_index.items
     code, _, err = pixrec("shop", "--output", str(tmp_path), command="export")
     assert (code, "is no earlier export" in err) == (1, True)
 
@@ -184,8 +199,8 @@ def test_what_answers_can_be_exported(pixrec, recommender, tmp_path):
 def test_a_damaged_index_is_named(pixrec, served, tmp_path, monkeypatch):
     shutil.copytree(served.settings.root, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/shop/variants/multimodal/promoted/1/item_index/index.faiss").write_bytes(b"no index")
-    code, _, err = pixrec("shop", "--text", "cup", "--variant", "multimodal")
+    (tmp_path / "data/shop/promoted/1/variants/multimodal/item_index/index.faiss").write_bytes(b"no index")
+    code, _, err = pixrec("shop", "--text", "cup", "--method", "multimodal")
     assert code == 1
-    assert "promoted/1/item_index/index.faiss is damaged" in err
-    assert "promote again (`pixrec run NAME --stage promoted`)" in err
+    assert "promoted/1/variants/multimodal/item_index/index.faiss is damaged" in err
+    assert "promote again (`pixrec run shop --stage promoted`)" in err

@@ -152,7 +152,7 @@ def materialise(instance: dg.DagsterInstance, job: str, partition: str = "sample
 
 
 VARIANTS = {f"sample|{variant}" for variant in ("multimodal", "collaborative", "text_only")}
-MODEL = ("checkpoint", "item_vectors", "item_index", "ranking", "promoted")
+MODEL = ("checkpoint", "item_vectors", "item_index", "ranking")
 
 
 def test_new_sequences_ask_for_every_variant_and_the_baselines(instance, settings):
@@ -188,7 +188,9 @@ def test_other_data_ask_for_training_and_only_then_for_the_evaluation(evaluated,
         materialise(evaluated, "train", partition)
     asked, cursor = evaluate(defs, evaluated, cursor)
     assert asked == {}, "the rankings have changed in this very tick"
-    assert evaluate(defs, evaluated, cursor)[0] == {name: {"sample"} for name in ("blend", "evaluation", "report")}
+    assert evaluate(defs, evaluated, cursor)[0] == {
+        name: {"sample"} for name in ("blend", "promoted", "evaluation", "report")
+    }
 
 
 def test_data_that_broke_their_contract_ask_for_nothing(instance, settings, monkeypatch):

@@ -1,25 +1,30 @@
 """A small generated shop after the data stages, for tests of later stages."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import set_seed
 
-from pixrec_core import files, pipeline, training
+from pixrec_core import files, pipeline, recommenders, training
 from pixrec_core.models import checkpoint
+from pixrec_core.recommenders import blend
+from pixrec_core.serving import gate
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stats, Work
 
 DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
-AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING, pipeline.PROMOTED)
+AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING)
 
 
 def settings(data_dir: Path, **sections: dict) -> Settings:
     """Return settings of one dataset `shop`, with a model that trains in seconds."""
     model = {"embedding_dim": 16, "item_tokens": 8} | sections.get("model", {})
     training = {"epochs": 2, "batch_size": 16, "max_history_len": 4} | sections.get("training", {})
-    shop = {"source": {"kind": "sample", "users": 60, "items": 40}, "model": model, "training": training}
+    source = {"kind": "sample", "users": 60, "items": 40} | sections.get("source", {})
+    shop = {"source": source, "model": model, "training": training}
     shop |= {name: sections.get(name, {}) for name in ("sequences", "generative")}
     datasets, engine = {"shop": shop}, sections.get("engine", {})
     return Settings(root=data_dir, data_dir=data_dir / "data", datasets=datasets, engine=engine)
@@ -34,11 +39,22 @@ def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> 
     return work
 
 
-def served_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> Work:
-    """Build a shop with a promoted checkpoint of random weights, and everything else that serving reads."""
-    work = open_shop(data_dir, variant, **sections)
-    for stage in (replace(pipeline.CHECKPOINT, run=untrained, resumes=False), *AFTER_TRAINING):
-        stage.materialise(work)
+def served_shop(data_dir: Path, *variants: str, baselines: Sequence[str] = ("popularity",), **sections: dict) -> Work:
+    """Build a shop with promoted methods: a few baselines, checkpoints of random weights, and a blend if users suffice.
+
+    Returns:
+        Work on the first variant.
+    """
+    for variant in variants:
+        work = open_shop(data_dir, variant, **sections)
+        for stage in (replace(pipeline.CHECKPOINT, run=untrained, resumes=False), *AFTER_TRAINING):
+            stage.materialise(work)
+    work = open_shop(data_dir, variants[0], **sections)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recommenders, "baseline_names", lambda: list(baselines))
+        pipeline.BASELINES.run(work)
+    blend.build_blend(work.dataset_settings.blend, work.dataset_settings.retrieval, work.paths, variants)
+    gate.promote_unless_worse("shop", work.dataset_settings, work.paths, variants)
     return work
 
 

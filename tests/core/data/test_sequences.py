@@ -332,19 +332,21 @@ def test_a_reader_does_not_block_a_build(paths):
 def test_open_histories_keep_their_file_and_later_readers_see_the_new_one(paths):
     build_sequences(DEFAULTS, small(paths))
     opened = Histories(paths)
-    assert (opened.of("u2"), opened.of("unknown")) == (list("bcea"), [])
+    assert (opened.of("u2")[0], opened.of("nobody")) == (list("bcea"), ([], []))
     rows: list[Row] = [(user, item, time, 5.0) for user in ("u2", "u9") for time, item in enumerate("aecd", 1)]
     build_sequences(DEFAULTS, write_inputs(paths, rows, "abcde", {}))
     assert read_items(paths)["item"].to_list() == list("acde")
-    assert [Histories(paths).of(user) for user in ("u2", "u9", "u1")] == [list("aecd"), list("aecd"), []]
-    assert [opened.of(user) for user in ("u2", "u9", "u1")] == [list("bcea"), [], list("abcd")]
+    assert [Histories(paths).of(user)[0] for user in ("u2", "u9", "u1")] == [list("aecd"), list("aecd"), []]
+    assert Histories(paths).of("u2")[1] == [1, 2, 3, 4]
+    assert [opened.of(user)[0] for user in ("u2", "u9", "u1")] == [list("bcea"), [], list("abcd")]
 
 
 def test_threads_share_histories(paths):
     build_sequences(DEFAULTS, small(paths))
     opened = Histories(paths)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(opened.of, ["u1", "u2", "u3"] * 20)) == [list("abcd"), list("bcea"), list("cab")] * 20
+        found = [items for items, _ in pool.map(opened.of, ["u1", "u2", "u3"] * 20)]
+    assert found == [list("abcd"), list("bcea"), list("cab")] * 20
 
 
 def test_readers_report_a_missing_or_damaged_file(paths):

@@ -5,8 +5,9 @@ from math import log2
 import polars as pl
 import pytest
 
-from pixrec_core.evaluation.comparison import Answers, Comparison, compare
-from pixrec_core.paths import DatasetPaths, VariantPaths
+from pixrec_core.evaluation.comparison import Answers, Comparison
+from pixrec_core.evaluation.comparison import compare as compare_methods
+from pixrec_core.paths import BaselinePaths, DatasetPaths
 from pixrec_core.schemas import RANKING_SCHEMA
 from tests.core import sequences_file
 
@@ -14,20 +15,25 @@ ITEMS = "abcdefgh"
 BOUGHT = {"u": "abcd", "v": "acba", "w": "abe"}  # targets d, a, e
 
 
-def answers(paths: VariantPaths, bought, lists, items=ITEMS) -> Answers:
+def answers(paths: BaselinePaths, bought, lists, items=ITEMS) -> Answers:
     """Write a split and a ranking: `lists` has one word per user, best item first."""
     catalogue = sequences_file.catalogue([], items)
-    sequences_file.write(paths.dataset, catalogue, sequences_file.sequences(bought))
+    dataset = DatasetPaths(paths.root.parents[1])
+    sequences_file.write(dataset, catalogue, sequences_file.sequences(bought))
     rows = [(user, rank, item, -float(rank)) for user in bought for rank, item in enumerate(lists[user], 1)]
     paths.root.mkdir(parents=True)
     pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(paths.ranking)
-    return Answers.read(paths)
+    return Answers.read(dataset, {"ease": paths.ranking})
 
 
 @pytest.fixture
 def sides(tmp_path):
     """Two folders to write to."""
-    return [DatasetPaths(tmp_path / name).variant("multimodal") for name in ("old", "new")]
+    return [DatasetPaths(tmp_path / name).baseline("ease") for name in ("old", "new")]
+
+
+def compare(old: Answers, new: Answers) -> Comparison | None:
+    return compare_methods(old, "ease", new, ["ease"]).get("ease")
 
 
 def gains(*ranks: int) -> float:

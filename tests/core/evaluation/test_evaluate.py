@@ -125,6 +125,8 @@ def test_paired_differences(metrics):
         ("multimodal", "popularity", "NDCG@10"), ("text_only", "popularity", "NDCG@10"),
         ("multimodal", "popularity", "Recall@10"), ("text_only", "popularity", "Recall@10"),
         ("repeat_last", "popularity", "NDCG@10"), ("repeat_last", "popularity", "Recall@10"),
+        ("repeat_last", "text_only", "NDCG@10"), ("repeat_last", "text_only", "Recall@10"),
+        ("repeat_last", "multimodal", "NDCG@10"), ("repeat_last", "multimodal", "Recall@10"),
     }  # fmt: skip
     row = paired["multimodal", "text_only", "NDCG@10"]
     assert row["difference"] == pytest.approx((1 - 1 / log2(5) + 1 / log2(5)) / 3)

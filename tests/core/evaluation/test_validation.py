@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.evaluation.validation import stacking_users, target_ranks, tuning_users
+from pixrec_core.evaluation.validation import selection_users, stacking_users, target_ranks, tuning_users
 from pixrec_core.ranking_table import top_items
 
 UNPOPULAR_FIRST = np.arange(4)[::-1]
@@ -16,6 +16,9 @@ def test_users_decide_settings_or_train_a_blend(users, tuning):
     assert stacked.sum() == min(users - tuning, 20_000)
     assert not (chosen & stacked).any()
     assert (chosen == tuning_users(users)).all(), "the draw is the same each time"
+    selecting = selection_users(users)
+    assert selecting.sum() == round(0.2 * stacked.sum())
+    assert not (selecting & ~stacked).any()
 
 
 def test_the_rank_counts_higher_scores_and_more_popular_ties():

@@ -128,14 +128,17 @@ RANKED = {
 }
 
 
-def promotion(variant: str = "multimodal", score: float = 0.1) -> Promotion:
+def promotion(method: str = "multimodal") -> Promotion:
     return Promotion(
         number=1,
         dataset="shop",
-        variant=variant,
+        method=method,
+        methods={method: 0.1},
+        selection_users=30,
+        towers=(),
         promoted_at="2026-01-02T03:04:05Z",
-        checkpoint_sha256="ab",
-        score=score,
+        checkpoint_sha256={},
+        score=0.1,
         comparison=None,
         photo_size=256,
         max_pixels=10**6,
@@ -143,8 +146,8 @@ def promotion(variant: str = "multimodal", score: float = 0.1) -> Promotion:
     )
 
 
-def write_promotion(paths: DatasetPaths, variant: str, score: float) -> None:
-    files.write_json(paths.variant(variant).promoted.manifest, promotion(variant, score).model_dump(mode="json"))
+def write_promotion(paths: DatasetPaths, method: str) -> None:
+    files.write_json(paths.promoted.manifest, promotion(method).model_dump(mode="json"))
 
 
 def answer(paths: DatasetPaths, kind: Literal["items", "text"] = "items", value: str = "") -> Answer:
@@ -152,7 +155,7 @@ def answer(paths: DatasetPaths, kind: Literal["items", "text"] = "items", value:
     recommender = SimpleNamespace(promotion=promotion())
     found = [Recommendation(item, 1 - n / 10) for n, item in enumerate([*HOSTILE, "i19"][1:])]
     history = ["i00", *ITEMS[12:20]] if kind == "items" else []
-    return Answer(recommender, Query(kind, value), history, found, titles_of(read_items(paths)))
+    return Answer(recommender, "multimodal", Query(kind, value), history, found, titles_of(read_items(paths)))
 
 
 def write_all(paths: DatasetPaths, source: str = "amazon_2023") -> DatasetPaths:

@@ -59,7 +59,7 @@ def test_without_photos_the_page_shows_titles(paths):
 
 def test_as_json(paths):
     record = json.loads(as_json(example.answer(paths)))
-    assert (record["dataset"], record["variant"], record["promoted_at"]) == (
+    assert (record["dataset"], record["method"], record["promoted_at"]) == (
         "shop",
         "multimodal",
         "2026-01-02T03:04:05Z",

@@ -202,11 +202,10 @@ def test_shows_generative_rankings_with_their_speed(paths, monkeypatch):
 
 
 def test_the_served_method_is_marked_and_shown_first(paths):
-    example.write_promotion(paths, "multimodal", 0.1)
-    example.write_promotion(paths, "text_only", 0.2)
+    example.write_promotion(paths, "text_only")
     html = Path(build_report("shop", paths, BOTH)["html"]).read_text(encoding="utf-8")
     text = Page(html).text
-    assert "Text only serves, with 10.00 %" in text
+    assert "Text only serves: ten recommendations contain the next item for 10.00 % of users. Compared with" in text
     assert text.count("Text only serves PixRec, text only") == 4  # two protocols, each with all metrics too
     assert 'class="line-1 served"' in html
     lists = re.findall(r'<section class="list">\s*<h4>(.*?) <svg', html)
@@ -215,7 +214,17 @@ def test_the_served_method_is_marked_and_shown_first(paths):
 
 
 def test_a_served_method_outside_the_ablation_is_shown_too(paths):
-    example.write_promotion(paths, "collaborative", 0.2)
+    example.write_promotion(paths, "collaborative")
     example.write_ranking(paths, "collaborative", example.RANKED["multimodal"])
     inputs = read_inputs("shop", paths, (*BOTH, "collaborative", "image_only"))
     assert (inputs.served, list(inputs.rankings)) == ("collaborative", ["collaborative", *BOTH])
+
+
+def test_a_served_blend_is_shown_too(paths):
+    example.write_promotion(paths, "blend")
+    example.write_ranking(paths, "multimodal", example.RANKED["multimodal"])
+    paths.blend.root.mkdir()
+    paths.blend.ranking.write_bytes(paths.variant("text_only").ranking.read_bytes())
+    inputs = read_inputs("shop", paths, BOTH)
+    assert (inputs.served, list(inputs.rankings), list(inputs.training)) == ("blend", ["blend", *BOTH], [*BOTH])
+    assert build_report("shop", paths, BOTH)["users_shown"]

@@ -57,7 +57,7 @@ def test_nothing_found_has_no_best():
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
     empty = Protocol.model_validate({"users": 3, "methods": {"popularity": {"Recall@10": nothing}}})
     assert not tables.methods_table(empty, ["Recall@10"])["popularity"]["Recall@10"].best
-    assert tables.best_sentence(empty, None).startswith("No method found the next item")
+    assert tables.served_sentence(empty, None).startswith("No method found the next item")
 
 
 def test_descriptive_metrics_have_no_best_value_and_their_own_unit():
@@ -130,23 +130,38 @@ def test_the_sentence_on_held_out_items_follows_the_split():
     assert sentence == "Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on."
 
 
-BEST = "is the best of 4 methods: ten recommendations contain the next item for 20.00 % of users"
-LOSS = "\N{MINUS SIGN}6.00 points, 95 % interval \N{MINUS SIGN}9.00 to \N{MINUS SIGN}3.00"
+SHARE = "ten recommendations contain the next item for"
 GAP = "+6.00 points, 95 % interval +3.00 to +9.00"
+LOSS = "\N{MINUS SIGN}6.00 points, 95 % interval \N{MINUS SIGN}9.00 to \N{MINUS SIGN}3.00"
 
 
 @pytest.mark.parametrize(
     ("served", "sentence"),
     [
-        (None, f"Co-occurrence {BEST}."),
-        ("co_occurrence", f"Co-occurrence serves and {BEST}; compared with Multimodal, the next best: {GAP}."),
-        ("text_only", f"Co-occurrence {BEST}. Text only serves, with 10.00 %."),
+        (None, f"Co-occurrence is the best of 4 methods: {SHARE} 20.00 % of users."),
+        (
+            "co_occurrence",
+            (
+                f"Co-occurrence serves: {SHARE} 20.00 % of users. "
+                f"Gain over Multimodal, the best other single method: {GAP}. Compared with Text only: 10.00 %."
+            ),
+        ),
         (
             "multimodal",
-            f"Co-occurrence {BEST}. Multimodal serves, with 14.00 % ({LOSS}).",
+            (
+                f"Multimodal serves: {SHARE} 14.00 % of users. "
+                f"Gain over Co-occurrence, the best other single method: {LOSS}. Compared with Text only: 10.00 %."
+            ),
+        ),
+        (
+            "text_only",
+            (
+                f"Text only serves: {SHARE} 10.00 % of users. "
+                "Compared with Co-occurrence, the best other single method: 20.00 %."
+            ),
         ),
     ],
 )
-def test_the_best_method_and_the_served_one(served, sentence):
+def test_the_served_method_and_its_gain(served, sentence):
     compared = protocol(-0.06, -0.09, -0.03, a="multimodal", b="co_occurrence")
-    assert tables.best_sentence(compared, served).replace("\u00a0", " ") == sentence
+    assert tables.served_sentence(compared, served).replace("\u00a0", " ") == sentence

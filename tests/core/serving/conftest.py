@@ -1,4 +1,4 @@
-"""Promoted checkpoints of a small dataset: built once, copied for tests that change them."""
+"""Promoted methods of a small dataset: built once, copied for tests that change them."""
 
 import shutil
 from pathlib import Path
@@ -19,19 +19,26 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
-    """The dataset by variant; tests must not change it."""
-    folder = tmp_path_factory.mktemp("served")
-    return {variant: served_shop(folder, variant) for variant in VARIANTS}
+def served(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """A dataset with too few users for a blend, so that the first variant serves; tests must not change it."""
+    return served_shop(tmp_path_factory.mktemp("served"), *VARIANTS, baselines=["ease"])
 
 
 @pytest.fixture(scope="session")
-def recommenders(served: dict[str, Work]) -> dict[str, Recommender]:
-    return {name: Recommender.load(work.variant_paths.promoted.root) for name, work in served.items()}
+def recommender(served: Work) -> Recommender:
+    return Recommender.load(served.paths.promoted.root)
+
+
+@pytest.fixture(scope="session")
+def blended(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """A dataset with a blend, which serves; tests must not change it."""
+    source = {"users": 320, "items": 60}
+    baselines = ["co_occurrence", "ease", "popularity"]
+    return served_shop(tmp_path_factory.mktemp("blended"), "text_only", baselines=baselines, source=source)
 
 
 @pytest.fixture
-def shop(served: dict[str, Work], tmp_path: Path) -> Work:
-    """A copy of the text-only dataset without hard links, so that tests can damage single files."""
-    shutil.copytree(served["text_only"].settings.root, tmp_path, dirs_exist_ok=True)
+def shop(served: Work, tmp_path: Path) -> Work:
+    """A copy of the dataset without hard links, so that tests can damage single files."""
+    shutil.copytree(served.settings.root, tmp_path, dirs_exist_ok=True)
     return open_shop(tmp_path, "text_only")

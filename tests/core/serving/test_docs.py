@@ -8,7 +8,7 @@ import pytest
 
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommendation, export
-from pixrec_core.serving.gate import MIN_PAIRS
+from pixrec_core.serving.gate import MIN_PAIRS, MIN_SELECTION_USERS
 from pixrec_core.settings import PromotionSettings
 from pixrec_core.stages import Work
 
@@ -18,6 +18,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 def test_its_numbers_equal_those_of_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert f"fewer than {MIN_PAIRS} users" in text
+    assert f"fewer than {MIN_SELECTION_USERS} selection users" in text
     assert f"tolerance = {PromotionSettings().tolerance} " in text
 
 
@@ -28,11 +29,10 @@ def examples() -> list[str]:
 
 
 @pytest.fixture
-def names(examples: list[str], served: dict[str, Work], tmp_path: Path, monkeypatch, capsys) -> dict:
+def names(examples: list[str], served: Work, tmp_path: Path, monkeypatch, capsys) -> dict:
     """Variables of the first example; its output is captured."""
-    work = served["collaborative"]
-    shutil.copytree(work.variant_paths.promoted.root, tmp_path / "data/shop/variants/multimodal/promoted")
-    shutil.copyfile(next(work.paths.images.rglob("*.jpg")), tmp_path / "mug.jpg")
+    shutil.copytree(served.paths.promoted.root, tmp_path / "data/shop/promoted")
+    shutil.copyfile(next(served.paths.images.rglob("*.jpg")), tmp_path / "mug.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(examples[0], str(PAGE), "exec"), names)
@@ -42,14 +42,14 @@ def names(examples: list[str], served: dict[str, Work], tmp_path: Path, monkeypa
 def test_the_example_runs(names: dict, capsys) -> None:
     assert re.fullmatch(r"(\S+ -?\d\.\d{3}\n){3}", capsys.readouterr().out)
     assert not {item for item, _ in names["next_items"]} & set(names["history"])
-    assert [len(each) for each in names["many"]] == [5, 5]
+    assert [len(each) for each in names["many"] + [names["baseline"], names["popular"]]] == [5] * 4
     assert isinstance(names["similar"][0], Recommendation)
 
 
 def test_a_vector_database_finds_what_the_index_finds(names: dict, examples: list[str], tmp_path: Path) -> None:
     pytest.importorskip("qdrant_client", reason="the client of the vector database is not installed")
-    export.export_items(PromotedPaths(tmp_path / "data/shop/variants/multimodal/promoted"), tmp_path / "shop-vectors")
+    export.export_items(PromotedPaths(tmp_path / "data/shop/promoted"), tmp_path / "shop-vectors")
     exec(compile(examples[1], str(PAGE), "exec"), names)
-    expected = names["recommender"].for_items(names["history"], 5)
+    expected = names["recommender"].for_items(names["history"], 5, method=names["about"]["method"])
     assert [point.payload["item"] for point in names["found"]] == [each.item for each in expected]
     assert [point.score for point in names["found"]] == pytest.approx([each.score for each in expected], abs=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from pixrec_core import files
-from pixrec_core.errors import ArtefactError, SettingsError
+from pixrec_core.errors import ArtefactError, QueryError, SettingsError
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommender, export
@@ -17,37 +17,35 @@ from pixrec_core.stages import Work
 
 
 @pytest.fixture
-def folder(served: dict[str, Work]) -> PromotedPaths:
-    return served["collaborative"].variant_paths.promoted
+def folder(served: Work) -> PromotedPaths:
+    return served.paths.promoted
 
 
 def test_every_item_is_exported_with_its_vector_and_photo(
-    folder: PromotedPaths, served: dict[str, Work], recommenders: dict[str, Recommender], tmp_path: Path, monkeypatch
+    folder: PromotedPaths, served: Work, recommender: Recommender, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(export, "ROWS_PER_BATCH", 7)
     export.export_items(folder, tmp_path / "new" / "export")
-    path, retriever = tmp_path / "new" / "export" / "items.parquet", recommenders["collaborative"].retriever
+    path, retriever = tmp_path / "new" / "export" / "items.parquet", recommender.tower("collaborative").retriever
     schema = parquet.read_schema(path)
     assert schema.names == ["item", "title", "image_url", "photo", "vector"]
     assert schema.field("vector").type == pa.list_(pa.float32(), retriever.item_index.vectors.shape[1])
     rows = pl.read_parquet(path)
-    catalogue = recommenders["collaborative"].catalogue
+    catalogue = recommender.catalogue
     assert rows["item"].to_list() == retriever.item_index.items
     assert rows.select("item", "title", "image_url").equals(catalogue.select("item", "title", "image_url"))
     np.testing.assert_array_equal(rows["vector"].to_numpy(), retriever.item_index.vectors)
     assert rows["photo"].is_not_null().equals(catalogue["has_image"], check_names=False)
-    assert all((served["collaborative"].paths.root / photo).is_file() for photo in rows["photo"].drop_nulls())
+    assert all((served.paths.root / photo).is_file() for photo in rows["photo"].drop_nulls())
     assert {each.name for each in (tmp_path / "new").iterdir()} == {"export"}
 
 
-def test_the_manifest_names_the_origin_and_the_metric(
-    folder: PromotedPaths, served: dict[str, Work], tmp_path: Path
-) -> None:
+def test_the_manifest_names_the_origin_and_the_metric(folder: PromotedPaths, served: Work, tmp_path: Path) -> None:
     manifest = export.export_items(folder, tmp_path / "export")
     assert files.read_json(tmp_path / "export" / "export.json") == manifest
     expected = {
-        "dataset": "shop", "variant": "collaborative", "dimension": 16, "metric": "inner_product", "unit_vectors": True,
-        "checkpoint_sha256": checkpoint.weights_sha256(served["collaborative"].variant_paths.checkpoint),
+        "dataset": "shop", "method": "collaborative", "dimension": 16, "metric": "inner_product", "unit_vectors": True,
+        "checkpoint_sha256": checkpoint.weights_sha256(served.variant_paths.checkpoint),
         "items_sha256": files.sha256_file(tmp_path / "export" / "items.parquet"),
     }  # fmt: skip
     assert expected.items() <= manifest.items()
@@ -68,10 +66,16 @@ def test_only_an_earlier_export_is_replaced(folder: PromotedPaths, tmp_path: Pat
 
 
 def test_damaged_vectors_are_not_exported(shop: Work, tmp_path: Path) -> None:
-    path = shop.variant_paths.promoted.root / "1" / "item_vectors" / "vectors.safetensors"
+    path = shop.paths.promoted.root / "1" / "variants" / "collaborative" / "item_vectors" / "vectors.safetensors"
     body = bytearray(path.read_bytes())
     body[-1] ^= 1
     path.write_bytes(body)
     with pytest.raises(ArtefactError, match=r"vectors\.safetensors is damaged"):
-        export.export_items(shop.variant_paths.promoted, tmp_path / "export")
+        export.export_items(shop.paths.promoted, tmp_path / "export")
     assert not (tmp_path / "export").exists()
+
+
+def test_another_tower_can_be_exported_and_a_baseline_cannot(folder: PromotedPaths, tmp_path: Path) -> None:
+    assert export.export_items(folder, tmp_path / "export", "text_only")["method"] == "text_only"
+    with pytest.raises(QueryError, match="method ease has no item vectors; name one of collaborative, "):
+        export.export_items(folder, tmp_path / "other", "ease")

@@ -42,7 +42,7 @@ def promote(work: Work, rank_of: Callable[[int], int], tolerance: float = 0.0) -
     settings = work.dataset_settings.model_copy(
         update={"promotion": work.dataset_settings.promotion.model_copy(update={"tolerance": tolerance})}
     )
-    return gate.promote_unless_worse("shop", settings, work.variant_paths)
+    return gate.promote_unless_worse("shop", settings, work.paths, ["text_only"])
 
 
 def new_targets(work: Work, users: int) -> None:
@@ -61,18 +61,19 @@ def new_targets(work: Work, users: int) -> None:
 @pytest.fixture
 def third(shop: Work) -> Work:
     """The dataset with a promoted ranking that has every target at rank 3."""
-    files.remove(shop.variant_paths.promoted.root)
+    files.remove(shop.paths.promoted.root)
     assert promote(shop, lambda _: 3)["promoted"]
     return shop
 
 
 def test_the_first_checkpoint_is_promoted_without_comparison(shop: Work) -> None:
-    files.remove(shop.variant_paths.promoted.root)
+    files.remove(shop.paths.promoted.root)
     stats = promote(shop, lambda _: 3)
-    assert stats == {"promoted": True, "verdict": "promoted: the first one, with nothing to compare it with",
-                     "ndcg@10": 1 / log2(4)}  # fmt: skip
-    served = read_promotion(shop.variant_paths.promoted)
-    assert (served.number, served.variant, served.score, served.comparison) == (1, "text_only", 0.5, None)
+    assert (stats["promoted"], stats["serves"], stats["ndcg@10"]) == (True, "text_only", 1 / log2(4))
+    assert stats["verdict"] == "promoted: text_only serves; the first promotion, with nothing to compare it with"
+    served = read_promotion(shop.paths.promoted)
+    assert (served.number, served.method, served.score, served.comparison) == (1, "text_only", 0.5, None)
+    assert (set(served.methods), served.towers) == ({"ease", "text_only"}, ("text_only",))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +90,16 @@ def test_the_first_checkpoint_is_promoted_without_comparison(shop: Work) -> None
 def test_only_a_significantly_worse_checkpoint_is_refused(
     third: Work, rank_of: Callable[[int], int], passed: bool
 ) -> None:
-    before = third.variant_paths.promoted.manifest.read_bytes()
+    before = third.paths.promoted.manifest.read_bytes()
     stats = promote(third, rank_of)
     assert stats["promoted"] is passed
     assert (stats["pairs"], stats["old"]) == (USERS, 0.5)
     assert stats["new"] == pytest.approx(sum(1 / log2(1 + r) if r <= 10 else 0 for r in map(rank_of, range(60))) / 60)
-    assert stats["verdict"].startswith("promoted: NDCG@10" if passed else "refused, as it is worse: NDCG@10")
-    assert ("PIXREC_PROMOTION__TOLERANCE=1 pixrec run shop --variant text_only" in stats["verdict"]) != passed
-    assert (third.variant_paths.promoted.manifest.read_bytes() == before) != passed
+    assert stats["verdict"].startswith(
+        "promoted: text_only serves: NDCG@10" if passed else "refused, as text_only is worse: NDCG@10"
+    )
+    assert ("PIXREC_PROMOTION__TOLERANCE=1 pixrec run shop --stage promoted" in stats["verdict"]) != passed
+    assert (third.paths.promoted.manifest.read_bytes() == before) != passed
 
 
 @pytest.mark.parametrize(("tolerance", "passed"), [(0.069, False), (0.07, True), (1, True)])
@@ -115,7 +118,7 @@ def test_too_few_unchanged_users_decide_nothing(third: Work, changed: int, passe
 
 
 def test_the_previous_copy_stays_until_the_next_promotion(third: Work) -> None:
-    paths = third.variant_paths.promoted
+    paths = third.paths.promoted
     for number in (2, 3):
         promote(third, lambda _: 3)
         assert read_promotion(paths).number == number
@@ -123,34 +126,32 @@ def test_the_previous_copy_stays_until_the_next_promotion(third: Work) -> None:
 
 
 def test_a_later_training_does_not_change_what_serves(third: Work) -> None:
-    folder = third.variant_paths.promoted.root
+    folder = third.paths.promoted.root
     history = read_items(third.paths)[ITEM].to_list()[:3]
     before = Recommender.load(folder).for_items(history)
     shops.untrained(third, seed=1)
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         stage.run(third)
     assert Recommender.load(folder).for_items(history) == before
-    assert gate.promote_unless_worse("shop", third.dataset_settings, third.variant_paths)["pairs"] == USERS
+    assert gate.promote_unless_worse("shop", third.dataset_settings, third.paths, ["text_only"])["pairs"] == USERS
 
 
 def test_artefacts_of_two_trainings_are_not_promoted(third: Work) -> None:
-    before = third.variant_paths.promoted.manifest.read_bytes()
+    before = third.paths.promoted.manifest.read_bytes()
     shops.untrained(third, seed=1)
     with pytest.raises(ArtefactError, match=r"was built for another checkpoint.* materialise item_vectors"):
         promote(third, lambda _: 1)
-    assert third.variant_paths.promoted.manifest.read_bytes() == before
+    assert third.paths.promoted.manifest.read_bytes() == before
 
 
 def killed(root: Path) -> None:
     """Promote, and kill the process before it writes the manifest; for a separate process."""
     promotion.write_promotion = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    gate.promote_unless_worse(
-        "shop", DatasetSettings(source={"kind": "sample"}), DatasetPaths(root).variant("text_only")
-    )
+    gate.promote_unless_worse("shop", DatasetSettings(source={"kind": "sample"}), DatasetPaths(root), ["text_only"])
 
 
 def test_a_promotion_killed_before_its_manifest_leaves_the_served_copy(third: Work) -> None:
-    folder = third.variant_paths.promoted.root
+    folder = third.paths.promoted.root
     history = read_items(third.paths)[ITEM].to_list()[:3]
     before, manifest = Recommender.load(folder).for_items(history), (folder / "promoted.json").read_bytes()
     shops.untrained(third, seed=1)
@@ -158,27 +159,29 @@ def test_a_promotion_killed_before_its_manifest_leaves_the_served_copy(third: Wo
         stage.run(third)
     rank(third, lambda _: 1)
     assert exit_code(killed, third.paths.root) == -signal.SIGKILL
-    assert (folder / "2" / "checkpoint" / "model.safetensors").exists()  # the copy was complete
+    assert (
+        folder / "2" / "variants" / "text_only" / "checkpoint" / "model.safetensors"
+    ).exists()  # the copy was complete
     assert (folder / "promoted.json").read_bytes() == manifest
     assert Recommender.load(folder).for_items(history) == before
     (folder / "2" / "leftover").touch()
     assert promote(third, lambda _: 1)["promoted"]
-    assert read_promotion(third.variant_paths.promoted).number == 2
+    assert read_promotion(third.paths.promoted).number == 2
     assert not (folder / "2" / "leftover").exists()
     assert Recommender.load(folder).for_items(history) != before
 
 
 @pytest.mark.parametrize("vision", ["trainable", "frozen"])
-def test_a_promoted_folder_is_self_contained(tmp_path: Path, served: dict[str, Work], vision: str) -> None:
-    shutil.copytree(served["image_only"].settings.root, tmp_path / "shop")
+def test_a_promoted_folder_is_self_contained(tmp_path: Path, served: Work, vision: str) -> None:
+    shutil.copytree(served.settings.root, tmp_path / "shop")
     work = shops.open_shop(tmp_path / "shop", "image_only", model={"vision": vision})
     for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         shops.untrained(work) if stage is pipeline.ITEM_VECTORS else None
         stage.run(work)
-    gate.promote_unless_worse("shop", work.dataset_settings, work.variant_paths)
+    gate.promote_unless_worse("shop", work.dataset_settings, work.paths, ["image_only"])
     history = read_items(work.paths)[ITEM].to_list()[:3]
-    before = Recommender.load(work.variant_paths.promoted.root).for_items(history)
-    elsewhere = work.variant_paths.promoted.root.rename(tmp_path / "elsewhere")
+    before = Recommender.load(work.paths.promoted.root).for_items(history)
+    elsewhere = work.paths.promoted.root.rename(tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "shop")
     assert Recommender.load(elsewhere).for_items(history) == before
 
@@ -186,36 +189,99 @@ def test_a_promoted_folder_is_self_contained(tmp_path: Path, served: dict[str, W
 @pytest.mark.parametrize(
     "name",
     [
-        "checkpoint/model.safetensors", "item_index/index.faiss", "item_vectors/vectors.safetensors",
-        "sequences.duckdb", "images.parquet", "ranking.parquet",
+        "variants/collaborative/checkpoint/model.safetensors", "variants/collaborative/item_index/index.faiss",
+        "variants/collaborative/item_vectors/vectors.safetensors", "variants/collaborative/ranking.parquet",
+        "sequences.duckdb", "images.parquet",
     ],
 )  # fmt: skip
 def test_a_damaged_copy_is_named_with_the_remedy(shop: Work, name: str) -> None:
-    path = shop.variant_paths.promoted.root / "1" / name
+    path = shop.paths.promoted.root / "1" / name
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    message = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run NAME --stage"
+    message = rf"1/{name} is damaged.* remove the folder .*promoted and promote again \(`pixrec run shop --stage"
     with pytest.raises(ArtefactError, match=message):
-        Recommender.load(shop.variant_paths.promoted.root)
+        Recommender.load(shop.paths.promoted.root)
     with pytest.raises(ArtefactError, match=message):
         promote(shop, lambda _: 1)
 
 
 def test_a_missing_copy_is_named(shop: Work) -> None:
-    (shop.variant_paths.promoted.root / "1" / "images.parquet").unlink()
+    (shop.paths.promoted.root / "1" / "images.parquet").unlink()
     with pytest.raises(ArtefactError, match=r"1/images\.parquet is missing; remove the folder"):
-        Recommender.load(shop.variant_paths.promoted.root)
+        Recommender.load(shop.paths.promoted.root)
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "as a whole: "), ('{"number": 1}', "dataset: Field required")])
 def test_a_damaged_manifest_is_named(shop: Work, content: str, message: str) -> None:
-    shop.variant_paths.promoted.manifest.write_text(content)
+    shop.paths.promoted.manifest.write_text(content)
     with pytest.raises(ArtefactError, match=rf"promoted\.json is damaged \({message}.*promote again"):
-        Recommender.load(shop.variant_paths.promoted.root)
+        Recommender.load(shop.paths.promoted.root)
 
 
 def test_loading_before_any_promotion_fails(shop: Work) -> None:
-    files.remove(shop.variant_paths.promoted.root)
-    with pytest.raises(MissingArtefactError, match=r"promoted\.json is not there: nothing has been promoted"):
-        Recommender.load(shop.variant_paths.promoted.root)
+    files.remove(shop.paths.promoted.root)
+    with pytest.raises(
+        MissingArtefactError, match=r"nothing of shop has been promoted; run `pixrec run shop --up-to promoted`"
+    ):
+        Recommender.load(shop.paths.promoted.root)
+
+
+@pytest.mark.parametrize(
+    ("order", "scores", "users", "chosen"),
+    [
+        (["blend", "tower", "ease"], {"blend": 0.2, "tower": 0.1, "ease": 0.3}, 30, "ease"),
+        (["blend", "tower", "ease"], {"blend": 0.2, "tower": 0.2, "ease": 0.2}, 30, "blend"),
+        (["tower", "ease"], {"tower": 0.1, "ease": 0.3}, 29, "tower"),
+        (["tower", "ease"], {"ease": 0.0}, 30, "ease"),
+    ],
+)
+def test_the_best_on_validation_serves_if_enough_users_were_measured(order, scores, users, chosen) -> None:
+    assert gate.sort_methods(order, scores, users)[0] == chosen
+
+
+def write_ease(work: Work, rank_of: Callable[[int], int]) -> None:
+    """Write the test ranking of EASE by hand."""
+    before = work.variant_paths.ranking.read_bytes()
+    rank(work, rank_of)
+    for path, body in (
+        (work.paths.baseline("ease").ranking, work.variant_paths.ranking.read_bytes()),
+        (work.variant_paths.ranking, before),
+    ):
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(body)
+
+
+def test_a_method_ahead_of_the_served_one_is_a_warning(third: Work) -> None:
+    write_ease(third, lambda _: 1)
+    (warning,) = promote(third, lambda _: 3)["warnings"]
+    assert warning.startswith(
+        "warning: ease is ahead of the served text_only by NDCG@10 +0.5000, 95 % interval +0.5000 to +0.5000, on 60 test"
+    )
+    write_ease(third, lambda n: 1 if n == 0 else 3)
+    assert promote(third, lambda _: 3)["warnings"] == [], "(59/60)^60 = 36 % of the resamples lack user 0"
+
+
+def test_a_refused_promotion_compares_methods_with_what_serves(third: Work) -> None:
+    write_ease(third, lambda _: 1)
+    stats = promote(third, lambda _: 20)
+    assert (stats["promoted"], stats["serves"]) == (False, "text_only")
+    assert stats["warnings"][0].startswith("warning: ease is ahead of the served text_only by NDCG@10 +0.5000")
+    assert read_promotion(third.paths.promoted).number == 1
+
+
+def test_promotions_of_single_variants_are_named(shop: Work) -> None:
+    files.remove(shop.paths.promoted.root)
+    files.write_json(shop.variant_paths.root / "promoted" / "promoted.json", {})
+    with pytest.raises(
+        MissingArtefactError, match=r"up-to promoted`, since promotions of single variants are no longer"
+    ):
+        Recommender.load(shop.paths.promoted.root)
+
+
+def test_a_recommender_whose_folder_was_replaced_says_so(third: Work) -> None:
+    recommender = Recommender.load(third.paths.promoted.root)
+    for _ in range(2):
+        promote(third, lambda _: 3)
+    with pytest.raises(ArtefactError, match="later promotions have replaced it; load the recommender again"):
+        recommender.method("ease")

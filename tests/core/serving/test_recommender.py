@@ -18,19 +18,13 @@ from tests.core.shop import served_shop
 
 
 @pytest.fixture
-def recommender(recommenders: dict[str, Recommender]) -> Recommender:
-    """Of the variant with texts, photos and item-id embeddings."""
-    return recommenders["collaborative"]
-
-
-@pytest.fixture
-def bought(served: dict[str, Work]) -> dict[str, list[str]]:
+def bought(served: Work) -> dict[str, list[str]]:
     """All items of each user."""
-    return dict(read_sequences(served["collaborative"].paths, TEST).select(USER, ITEMS).rows())
+    return dict(read_sequences(served.paths, TEST).select(USER, ITEMS).rows())
 
 
 def test_recommendations_equal_those_of_the_ranking_stage(recommender, served, bought):
-    ranking = pl.read_parquet(served["collaborative"].variant_paths.ranking).sort(USER, RANK)
+    ranking = pl.read_parquet(served.variant_paths.ranking).sort(USER, RANK)
     users = list(bought)[:5]
     lists = recommender.for_histories([bought[user][:-1] for user in users])
     for user, answer in zip(users, lists, strict=True):
@@ -48,7 +42,7 @@ def test_a_user_query_takes_the_whole_history(recommender, bought):
 def test_inner_products_of_user_and_item_vectors_are_the_scores(recommender, bought):
     histories = list(bought.values())[:3]
     vectors = recommender.user_vectors(histories)
-    items, known = encode.read_item_vectors(recommender.paths.item_vectors)
+    items, known = encode.read_item_vectors(recommender.paths.variant("collaborative").item_vectors)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     for vector, answer in zip(vectors, recommender.for_histories(histories, 5), strict=True):
         scores = known @ vector
@@ -58,7 +52,7 @@ def test_inner_products_of_user_and_item_vectors_are_the_scores(recommender, bou
 
 def test_only_the_newest_items_of_a_history_count(recommender, bought):
     items = max(bought.values(), key=len)
-    assert len(items) > recommender.retriever.encoder.max_history_len == 4
+    assert len(items) > recommender.tower().retriever.encoder.max_history_len == 4
     assert recommender.for_items(items) == recommender.for_items(items[-4:])
 
 
@@ -89,7 +83,7 @@ def test_items_without_interactions_are_candidates_if_the_settings_include_them(
     histories = read_sequences(work.paths, TEST)[ITEMS].to_list()
     new = set(pl.read_parquet(work.paths.items)[ITEM]) - {item for history in histories for item in history}
     assert len(new) > 5
-    recommender = Recommender.load(work.variant_paths.promoted.root)
+    recommender = Recommender.load(work.paths.promoted.root)
     answer = {each.item for each in recommender.for_items(histories[0], 1000)}
     assert new < answer
     assert recommender.for_items([*new][:2], 5), "a new item is no valid history"
@@ -97,24 +91,24 @@ def test_items_without_interactions_are_candidates_if_the_settings_include_them(
 
 @pytest.mark.parametrize("variant", ["collaborative", "text_only"])
 @torch.inference_mode()
-def test_a_text_is_encoded_as_the_title_of_an_item(recommenders, variant):
-    recommender = recommenders[variant]
-    model, processor = recommender.retriever.encoder.model, recommender.retriever.encoder.inputs.processor
+def test_a_text_is_encoded_as_the_title_of_an_item(recommender, variant):
+    encoder = recommender.tower(variant).retriever.encoder
+    model, processor = encoder.model, encoder.inputs.processor
     ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
     hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
     mean = hidden[0, len(processor.start_ids) :].mean(dim=0)
     vector = torch.nn.functional.normalize(model.item_head(mean), dim=0).numpy()
-    items, vectors = encode.read_item_vectors(recommender.paths.item_vectors)
+    items, vectors = encode.read_item_vectors(recommender.paths.variant(variant).item_vectors)
     best = np.argsort(-(vectors @ vector))[:3]
-    answer = recommender.for_text("red shirt", 3)
+    answer = recommender.for_text("red shirt", 3, method=variant)
     assert [each.item for each in answer] == [items[n] for n in best]
     np.testing.assert_allclose([each.score for each in answer], (vectors @ vector)[best], atol=1e-5)
 
 
-def test_a_photo_finds_its_item(recommenders, served):
-    recommender = recommenders["image_only"]  # its items are photos only
+def test_a_photo_finds_its_item(recommender, served):
     item = recommender.catalogue.filter("has_image")[ITEM][3]
-    first = recommender.for_photo(served["image_only"].paths.image(item).read_bytes(), 1)[0]
+    photo = served.paths.image(item).read_bytes()
+    first = recommender.for_photo(photo, 1, method="image_only")[0]  # whose items are photos only
     assert first == Recommendation(item, pytest.approx(1, abs=1e-4))
 
 
@@ -125,24 +119,30 @@ def png(mode: str, size: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("variant", "query", "message"),
+    ("query", "message"),
     [
-        (
-            "collaborative",
-            lambda r: r.for_user("nobody"),
-            "unknown user 'nobody': shop had no interactions of this user at 20",
-        ),
-        ("collaborative", lambda r: r.for_items(["no", "B0"]), r"unknown item 'no', 'B0': not among the \d+ of shop"),
-        ("collaborative", lambda r: r.for_items([str(n) for n in range(7)]), "'4' and 2 more: not among"),
-        ("collaborative", lambda r: r.for_items([]), "the history is empty"),
-        ("collaborative", lambda r: r.for_text(" \n"), "the text is empty"),
-        ("collaborative", lambda r: r.for_text("cup", 0), "top is 0; it must be 1 or more"),
-        ("collaborative", lambda r: r.for_photo(b"<html>404</html>"), "cannot be used: not an image"),
-        ("collaborative", lambda r: r.for_photo(png("1", (10_000, 6_000))), "cannot be used: too many pixels"),
-        ("text_only", lambda r: r.for_photo(png("RGB", (8, 8))), "variant text_only of shop reads no photos; query by"),
-        ("image_only", lambda r: r.for_text("cup"), "variant image_only reads no texts; query by a photo"),
+        (lambda r: r.for_user("nobody"), "unknown user 'nobody': shop had no interactions of this user at 20"),
+        (lambda r: r.for_items(["no", "B0"]), r"unknown item 'no', 'B0': not among the \d+ of shop"),
+        (lambda r: r.for_items([str(n) for n in range(7)]), "'4' and 2 more: not among"),
+        (lambda r: r.for_items([], method="bert"), "unknown method 'bert'; promoted of shop: collaborative, ease, "),
+        (lambda r: r.for_histories([[]], times=[[1]]), "times and histories differ in length"),
+        (lambda r: r.user_vectors([[]]), "the history is empty"),
+        (lambda r: r.for_text(" \n"), "the text is empty"),
+        (lambda r: r.for_text("cup", 0), "top is 0; it must be 1 or more"),
+        (lambda r: r.for_items([], 0), "top is 0; it must be 1 or more"),
+        (lambda r: r.for_photo(b"<html>404</html>"), "cannot be used: not an image"),
+        (lambda r: r.for_photo(png("1", (10_000, 6_000))), "cannot be used: too many pixels"),
+        (lambda r: r.for_photo(png("RGB", (8, 8)), method="text_only"), "method text_only of shop reads no photos; "),
+        (lambda r: r.for_text("cup", method="image_only"), "method image_only of shop reads no texts; leave out"),
+        (lambda r: r.for_text("cup", method="ease"), "method ease of shop reads no texts; leave out the method"),
+        (lambda r: r.for_text("cup", method="bert"), "unknown method 'bert'"),
     ],
 )
-def test_an_invalid_query_is_named_with_the_remedy(recommenders, variant, query, message):
+def test_an_invalid_query_is_named_with_the_remedy(recommender, query, message):
     with pytest.raises(QueryError, match=message):
-        query(recommenders[variant])
+        query(recommender)
+
+
+def test_without_a_variant_that_reads_photos_no_photo_is_answered(blended):
+    with pytest.raises(QueryError, match="no promoted method of shop reads any photos; query by a history, or"):
+        Recommender.load(blended.paths.promoted.root).for_photo(png("RGB", (8, 8)))

@@ -1,0 +1,56 @@
+"""The measurement that chooses the method which serves: NDCG@10 of every method on the same validation users."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from pixrec_core import files
+from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.errors import ArtefactError
+from pixrec_core.evaluation.comparison import METRIC, K
+from pixrec_core.evaluation.metrics import METRICS
+from pixrec_core.evaluation.rankings import listed_ranks
+from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
+from pixrec_core.evaluation.validation import selection_users
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.ranking_table import id_indices
+from pixrec_core.schemas import ITEM, RANK, USER, VALIDATION
+
+
+def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple[dict[str, float], int]:
+    """Return `METRIC` of each method over selection users, seen items allowed, and the number of these users.
+
+    Args:
+        paths: of the dataset.
+        rankings: of validation users, selection users among them, by method.
+
+    Returns:
+        Without selection users, no scores and 0.
+
+    Raises:
+        MissingArtefactError: sequences or a ranking have not been built.
+        ArtefactError: a ranking lacks a selection user.
+    """
+    validation = read_sequences(paths, VALIDATION)
+    users = validation.filter(selection_users(validation.height))
+    if users.is_empty():
+        return {}, 0
+    targets = Targets.of(read_items(paths), users)
+    scores = {}
+    for method, path in rankings.items():
+        ranking = (
+            pl.scan_parquet(files.require(path), glob=False)
+            .filter(pl.col(RANK) <= K)
+            .select(
+                id_indices(pl.col(USER), targets.users, strict=False).alias(USER_INDEX),
+                id_indices(pl.col(ITEM), targets.items, strict=False).alias(ITEM_INDEX),
+                RANK,
+            )
+            .drop_nulls(USER_INDEX)
+            .collect()
+        )
+        if missing := users.height - ranking[USER_INDEX].n_unique():
+            raise ArtefactError(f"the ranking {path} of {method} lacks {missing:,} validation users; rank them again")
+        scores[method] = float(METRICS[METRIC](listed_ranks(ranking, targets, K)).mean())
+    return scores, users.height

@@ -1,0 +1,121 @@
+"""The two methods that are no fitted model of one file: a dual tower with its index, and the blend with its methods."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixrec_core.data.sequences import read_items
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.ranking_table import popularity_ranks
+from pixrec_core.recommenders._blend_features import DAY_MS, MethodLists, Queries
+from pixrec_core.recommenders.base import ItemLists, Method, Scores
+from pixrec_core.recommenders.blend import USERS_PER_BATCH, Blend
+from pixrec_core.retrieval.encode import Vectors
+from pixrec_core.retrieval.retriever import Retriever
+from pixrec_core.schemas import TRAIN_COUNT
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tower(Method):
+    """A dual tower: ranks by the cosine of the vectors of history and item; an empty history has no vector.
+
+    Attributes:
+        variant: determines which of text and photo it reads.
+        retriever: the towers and the index.
+    """
+
+    variant: str
+    retriever: Retriever
+
+    @classmethod
+    def load(cls, paths: DatasetPaths, variant: str) -> "Tower":
+        """Read a variant's artefacts.
+
+        Raises:
+            MissingArtefactError: there is no checkpoint or no index.
+            ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
+        """
+        ranks = popularity_ranks(read_items(paths)[TRAIN_COUNT].to_numpy())
+        return cls(popularity_ranks=ranks, variant=variant, retriever=Retriever.load(paths.variant(variant)))
+
+    def user_vectors(self, histories: ItemLists) -> Vectors:
+        """Return v_U (B, D) of histories, none of which is empty."""
+        parts = np.split(histories.values, histories.offsets[1:-1])
+        return self.retriever.encoder.user_vectors([part.tolist() for part in parts])
+
+    def scores(self, histories: ItemLists) -> Scores:
+        scores = np.zeros((len(histories), self.n_items), np.float32)
+        known, rest = _without_empty(histories)
+        if known.any():
+            scores[known] = self.user_vectors(rest) @ self.retriever.item_index.vectors.T
+        return scores
+
+    def candidates(self, histories: ItemLists, k: int) -> tuple[NDArray[np.int64], Scores]:
+        found = min(k, self.n_items)
+        items, scores = np.full((len(histories), k), -1, np.int64), np.zeros((len(histories), k), np.float32)
+        items[:, :found] = np.argsort(self.popularity_ranks)[:found]
+        known, rest = _without_empty(histories)
+        if known.any():
+            items[known, :found], scores[known, :found] = self.retriever.item_index.nearest(
+                self.user_vectors(rest), found
+            )
+        return items, scores
+
+
+def _without_empty(histories: ItemLists) -> tuple[NDArray[np.bool_], ItemLists]:
+    """Return (B,) whether a history has items, and the histories that have."""
+    lengths = np.diff(histories.offsets)
+    return lengths > 0, ItemLists.of(histories.values, lengths[lengths > 0])
+
+
+#: Between two items of a history whose times are unknown.
+STEP_MS: Final = DAY_MS
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BlendMethod(Method):
+    """The blend together with the methods whose candidates it orders.
+
+    Attributes:
+        blend: the trees and the facts about items.
+        methods: by name; all that the blend needs.
+    """
+
+    blend: Blend
+    methods: Mapping[str, Method]
+
+    @classmethod
+    def of(cls, blend: Blend, methods: Mapping[str, Method]) -> "BlendMethod":
+        """Build from a loaded blend and its loaded methods."""
+        return cls(popularity_ranks=blend.items.popularity_ranks, blend=blend, methods=methods)
+
+    def scores(self, histories: ItemLists) -> Scores:
+        items, values = self.candidates(histories, self.n_items)
+        scores = np.zeros_like(values)
+        np.put_along_axis(scores, items, values, axis=1)
+        return scores
+
+    def candidates(self, histories: ItemLists, k: int) -> tuple[NDArray[np.int64], Scores]:
+        """See `Method.candidates`. Without times, a history has one item per day, up to the last known sale."""
+        items, scores = np.full((len(histories), k), -1, np.int64), np.zeros((len(histories), k), np.float32)
+        found = min(k, self.n_items)
+        for batch, part in histories.batches(USERS_PER_BATCH):
+            times = self._default_times(part) if part.times is None else part.times
+            lists = {name: self._lists(self.methods[name], part) for name in self.blend.methods}
+            best = self.blend.rank(lists, Queries(part, times), np.full(len(part), found))
+            items[batch, :found], scores[batch, :found] = best
+        return items, scores
+
+    def _lists(self, method: Method, histories: ItemLists) -> MethodLists:
+        """A method's lists: `candidates` items, and one more per distinct item of the history, as in its ranking."""
+        lengths = self.blend.candidates + np.diff(histories.incidence(self.n_items).indptr)
+        items, scores = method.candidates(histories, min(int(lengths.max()), self.n_items))
+        items[np.arange(items.shape[1]) >= lengths[:, None]] = -1
+        return MethodLists(items, scores)
+
+    def _default_times(self, histories: ItemLists) -> NDArray[np.int64]:
+        last = float(np.nanmax(self.blend.items.last_sale, initial=0)) * DAY_MS
+        return int(last) - histories.from_newest * STEP_MS
