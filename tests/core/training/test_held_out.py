@@ -12,6 +12,7 @@ from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.training import _training_texts
+from tests.core.shop import AFTER_TRAINING
 
 SPLITS = {"leave_one_out": {}, "time": {"split": "time"}}
 
@@ -66,7 +67,7 @@ def test_training_sequences_end_before_held_out_items(work):
 def test_the_time_split_works_from_training_to_the_report(shop):
     for variant in ("multimodal", "collaborative", "text_only"):
         work = shop(variant, sequences=SPLITS["time"], training={"epochs": 1})
-        for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
+        for stage in (pipeline.CHECKPOINT, *AFTER_TRAINING):
             stage.materialise(work)
     for stage in (pipeline.BASELINES, pipeline.BLEND, pipeline.EVALUATION, pipeline.REPORT):
         stage.materialise(work)
