@@ -85,9 +85,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         size = write_metadata(Path(name), args.rows)
         run = [sys.executable, "-m", "benchmarks.catalogue", "--folder", name]
-        kept, wall, cpu, memory = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
+        n_items, wall, cpu, memory = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
     print(
-        f"{args.rows:,} lines, {size / 2**20:,.0f} MiB, {kept:,} items: {args.rows / wall:,.0f} rows/s, "
+        f"{args.rows:,} lines, {size / 2**20:,.0f} MiB, {n_items:,} items: {args.rows / wall:,.0f} rows/s, "
         f"{cpu:.1f} s CPU, {memory:,.0f} MiB peak"
     )
 

@@ -196,9 +196,9 @@ class Pack(Layout):
         for shard, photos in self.shards():
             body = (self.folder / f"{shard}.bin").read_bytes()
             offsets = self._offsets[shard]
-            kept = [body[offsets[n] : offsets[n + 1]] for n, number in enumerate(photos) if number not in deleted]
-            (self.folder / f"{shard}.bin").write_bytes(b"".join(kept))
-            np.save(self.folder / f"{shard}.npy", np.cumsum([0, *map(len, kept)]))
+            remaining = [body[offsets[n] : offsets[n + 1]] for n, number in enumerate(photos) if number not in deleted]
+            (self.folder / f"{shard}.bin").write_bytes(b"".join(remaining))
+            np.save(self.folder / f"{shard}.npy", np.cumsum([0, *map(len, remaining)]))
 
 
 LAYOUTS: dict[str, type[Layout]] = {

@@ -101,7 +101,7 @@ class PixRec:
         tables = {
             "quarantine": f"SELECT line FROM read_parquet({database.literal(self.paths.interactions_quarantine)})",
             "interactions": f"FROM read_parquet({database.literal(self.paths.interactions)})",
-            "kept": "FROM interactions",
+            "split_interactions": "FROM interactions",
             "sequences": "FROM sequences",
             "counts": "SELECT item, train_count FROM items",
         }

@@ -33,7 +33,7 @@ ORDER = ["user", "timestamp", "position"]
 OUTCOMES: dict[str, list[str]] = {
     "quarantine": ["line"],
     "interactions": [],
-    "kept": [],
+    "split_interactions": [],
     "sequences": ["split", "user"],
     "counts": ["item"],
 }
@@ -72,7 +72,7 @@ class JsonLoop:
         self.paths, self.target = paths, target
 
     def lines(self) -> None:
-        kept: dict[tuple[str, str, int], tuple[float, int]] = {}
+        first: dict[tuple[str, str, int], tuple[float, int]] = {}
         bad: list[tuple[int, str, str]] = []
         with opened(self.paths) as file:
             for position, line in enumerate(file, start=1):
@@ -85,60 +85,62 @@ class JsonLoop:
                     bad.append((position, fault, line[:200].decode("utf-8", "replace")))
                     continue
                 key = (fields["user_id"], fields.get("parent_asin") or fields["asin"], fields["timestamp"])
-                kept.setdefault(key, (fields["rating"], position))
-        self.rows = sorted(((*key, *rest) for key, rest in kept.items()), key=lambda row: (row[0], row[2], row[4]))
+                first.setdefault(key, (fields["rating"], position))
+        self.rows = sorted(((*key, *rest) for key, rest in first.items()), key=lambda row: (row[0], row[2], row[4]))
         _columns(bad, ["line", "reason", "raw"]).write_parquet(outcome(self.target, "quarantine"))
         _columns(self.rows, INTERACTION_SCHEMA).write_parquet(outcome(self.target, "interactions"))
 
     def sequences(self) -> None:
         self.known = set(pl.read_parquet(self.paths.items)[ITEM])
-        walks = self._core()
-        kept = [
-            (*row, place, _split_of(len(walk) - place))
-            for walk in walks.values()
-            for place, row in enumerate(walk, start=1)
+        histories = self._core()
+        split_interactions = [
+            (*row, place, _split_of(len(history) - place))
+            for history in histories.values()
+            for place, row in enumerate(history, start=1)
         ]
-        found = list(_sequences_of(walks))
+        found = list(_sequences_of(histories))
         counts = Counter(item for split, _, items, *_ in found if split == "train" for item in items)
-        self._check(walks, found, counts)
-        _columns(kept, FILTERED_SCHEMA).write_parquet(outcome(self.target, "kept"))
+        self._check(histories, found, counts)
+        _columns(split_interactions, FILTERED_SCHEMA).write_parquet(outcome(self.target, "split_interactions"))
         _columns(found, SEQUENCE_SCHEMA).write_parquet(outcome(self.target, "sequences"))
-        bought = sorted({row[1] for row in kept})
-        _columns([(item, counts[item]) for item in bought], ["item", "train_count"]).write_parquet(
+        items = sorted({row[1] for row in split_interactions})
+        _columns([(item, counts[item]) for item in items], ["item", "train_count"]).write_parquet(
             outcome(self.target, "counts")
         )
 
     def _core(self) -> dict[str, list[Any]]:
-        walks = {
+        histories = {
             user: [row for row in rows if row[1] in self.known]
             for user, rows in groupby(self.rows, key=lambda row: row[0])
         }
         size = None
-        while size != (size := sum(map(len, walks.values()))):
-            counts = Counter(row[1] for walk in walks.values() for row in walk)
-            walks = {user: [row for row in walk if counts[row[1]] >= CORE] for user, walk in walks.items()}
-            walks = {user: walk for user, walk in walks.items() if len(walk) >= CORE}
-        return walks
+        while size != (size := sum(map(len, histories.values()))):
+            counts = Counter(row[1] for history in histories.values() for row in history)
+            histories = {
+                user: [row for row in history if counts[row[1]] >= CORE] for user, history in histories.items()
+            }
+            histories = {user: history for user, history in histories.items() if len(history) >= CORE}
+        return histories
 
-    def _check(self, walks: dict[str, list[Any]], found: list[Any], counts: Counter[str]) -> None:
+    def _check(self, histories: dict[str, list[Any]], found: list[Any], counts: Counter[str]) -> None:
         """Check the contract, and count what the profile counts."""
         lists: dict[str, dict[str, list[str]]] = {split: {} for split in HELD_OUT}
-        for split, user, items, moments, _ in found:
+        for split, user, items, times, _ in found:
             assert user not in lists[split]
-            assert len(items) == len(moments)
+            assert len(items) == len(times)
             assert self.known.issuperset(items)
             lists[split][user] = items
-        for user, walk in walks.items():
-            assert all((a[2], a[4]) < (b[2], b[4]) for a, b in pairwise(walk))
-            assert all(row[2] > 0 and 0 <= row[3] <= 5 for row in walk)
-            whole = [row[1] for row in walk]
+        for user, history in histories.items():
+            assert all((a[2], a[4]) < (b[2], b[4]) for a, b in pairwise(history))
+            assert all(row[2] > 0 and 0 <= row[3] <= 5 for row in history)
+            whole = [row[1] for row in history]
             assert lists["test"][user] == whole
             assert lists["validation"][user] == whole[:-1]
             assert lists["train"][user] == whole[:-2]
         tests = list(lists["test"].values())
         lengths = sorted(len(items) - 1 for items in tests)
         self.profile = {
-            "users": len(walks),
+            "users": len(histories),
             "pairs": sum(len(set(items)) for items in tests),
             "tied": sum(tied for split, *_, tied in found if split == "test"),
             "repeats": sum(items[-1] in items[:-1] for items in tests),
@@ -159,13 +161,13 @@ def _split_of(after: int) -> str:
     return {0: "test", 1: "validation"}.get(after, "train")
 
 
-def _sequences_of(walks: dict[str, list[Any]]) -> Iterator[tuple[str, str, list[str], list[int], bool]]:
+def _sequences_of(histories: dict[str, list[Any]]) -> Iterator[tuple[str, str, list[str], list[int], bool]]:
     for split, left_out in HELD_OUT.items():
-        for user, walk in walks.items():
-            n = len(walk) - left_out
-            times = [row[2] for row in walk]
+        for user, history in histories.items():
+            n = len(history) - left_out
+            times = [row[2] for row in history]
             tied = split != "train" and times[n - 1] in (*times[n - 2 : n - 1], *times[n : n + 1])
-            yield split, user, [row[1] for row in walk[:n]], times[:n], tied
+            yield split, user, [row[1] for row in history[:n]], times[:n], tied
 
 
 class Pandas:
@@ -203,16 +205,16 @@ class Pandas:
 
         self.known = pd.read_parquet(self.paths.items)["item"]
         frame = self._core()
-        people = frame.groupby("user")
-        frame["place"] = people.cumcount() + 1
-        after = people.cumcount(ascending=False)
+        by_user = frame.groupby("user")
+        frame["place"] = by_user.cumcount() + 1
+        after = by_user.cumcount(ascending=False)
         frame["split"] = after.map({0: "test", 1: "validation"}).fillna("train")
         time = frame["timestamp"]
-        frame["tied"] = (time == people["timestamp"].shift()) | (time == people["timestamp"].shift(-1))
+        frame["tied"] = (time == by_user["timestamp"].shift()) | (time == by_user["timestamp"].shift(-1))
         found = pd.concat([self._split(frame, after, split) for split in HELD_OUT])
         counts = frame[frame["split"] == "train"].groupby("item").size()
         self._check(frame, found, counts)
-        frame[list(FILTERED_SCHEMA)].to_parquet(outcome(self.target, "kept"), index=False)
+        frame[list(FILTERED_SCHEMA)].to_parquet(outcome(self.target, "split_interactions"), index=False)
         found[list(SEQUENCE_SCHEMA)].to_parquet(outcome(self.target, "sequences"), index=False)
         counts = counts.reindex(sorted(frame["item"].unique()), fill_value=0)
         counts.rename("train_count").reset_index().to_parquet(outcome(self.target, "counts"), index=False)
@@ -227,21 +229,23 @@ class Pandas:
 
     @staticmethod
     def _split(frame: Any, after: Any, split: str) -> Any:
-        people = frame[after >= HELD_OUT[split]].groupby("user", as_index=False)
-        made = people.agg(items=("item", list), moments=("timestamp", list), tied=("tied", "last")).assign(split=split)
-        return made.assign(tied=False) if split == "train" else made
+        by_user = frame[after >= HELD_OUT[split]].groupby("user", as_index=False)
+        sequences = by_user.agg(items=("item", list), moments=("timestamp", list), tied=("tied", "last")).assign(
+            split=split
+        )
+        return sequences.assign(tied=False) if split == "train" else sequences
 
     def _check(self, frame: Any, found: Any, counts: Any) -> None:
         """Check the contract, and count what the profile counts."""
-        people = frame.groupby("user")
-        step, onwards = people["timestamp"].diff(), people["position"].diff()
+        by_user = frame.groupby("user")
+        step, onwards = by_user["timestamp"].diff(), by_user["position"].diff()
         assert not ((step < 0) | ((step == 0) & (onwards <= 0))).any()
         assert frame["item"].isin(self.known).all()
         assert frame["timestamp"].gt(0).all()
         assert frame["rating"].between(0, 5).all()
         assert not found.duplicated(["split", "user"]).any()
         lists = {split: part.set_index("user")["items"] for split, part in found.groupby("split")}
-        whole = people["item"].agg(list)
+        whole = by_user["item"].agg(list)
         for split, left_out in HELD_OUT.items():
             assert all(a == b[: len(b) - left_out] for a, b in zip(lists[split], whole, strict=True))
         tests = found[found["split"] == "test"]
