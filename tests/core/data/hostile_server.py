@@ -24,7 +24,7 @@ def encoded(image, kind, **options):
 
 
 def sends(body: bytes, status=200, **headers) -> Answer:
-    """A well-formed answer."""
+    """Return a valid answer."""
 
     def answer(handler):
         handler.send_response(status)
@@ -38,7 +38,7 @@ def sends(body: bytes, status=200, **headers) -> Answer:
 
 
 def raw(data: bytes) -> Answer:
-    """These bytes and then the end of the connection."""
+    """Return an answer of these bytes, followed by the end of the connection."""
 
     def answer(handler):
         handler.wfile.write(data)
@@ -48,7 +48,7 @@ def raw(data: bytes) -> Answer:
 
 
 def trickles(data: bytes, every_s: float, then: bytes = b"") -> Answer:
-    """`then` a byte at a time, without an end in sight."""
+    """Return an answer that sends `then` one byte at a time, without end."""
 
     def answer(handler):
         handler.close_connection = True
@@ -61,7 +61,7 @@ def trickles(data: bytes, every_s: float, then: bytes = b"") -> Answer:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """One answer after another; the last one for ever."""
+    """Return an answer that uses each of `answers` once, and the last one from then on."""
     left = list(answers)
 
     def answer(handler):
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hostile_server(tls=None):
-    """A running server; it speaks TLS by a server's `ssl.SSLContext`."""
+    """A running server; with TLS if a server's `ssl.SSLContext` is given."""
     with Server(tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

@@ -14,7 +14,7 @@ LENIENT = IngestSettings(max_bad_share=1.0)
 
 
 def at(root: Path, reviews: Path, metadata: Path, photos: Path | None = None) -> DatasetPaths:
-    """A dataset whose raw stage found these files and this photo folder."""
+    """Return the paths of a dataset with these raw files and photo folder."""
     paths = DatasetPaths(root / "shop")
     manifest = {"reviews": {"path": str(reviews)}, "metadata": {"path": str(metadata)}}
     files.write_json(paths.raw_manifest, manifest | {"photos": str(photos) if photos else None})
@@ -22,14 +22,14 @@ def at(root: Path, reviews: Path, metadata: Path, photos: Path | None = None) ->
 
 
 def of(root: Path, raw: bytes, name: str = "raw.jsonl") -> DatasetPaths:
-    """A dataset whose reviews and metadata are both these bytes."""
+    """Return the paths of a dataset whose reviews and metadata are both these bytes."""
     path = root / name
     path.write_bytes(raw)
     return at(root, path, path)
 
 
 def tables(rows: Path, quarantine: Path, schema: pl.Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Good rows and quarantined lines of a stage, after a look that their schemas hold and nothing else is left."""
+    """Return valid rows and rejected lines of a stage; check their schemas and that no other file was written."""
     good, bad = pl.read_parquet(rows), pl.read_parquet(quarantine)
     assert good.schema == schema
     assert bad.schema == QUARANTINE_SCHEMA
@@ -38,13 +38,13 @@ def tables(rows: Path, quarantine: Path, schema: pl.Schema) -> tuple[pl.DataFram
 
 
 def review(**fields: object) -> bytes:
-    """A good review line, but for `fields`; a field given as `...` is left out."""
+    """Return a valid review line with changed `fields`; a field with value `...` is left out."""
     good = {"user_id": "u1", "asin": "a", "parent_asin": "p", "timestamp": 1000, "rating": 5.0}
     return _line(good | fields)
 
 
 def item(**fields: object) -> bytes:
-    """A good metadata line, but for `fields`; a field given as `...` is left out."""
+    """Return a valid metadata line with changed `fields`; a field with value `...` is left out."""
     return _line({"parent_asin": "p", "title": "Lamp"} | fields)
 
 

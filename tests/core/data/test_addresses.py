@@ -7,7 +7,7 @@ from pixrec_core.data.fetching import is_public
     "address",
     ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"],
 )
-def test_the_open_internet_is_public(address):
+def test_public_addresses_are_public(address):
     assert is_public(address)
 
 
@@ -42,5 +42,5 @@ def test_the_open_internet_is_public(address):
         "2002:c0a8:101::1",
     ],
 )
-def test_nothing_else_is(address):
+def test_other_addresses_are_not_public(address):
     assert not is_public(address)

@@ -15,7 +15,7 @@ class Visit:
 
 
 class Busy:
-    """Work that counts how many of it run at a time."""
+    """A task that counts how many run at the same time."""
 
     def __init__(self, seconds=0.002):
         self.lock, self.seconds = threading.Lock(), seconds
@@ -34,7 +34,7 @@ class Busy:
                 self.most[name] = max(self.most[name], self.now[name])
 
 
-def test_every_task_is_worked_once_within_both_limits():
+def test_every_task_runs_once_within_both_limits():
     visits = [Visit("abc"[n % 3], n) for n in range(90)]
     busy = Busy()
     done = list(map_by_host(busy, visits, 5, 2, threading.Event()))
@@ -42,13 +42,13 @@ def test_every_task_is_worked_once_within_both_limits():
     assert busy.most == {"all": 5, "a": 2, "b": 2, "c": 2}
 
 
-def test_a_busy_host_leaves_the_threads_to_others():
+def test_a_busy_host_leaves_threads_for_others():
     visits = [*(Visit("slow", n) for n in range(200)), Visit("other", 200)]
     numbers = [v.number for v in map_by_host(Busy(), visits, 4, 2, threading.Event())]
     assert numbers.index(200) < 10
 
 
-def test_tasks_are_taken_from_the_source_as_they_are_needed():
+def test_tasks_are_read_lazily():
     taken = 0
 
     def source():
@@ -64,11 +64,11 @@ def test_tasks_are_taken_from_the_source_as_they_are_needed():
     results.close()
 
 
-def test_no_task_is_no_work():
+def test_without_tasks_nothing_runs():
     assert list(map_by_host(Busy(), [], 4, 4, threading.Event())) == []
 
 
-def test_an_error_stops_the_rest_and_is_raised():
+def test_an_error_stops_the_other_tasks_and_is_raised():
     stop = threading.Event()
 
     def work(visit):
@@ -83,7 +83,7 @@ def test_an_error_stops_the_rest_and_is_raised():
     assert stop.is_set()
 
 
-def test_a_caller_that_leaves_early_stops_the_rest():
+def test_closing_the_iterator_stops_the_other_tasks():
     stop = threading.Event()
     results = map_by_host(lambda visit: stop.wait(0.01), [Visit("h", n) for n in range(50)], 2, 2, stop)
     next(results)

@@ -64,13 +64,13 @@ def test_a_connection_is_kept_and_shared_by_many_photos(server):
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 204, 304])
-def test_refusals_are_final(server, fetch, code):
+def test_permanent_errors_are_not_retried(server, fetch, code):
     error = failure(fetch, server.url("/a", sends(b"", code)))
     assert (error.reason, error.transient, error.wait_s) == (f"http {code}", False, None)
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
-def test_passing_trouble_is_worth_another_try(server, fetch, code):
+def test_transient_errors_can_be_retried(server, fetch, code):
     error = failure(fetch, server.url("/a", sends(b"", code)))
     assert (error.reason, error.transient) == (f"http {code}", True)
 
@@ -113,20 +113,20 @@ class TestLimits:
         ],
         ids=["status line", "headers", "body", "chunk length", "redirect"],
     )
-    def test_a_slow_loris_meets_the_deadline(self, server, fetch, start):
+    def test_a_slow_body_is_aborted_at_the_deadline(self, server, fetch, start):
         begun = time.monotonic()
         error = failure(fetch, server.url("/a", trickles(start, every_s=0.02, then=b"1")), timeout_s=5, deadline_s=0.4)
         assert (error.reason, error.transient) == ("deadline", False)
         assert time.monotonic() - begun < 1.5
 
-    def test_a_redirect_with_an_endless_body_is_left_unread(self, server, fetch):
+    def test_the_body_of_a_redirect_is_not_read(self, server, fetch):
         endless = trickles(b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n", every_s=0.05, then=b"x" * 1000)
         server.url("/b", sends(b"photo"))
         begun = time.monotonic()
         assert fetch(server.url("/a", endless)) == b"photo"
         assert time.monotonic() - begun < 1
 
-    def test_a_length_that_is_too_large_is_not_even_read(self, server, fetch):
+    def test_a_body_with_a_too_large_length_is_not_read(self, server, fetch):
         answer = trickles(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", every_s=1)
         begun = time.monotonic()
         assert failure(fetch, server.url("/a", answer), max_bytes=1000).reason == "too many bytes"
@@ -137,7 +137,7 @@ class TestLimits:
         assert failure(fetch, server.url("/a", answer), max_bytes=4999).reason == "too many bytes"
         assert len(fetch(server.url("/a", answer), max_bytes=5000)) == 5000
 
-    def test_a_gzip_bomb_is_counted_as_it_unfolds(self, server, fetch):
+    def test_a_gzip_bomb_is_counted_while_it_is_unpacked(self, server, fetch):
         answer = sends(gzip.compress(b"0" * 3_000_000), Content_Encoding="gzip")
         assert failure(fetch, server.url("/a", answer), max_bytes=1_000_000).reason == "too many bytes"
 
@@ -146,7 +146,7 @@ class TestLimits:
         error = failure(fetch, server.url("/a", answer))
         assert (error.reason, error.transient) == ("cut short", True)
 
-    def test_a_body_longer_than_its_length_is_cut_there(self, server, fetch):
+    def test_a_body_longer_than_its_length_is_truncated(self, server, fetch):
         assert fetch(server.url("/a", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef"))) == b"abc"
 
     @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ class TestLimits:
         ],
         ids=["nothing", "noise", "no code", "long header", "many headers", "bad chunk"],
     )
-    def test_answers_that_are_no_http(self, server, fetch, answer):
+    def test_answers_that_are_not_http(self, server, fetch, answer):
         assert failure(fetch, server.url("/a", raw(answer))).reason in {"connection", "cut short"}
 
-    def test_nobody_listens(self, fetch):
+    def test_a_closed_port(self, fetch):
         with socket.socket() as idle:  # bound and not listening: the port is nobody else's
             idle.bind(("127.0.0.1", 0))
             host = f"127.0.0.1:{idle.getsockname()[1]}"
@@ -192,12 +192,12 @@ class TestAddresses:
             "[64:ff9b::7f00:1]",
         ],
     )
-    def test_private_ones_are_refused_however_they_are_written(self, server, fetch, host):
+    def test_private_addresses_are_rejected_in_any_notation(self, server, fetch, host):
         error = failure(fetch, f"http://{host}:{server.server_port}/a", allow_private_hosts=False)
         assert error.reason in {"address not public", "unknown host"}  # a machine without IPv6 cannot resolve some
         assert not server.hits
 
-    def test_a_setting_allows_them(self, server, fetch):
+    def test_a_setting_allows_private_addresses(self, server, fetch):
         assert fetch(server.url("/a", sends(b"photo"))) == b"photo"
 
     def test_a_redirect_is_checked_like_a_url(self, server, fetch, monkeypatch):
@@ -207,7 +207,7 @@ class TestAddresses:
         assert dict(server.hits) == {"/a": 1}
 
     def test_a_name_is_resolved_once_for_check_and_connection(self, server, fetch, monkeypatch):
-        """A name that is public when asked first and loopback ever after must not reach loopback."""
+        """A name that is public at first and loopback later must not reach loopback."""
         answers = iter(["192.0.2.1"])
         asked = []
         real = socket.getaddrinfo
@@ -230,7 +230,7 @@ class TestAddresses:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: two)
         assert failure(fetch, "http://two.test/a", allow_private_hosts=False).reason == "address not public"
 
-    def test_the_next_address_is_tried_where_the_first_is_deaf(self, server, fetch, monkeypatch):
+    def test_the_next_address_is_tried_if_the_first_does_not_answer(self, server, fetch, monkeypatch):
         real = socket.getaddrinfo
 
         def two(host, port, *args, **kwargs):
@@ -277,15 +277,15 @@ class TestUrls:
             "javascript:alert(1)",
         ],
     )
-    def test_what_is_no_url_of_the_web(self, fetch, url):
+    def test_invalid_urls(self, fetch, url):
         error = failure(fetch, url, allow_private_hosts=False)
         assert (error.reason, error.transient) == ("bad url", False)
 
-    def test_a_host_that_is_not_there(self, fetch):
+    def test_an_unknown_host(self, fetch):
         assert failure(fetch, "http://no-such-host.invalid/a.jpg").reason == "unknown host"
 
     @pytest.mark.parametrize("target", ["ftp://host/a", "file:///etc/passwd", "http://[::1/a", "http://host:99999/"])
-    def test_a_redirect_to_no_url_of_the_web(self, server, fetch, target):
+    def test_a_redirect_to_an_invalid_url(self, server, fetch, target):
         assert failure(fetch, server.url("/a", sends(b"", 302, Location=target))).reason == "bad url"
 
     @pytest.mark.parametrize("hops", [1, MAX_REDIRECTS])
@@ -295,13 +295,13 @@ class TestUrls:
         server.url(f"/{hops}", sends(b"photo"))
         assert fetch(server.url("/0")) == b"photo"
 
-    def test_redirects_without_an_end(self, server, fetch):
+    def test_endless_redirects(self, server, fetch):
         assert failure(fetch, server.url("/a", sends(b"", 301, Location="/a"))).reason == "too many redirects"
         assert server.hits["/a"] == 1 + MAX_REDIRECTS
 
 
 class TestPrivacy:
-    def test_nothing_secret_reaches_the_log(self, server, fetch, caplog):
+    def test_the_log_contains_no_secrets(self, server, fetch, caplog):
         caplog.set_level(logging.INFO)
         url = server.url("/a?token=sesame", sends(b"", 503)).replace("://", "://user:sesame@")
         error = failure(fetch, url)

@@ -1,4 +1,4 @@
-"""Which hosts may be asked, and that no way of connecting holds a photo past its deadline."""
+"""Allowed hosts, and the deadline of connections and TLS handshakes."""
 
 import socket
 import ssl
@@ -36,7 +36,7 @@ def failure(url, **settings):
 
 
 def resolves(monkeypatch, **names):
-    """Let names under .test lead to loopback addresses."""
+    """Resolve names below .test to loopback addresses."""
     real = socket.getaddrinfo
 
     def found(host, port, *args, **kwargs):
@@ -77,7 +77,7 @@ class TestHosts:
             assert failure(url, allow_private_hosts=True, **policy) == "host not allowed"
             assert not server.hits
 
-    def test_a_redirect_is_held_to_them_as_well(self, server):
+    def test_redirects_are_checked_too(self, server):
         target = f"http://img.shop.test:{server.server_port}/b"
         server.url("/a", sends(b"", 302, Location=target))
         server.url("/b", sends(b"photo"))
@@ -85,7 +85,7 @@ class TestHosts:
         assert failure(url, allow_private_hosts=True, allow_hosts=("shop.test",)) == "host not allowed"
         assert dict(server.hits) == {"/a": 1}
 
-    def test_an_allowed_host_must_be_public_all_the_same(self, server):
+    def test_an_allowed_host_must_be_public(self, server):
         assert failure(f"http://shop.test:{server.server_port}/a", allow_hosts=("shop.test",)) == "address not public"
 
     @pytest.mark.parametrize("pattern", ["", "https://shop.test", "Shop.test", "münchen.test", "shop.test/img", "a b"])
@@ -111,25 +111,25 @@ class TestTls:
             server.url("/a", sends(b"photo"))
             yield server
 
-    def test_a_photo_comes_over_tls(self, authority, monkeypatch):
+    def test_a_photo_is_downloaded_over_tls(self, authority, monkeypatch):
         resolves(monkeypatch, shop=["127.0.0.1"])
         with self.serving(authority, "shop.test") as server:
             assert get(f"https://shop.test:{server.server_port}/a", allow_private_hosts=True) == b"photo"
 
-    def test_headers_that_trickle_over_tls_meet_the_deadline(self, authority):
+    def test_slow_headers_over_tls_are_aborted_at_the_deadline(self, authority):
         with self.serving(authority, "127.0.0.1") as server:
             server.url("/a", trickles(b"HTTP/1.1 200 OK\r\nX: ", every_s=0.02, then=b"1"))
             begun = time.monotonic()
             assert failure(f"https://{server.host}/a", allow_private_hosts=True, deadline_s=0.5) == "deadline"
             assert time.monotonic() - begun < 1
 
-    def test_a_certificate_of_another_name_is_refused(self, authority, monkeypatch):
+    def test_a_certificate_of_another_name_is_rejected(self, authority, monkeypatch):
         resolves(monkeypatch, shop=["127.0.0.1"])
         with self.serving(authority, "other.test") as server:
             assert failure(f"https://shop.test:{server.server_port}/a", allow_private_hosts=True) == "tls"
             assert not server.hits
 
-    def test_a_certificate_of_nobody_known_is_refused(self):
+    def test_a_certificate_of_an_unknown_authority_is_rejected(self):
         with self.serving(trustme.CA(), "127.0.0.1") as server:
             assert failure(f"https://{server.host}/a", allow_private_hosts=True) == "tls"
             assert not server.hits
@@ -141,11 +141,11 @@ class TestDeadline:
         assert failure(url, allow_private_hosts=True, timeout_s=5, deadline_s=0.5) == "deadline"
         assert time.monotonic() - begun < 1
 
-    def test_a_trickling_handshake(self):
+    def test_a_slow_handshake(self):
         with trickling() as port:
             self.meets_the_deadline(f"https://127.0.0.1:{port}/a")
 
-    def test_a_trickling_handshake_after_a_slow_connection(self, monkeypatch):
+    def test_a_slow_handshake_after_a_slow_connection(self, monkeypatch):
         resolves(monkeypatch, two=["127.0.0.2", "127.0.0.1"])
         with trickling() as port, deaf("127.0.0.2", port):
             begun = time.monotonic()
@@ -153,7 +153,7 @@ class TestDeadline:
             assert failure(url, allow_private_hosts=True, timeout_s=0.4, deadline_s=0.6) == "deadline"
             assert time.monotonic() - begun < 0.9
 
-    def test_many_deaf_addresses(self, server, monkeypatch):
+    def test_many_addresses_that_do_not_answer(self, server, monkeypatch):
         addresses = [f"127.0.0.{n}" for n in range(2, 6)]
         resolves(monkeypatch, many=addresses)
         with ExitStack() as stack:
@@ -161,7 +161,7 @@ class TestDeadline:
                 stack.enter_context(deaf(address, server.server_port))
             self.meets_the_deadline(f"http://many.test:{server.server_port}/a")
 
-    def test_the_next_address_is_tried_where_one_does_not_answer(self, server, monkeypatch):
+    def test_the_next_address_is_tried_if_one_does_not_answer(self, server, monkeypatch):
         resolves(monkeypatch, two=["127.0.0.2", "127.0.0.1"])
         server.url("/a", sends(b"photo"))
         with deaf("127.0.0.2", server.server_port):
@@ -171,7 +171,7 @@ class TestDeadline:
 
 @contextmanager
 def trickling():
-    """A port that answers a TLS greeting a byte at a time, without an end in sight."""
+    """A port that answers a TLS handshake one byte at a time, without end."""
     ended = threading.Event()
 
     def trickle():
@@ -197,7 +197,7 @@ def trickling():
 
 @contextmanager
 def deaf(address, port):
-    """An address whose queue of waiting connections is full: the system lets new ones wait without an answer."""
+    """An address with a full queue of connections, so that new ones get no answer."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

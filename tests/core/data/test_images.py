@@ -44,7 +44,7 @@ def settings(**values):
 
 
 def write_items(paths, urls, photos=None):
-    """A catalogue of these items and URLs, and raw files that need not be there."""
+    """Write a catalogue of items and URLs, and a manifest of raw files that need not exist."""
     rows = pl.DataFrame(
         {"item": list(urls), "image_url": list(urls.values())}, schema={"item": pl.String, "image_url": pl.String}
     )
@@ -61,7 +61,7 @@ def manifest(paths):
 
 
 def snapshot(paths):
-    """Every file that a download leaves, by name."""
+    """Return every file that a download writes, by name."""
     left = [p for p in (paths.images_manifest, *paths.images_journals, *paths.images.rglob("*")) if p.is_file()]
     return {str(p.relative_to(paths.root)): p.read_bytes() for p in left}
 
@@ -105,7 +105,7 @@ def test_a_catalogue_without_urls(paths, urls):
     assert pl.read_parquet(paths.images_manifest).schema == IMAGE_SCHEMA
 
 
-def test_the_catalogue_must_be_there(paths):
+def test_a_missing_catalogue_is_an_error(paths):
     with pytest.raises(MissingArtefactError, match=r"items\.parquet"):
         images.download_images(settings(), paths)
 
@@ -133,7 +133,7 @@ class TestHostileAnswers:
             (sends(b"no", 403), "http 403"),
         ],
     )
-    def test_fail_at_once_with_their_reason(self, server, paths, answer, reason):
+    def test_invalid_answers_fail_at_once_with_a_reason(self, server, paths, answer, reason):
         write_items(paths, {"a": server.url("/a", answer)})
         pixels = 10_000 if reason == "too many pixels" else 1_000_000
         stats = images.download_images(settings(max_pixels=pixels, max_bytes=60_000), paths)
@@ -144,12 +144,12 @@ class TestHostileAnswers:
     @pytest.mark.parametrize(
         "trouble", [sends(b"", 503), sends(b"", 429, Retry_After="0"), raw(b""), raw(b"HTTP/1.1 2")]
     )
-    def test_passing_trouble_is_tried_again(self, server, paths, trouble):
+    def test_transient_errors_are_retried(self, server, paths, trouble):
         write_items(paths, {"a": server.url("/a", in_turn(trouble, trouble, sends(jpeg())))})
         assert images.download_images(settings(), paths)["ok"] == 1
         assert manifest(paths)["a"]["attempts"] == 3
 
-    def test_lasting_trouble_ends(self, server, paths):
+    def test_retries_are_limited(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(b"", 500))})
         assert images.download_images(settings(attempts=3), paths)["failed_by_reason"] == {"http 500": 1}
         assert server.hits["/a"] == manifest(paths)["a"]["attempts"] == 3
@@ -189,7 +189,7 @@ class TestHostileAnswers:
         assert "sesame" not in caplog.text
 
 
-def test_a_full_disk_ends_the_run_and_no_wait_holds_it_up(server, paths, monkeypatch):
+def test_a_full_disk_ends_the_run_without_waiting(server, paths, monkeypatch):
     replacing = files.replacing
 
     def full(path):
@@ -217,7 +217,7 @@ def test_one_host_gets_few_requests_at_a_time(server, paths):
 
 
 class TestAgain:
-    def test_nothing_is_fetched_twice(self, server, paths):
+    def test_stored_photos_are_not_downloaded_again(self, server, paths):
         write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(5)})
         images.download_images(settings(), paths)
         before = snapshot(paths)
@@ -226,7 +226,7 @@ class TestAgain:
         assert server.hits.total() == 5
         assert snapshot(paths) == before
 
-    def test_what_failed_is_tried_again(self, server, paths):
+    def test_failed_photos_are_tried_again(self, server, paths):
         write_items(paths, {"a": server.url("/a"), "b": server.url("/b", sends(jpeg()))})
         images.download_images(settings(), paths)
         server.url("/a", sends(jpeg()))
@@ -234,7 +234,7 @@ class TestAgain:
         assert (stats["ok"], stats["reused"], dict(server.hits)) == (2, 1, {"/a": 2, "/b": 1})
 
     @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x")], ids=["lost", "changed"])
-    def test_a_photo_that_is_not_as_it_was_stored(self, server, paths, damage):
+    def test_a_damaged_photo_is_downloaded_again(self, server, paths, damage):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
         images.download_images(settings(), paths)
         before = snapshot(paths)
@@ -265,7 +265,7 @@ class TestAgain:
             ("failed", "bad url", 1),
         ]
 
-    def test_photos_of_items_that_are_gone_or_fail_now_are_removed(self, server, paths):
+    def test_photos_of_removed_or_failed_items_are_deleted(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
         images.download_images(settings(), paths)
         (paths.image("a").parent / ".x.jpg.partial").write_bytes(b"left by a killed run")
@@ -273,7 +273,7 @@ class TestAgain:
         images.download_images(settings(), paths)
         assert [p for p in paths.images.rglob("*") if p.is_file()] == [paths.image("a")]
 
-    def test_a_damaged_manifest_says_how_to_mend_it(self, server, paths):
+    def test_the_error_for_a_damaged_manifest_says_what_to_do(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_manifest.write_bytes(b"no parquet")
         with pytest.raises(ArtefactError, match=r"images\.parquet .* remove it"):
@@ -285,7 +285,7 @@ class TestJournal:
         return Outcome(item, url, status, attempts, **more)
 
     def leave(self, paths, outcomes, tail=b"", **values):
-        """What a killed run leaves."""
+        """Write the files of a killed run."""
         with Journal(paths.images_journal, settings(**values)) as journal:
             for outcome in outcomes:
                 journal.append(outcome)
@@ -296,7 +296,7 @@ class TestJournal:
         return self.line("a", server.url("/a"), "failed", attempts=2, reason="http 404")
 
     @pytest.mark.parametrize("tail", [b"", b'{"item": "b", "url', b"\xff\xfe"])
-    def test_a_resumed_run_believes_whole_lines(self, server, paths, tail):
+    def test_a_resumed_run_uses_complete_lines(self, server, paths, tail):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"})
         self.leave(paths, [self.failed(server)], tail)
         images.download_images(settings(), paths)
@@ -306,13 +306,13 @@ class TestJournal:
     @pytest.mark.parametrize(
         "content", [b"", b"garbage", b"garbage\n", b"[]\n", b"{}\n", b'{"size": 256}\n{"item": 7}\nnonsense\n']
     )
-    def test_a_journal_of_nonsense_is_begun_anew(self, server, paths, content):
+    def test_an_invalid_journal_is_started_over(self, server, paths, content):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_journal.write_bytes(content)
         assert images.download_images(settings(), paths)["ok"] == 1
         assert not paths.images_journal.exists()
 
-    def test_what_stands_before_a_damaged_line_is_believed(self, server, paths):
+    def test_lines_before_a_damaged_line_are_used(self, server, paths):
         write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "abc"})
         later = json.dumps(dataclasses.asdict(self.line("c", server.url("/c"), "failed", reason="http 404")))
         self.leave(paths, [self.failed(server)], tail=b'{"item": "b"}\n' + later.encode() + b"\n")

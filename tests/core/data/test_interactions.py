@@ -21,7 +21,7 @@ def built(paths, settings=LENIENT):
     return stats, rows.rows(), bad
 
 
-def test_orders_by_user_time_and_line(tmp_path):
+def test_rows_are_sorted_by_user_time_and_line(tmp_path):
     raw = (
         review(user_id="v", parent_asin="late", timestamp=2)
         + review(user_id="u", parent_asin="tie2", timestamp=5)
@@ -103,7 +103,7 @@ def test_quarantines_a_bad_line_with_its_reason(tmp_path, line, reason):
     assert (stats["bad_lines"], stats["bad_share"]) == (1, 1 / 3)
 
 
-def test_blank_lines_bom_and_crlf_count_but_do_no_harm(tmp_path):
+def test_blank_lines_bom_and_crlf_are_accepted(tmp_path):
     raw = raw_lines.BOM + review(user_id="é") + b"\n \t\n" + b"bad\n" + b"\r\n" + review(user_id="z")
     stats, rows, bad = built(raw_shop.of(tmp_path, raw.replace(b"\n", b"\r\n")[:-2]))
     assert [(row[0], row[4]) for row in rows] == [("z", 6), ("é", 1)]
@@ -111,14 +111,14 @@ def test_blank_lines_bom_and_crlf_count_but_do_no_harm(tmp_path):
     assert stats["bad_share"] == 1 / 3
 
 
-def test_a_long_line_is_read_and_an_endless_one_is_not(tmp_path):
+def test_a_long_line_is_read_and_an_endless_one_is_rejected(tmp_path):
     long, endless = (review(user_id=name, text="x" * size) for name, size in (("l", 9 << 20), ("e", 40 << 20)))
     _, rows, bad = built(raw_shop.of(tmp_path, long + endless + review(user_id="z")))
     assert [(row[0], row[4]) for row in rows] == [("l", 1), ("z", 3)]
     assert bad.select("line", "reason").rows() == [(2, "longer than 16,777,216 bytes")]
 
 
-def test_gzip_gives_the_same_rows_and_a_cut_one_what_it_held(tmp_path):
+def test_gzip_gives_the_same_rows_and_a_truncated_one_its_readable_rows(tmp_path):
     raw = b"".join(review(user_id=f"u{number:05}", timestamp=number + 1) for number in range(50_000))
     _, rows, _ = built(raw_shop.of(tmp_path, gzip.compress(raw), "reviews.gz"))
     assert [row[4] for row in rows] == list(range(1, 50_001))
@@ -130,7 +130,7 @@ def test_gzip_gives_the_same_rows_and_a_cut_one_what_it_held(tmp_path):
     assert bad["line"][-1] in (len(kept), len(kept) + 1)
 
 
-def test_too_many_bad_lines_stop_the_stage_and_say_how_to_go_on(tmp_path):
+def test_too_many_rejected_lines_are_an_error_that_says_what_to_do(tmp_path):
     paths = raw_shop.of(tmp_path, review() * 96 + b"1\n2\n3\n4\n")
     with pytest.raises(SourceError) as caught:
         interactions.build_interactions(IngestSettings(max_bad_share=0.03), paths)
@@ -151,7 +151,7 @@ def test_too_many_bad_lines_stop_the_stage_and_say_how_to_go_on(tmp_path):
 
 
 @pytest.mark.parametrize("raw", [b"\n\n", b"1\n", b"\xff\xfe{\x00}\x00\n\x00"])
-def test_a_file_without_a_good_line_is_named(tmp_path, raw):
+def test_a_file_without_a_valid_line_is_an_error(tmp_path, raw):
     with pytest.raises(SourceError, match=r"raw\.jsonl has no good row"):
         interactions.build_interactions(LENIENT, raw_shop.of(tmp_path, raw))
 
@@ -176,7 +176,7 @@ def test_real_sets_agree_with_a_python_loop(shared_data, tmp_path, name, lines, 
 
 
 def by_python(path):
-    """What the stage should find, by the json module."""
+    """Return the expected rows, found with the json module."""
     raw = path.read_bytes()
     raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     kept = {}
@@ -233,7 +233,7 @@ def dumped(value, ascii_):
 
 @settings(max_examples=50, deadline=None)
 @given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans())
-def test_agrees_with_a_python_loop_on_any_mixture(tmp_path_factory, lines, end, packed):
+def test_any_lines_agree_with_a_python_loop(tmp_path_factory, lines, end, packed):
     raw = review() + end.join(lines)
     folder = tmp_path_factory.mktemp("mixture")
     stats, rows, bad = built(raw_shop.of(folder, gzip.compress(raw) if packed else raw))

@@ -26,7 +26,7 @@ def photo(url, variant="MAIN", **others):
     return {"variant": variant, "large": url, "hi_res": None, "thumb": None} | others
 
 
-def test_a_whole_line(tmp_path):
+def test_a_complete_line(tmp_path):
     line = item(
         main_category="Home", store="Lux", categories=["Home", "Lamps"], features=["Red", "Big"],
         description=["Shines."], price=12.5, images=[photo("http://h/a+b,c.jpg")],
@@ -39,7 +39,7 @@ def test_a_whole_line(tmp_path):
 
 
 @pytest.mark.parametrize("empty", [..., None])
-def test_what_is_missing_is_empty(tmp_path, empty):
+def test_missing_fields_are_empty(tmp_path, empty):
     names = ("title", "main_category", "store", "categories", "features", "description", "price", "images")
     assert only(tmp_path, item(**dict.fromkeys(names, empty))) == {
         "item": "p", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
@@ -66,7 +66,7 @@ def test_sorts_by_item_and_keeps_the_first_of_duplicates(tmp_path):
         (".a-box-inner{width:3}", None), (float("nan"), None), (float("inf"), None), ("9" * 400, None),
     ],
 )  # fmt: skip
-def test_reads_a_price_only_where_it_is_plain(tmp_path, price, read):
+def test_only_plain_prices_are_read(tmp_path, price, read):
     assert only(tmp_path, item(price=price))["price"] == read
 
 
@@ -109,7 +109,7 @@ def test_a_photo_may_be_a_path_if_the_dataset_has_a_photo_folder(tmp_path, image
         assert without is None or without.startswith("http")
 
 
-def test_texts_lose_markup_and_lists_what_is_empty_then(tmp_path):
+def test_markup_is_removed_and_empty_texts_are_dropped_from_lists(tmp_path):
     row = only(
         tmp_path,
         item(
@@ -146,7 +146,7 @@ def test_quarantines_wrong_types(tmp_path, line, reason):
     assert stats["bad_lines"] == 1
 
 
-def test_too_many_bad_lines_stop_the_stage(tmp_path):
+def test_too_many_rejected_lines_are_an_error(tmp_path):
     with pytest.raises(SourceError, match=r"1 of 2 lines are rejected, 50\.00%; max_bad_share allows 1\.00%"):
         items.build_items(IngestSettings(), raw_shop.of(tmp_path, item() + b"bad\n"))
 

@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def paths(tmp_path, folder):
-    """A catalogue of three local photos, one that is not there, and an item without any."""
+    """A catalogue of three local photos, a missing one, and an item without a photo."""
     urls = {name: f"{name} +.jpg" for name in "cabx"}
     urls["none"] = None
     paths = DatasetPaths(tmp_path / "data" / "shop")
@@ -59,7 +59,7 @@ class TestReading:
         os.mkfifo(folder / "pipe")
 
     @pytest.mark.parametrize("path", ["a +.jpg", "./a +.jpg", "sub/", "alias.jpg"])
-    def test_a_file_of_the_folder(self, folder, path):
+    def test_a_file_in_the_folder(self, folder, path):
         if path == "sub/":
             (folder / "sub" / "d.jpg").write_bytes(RED)
             path = "sub/d.jpg"
@@ -72,16 +72,16 @@ class TestReading:
             *("/etc/passwd", "//secret.jpg", "link.jpg", "parent/secret.jpg", "parent/photos2/secret.jpg"),
         ],
     )
-    def test_nothing_outside_the_folder(self, folder, path):
+    def test_files_outside_the_folder_are_rejected(self, folder, path):
         with pytest.raises(PhotoError, match="outside the photo folder"):
             local_photos.read_photo(folder, path, 10_000)
 
-    def test_an_absolute_path_into_the_folder_is_refused(self, folder):
+    def test_an_absolute_path_into_the_folder_is_rejected(self, folder):
         with pytest.raises(PhotoError, match="outside the photo folder"):
             local_photos.read_photo(folder, str(folder / "a +.jpg"), 10_000)
 
     @pytest.mark.parametrize("path", ["", ".", "sub", "none.jpg", "a +.jpg/b", "pipe", "a\0b", "loop", "a" * 5000])
-    def test_what_is_no_file_has_a_reason_and_blocks_nothing(self, folder, path):
+    def test_paths_that_are_not_files_have_a_reason(self, folder, path):
         with pytest.raises(PhotoError, match=r"no such file|unreadable file"):
             local_photos.read_photo(folder, path, 10_000)
 
@@ -118,7 +118,7 @@ def colours(paths):
 
 
 def replace(path, body):
-    """Write other bytes, with a modification time one second later."""
+    """Replace the bytes, with a modification time one second later."""
     before = path.stat()
     path.write_bytes(body)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
@@ -153,7 +153,7 @@ def test_a_new_time_with_the_same_bytes_leaves_the_digest(paths, folder):
 
 
 def test_a_replacement_between_a_killed_run_and_the_next_is_seen(paths, folder):
-    """A finished run left a snapshot, a killed one a journal in which every photo is settled."""
+    """A finished run wrote a snapshot, and a killed one a journal with the outcome of every photo."""
     images.download_images(SETTINGS, paths)
     kept = Outcome(**pl.read_parquet(paths.images_manifest).filter(item="a").row(0, named=True))
     with Journal(paths.images_journal, SETTINGS) as journal:

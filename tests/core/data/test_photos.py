@@ -27,13 +27,13 @@ def assert_near(pixel, expected, within=3):
     ("given", "stored"),
     [((40, 30), (40, 30)), ((64, 64), (64, 64)), ((640, 480), (64, 48)), ((100, 1000), (6, 64)), ((5000, 1), (64, 1))],
 )
-def test_longest_edge_is_the_size_and_small_ones_stay(given, stored):
+def test_large_photos_are_scaled_down_and_small_ones_are_kept(given, stored):
     assert small(jpeg(*given)).size == stored
 
 
 @pytest.mark.parametrize("shape", [(1500, 1000), (1000, 1500), (1500, 1500)])
-def test_decoding_at_a_smaller_scale_costs_no_detail(shape):
-    """A large JPEG is decoded at half its size; the photo stays that of the slow and careful way."""
+def test_decoding_at_a_smaller_scale_keeps_the_detail(shape):
+    """A large JPEG is decoded at half its size; the result equals that of decoding the full size."""
     blocks = np.random.default_rng(0).integers(0, 256, (shape[0] // 20, shape[1] // 20, 3), dtype=np.uint8)
     body = encoded(Image.fromarray(blocks).resize(shape[::-1], Image.Resampling.BICUBIC), "JPEG", quality=95)
     got = small(body, size=256, max_pixels=3_000_000)
@@ -48,7 +48,7 @@ def test_formats_of_the_web(kind):
 
 
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "PCX", "EPS", "PDF"])
-def test_other_formats_are_refused(kind):
+def test_other_formats_are_rejected(kind):
     with pytest.raises(PhotoError, match="not an image"):
         small(encoded(Image.new("RGB", (32, 32), RED), kind))
 
@@ -65,12 +65,12 @@ def test_exif_orientation_is_applied():
     assert "exif" not in Image.open(io.BytesIO(encode(upright))).info
 
 
-def test_garbage_for_exif_costs_no_photo():
+def test_invalid_exif_is_ignored():
     assert small(jpeg(exif=b"Exif\x00\x00" + b"\xff" * 40)).size == (40, 30)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_comes_onto_white(mode):
+def test_transparent_photos_have_a_white_background(mode):
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode)
     assert small(encoded(clear, "PNG")).getpixel((1, 1)) == WHITE
 
@@ -112,7 +112,7 @@ def test_black_and_white():
 @pytest.mark.parametrize(
     "body", [b"", b"<html><body>Not found</body></html>", b"\xff\xd8\xff", b"GIF89a", b"\x00" * 999]
 )
-def test_what_is_no_image(body):
+def test_bytes_that_are_not_an_image(body):
     with pytest.raises(PhotoError, match=r"not an image|damaged image"):
         small(body)
 
@@ -137,7 +137,7 @@ def png(width, height, *extra):
 
 
 @pytest.mark.parametrize("side", [1001, 10_000, 12_000, 60_000])  # under and over the two limits of Pillow itself
-def test_decompression_bombs_are_refused_by_their_header(side):
+def test_decompression_bombs_are_rejected_by_their_header(side):
     with pytest.raises(PhotoError, match="too many pixels"):
         small(png(side, side))
 
@@ -147,8 +147,8 @@ def test_decompression_bombs_are_refused_by_their_header(side):
     [(b"zTXt", b"note\0\0"), (b"iTXt", b"note\0\1\0\0\0"), (b"iCCP", b"profile\0\0")],
     ids=["text", "international text", "profile"],
 )
-def test_bombs_beside_the_pixels_do_not_go_off(bomb):
-    """100 MB in 100 kB, in what nobody wants to read."""
+def test_compressed_chunks_other_than_pixels_are_not_unpacked(bomb):
+    """100 MB in 100 kB, in chunks that are not read."""
     kind, head = bomb
     body = png(8, 8, (kind, head + zlib.compress(b"\0" * 100_000_000)))
     tracemalloc.start()
@@ -159,7 +159,7 @@ def test_bombs_beside_the_pixels_do_not_go_off(bomb):
     assert peak < 10_000_000
 
 
-def test_the_same_pixels_give_the_same_bytes_without_what_came_along():
+def test_stored_bytes_depend_on_the_pixels_only():
     body = jpeg(200, 100, comment=b"shot by nobody", icc_profile=b"profile" * 9)
     first, second = (encode(small(body)) for _ in range(2))
     assert first == second

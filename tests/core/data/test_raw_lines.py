@@ -25,12 +25,12 @@ def test_counts_lines_with_and_without_a_last_line_end(tmp_path, raw, count):
 @pytest.mark.parametrize(
     ("raw", "count"), [(raw_lines.BOM + b"{}\n", 1), (b"{}\n" + b"x" * raw_lines.LONGEST, 2)], ids=["bom", "endless"]
 )
-def test_sees_a_bom_and_an_endless_line(tmp_path, raw, count):
+def test_a_bom_and_an_endless_line_are_detected(tmp_path, raw, count):
     found = raw_lines.index(lines_of(tmp_path, raw))
     assert (found.count, found.readable) == (count, False)
 
 
-def test_cuts_an_endless_line_and_goes_on(tmp_path, monkeypatch):
+def test_an_endless_line_is_truncated(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_lines, "LONGEST", 5)
     path = lines_of(tmp_path, b"1234\n12345\n123456789\nend")
     assert list(raw_lines.lines(path)) == [b"1234\n", b"12345\n", b"123456", b"end"]
@@ -38,8 +38,8 @@ def test_cuts_an_endless_line_and_goes_on(tmp_path, monkeypatch):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=9).map(lambda raw: raw.replace(b"\n", b"")), max_size=30), st.booleans(), st.data())
-def test_picks_any_lines_without_reading_all(tmp_path_factory, whole, ended, data):
-    """Stretches of 4 bytes, lines of 0 to 9 that are cut past 6: every way in which their ends can meet."""
+def test_any_lines_can_be_read_by_number(tmp_path_factory, whole, ended, data):
+    """Chunks of 4 bytes, and lines of 0 to 9 bytes that are truncated after 6: all combinations of their ends."""
     raw = b"\n".join(whole) + b"\n" * ended
     path = lines_of(tmp_path_factory.mktemp("pick"), raw)
     with pytest.MonkeyPatch.context() as patch:
@@ -88,14 +88,14 @@ def test_a_damaged_gzip_keeps_what_was_readable(tmp_path, damage):
     assert len(kept) > (0.4 if damage == "cut" else 0.9) * len(whole)
 
 
-def test_names_a_missing_and_an_empty_file(tmp_path):
+def test_errors_name_a_missing_and_an_empty_file(tmp_path):
     with pytest.raises(SourceError, match=r"nowhere does not exist; correct .*source"):
         raw_lines.unpack(tmp_path / "nowhere", tmp_path, 100)
     with pytest.raises(SourceError, match=r"raw\.jsonl is empty"):
         raw_lines.unpack(lines_of(tmp_path, b""), tmp_path, 100)
 
 
-def test_every_member_counts_up_to_the_damaged_one(tmp_path):
+def test_members_before_a_damaged_one_are_read(tmp_path):
     members = [gzip.compress(b"a\n"), gzip.compress(b"b\n"), gzip.compress(b"c\n" * 1000)[:-12]]
     plain = raw_lines.unpack(lines_of(tmp_path, b"".join(members)), tmp_path, 100)
     kept = plain.path.read_bytes()
@@ -104,7 +104,7 @@ def test_every_member_counts_up_to_the_damaged_one(tmp_path):
     assert plain.damage
 
 
-def test_a_bomb_is_stopped_and_a_small_file_may_expand(tmp_path, monkeypatch):
+def test_a_gzip_bomb_is_an_error_but_a_small_file_may_expand(tmp_path, monkeypatch):
     path = lines_of(tmp_path, gzip.compress(b"\n" * 5_000_000))
     assert path.stat().st_size < 10_000
     assert raw_lines.index(raw_lines.unpack(path, tmp_path, 2).path).count == 5_000_000
@@ -115,7 +115,7 @@ def test_a_bomb_is_stopped_and_a_small_file_may_expand(tmp_path, monkeypatch):
     assert raw_lines.unpack(path, tmp_path, 1100).damage is None
 
 
-def test_a_full_disk_is_no_damage(tmp_path):
+def test_a_full_disk_is_not_reported_as_damage(tmp_path):
     path = lines_of(tmp_path, gzip.compress(b"{}\n"))
     (tmp_path / "unpacked").symlink_to("/dev/full")
     with pytest.raises(SourceError, match=r"cannot be unpacked .* No space left on device; make room"):

@@ -32,7 +32,7 @@ def folder_with(root, *names):
         (["Toys.jsonl", "meta_Toys.jsonl", "Books.jsonl"], ["Toys.jsonl", "meta_Toys.jsonl"]),
     ],
 )  # fmt: skip
-def test_finds_the_one_pair(tmp_path, names, pair):
+def test_a_single_pair_of_files_is_found(tmp_path, names, pair):
     folder = folder_with(tmp_path, *names)
     options = Options(folder=Path("shop"))
     assert amazon_2023.watched(options, tmp_path) == [folder / name for name in pair]
@@ -50,7 +50,7 @@ def test_finds_the_one_pair(tmp_path, names, pair):
         ["Toys.jsonl", "meta_Toys.jsonl", "Books.jsonl", "meta_Books.jsonl"],
     ],
 )
-def test_asks_where_there_is_no_telling(tmp_path, names):
+def test_ambiguous_files_are_an_error(tmp_path, names):
     folder = folder_with(tmp_path, *names)
     with pytest.raises(SourceError, match="Name both files by `reviews` and `metadata`") as caught:
         amazon_2023.watched(Options(folder=folder), tmp_path)
@@ -69,14 +69,14 @@ def test_names_a_missing_folder_as_resolved(tmp_path):
         amazon_2023.fetch(Options(folder=Path("x/../nowhere")), tmp_path, tmp_path)
 
 
-def test_serves_photos_where_they_lie_beside_the_files(tmp_path):
+def test_photos_in_the_same_folder_are_found(tmp_path):
     folder = folder_with(tmp_path, "reviews.jsonl", "meta.jsonl")
     (folder / "images").mkdir()
     assert amazon_2023.fetch(Options(folder=folder), tmp_path, tmp_path).photos == folder
     assert amazon_2023.fetch(Options(folder=folder, serve_photos=False), tmp_path, tmp_path).photos is None
 
 
-def test_refuses_unknown_options():
+def test_unknown_options_are_rejected():
     with pytest.raises(ValidationError):
         Options(folder=Path(), revews="a")
 
@@ -104,12 +104,12 @@ URLS = {"reviews_url": "https://h/r.jsonl", "metadata_url": "https://h/m.jsonl"}
         ({"category": "../../etc"}, "no such category; known: All_Beauty, "),
     ],
 )
-def test_one_way_to_the_files_and_what_goes_with_it(given, fault):
+def test_exactly_one_origin_with_its_options_is_required(given, fault):
     with pytest.raises(ValidationError, match=re.escape(fault)):
         Options(**given)
 
 
-def test_a_category_lies_where_the_release_has_it():
+def test_the_url_of_a_category():
     assert Options(category="Books").urls == (
         "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/Books.jsonl.gz",
         "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/meta_Books.jsonl.gz",
@@ -137,7 +137,7 @@ def test_downloads_both_files(tmp_path, way):
     assert amazon_2023.watched(options, tmp_path) == []
 
 
-def test_what_another_source_left_goes_once_the_files_are_there(tmp_path):
+def test_files_of_another_source_are_removed_after_the_download(tmp_path):
     left = tmp_path / "raw" / "images" / "old.jpg"
     left.parent.mkdir(parents=True)
     left.touch()
@@ -149,7 +149,7 @@ def test_what_another_source_left_goes_once_the_files_are_there(tmp_path):
 
 
 @pytest.mark.parametrize("which", ["reviews", "metadata"])
-def test_holds_each_checksum(tmp_path, which):
+def test_each_checksum_is_verified(tmp_path, which):
     body = b"{}\n"
     right = hashlib.sha256(body).hexdigest()
     checksums = {"reviews_sha256": right, "metadata_sha256": right, f"{which}_sha256": "0" * 64}
@@ -162,7 +162,7 @@ def test_holds_each_checksum(tmp_path, which):
             amazon_2023.fetch(Options(**urls, **checksums), tmp_path, tmp_path / "raw")
 
 
-def test_no_error_tells_a_password():
+def test_errors_contain_no_password():
     source = SourceSettings(kind="amazon_2023", category="Books", base_url="https://me:s3cret@h/x?key=k3y", folder="f")
     with pytest.raises(SettingsError, match="give exactly one of") as caught:
         raw_files.describe(source, Path())

@@ -1,4 +1,4 @@
-"""What holds for every source: a new one is one file there and one example here."""
+"""Requirements on every source; a new source needs one example here."""
 
 import gzip
 import hashlib
@@ -96,7 +96,7 @@ def watched(source, root):
 
 
 def contents(found):
-    """Every byte that a source brought."""
+    """Return all bytes that a source wrote."""
     folders = [found.photos] if found.photos and found.photos.is_relative_to(found.reviews.parent) else []
     more = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     return [path.read_bytes() for path in (found.reviews, found.metadata, *more)]
@@ -107,7 +107,7 @@ def test_every_source_has_an_example():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_has_the_five_names(name):
+def test_a_source_has_the_required_names(name):
     module = load_plugin(raw_files.SOURCES, name)
     assert issubclass(module.Options, BaseModel)
     assert module.Options.model_config.get("frozen")
@@ -131,7 +131,7 @@ def test_every_option_is_described(name):
     assert not list(undescribed(load_plugin(raw_files.SOURCES, name).Options))
 
 
-def test_it_brings_what_the_next_stages_read(source, tmp_path):
+def test_the_next_stages_can_read_its_files(source, tmp_path):
     paths = DatasetPaths(tmp_path / "data" / "shop")
     raw_files.fetch(source, tmp_path, paths)
     found = raw_files.locate(paths)
@@ -141,7 +141,7 @@ def test_it_brings_what_the_next_stages_read(source, tmp_path):
     assert items.build_items(IngestSettings(), paths)["rows"] >= 2
 
 
-def test_the_same_options_bring_the_same_bytes(source, tmp_path):
+def test_the_same_options_give_the_same_bytes(source, tmp_path):
     first, second = (DatasetPaths(tmp_path / name / "shop") for name in ("one", "two"))
     for paths in (first, second):
         raw_files.fetch(source, tmp_path, paths)
@@ -152,7 +152,7 @@ def test_the_same_options_bring_the_same_bytes(source, tmp_path):
     assert raw_files.digest(first) == raw_files.digest(second)
 
 
-def test_it_leaves_no_file_but_in_its_own_folder(source, tmp_path):
+def test_a_source_writes_only_into_its_folder(source, tmp_path):
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     raw_files.fetch(source, tmp_path, DatasetPaths(tmp_path / "data" / "shop"))
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
@@ -163,7 +163,7 @@ def test_it_leaves_no_file_but_in_its_own_folder(source, tmp_path):
     assert not [path for path in new if path.suffix == ".partial"]
 
 
-def test_the_manifest_tells_size_and_checksum(source, tmp_path):
+def test_the_manifest_has_sizes_and_checksums(source, tmp_path):
     paths = DatasetPaths(tmp_path / "data" / "shop")
     stats = raw_files.fetch(source, tmp_path, paths)
     manifest = files.read_json(paths.raw_manifest)
@@ -175,7 +175,7 @@ def test_the_manifest_tells_size_and_checksum(source, tmp_path):
     assert json.loads(json.dumps(stats)) == stats
 
 
-def test_what_it_reads_in_place_is_watched(source, tmp_path):
+def test_files_read_in_place_are_watched(source, tmp_path):
     raw_files.fetch(source, tmp_path, DatasetPaths(tmp_path / "data" / "shop"))
     signs = raw_files.describe(source, tmp_path)
     local = watched(source, tmp_path)
@@ -218,8 +218,8 @@ def test_wrong_options_are_a_settings_error(source, tmp_path):
             use()
 
 
-def test_missing_files_are_a_source_error_that_says_where_to_mend(source, tmp_path, server):
-    """Whatever it reads: local files that are gone, a server that has them no more."""
+def test_missing_files_are_a_source_error_that_says_what_to_correct(source, tmp_path, server):
+    """Local files that are missing, or a server that does not have them."""
     local = watched(source, tmp_path)
     for path in local:
         path.unlink()

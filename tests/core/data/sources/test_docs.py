@@ -1,4 +1,4 @@
-"""The page about data leaves no option out, and its numbers are those of the code."""
+"""The page about data documents all options, and its numbers are those of the code."""
 
 import re
 from pathlib import Path
@@ -23,13 +23,13 @@ def options_of(model):
 
 
 @pytest.mark.parametrize("name", plugin_names(raw_files.SOURCES))
-def test_every_option_is_told(name):
+def test_every_option_is_documented(name):
     told = set(re.findall(r"`(\w+)`", PAGE))
     assert set(options_of(load_plugin(raw_files.SOURCES, name).Options)) - told == set()
     assert f"`{name}`" in PAGE
 
 
-def test_its_numbers_are_those_of_the_code():
+def test_documented_numbers_are_those_of_the_code():
     ingest = IngestSettings()
     assert f"max_bad_share = {ingest.max_bad_share:g} " in PAGE
     assert f"max_expansion = {ingest.max_expansion:g} " in PAGE

@@ -1,4 +1,4 @@
-"""Downloads from servers that behave, and from those that do not: the same bytes in the end, or a clear error."""
+"""Downloads from correct and faulty servers end with the right bytes or a clear error."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def target(tmp_path):
 
 
 def ranged(body=WHOLE, etag='"one"', modified=None, cut=None, asked=None, ranges=True, extra=b""):
-    """A server of one file; `cut` is after how many bytes of a body the connection ends, `asked` notes the headers."""
+    """Return an answer with a file; the connection ends after `cut` bytes, and `asked` collects request headers."""
 
     def answer(handler):
         headers = handler.headers
@@ -93,7 +93,7 @@ def test_truncated_bodies_are_resumed(server, target, validators):
 
 
 @pytest.mark.parametrize("odd", [{"ranges": False}, {"etag": None}, {"etag": 'W/"one"'}])
-def test_without_ranges_or_a_strong_version_each_try_starts_over(server, target, odd):
+def test_without_ranges_or_a_strong_etag_each_attempt_starts_over(server, target, odd):
     asked = []
     answers = [ranged(cut=60_000, asked=asked, **odd), ranged(asked=asked, **odd)]
     download(server.url(PATH, in_turn(*answers)), target)
@@ -125,7 +125,7 @@ def test_a_server_that_ignores_if_range_is_detected(server, target, etag):
     assert_whole(target, OTHER)
 
 
-def test_another_range_than_requested_is_refused(server, target):
+def test_another_range_than_requested_is_rejected(server, target):
     def shifted(handler):
         sends(WHOLE[60_001:], 206, Content_Range=f"bytes 60001-{len(WHOLE) - 1}/{len(WHOLE)}")(handler)
 
@@ -156,14 +156,14 @@ def test_transient_errors_are_tried_again(server, target, code):
 
 
 @pytest.mark.parametrize("code", [404, 403, 401, 410])
-def test_permanent_errors_say_what_to_correct_at_once(server, target, code):
+def test_permanent_errors_are_not_retried_and_say_what_to_correct(server, target, code):
     with pytest.raises(SourceError, match=rf"{PATH} cannot be downloaded: http {code}; correct the URL or"):
         download(server.url(PATH, sends(b"", code)), target)
     assert server.hits[PATH] == 1
     assert not target.exists()
 
 
-def test_gives_up_after_failed_tries_and_the_next_run_resumes(server, target):
+def test_failed_attempts_are_limited_and_the_next_run_resumes(server, target):
     url = server.url(PATH, in_turn(ranged(cut=60_000), sends(b"", 503)))
     with pytest.raises(SourceError, match=r"http 503, 5 times in a row; run again to resume from byte 60,000"):
         download(url, target)
@@ -174,19 +174,19 @@ def test_gives_up_after_failed_tries_and_the_next_run_resumes(server, target):
     assert_whole(target)
 
 
-def test_tries_with_new_bytes_are_not_counted(server, target):
+def test_attempts_with_new_bytes_are_not_counted(server, target):
     download(server.url(PATH, ranged(cut=len(WHOLE) // 12)), target)
     assert server.hits[PATH] > 2 * _download.ATTEMPTS
     assert_whole(target)
 
 
-def test_gives_up_on_a_server_that_always_truncates_without_ranges(server, target):
+def test_attempts_are_limited_if_a_server_without_ranges_truncates(server, target):
     with pytest.raises(SourceError, match="5 times in a row"):
         download(server.url(PATH, ranged(cut=60_000, ranges=False)), target)
     assert server.hits[PATH] == _download.ATTEMPTS
 
 
-def test_no_server(target, server):
+def test_an_unreachable_server_is_an_error(target, server):
     with pytest.raises(SourceError, match=r"no connection, 5 times in a row"):
         download("http://127.0.0.1:1/x.gz", target)
 
@@ -261,12 +261,12 @@ def test_a_damaged_file_is_reported_and_removed(server, target, body, fault):
     assert not target.exists()
 
 
-def test_a_plain_file_need_not_be_gzip(server, tmp_path):
+def test_a_plain_file_is_accepted(server, tmp_path):
     download(server.url("/x.jsonl", sends(b"{}\n")), tmp_path / "reviews.jsonl")
     assert (tmp_path / "reviews.jsonl").read_bytes() == b"{}\n"
 
 
-def test_chunks_without_a_length(server, target):
+def test_a_chunked_body(server, target):
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in (WHOLE[:1000], WHOLE[1000:])) + b"0\r\n\r\n"
     download(server.url(PATH, raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)), target)
     assert_whole(target)
@@ -286,7 +286,7 @@ def test_a_full_disk_is_an_error(server, target, monkeypatch):
         download(server.url(PATH, ranged()), target)
 
 
-def test_secrets_reach_no_note_no_log_and_no_error(server, target, caplog):
+def test_records_logs_and_errors_contain_no_secrets(server, target, caplog):
     caplog.set_level("DEBUG", logger="pixrec_core")
     secret = f"http://shop:s3cret@{server.host}{PATH}?X-Signature=k3y"
     seen = []
@@ -315,7 +315,7 @@ def test_a_long_download_logs_its_progress(server, target, caplog, monkeypatch):
 
 
 def test_certificates_are_checked(monkeypatch, target):
-    """The request is made with verification on; a failing one ends the download at once."""
+    """Requests verify certificates, and an invalid one ends the download at once."""
     seen = []
 
     def send(self, request, **options):
@@ -370,8 +370,8 @@ def test_a_killed_run_is_resumed(server, target, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["before the note", "before the name", "after the name"])
-def test_a_kill_at_the_end_costs_no_byte(server, target, monkeypatch, moment):
-    """A kill between any two of the last steps leaves the files that the next run needs."""
+def test_a_run_killed_at_the_end_downloads_nothing_again(server, target, monkeypatch, moment):
+    """A run killed between any two of the last steps leaves the files that the next run needs."""
     url = server.url(PATH, ranged())
     download(url, target)
     note, partial = target.with_name(".reviews.jsonl.gz.json"), target.with_name(".reviews.jsonl.gz.partial")

@@ -1,4 +1,4 @@
-"""The sample is reproducible, has the real shape and real dirt, and hides looks from text alone."""
+"""The sample is reproducible, resembles real data with its faults, and does not describe looks in texts."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def lines_of(path: Path) -> list[bytes]:
 
 
 def records_of(path: Path) -> tuple[list[dict], int]:
-    """Records and the count of malformed lines."""
+    """Return records and the number of malformed lines."""
     records, malformed = [], 0
     for line in lines_of(path):
         try:
@@ -75,7 +75,7 @@ def test_fetching_again_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert sample.watched(options, tmp_path) == []
 
 
-def test_the_raw_stage_takes_it(tmp_path):
+def test_the_raw_stage_accepts_the_sample(tmp_path):
     paths = DatasetPaths.of(tmp_path, "sample")
     source = SourceSettings.model_validate({"kind": "sample", "users": 10, "items": 32})
     assert fetch_stage(source, tmp_path, paths)["source"] == "sample"
@@ -83,7 +83,7 @@ def test_the_raw_stage_takes_it(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"items": 31}, {"users": 0}, {"sed": 1}])
-def test_options_out_of_range_are_refused(wrong):
+def test_options_out_of_range_are_rejected(wrong):
     with pytest.raises(ValidationError):
         sample.Options.model_validate(wrong)
 
@@ -102,7 +102,7 @@ def test_image_entries_have_the_keys_of_real_ones(raw, shared_data):
     assert {tuple(image) for record in records for image in record["images"]} == {expected}
 
 
-def test_no_text_names_a_look(raw):
+def test_texts_do_not_name_colours_or_patterns(raw):
     words = set()
     for path in (raw.metadata, raw.reviews):
         for record in records_of(path)[0]:
@@ -112,8 +112,8 @@ def test_no_text_names_a_look(raw):
     assert words.isdisjoint({*COLOURS, *PATTERNS})
 
 
-def test_brands_tell_nothing_of_colours_and_titles_differ():
-    """Mutual information of brand and colour, against that of shuffled colours: no more than chance."""
+def test_brands_are_independent_of_colours_and_titles_differ():
+    """The mutual information of brand and colour is that of shuffled colours."""
     products = sample.catalogue(sample.Options(items=2000, seed=1))
     brands, colours = [p.brand for p in products], [p.colour for p in products]
 
@@ -138,7 +138,7 @@ def main_file(record: dict) -> str | None:
     return urls[0] if urls else None
 
 
-def test_dirt_of_metadata(raw, products):
+def test_invalid_rows_of_the_metadata(raw, products):
     records, malformed = records_of(raw.metadata)
     items = [record["parent_asin"] for record in records]
     missing = [f for record in records if (f := main_file(record)) and not (raw.photos / f).is_file()]
@@ -160,7 +160,7 @@ def test_dirt_of_metadata(raw, products):
     assert sum(isinstance(price, float) for price in prices) > 0.7 * len(prices)
 
 
-def test_dirt_of_reviews(raw, products):
+def test_invalid_rows_of_the_reviews(raw, products):
     records, malformed = records_of(raw.reviews)
     rows = Counter(json.dumps(record) for record in records)
     times = Counter((record["user_id"], record["timestamp"]) for record in records)
@@ -186,7 +186,7 @@ def histories() -> list[list[Purchase]]:
     return list(of_user.values())
 
 
-def test_shoppers_buy_in_order_of_time_and_only_what_is_out(histories):
+def test_users_buy_in_time_order_and_only_released_items(histories):
     assert len(histories) == 500
     for history in histories:
         assert 5 <= len(history) <= 14
@@ -194,7 +194,7 @@ def test_shoppers_buy_in_order_of_time_and_only_what_is_out(histories):
         assert all(p.product.released <= p.timestamp for p in history)
 
 
-def test_products_recur_by_immediate_repeats_alone(histories):
+def test_repeats_are_immediate(histories):
     repeats = 0
     for history in histories:
         items = [p.product.item for p in history]
@@ -215,7 +215,7 @@ Score = Callable[[Product, list[Product]], float]
 
 
 def recall_at_10(histories: list[list[Purchase]], products: list[Product], score: Score) -> float:
-    """Share of shoppers whose last product is among the ten best that they do not own."""
+    """Return the share of users whose last product is among the ten best unseen ones."""
     hits = 0
     for history in histories:
         owned, target = [p.product for p in history[:-1]], history[-1].product
@@ -225,11 +225,11 @@ def recall_at_10(histories: list[list[Purchase]], products: list[Product], score
 
 
 def recent_share(owned: list[Product], attribute: str, value: str) -> float:
-    """Matches in the history, each step back weighing a fifth less."""
+    """Return the number of matches in the history, each step back with 0.8 times the weight."""
     return sum(0.8**age for age, p in enumerate(reversed(owned)) if getattr(p, attribute) == value)
 
 
-def test_who_sees_looks_recommends_far_better(histories):
+def test_recommendations_by_look_are_much_better(histories):
     products = sample.catalogue(OPTIONS)
     counts = Counter(p.product.item for history in histories for p in history[:-2])
 
@@ -253,7 +253,7 @@ def test_who_sees_looks_recommends_far_better(histories):
 
 
 def saturated(path: Path) -> np.ndarray:
-    """Mean colour of a photo's vivid pixels, RGB, 0 to 255: neither background nor trim nor a pattern's cream."""
+    """Return the mean colour of a photo's saturated pixels, RGB, 0 to 255, without background, trim and pattern."""
     with Image.open(path) as image:
         assert image.size == (160, 160)
         pixels = np.asarray(image.convert("RGB"), dtype=float).reshape(-1, 3)
@@ -262,7 +262,7 @@ def saturated(path: Path) -> np.ndarray:
 
 
 def test_photos_show_the_colour(raw, products):
-    """The nearest colour of the palette, brightness aside, is the product's own."""
+    """The nearest colour of the palette, regardless of brightness, is the product's."""
     palette = np.array(list(COLOURS.values()), dtype=float)
     names, right = list(COLOURS), 0
 
@@ -276,7 +276,7 @@ def test_photos_show_the_colour(raw, products):
 
 
 def test_photos_show_the_pattern(raw, products):
-    """Patterns are edges: neighbouring pixels differ most in stripes and dots, and dots differ in both directions."""
+    """Patterns have edges: neighbouring pixels differ most in stripes and dots, and dots differ in both directions."""
     steps = {pattern: [] for pattern in PATTERNS}
     for product in products.values():
         if product.category == "cushion":

@@ -1,4 +1,4 @@
-"""The user's own tables, through the stages that read what the source makes of them."""
+"""CSV and Parquet tables of a user, read by the source and the next stages."""
 
 import csv
 import datetime as dt
@@ -38,7 +38,7 @@ def options(**more):
 
 
 def fetched(root, orders=ORDERS + "u,s,2024-05-01,5\n", products="sku\ns\n", **more):
-    """The dataset after the raw stage; what is given as bytes or text is written first."""
+    """Return the dataset after the raw stage; tables given as bytes or text are written first."""
     for name, content in (("orders.csv", orders), ("products.csv", products)):
         if content is not None:
             (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -65,7 +65,7 @@ def parquet(root, name, **columns):
     pl.DataFrame(columns).write_parquet(root / name)
 
 
-def test_orders_become_interactions_on_their_lines(tmp_path):
+def test_orders_become_interactions_with_their_line_numbers(tmp_path):
     text = 'customer,note,sku,stars,bought_at\nu,"a ""b""",s,4.5,2024-05-01\nu,,t,0,2024-05-02T02:00:00+02:00\n'
     orders = "\ufeff" + text.replace("\n", "\r\n")
     rows, bad = interactions_of(tmp_path, orders)
@@ -104,12 +104,12 @@ def test_a_bad_row_is_quarantined_under_the_users_file_and_line(tmp_path, row, r
     assert (file, line, told) == (str(tmp_path / "orders.csv"), 5, reason)
 
 
-def test_the_quarantine_has_the_row_itself(tmp_path):
+def test_the_quarantine_contains_the_row(tmp_path):
     _, bad = interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,5\n" * 200 + "u,s,soon,5\n")
     assert bad["raw"].to_list() == ["u,s,soon,5"]
 
 
-def test_broken_utf8_is_told_and_its_neighbours_stay(tmp_path):
+def test_broken_utf8_is_reported_and_other_rows_are_kept(tmp_path):
     orders = ORDERS.encode() + b"u\xff,s,2024-05-01,5\nv\xc3\xa9,s,2024-05-01,5\n"
     rows, bad = interactions_of(tmp_path, orders)
     assert [row[0] for row in rows] == ["v\u00e9"]
@@ -118,7 +118,7 @@ def test_broken_utf8_is_told_and_its_neighbours_stay(tmp_path):
 
 @pytest.mark.parametrize("rows", [200, 400_000], ids=["small", "longer than a row may be"])
 @pytest.mark.parametrize("closing", ["", 'v,"s,2024-05-01,5\n'], ids=["never closed", "closed by another"])
-def test_a_stray_quote_costs_its_own_line_only(tmp_path, rows, closing):
+def test_a_stray_quote_rejects_only_its_line(tmp_path, rows, closing):
     behind = "u,t,2024-05-01,5\n" * rows
     found, bad = interactions_of(tmp_path, ORDERS + 'u,"s,2024-05-01,5\n' + behind + closing + behind)
     assert found == [("u", "t", MAY_1, 5.0, 3)]
@@ -173,7 +173,7 @@ def test_bad_rows_count_to_the_share_and_the_error_names_the_users_file(tmp_path
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("said", [True, False])
-def test_tells_the_unit_of_times_from_the_values_or_is_told(tmp_path, value, unit, said):
+def test_the_time_unit_comes_from_the_values_or_the_settings(tmp_path, value, unit, said):
     rows, bad = interactions_of(tmp_path, ORDERS + f"u,s,{value},5\n", time_unit=unit if said else None)
     assert bad.is_empty()
     assert rows[0][2] == MAY_1 + (250 if "." in value and unit == "s" else 0)
@@ -183,14 +183,14 @@ def test_tells_the_unit_of_times_from_the_values_or_is_told(tmp_path, value, uni
     "values",
     [["20240501"], ["1"], ["05/01/2024"], ["-5"], ["1714521600", "1714521600000"], ["2024-05-01", "1714521600"], [""]],
 )
-def test_an_unclear_unit_is_asked_for(tmp_path, values):
+def test_an_ambiguous_time_unit_is_an_error(tmp_path, values):
     orders = ORDERS + "".join(f"u,s,{value},5\n" for value in values)
     with pytest.raises(SourceError, match=r"the unit of time in 'bought_at' is not clear: .* Set `time_unit`"):
         fetched(tmp_path, orders)
 
 
-def test_a_little_nonsense_hides_no_unit_and_no_other_unit_passes_for_it(tmp_path):
-    """Milliseconds among seconds are no day of the year 56,300, and seconds among milliseconds no day of 1970."""
+def test_few_invalid_times_do_not_hide_the_unit(tmp_path):
+    """Milliseconds among seconds are not read as the year 56,300, nor seconds among milliseconds as 1970."""
     times = ["1714521600000"] * 400 + ["-1", "1714521600", "0"]
     rows, bad = interactions_of(tmp_path, ORDERS + "".join(f"u,s{n},{t},5\n" for n, t in enumerate(times)))
     assert len(rows) == 400
@@ -198,12 +198,12 @@ def test_a_little_nonsense_hides_no_unit_and_no_other_unit_passes_for_it(tmp_pat
     assert bad["reason"][1] == "bought_at is not a time in milliseconds: 1714521600"
 
 
-def test_a_unit_that_was_said_is_believed(tmp_path):
+def test_a_time_unit_in_the_settings_is_used(tmp_path):
     rows, _ = interactions_of(tmp_path, ORDERS + "u,s,5,5\n", time_unit="s")
     assert rows[0][2] == 5000
 
 
-def test_without_a_rating_column_all_have_the_same(tmp_path):
+def test_without_a_rating_column_all_ratings_are_equal(tmp_path):
     columns = {name: BOUGHT[name] for name in ("user", "item", "timestamp")}
     assert interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,\n", interaction_columns=columns)[0][0][3] == 5.0
     rows, _ = interactions_of(tmp_path, None, interaction_columns=columns, constant_rating=3)
@@ -216,7 +216,7 @@ def test_semicolons_and_gzip(tmp_path):
     assert rows == [("u", "s", MAY_1, 5.0, 2)]
 
 
-def test_a_cut_gzip_keeps_what_was_readable_and_says_so(tmp_path):
+def test_a_truncated_gzip_keeps_its_readable_rows_and_is_reported(tmp_path):
     orders = ORDERS + "".join(f"u{n},s,2024-05-01,5\n" for n in range(20_000))
     rows, bad = interactions_of(tmp_path, gzip.compress(orders.encode())[:-20_000])
     assert 100 < len(rows) < 20_000
@@ -240,7 +240,7 @@ def test_a_cut_gzip_keeps_what_was_readable_and_says_so(tmp_path):
         ),
     ],
 )
-def test_a_missing_column_is_told_with_those_there_are(tmp_path, name, columns, told):
+def test_a_missing_column_is_reported_with_the_known_ones(tmp_path, name, columns, told):
     parquet(tmp_path, "orders.parquet", customer=["u"], sku=["s"], bought_at=["2024-05-01"], stars=[5])
     orders = ORDERS.replace("\n", ",twice,twice\n") + "u,s,2024-05-01,5,,\n"
     with pytest.raises(SourceError, match=rf"{re.escape(name)} has {told}"):
@@ -256,13 +256,13 @@ def test_a_missing_column_is_told_with_those_there_are(tmp_path, name, columns, 
         ('"cust"omer,sku\n', "does not start with a CSV header"),
     ],
 )
-def test_what_is_no_table_is_told(tmp_path, orders, told):
+def test_files_that_are_not_tables_are_reported(tmp_path, orders, told):
     with pytest.raises(SourceError, match=told):
         fetched(tmp_path, orders)
     assert not (tmp_path / "data" / "shop" / "raw").exists()
 
 
-def test_a_missing_file_is_told_with_its_place(tmp_path):
+def test_a_missing_file_is_reported_with_its_path(tmp_path):
     with pytest.raises(SourceError, match=rf"{tmp_path}/no/orders.csv does not exist; correct"):
         fetched(tmp_path, interactions="no/orders.csv")
 
@@ -280,7 +280,7 @@ def test_a_missing_file_is_told_with_its_place(tmp_path):
         ["2024-05-01"],
     ],
 )
-def test_parquet_brings_its_own_types(tmp_path, bought_at):
+def test_parquet_types_are_used(tmp_path, bought_at):
     parquet(tmp_path, "orders.parquet", customer=[7.0], sku=[12], bought_at=bought_at, stars=[4])
     rows, bad = interactions_of(tmp_path, None, interactions="orders.parquet")
     assert bad.is_empty()
@@ -321,7 +321,7 @@ def test_products_become_items(tmp_path):
     }  # fmt: skip
 
 
-def test_parquet_brings_its_own_lists_and_decimals(tmp_path):
+def test_parquet_lists_and_decimals_are_used(tmp_path):
     price = pl.Series(["12.50"]).cast(pl.Decimal(10, 2))
     parquet(tmp_path, "p.parquet", sku=["s"], cats=[["A", None, "B|C"]], price=price, points=["x|y"])
     columns = {"categories": "cats", "price": "price", "features": "points"}
@@ -330,7 +330,7 @@ def test_parquet_brings_its_own_lists_and_decimals(tmp_path):
     assert (rows["s"]["categories"], rows["s"]["price"], rows["s"]["features"]) == (["A", "B|C"], 12.5, ["x", "y"])
 
 
-def test_a_list_that_is_no_json_is_bad_unless_it_is_separated(tmp_path):
+def test_a_list_that_is_not_json_is_rejected_without_a_separator(tmp_path):
     products = "sku,cats\nr,\"['A', 'B']\"\ns,one text\n"
     rows, bad = items_of(tmp_path, products, {"categories": "cats"})
     assert rows["s"]["categories"] == ["one text"]
@@ -352,7 +352,7 @@ def test_local_photos_keep_their_paths(tmp_path):
     assert raw_files.locate(DatasetPaths(tmp_path / "data" / "shop")).photos == tmp_path / "pics"
 
 
-def test_file_names_without_a_folder_are_no_silent_loss(tmp_path):
+def test_photo_paths_without_a_photo_folder_are_an_error(tmp_path):
     with pytest.raises(SourceError, match=r"'photo' has no URL but 'a\.jpg'; if these are files, .* `photos`"):
         items_of(tmp_path, "sku,photo\na,a.jpg\nb,\n", {"image": "photo"})
     with pytest.raises(SourceError, match=r"nowhere is not a folder; correct `photos`"):
@@ -372,12 +372,12 @@ def test_file_names_without_a_folder_are_no_silent_loss(tmp_path):
         {"colour": "red"},
     ],
 )
-def test_refuses_wrong_options(wrong):
+def test_wrong_options_are_rejected(wrong):
     with pytest.raises(ValidationError):
         tables.Options(**options(**wrong))
 
 
-def test_chunks_of_line_numbers_do_not_show(tmp_path, monkeypatch):
+def test_chunks_of_line_numbers_do_not_change_the_result(tmp_path, monkeypatch):
     lines = [
         f'u{n:02},"s{n}{chr(10) * (n % 3)}",2024-05-01,5{",6" * (n % 7 == 3)}\n' + "\n" * (n % 5 == 1)
         for n in range(50)
@@ -390,7 +390,7 @@ def test_chunks_of_line_numbers_do_not_show(tmp_path, monkeypatch):
 
 
 def loaded(folder, raw):
-    """Rows of a CSV file with the columns a and b, and the table that `load_csv` returns."""
+    """Return rows of a CSV file with columns a and b, and the table that `load_csv` returns."""
     path = folder / "t.csv"
     path.write_bytes(raw)
     with duckdb.connect() as db:
@@ -404,7 +404,7 @@ CELLS = st.text(st.sampled_from('ab,"\r\n \u00e9'), max_size=5)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_each_row_has_the_line_that_it_starts_on(tmp_path_factory, rows, end, blank):
-    """Rows that the csv module writes, and lines counted by splitting."""
+    """Compared with rows written by the csv module, and lines counted by splitting."""
     numbers, text = [], "a,b" + end
     for row in rows:
         numbers.append(len(re.findall(r"\r\n|\r|\n", text)) + 1)
@@ -421,7 +421,7 @@ def uniform(cell):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.sampled_from('a,"\r '), max_size=6), max_size=12))
-def test_every_line_of_any_text_is_accounted_for(tmp_path_factory, lines):
+def test_every_line_is_a_row_or_rejected(tmp_path_factory, lines):
     text = "\n".join(["a,b", *lines, "z,z"])
     found, table = loaded(tmp_path_factory.mktemp("csv"), text.encode())
     split = uniform(text).split("\n")
@@ -455,15 +455,15 @@ def test_the_tables_are_read_in_place(tmp_path):
     assert not paths.raw.exists()
 
 
-def test_another_mapping_is_another_version_of_the_data(tmp_path):
+def test_another_mapping_changes_the_version_of_the_data(tmp_path):
     first = raw_files.digest(fetched(tmp_path))
     assert raw_files.digest(fetched(tmp_path)) == first
     assert raw_files.digest(fetched(tmp_path, constant_rating=4)) != first
 
 
 @pytest.mark.slow
-def test_a_real_set_is_the_same_as_tables(shared_data, tmp_path):
-    """H&M as CSV and Parquet gives the rows that its JSON lines give."""
+def test_a_real_dataset_gives_the_same_rows_as_tables(shared_data, tmp_path):
+    """H&M as CSV and Parquet gives the same rows as its JSON lines."""
     folder = (shared_data / "hm").resolve()
     reviews = pl.read_ndjson(gzip.decompress((folder / "reviews.jsonl.gz").read_bytes()))
     reviews.with_columns(when=pl.from_epoch("timestamp", "ms")).select("user_id", "parent_asin", "when").write_csv(
