@@ -82,7 +82,7 @@ class Page:
         return WebDriverWait(self.browser, patience_s).until(visibility_of_element_located((By.XPATH, xpath)))
 
     def click(self, xpath: str, then: str) -> None:
-        """Click until what follows is there: the UI draws anew as answers arrive, and swallows early clicks."""
+        """Click until `then` is there: the UI redraws as answers arrive, and ignores early clicks."""
         from selenium.common.exceptions import WebDriverException
 
         def clicked() -> bool:

@@ -23,7 +23,7 @@ def promotion(blended):
 
 @pytest.fixture
 def recommender(blended):
-    """Loaded anew, since methods are loaded when they are first asked."""
+    """A newly loaded recommender, because methods are loaded on first use."""
     return Recommender.load(blended.paths.promoted.root)
 
 
