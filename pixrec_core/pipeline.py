@@ -2,7 +2,7 @@
 
 raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
     -> ranking (and baselines) -> blend -> evaluation -> report
-                      ranking -> promoted, which serves
+                                  blend -> promoted, which serves
 
 If settings name a joint training: sequences of several datasets -> joint_checkpoint, from which the checkpoint of a
 dataset may start.
