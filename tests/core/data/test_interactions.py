@@ -96,9 +96,9 @@ def test_falls_back_to_asin_and_counts_variants(tmp_path):
 def test_quarantines_a_bad_line_with_its_reason(tmp_path, line, reason):
     stats, rows, bad = built(raw_shop.of(tmp_path, review(user_id="before") + line + review(user_id="behind")))
     assert [(row[0], row[4]) for row in rows] == [("before", 1), ("behind", 3)]
-    ((file, number, told, raw),) = bad.rows()
+    ((file, number, reported, raw),) = bad.rows()
     assert (file, number) == (str(tmp_path / "raw.jsonl"), 2)
-    assert told.startswith(reason)
+    assert reported.startswith(reason)
     assert raw == line.decode("utf-8", "replace")[:200].rstrip("\n")
     assert (stats["bad_lines"], stats["bad_share"]) == (1, 1 / 3)
 
@@ -134,7 +134,7 @@ def test_too_many_rejected_lines_are_an_error_that_says_what_to_do(tmp_path):
     paths = raw_shop.of(tmp_path, review() * 96 + b"1\n2\n3\n4\n")
     with pytest.raises(SourceError) as caught:
         interactions.build_interactions(IngestSettings(max_bad_share=0.03), paths)
-    told = str(caught.value)
+    reported = str(caught.value)
     for part in (
         "raw.jsonl",
         "4 of 100",
@@ -143,8 +143,8 @@ def test_too_many_rejected_lines_are_an_error_that_says_what_to_do(tmp_path):
         "max_bad_share",
         "quarantine.parquet",
     ):
-        assert part in told
-    assert "line 100" not in told
+        assert part in reported
+    assert "line 100" not in reported
     assert pl.read_parquet(paths.interactions_quarantine).height == 4
     assert not paths.interactions.exists()
     assert interactions.build_interactions(IngestSettings(max_bad_share=0.04), paths)["bad_share"] == 0.04

@@ -24,8 +24,8 @@ def options_of(model):
 
 @pytest.mark.parametrize("name", plugin_names(raw_files.SOURCES))
 def test_every_option_is_documented(name):
-    told = set(re.findall(r"`(\w+)`", PAGE))
-    assert set(options_of(load_plugin(raw_files.SOURCES, name).Options)) - told == set()
+    described = set(re.findall(r"`(\w+)`", PAGE))
+    assert set(options_of(load_plugin(raw_files.SOURCES, name).Options)) - described == set()
     assert f"`{name}`" in PAGE
 
 

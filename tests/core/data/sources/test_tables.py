@@ -100,8 +100,8 @@ def test_a_bad_row_is_quarantined_under_the_users_file_and_line(tmp_path, row, r
         tmp_path, ORDERS + f'"u","multi\nline",2024-05-01,5\n\n{row}\n{good}\n' + 199 * "v,w,2024-05-01,5\n"
     )
     assert [(item, line) for user, item, _, _, line in rows if user == "u"] == [("multi\nline", 2), ("first", 6)]
-    ((file, line, told, _),) = bad.rows()
-    assert (file, line, told) == (str(tmp_path / "orders.csv"), 5, reason)
+    ((file, line, reported, _),) = bad.rows()
+    assert (file, line, reported) == (str(tmp_path / "orders.csv"), 5, reason)
 
 
 def test_the_quarantine_contains_the_row(tmp_path):
@@ -224,7 +224,7 @@ def test_a_truncated_gzip_keeps_its_readable_rows_and_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "told"),
+    ("name", "columns", "message"),
     [
         (
             "orders.csv",
@@ -240,15 +240,15 @@ def test_a_truncated_gzip_keeps_its_readable_rows_and_is_reported(tmp_path):
         ),
     ],
 )
-def test_a_missing_column_is_reported_with_the_known_ones(tmp_path, name, columns, told):
+def test_a_missing_column_is_reported_with_the_known_ones(tmp_path, name, columns, message):
     parquet(tmp_path, "orders.parquet", customer=["u"], sku=["s"], bought_at=["2024-05-01"], stars=[5])
     orders = ORDERS.replace("\n", ",twice,twice\n") + "u,s,2024-05-01,5,,\n"
-    with pytest.raises(SourceError, match=rf"{re.escape(name)} has {told}"):
+    with pytest.raises(SourceError, match=rf"{re.escape(name)} has {message}"):
         fetched(tmp_path, orders, interactions=name, interaction_columns=BOUGHT | columns)
 
 
 @pytest.mark.parametrize(
-    ("orders", "told"),
+    ("orders", "message"),
     [
         (ORDERS, "orders.csv has no row below its header"),
         ("", "orders.csv is empty"),
@@ -256,8 +256,8 @@ def test_a_missing_column_is_reported_with_the_known_ones(tmp_path, name, column
         ('"cust"omer,sku\n', "does not start with a CSV header"),
     ],
 )
-def test_files_that_are_not_tables_are_reported(tmp_path, orders, told):
-    with pytest.raises(SourceError, match=told):
+def test_files_that_are_not_tables_are_reported(tmp_path, orders, message):
+    with pytest.raises(SourceError, match=message):
         fetched(tmp_path, orders)
     assert not (tmp_path / "data" / "shop" / "raw").exists()
 
