@@ -3,8 +3,8 @@
     python -m benchmarks.recommend [--rounds 3] [--calls 100] [--shoppers 300]
 
 The method that serves answers users and histories. The alternative is a stateless script: it loads the promoted folder
-(checksums, models, catalogue, index) and then answers one query. Both answer the same queries in turns in one process, with a checkpoint of one epoch on the sample
-dataset. Then the command `pixrec recommend`, from start to exit.
+(checksums, models, catalogue, index) and then answers one query. Both answer the same queries in turns in one process,
+with a checkpoint of one epoch on the sample dataset. Then the command `pixrec recommend`, from start to exit.
 """
 
 import argparse
