@@ -151,9 +151,10 @@ class Blend:
         fits = columns < k
         items[rows[fits], columns[fits]] = found.items[order][fits]
         values[rows[fits], columns[fits]] = scores[order][fits]
-        by_popularity = np.argsort(self.items.popularity_ranks)
         counts = np.bincount(found.rows, minlength=len(queries))
-        for user in np.flatnonzero(counts < k):
+        short = np.flatnonzero(counts < k)
+        by_popularity = np.argsort(self.items.popularity_ranks) if len(short) else np.zeros(0, np.int64)
+        for user in short:
             candidate = np.zeros(n, np.bool_)
             candidate[items[user, : counts[user]]] = True
             others = by_popularity[~candidate[by_popularity]][: k - counts[user]]
