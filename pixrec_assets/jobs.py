@@ -37,7 +37,7 @@ EVALUATE: Final = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.groups("evaluation"),
     executor_def=dg.in_process_executor,
-    description="Baselines, blend, promotion, metrics and report of one dataset; needs the rankings of all its variants.",
+    description="Baselines, blend, promotion, metrics and report of a dataset; needs the rankings of its variants.",
 )
 
 JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE)

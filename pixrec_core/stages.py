@@ -172,13 +172,14 @@ class Stage:
                 partition = "" if is_same_partition else f" of {source.partition}"
                 variant = "" if self.partitioned_by == "dataset" else f" --variant {work.variant}"
                 raise MissingArtefactError(
-                    f"Cannot run `{self.name}` for {self.partition_key(work)}: its input `{source.stage.name}`{partition} "
-                    f"has not been built. Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
+                    f"Cannot run `{self.name}` for {self.partition_key(work)}: "
+                    f"its input `{source.stage.name}`{partition} has not been built. "
+                    f"Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
                 )
             if not source.stage.is_whole(source.work, stamp):
                 raise ArtefactError(
-                    f"{source.stage.artefact(source.work)} is damaged: its checksum differs from its stamp. Rebuild it: "
-                    f"`pixrec run {source.work.dataset} --stage {source.stage.name} --force`"
+                    f"{source.stage.artefact(source.work)} is damaged: its checksum differs from its stamp. "
+                    f"Rebuild it: `pixrec run {source.work.dataset} --stage {source.stage.name} --force`"
                 )
             found[source.stage.name if is_same_partition else f"{source.stage.name}|{source.partition}"] = stamp[
                 "data_version"

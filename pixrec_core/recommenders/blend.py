@@ -60,7 +60,7 @@ PATIENCE: Final = 30  # trees without a better NDCG@10 on held-out users
 USERS_PER_BATCH: Final = 512  # about 100 MB of features
 SEED: Final = 0
 
-#: Hardly tuned: the best of few settings of learning rate, leaves, `lambda_l2` and truncation on validation users of one
+#: The best of few settings of learning rate, leaves, `lambda_l2` and truncation on validation users of one
 #: data set, fashion purchases. One thread, so that sums have one order.
 PARAMETERS: Final[Mapping[str, Any]] = {
     "objective": "lambdarank",

@@ -126,9 +126,10 @@ def _judge(
             f"history and next item as at {served.promoted_at}; a comparison needs {MIN_PAIRS}"
         )
     passed = comparison.high >= -tolerance
+    outcome = f"promoted: {chosen} serves" if passed else f"refused, as {chosen} is worse"
     return passed, (
-        f"{f'promoted: {chosen} serves' if passed else f'refused, as {chosen} is worse'}: {METRIC} {comparison.new:.4f}, "
-        f"before {comparison.old:.4f} by {served.method} ({_difference(comparison)}, {pairs:,} of {users:,} test users)"
+        f"{outcome}: {METRIC} {comparison.new:.4f}, before "
+        f"{comparison.old:.4f} by {served.method} ({_difference(comparison)}, {pairs:,} of {users:,} test users)"
     )
 
 

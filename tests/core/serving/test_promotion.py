@@ -256,7 +256,8 @@ def test_a_method_ahead_of_the_served_one_is_a_warning(third: Work) -> None:
     write_ease(third, lambda _: 1)
     (warning,) = promote(third, lambda _: 3)["warnings"]
     assert warning.startswith(
-        "warning: ease is ahead of the served text_only by NDCG@10 +0.5000, 95 % interval +0.5000 to +0.5000, on 60 test"
+        "warning: ease is ahead of the served text_only by NDCG@10 +0.5000, "
+        "95 % interval +0.5000 to +0.5000, on 60 test"
     )
     write_ease(third, lambda n: 1 if n == 0 else 3)
     assert promote(third, lambda _: 3)["warnings"] == [], "(59/60)^60 = 36 % of the resamples lack user 0"
