@@ -20,6 +20,7 @@ import lightgbm
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pyarrow import parquet
 from safetensors import SafetensorError
 
 from pixrec_core import files
@@ -40,7 +41,7 @@ from pixrec_core.recommenders._blend_features import (
     feature_names,
     find_candidates,
 )
-from pixrec_core.schemas import ITEM, ITEMS, RANK, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
+from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -453,9 +454,11 @@ def _training_users(
     if stacking.is_empty():
         return None
     rankings = {method: each.validation_ranking for method, each in methods.items()}
-    batches = list(_batches(rankings, stacking, item_ids))
-    found = [find_candidates(lists, queries, table, k) for lists, queries in batches]
-    candidates = concatenate(found, [len(queries) for _, queries in batches])
+    found, sizes = [], []
+    for lists, queries in _batches(rankings, stacking, item_ids):
+        found.append(find_candidates(lists, queries, table, k))
+        sizes.append(len(queries))
+    candidates = concatenate(found, sizes)
     last = stacking.select(pl.col(ITEMS).list.last(), pl.col(TIMESTAMPS).list.last())
     targets = last[ITEMS].cast(pl.Enum(item_ids)).to_physical().to_numpy().astype(np.int64)
     weights = _user_weights(Queries.of_sequences(stacking, item_ids), last[TIMESTAMPS].cast(pl.Int64).to_numpy())
@@ -494,34 +497,58 @@ def _batches(
     item_ids: pl.Series,
     selected: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[dict[str, MethodLists], Queries]]:
-    """Yield the lists of each method and the histories, `USERS_PER_BATCH` of the selected users at a time.
+    """Yield the lists of each method and the histories of the selected users among `USERS_PER_BATCH` users at a time.
 
     Raises:
         ArtefactError: a ranking is not one of these users.
     """
-    lists = {method: _read_lists(path, method, sequences[USER], item_ids) for method, path in rankings.items()}
-    if selected is not None:
-        lists = {method: MethodLists(each.items[selected], each.scores[selected]) for method, each in lists.items()}
-        sequences = sequences.filter(selected)
-    queries = Queries.of_sequences(sequences, item_ids)
-    for start in range(0, len(queries), USERS_PER_BATCH):
-        part = slice(start, start + USERS_PER_BATCH)
-        yield {m: MethodLists(each.items[part], each.scores[part]) for m, each in lists.items()}, queries.slice(part)
+    chosen = np.ones(sequences.height, np.bool_) if selected is None else selected
+    readers = [_read_lists(path, method, sequences[USER], item_ids) for method, path in rankings.items()]
+    start = 0
+    for lists in zip(*readers, strict=True):
+        part = chosen[start : start + USERS_PER_BATCH]
+        users = sequences[start : start + USERS_PER_BATCH].filter(pl.Series(part))
+        start += len(part)
+        if users.height:
+            found = {
+                m: MethodLists(each.items[part], each.scores[part]) for m, each in zip(rankings, lists, strict=True)
+            }
+            yield found, Queries.of_sequences(users, item_ids)
 
 
-def _read_lists(path: Path, method: str, users: pl.Series, item_ids: pl.Series) -> MethodLists:
-    """Read a ranking as arrays, one row per user in the order of `users`."""
-    table = pl.read_parquet(files.require(path)).select(
-        pl.col(USER).cast(pl.Enum(users), strict=False).to_physical().alias("row"),
-        pl.col(RANK) - 1,
-        pl.col(ITEM).cast(pl.Enum(item_ids), strict=False).to_physical().alias("index"),
-        SCORE,
-    )
-    if table["row"].n_unique() != len(users) or table["row"].null_count() or table["index"].null_count():
-        raise ArtefactError(f"the ranking {path} of {method} is of other users or items; rank them again")
-    shape = (len(users), int(table[RANK].max() or 0) + 1)  # type: ignore[arg-type]
-    items, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
-    rows, columns = table["row"].to_numpy(), table[RANK].to_numpy()
-    items[rows, columns] = table["index"].to_numpy()
-    scores[rows, columns] = table[SCORE].to_numpy()
-    return MethodLists(items, scores)
+def _read_lists(path: Path, method: str, users: pl.Series, item_ids: pl.Series) -> Iterator[MethodLists]:
+    """Yield a ranking as arrays, `USERS_PER_BATCH` users at a time: there may be millions of users.
+
+    Args:
+        path: of a ranking in the order of `users`.
+        method: its name.
+        users: (U,) ids, sorted.
+        item_ids: (n,) ids of the catalogue.
+
+    Raises:
+        ArtefactError: the ranking is of other users or items, or in another order.
+    """
+    fault = ArtefactError(f"the ranking {path} of {method} is of other users or items; rank them again")
+    indices = pl.Enum(item_ids)
+    with parquet.ParquetFile(files.require(path)) as file:
+        frames = (pl.DataFrame(pl.from_arrow(rows)) for rows in file.iter_batches(columns=list(RANKING_SCHEMA)))
+        table = RANKING_SCHEMA.to_frame()
+        for start in range(0, len(users), USERS_PER_BATCH):
+            part = users[start : start + USERS_PER_BATCH]
+            while (table.is_empty() or table[USER][-1] <= part[-1]) and (more := next(frames, None)) is not None:
+                table = pl.concat([table, more])
+            in_part = table.filter(pl.col(USER) <= part[-1])
+            table = table[in_part.height :]
+            items = in_part[ITEM].cast(indices, strict=False).to_physical()
+            runs = in_part[USER].rle().struct
+            if not runs.field("value").equals(part) or items.null_count():
+                raise fault
+            lengths, columns = runs.field("len").to_numpy(), in_part[RANK].to_numpy() - 1
+            shape = (len(part), int(columns.max(initial=-1)) + 1)
+            lists = MethodLists(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
+            rows = np.repeat(np.arange(len(part)), lengths)
+            lists.items[rows, columns] = items.to_numpy()
+            lists.scores[rows, columns] = in_part[SCORE].to_numpy()
+            yield lists
+        if table.height or next(frames, None) is not None:
+            raise fault

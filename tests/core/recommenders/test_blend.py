@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pixrec_core.data.sequences import read_items
+from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
@@ -228,10 +228,32 @@ def test_settings_choose_the_methods(paths):
         build_blend(BlendSettings(methods=("bert",)), RetrievalSettings(), paths, ["tower"])
 
 
-def test_a_ranking_of_other_users_is_refused(paths):
-    users = pl.Series(["u000", "u001"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda users: users[:2],
+        lambda users: users[1:],
+        lambda users: users.extend(pl.Series(["u999"])),
+        lambda users: users.reverse(),
+    ],
+)
+def test_a_ranking_of_other_users_is_refused(paths, change):
+    users = change(pl.Series([f"u{u:03}" for u in range(USERS)]))
     with pytest.raises(ArtefactError, match="of good is of other users or items"):
-        blend._read_lists(paths.baseline("good").ranking, "good", users, read_items(paths)["item"])
+        list(blend._read_lists(paths.baseline("good").ranking, "good", users, read_items(paths)["item"]))
+
+
+def test_rankings_are_read_in_batches(monkeypatch, paths):
+    path, sequences = paths.baseline("good").ranking, read_sequences(paths, "test")
+    monkeypatch.setattr(blend, "USERS_PER_BATCH", 150)
+    selected = np.arange(USERS) >= 200
+    batches = list(blend._batches({"good": path}, sequences, pl.Series(ITEMS), selected))
+    assert [len(queries) for _, queries in batches] == [100, 100]
+    ranking = pl.read_parquet(path).filter(pl.col("user") >= "u200")
+    items = np.concatenate([lists["good"].items[lists["good"].items >= 0] for lists, _ in batches])
+    scores = np.concatenate([lists["good"].scores[lists["good"].items >= 0] for lists, _ in batches])
+    assert [ITEMS[item] for item in items] == ranking["item"].to_list()
+    assert scores.tolist() == ranking["score"].to_list()
 
 
 @pytest.mark.parametrize("name", [blend.MODEL, blend.DESCRIPTION, blend.ITEM_TABLE])
