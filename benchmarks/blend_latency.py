@@ -94,7 +94,7 @@ def train(models: Mapping[str, Method], table: ItemTable, users: ItemLists) -> b
     with mock.patch.object(blend, "TOLERANCE", -1.0):  # any loss is too much
         trained = blend.train_blend(blend.TrainingUsers(found, targets, weights), np.zeros(len(users), np.bool_))
     assert trained, "too few targets are candidates"
-    return blend.Blend(trained.methods, K, table, trained.booster)
+    return blend.Blend(trained.methods, K, table, trained.weights, trained.booster)
 
 
 def milliseconds(method: Method, users: ItemLists, calls: int) -> tuple[list[float], float]:

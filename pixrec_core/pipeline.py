@@ -260,7 +260,7 @@ RANKING: Final = Stage(
 )
 BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=5)
 BLEND: Final = Stage(
-    "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=2
+    "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=3
 )
 EVALUATION: Final = Stage(
     "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=5

@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 DAY_MS: Final = 86_400_000
 RECENT_SHARES: Final = (0.1, 0.3)  # of the training interactions: the newest ones, for recent popularity
 FUSION_OFFSET: Final = 10  # added to ranks in reciprocal rank fusion; not tuned
+MISSING_Z_SCORE: Final = -2.0  # in the linear model, of an item that a method does not recommend; not tuned
 
 #: Features that do not depend on the methods, in the order of `Candidates.common`.
 COMMON: Final = (
@@ -235,6 +236,12 @@ class Candidates:
             self.common[kept],
         )
 
+    def linear_matrix(self) -> Floats:
+        """Return (m, linear features), in the order of `linear_feature_names`."""
+        z_scores = np.where(np.isnan(self.z_scores), np.float32(MISSING_Z_SCORE), self.z_scores)
+        reciprocal_ranks = np.nan_to_num(1 / (FUSION_OFFSET + self.ranks))
+        return np.column_stack([z_scores, reciprocal_ranks, self.common[:, COMMON.index("seen")]])
+
     def matrix(self) -> Floats:
         """Return (m, features), in the order of `feature_names`."""
         in_list = ~np.isnan(self.ranks)
@@ -251,6 +258,11 @@ def feature_names(methods: Sequence[str]) -> list[str]:
     """
     by_method = [f"{method}.{kind}" for kind in ("score", "z_score", "log_rank") for method in methods]
     return [*by_method, "lists", "rank_fusion", *COMMON]
+
+
+def linear_feature_names(methods: Sequence[str]) -> list[str]:
+    """Return the name of each column of `Candidates.linear_matrix`."""
+    return [*(f"{method}.{kind}" for kind in ("z_score", "reciprocal_rank") for method in methods), "seen"]
 
 
 def concatenate(parts: Sequence[Candidates], sizes: Sequence[int]) -> Candidates:

@@ -1,8 +1,9 @@
-"""The blend: LambdaRank over the candidates of all methods.
+"""The blend: a learned order of the candidates of all methods.
 
-Candidates are the union of each method's best items. A LightGBM ensemble of trees (Ke et al. 2017, "LightGBM: A Highly
-Efficient Gradient Boosting Decision Tree") orders them by `_blend_features`; it is trained with LambdaRank (Burges
-2010, "From RankNet to LambdaRank to LambdaMART", MSR-TR-2010-82) to put each validation target first.
+Candidates are the union of each method's best items. A linear model over each method's scores and ranks orders them.
+With enough users, a LightGBM ensemble of trees over `_blend_features` (Ke et al. 2017, "LightGBM: A Highly Efficient
+Gradient Boosting Decision Tree") corrects its scores; it is trained with LambdaRank (Burges 2010, "From RankNet to
+LambdaRank to LambdaMART", MSR-TR-2010-82) to put each validation target first.
 
 It learns from stacking users: validation users on whom no method chose a setting. A part of them, the held-out users,
 stops the training and decides which methods are dropped. Another part, the selection users, only measures the blend,
@@ -22,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pyarrow import parquet
 from safetensors import SafetensorError
+from scipy import optimize
 
 from pixrec_core import files
 from pixrec_core.data.sequences import read_items, read_sequences
@@ -40,6 +42,7 @@ from pixrec_core.recommenders._blend_features import (
     concatenate,
     feature_names,
     find_candidates,
+    linear_feature_names,
 )
 from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
@@ -52,7 +55,10 @@ ITEM_TABLE: Final = "items.safetensors"
 DESCRIPTION: Final = "blend.json"
 
 MIN_USERS: Final = 50  # stacking users with their target among the candidates; a blend of fewer is noise
-HELD_OUT_SHARE: Final = 0.25  # of the stacking users that are no selection users
+PARTS: Final = 4  # of the stacking users that are no selection users; one is held out at a time
+MIN_TREE_USERS: Final = 2_000  # such users; with fewer, trees are worse than the linear part alone
+LINEAR_PENALTY: Final = 100.0  # of the squared weights of standardised features, for all users together
+SEEN_PENALTY_SHARE: Final = 0.01  # of `LINEAR_PENALTY`, for the feature `seen`
 NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
 NEW_VISIT_WEIGHT: Final = 2.0  # of a user whose target is later than the history; see `_user_weights`
 TOLERANCE: Final = 0.0005  # NDCG@10 on held-out users that dropping a method may cost
@@ -113,13 +119,15 @@ class Blend:
         methods: whose lists it reads, in the order of its features.
         candidates: unseen items of each list that it reads.
         items: facts about the catalogue.
-        booster: the trees.
+        weights: of the linear part; see `fit_weights`.
+        booster: the trees; None without.
     """
 
     methods: tuple[str, ...]
     candidates: int
     items: ItemTable
-    booster: lightgbm.Booster
+    weights: Floats
+    booster: lightgbm.Booster | None
 
     def rank(
         self, lists: Mapping[str, MethodLists], queries: Queries, lengths: Ints
@@ -167,19 +175,19 @@ class Blend:
 
     def score(self, candidates: Candidates) -> Floats:
         """Return (m,) scores; higher is better. They compare candidates of one user only."""
-        if not len(candidates):
-            return np.zeros(0, np.float32)
-        scores = self.booster.predict(candidates.matrix(), num_threads=1)
-        return np.asarray(scores, np.float32)
+        return _scores(candidates, self.weights, self.booster)
 
     def save(self, folder: Path) -> None:
-        """Write LightGBM's text model, the item table, and JSON that names methods and features."""
+        """Write LightGBM's text model, the item table, and JSON of methods, weights and features."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL).write_text(self.booster.model_to_string(), encoding="utf-8")
+        if self.booster is not None:
+            (folder / MODEL).write_text(self.booster.model_to_string(), encoding="utf-8")
         self.items.save(folder / ITEM_TABLE)
         description = {
             "methods": self.methods,
             "candidates": self.candidates,
+            "weights": dict(zip(linear_feature_names(self.methods), self.weights.tolist(), strict=True)),
+            "trees": self.booster is not None,
             "features": feature_names(self.methods),
         }
         files.write_json(folder / DESCRIPTION, description)
@@ -196,17 +204,21 @@ class Blend:
         try:
             description = files.read_json(folder / DESCRIPTION)
             methods = tuple(description["methods"])
-            text = files.require(folder / MODEL).read_text(encoding="utf-8")
-            blend = cls(methods, description["candidates"], ItemTable.load(folder / ITEM_TABLE), _booster(text))
+            weights = np.array([description["weights"][name] for name in linear_feature_names(methods)], np.float32)
+            booster = _booster(folder / MODEL) if description["trees"] else None
+            items = ItemTable.load(folder / ITEM_TABLE)
+            blend = cls(methods, description["candidates"], items, weights, booster)
         except (ValueError, KeyError, TypeError, lightgbm.basic.LightGBMError, SafetensorError) as error:
             message = f"the blend in {folder} is damaged ({error}); run the stage `blend` with --force"
             raise ArtefactError(message) from error
-        if not description["features"] == feature_names(methods) == blend.booster.feature_name():
+        names = feature_names(methods)
+        if description["features"] != names or (booster is not None and booster.feature_name() != names):
             raise ArtefactError(f"the blend in {folder} has other features; run the stage `blend` with --force")
         return blend
 
 
-def _booster(text: str) -> lightgbm.Booster:
+def _booster(path: Path) -> lightgbm.Booster:
+    text = files.require(path).read_text(encoding="utf-8")
     if not text.startswith("tree"):  # LightGBM ends the process on some damaged models
         raise ValueError(f"{MODEL} is no LightGBM model")
     return lightgbm.Booster(model_str=text)
@@ -222,35 +234,38 @@ class Trained:
     """Result of `train_blend`.
 
     Attributes:
-        booster: the trees, fitted on all stacking users.
-        measured: trees of the same methods from which held-out users and selection users were left out.
         methods: that feed it.
-        ndcg: NDCG@10 on held-out users, whose targets also stopped the training.
+        weights: of the linear part; see `fit_weights`.
+        booster: the trees; None where they are not better, or where too few users would train them.
+        measured_weights: `weights` without the selection users and, if there are trees, without the held-out users.
+        measured_booster: the same of `booster`.
+        ndcg: NDCG@10 on held-out users, who also chose the methods and the number of trees.
+        linear_ndcg: the same of the linear part alone.
+        importance: of each feature, highest first: its share (0 to 1) of the gain of the trees; without trees, of the
+            sum of |weight| times standard deviation.
         dropped: NDCG@10 on held-out users that dropping each dropped method gained.
         kept: NDCG@10 on held-out users that dropping each kept method would lose.
     """
 
-    booster: lightgbm.Booster
-    measured: lightgbm.Booster
     methods: tuple[str, ...]
+    weights: Floats
+    booster: lightgbm.Booster | None
+    measured_weights: Floats
+    measured_booster: lightgbm.Booster | None
     ndcg: float
+    linear_ndcg: float
+    importance: Mapping[str, float]
     dropped: Mapping[str, float]
     kept: Mapping[str, float]
 
-    @property
-    def importance(self) -> dict[str, float]:
-        """Share (0 to 1) of the total gain of each feature that splits, highest first."""
-        gains = self.booster.feature_importance("gain")
-        shares = zip(self.booster.feature_name(), gains / max(gains.sum(), 1e-12), strict=True)
-        return {name: float(share) for name, share in sorted(shares, key=lambda each: -each[1]) if share > 0}
-
 
 def train_blend(users: TrainingUsers, selection: NDArray[np.bool_]) -> Trained | None:
-    """Train on stacking users; drop methods by backward elimination.
+    """Train on stacking users: drop methods by backward elimination, then add trees to the linear part.
 
-    The methods are tried in the order of their share of the gain, the lowest first. A method is dropped unless the
-    blend without it, and without its candidates, has an NDCG@10 on held-out users that is more than `TOLERANCE` below
-    the highest so far. At the end the blend is fitted on all users with the number of trees that was best.
+    Every user is held out once from the linear part; of many users, only one part is held out. Methods are tried in the
+    order of their share of the weights, the lowest first. A method is dropped unless the linear part without it, and
+    without its candidates, has an NDCG@10 on held-out users that is more than `TOLERANCE` below the highest so far. At
+    the end the blend is fitted on all users with the number of trees that was best.
 
     Args:
         users: B stacking users.
@@ -262,21 +277,24 @@ def train_blend(users: TrainingUsers, selection: NDArray[np.bool_]) -> Trained |
     n_users = len(users.targets)
     hit = np.bincount(users.candidates.rows[users.is_target], minlength=n_users) > 0
     random = np.random.default_rng(SEED)
-    held_out = np.zeros(n_users, np.bool_)
-    others = np.flatnonzero(~selection)
-    held_out[random.permutation(others)[: round(HELD_OUT_SHARE * len(others))]] = True
-    drawn = users.is_target | (random.random(len(users.candidates)) < NEGATIVE_SHARE)
-    if hit.sum() < MIN_USERS or not hit[held_out].any() or not hit[~held_out & ~selection].any():
+    part = np.full(n_users, -1)
+    part[~selection] = random.permutation(n_users - selection.sum()) % PARTS
+    with_trees = hit.sum() >= MIN_TREE_USERS
+    if hit.sum() < MIN_USERS or any(not hit[part == each].any() for each in range(PARTS)):
         return None
-
+    drawn = users.is_target | (random.random(len(users.candidates)) < (NEGATIVE_SHARE if with_trees else 1))
     unselected = drawn & ~selection[users.candidates.rows]
-    best = _fit(users, users.candidates.methods, held_out, unselected)
+
+    def linear_fit(methods: tuple[str, ...]) -> _LinearFit:
+        return _fit_linear(users, methods, part, 1 if with_trees else PARTS, unselected)
+
+    best = linear_fit(users.candidates.methods)
     highest, dropped, kept = best.ndcg, {}, {}
     for method in _by_importance(best):
         remaining = tuple(each for each in best.methods if each != method)
         if not remaining:
             break
-        without = _fit(users, remaining, held_out, unselected)
+        without = linear_fit(remaining)
         difference = without.ndcg - best.ndcg
         log.info("blend without %s: NDCG@10 %.4f on held-out users, %+.4f", method, without.ndcg, difference)
         if without.ndcg < highest - TOLERANCE:
@@ -284,33 +302,144 @@ def train_blend(users: TrainingUsers, selection: NDArray[np.bool_]) -> Trained |
         else:
             dropped[method], best = difference, without
             highest = max(highest, best.ndcg)
-    training = _dataset(_restrict(users, best.methods, drawn))
-    final = lightgbm.train(dict(PARAMETERS), training, best.booster.best_iteration)
-    return Trained(final, best.booster, best.methods, best.ndcg, dropped, kept)
+
+    training = _restrict(users, best.methods, drawn)
+    weights, booster, importance = fit_weights(training), None, best.importance
+    measured_weights, measured_booster, ndcg = best.weights, None, best.ndcg
+    if with_trees:
+        measured_booster, ndcg = _fit_trees(users, best, part == 0, unselected)
+        log.info("blend with trees: NDCG@10 %.4f on held-out users, %.4f without", ndcg, best.ndcg)
+        if ndcg <= best.ndcg:
+            measured_booster, ndcg = None, best.ndcg
+    if measured_booster is not None:
+        booster = lightgbm.train(dict(PARAMETERS), _dataset(training, weights), measured_booster.best_iteration)
+        gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+        importance = _shares(gains)
+    else:
+        measured_weights = fit_weights(_restrict(users, best.methods, unselected))
+    return Trained(
+        methods=best.methods,
+        weights=weights,
+        booster=booster,
+        measured_weights=measured_weights,
+        measured_booster=measured_booster,
+        ndcg=ndcg,
+        linear_ndcg=best.ndcg,
+        importance=importance,
+        dropped=dropped,
+        kept=kept,
+    )
+
+
+def fit_weights(users: TrainingUsers) -> Floats:
+    """Return the weights (features,) of `Candidates.linear_matrix` that predict the targets best.
+
+    The model is a conditional logit (McFadden 1974, "Conditional logit analysis of qualitative choice behavior"): the
+    softmax over a user's candidates is the probability of the target. `LINEAR_PENALTY` times the sum of the squared
+    weights of standardised features is added to the sum of the users' losses. The weight of `seen` is hardly penalised:
+    where nobody repeats an item, seen items have to come last.
+    """
+    rows = users.candidates.rows
+    hit = np.bincount(rows[users.is_target], minlength=len(users.targets)) > 0
+    mask = hit[rows]
+    x = users.candidates.take(mask).linear_matrix().astype(np.float64)
+    scale = x.std(axis=0)
+    scale[scale < 1e-9] = 1
+    x /= scale
+    is_target, user_weights = users.is_target[mask], users.weights[hit].astype(np.float64)
+    sizes = np.bincount(rows[mask], minlength=len(users.targets))[hit]
+    starts, x_targets = np.cumsum(sizes) - sizes, x[is_target]
+    penalties = np.full(x.shape[1], LINEAR_PENALTY)
+    penalties[-1] *= SEEN_PENALTY_SHARE
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = x @ weights
+        highest = np.maximum.reduceat(scores, starts)
+        shares = np.exp(scores - np.repeat(highest, sizes))
+        sums = np.add.reduceat(shares, starts)
+        shares *= np.repeat(user_weights / sums, sizes)
+        value = float(user_weights @ (np.log(sums) + highest - scores[is_target]) + penalties @ weights**2)
+        return value, shares @ x - user_weights @ x_targets + 2 * penalties * weights
+
+    found = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 100})
+    return np.asarray(found.x / scale, np.float32)
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A blend that some users were held out from, and its NDCG@10 on them."""
+class _LinearFit:
+    """Linear parts that some users were held out from.
+
+    Attributes:
+        methods: that feed them.
+        weights: of the first.
+        ndcg: NDCG@10 on the held-out users of all.
+        importance: of each feature, highest first; see `Trained`.
+    """
 
     methods: tuple[str, ...]
-    booster: lightgbm.Booster
+    weights: Floats
     ndcg: float
+    importance: Mapping[str, float]
 
 
-def _fit(users: TrainingUsers, methods: tuple[str, ...], held_out: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> _Fit:
-    """Train without the held-out users, until these no longer improve."""
+def _fit_linear(
+    users: TrainingUsers, methods: tuple[str, ...], part: Ints, parts: int, drawn: NDArray[np.bool_]
+) -> _LinearFit:
+    """Fit once for each of the first `parts` parts of the users, without the users of that part."""
+    weights, ndcg = [], []
+    in_part = part[users.candidates.rows]
+    for each in range(parts):
+        fitted = fit_weights(_restrict(users, methods, drawn & (in_part != each)))
+        held = _restrict(users, methods, in_part == each)
+        ndcg.append(_ndcg(held, held.candidates.linear_matrix() @ fitted)[part == each])
+        weights.append(fitted)
+    deviations = held.candidates.linear_matrix().std(axis=0)
+    importance = _shares(dict(zip(linear_feature_names(methods), np.abs(weights[0]) * deviations, strict=True)))
+    return _LinearFit(methods, weights[0], float(np.concatenate(ndcg).mean()), importance)
+
+
+def _fit_trees(
+    users: TrainingUsers, linear: _LinearFit, held_out: NDArray[np.bool_], drawn: NDArray[np.bool_]
+) -> tuple[lightgbm.Booster, float]:
+    """Train trees on top of the linear part without the held-out users, until these no longer improve.
+
+    Returns:
+        The trees, and the NDCG@10 on held-out users.
+    """
     in_held_out = held_out[users.candidates.rows]
-    held = _restrict(users, methods, in_held_out)
+    held = _restrict(users, linear.methods, in_held_out)
     booster = lightgbm.train(
         dict(PARAMETERS),
-        _dataset(_restrict(users, methods, drawn & ~in_held_out)),
+        _dataset(_restrict(users, linear.methods, drawn & ~in_held_out), linear.weights),
         ROUNDS,
-        valid_sets=[_dataset(held)],
+        valid_sets=[_dataset(held, linear.weights)],
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )
-    scores = np.asarray(booster.predict(held.candidates.matrix(), num_threads=1))
-    return _Fit(methods, booster, float(metrics.ndcg(target_ranks(held, scores)[held_out], 10).mean()))
+    scores = _scores(held.candidates, linear.weights, booster)
+    return booster, float(_ndcg(held, scores)[held_out].mean())
+
+
+def _ndcg(users: TrainingUsers, scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the NDCG@10 (B,) of each user."""
+    values: NDArray[np.float64] = metrics.ndcg(target_ranks(users, scores), 10)
+    return values
+
+
+def _scores(candidates: Candidates, weights: Floats, booster: lightgbm.Booster | None) -> Floats:
+    """Return (m,) scores: of the linear part, plus those of the trees."""
+    scores = np.zeros(len(candidates))
+    for column, weight in zip(candidates.linear_matrix().T, weights, strict=True):
+        scores += weight * column  # BLAS would sum in an order that depends on the number of candidates
+    if booster is not None and len(candidates):
+        scores += np.asarray(booster.predict(candidates.matrix(), num_threads=1))
+    return np.asarray(scores, np.float32)
+
+
+def _shares(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the share (0 to 1) of each positive value in the sum, highest first."""
+    total = max(sum(values.values()), 1e-12)
+    ordered = sorted(values.items(), key=lambda each: -each[1])
+    return {name: float(value / total) for name, value in ordered if value > 0}
 
 
 def _restrict(users: TrainingUsers, methods: Sequence[str], mask: NDArray[np.bool_]) -> TrainingUsers:
@@ -318,17 +447,22 @@ def _restrict(users: TrainingUsers, methods: Sequence[str], mask: NDArray[np.boo
     return TrainingUsers(users.candidates.take(mask).of_methods(methods), users.targets, users.weights)
 
 
-def _dataset(users: TrainingUsers) -> lightgbm.Dataset:
-    """Return the users whose target is a candidate, one query each: the others give no gradient."""
+def _dataset(users: TrainingUsers, weights: Floats) -> lightgbm.Dataset:
+    """Return the users whose target is a candidate, one query each: the others give no gradient.
+
+    Training starts from the scores of the linear part.
+    """
     rows = users.candidates.rows
     hit = np.bincount(rows[users.is_target], minlength=len(users.targets)) > 0
     mask = hit[rows]
     sizes = np.bincount(rows[mask], minlength=len(users.targets))[hit]
+    candidates = users.candidates.take(mask)
     return lightgbm.Dataset(
-        users.candidates.take(mask).matrix(),
+        candidates.matrix(),
         users.is_target[mask].astype(np.int8),
         group=sizes,
         weight=users.weights[rows[mask]],
+        init_score=candidates.linear_matrix() @ weights,
         feature_name=feature_names(users.candidates.methods),
         params={name: PARAMETERS[name] for name in ("max_bin", "verbose", "num_threads", "seed")},
     )
@@ -346,10 +480,10 @@ def target_ranks(users: TrainingUsers, scores: NDArray[np.float64]) -> NDArray[n
     return np.where(np.isfinite(target_scores), before, np.inf)
 
 
-def _by_importance(fit: _Fit) -> list[str]:
-    """Return the methods by their features' share of the gain, the lowest first."""
-    gains = dict(zip(fit.booster.feature_name(), fit.booster.feature_importance("gain"), strict=True))
-    return sorted(fit.methods, key=lambda method: sum(gains[name] for name in gains if name.startswith(f"{method}.")))
+def _by_importance(fit: _LinearFit) -> list[str]:
+    """Return the methods by the importance of their features, the lowest first."""
+    shares = fit.importance.items()
+    return sorted(fit.methods, key=lambda method: sum(share for name, share in shares if name.startswith(f"{method}.")))
 
 
 def _user_weights(queries: Queries, target_times: Ints) -> Floats:
@@ -404,10 +538,10 @@ def _build_blend(
         reason = f"the target of fewer than {MIN_USERS} validation users is a candidate"
         log.warning("warning: no blend is trained: %s; the run continues without one", reason)
         return {"blended": False, "summary": f"none: {reason}"}
-    blend = Blend(trained.methods, candidates, table, trained.booster)
+    blend = Blend(trained.methods, candidates, table, trained.weights, trained.booster)
     blend.save(folder)
     training_seconds = time.process_time() - start
-    measured = replace(blend, booster=trained.measured)
+    measured = replace(blend, weights=trained.measured_weights, booster=trained.measured_booster)
     rankings = {method: methods[method].validation_ranking for method in blend.methods}
     frames = _rank(measured, rankings, stacking, item_ids, retrieval.depth, selection)
     write_ranking(folder / paths.blend.validation_ranking.name, frames)
@@ -421,7 +555,8 @@ def _build_blend(
         "dropped": {name: round(value, 5) for name, value in trained.dropped.items()},
         "kept": {name: round(value, 5) for name, value in trained.kept.items()},
         "held_out_ndcg@10": round(trained.ndcg, 5),
-        "trees": trained.booster.num_trees(),
+        "held_out_linear_ndcg@10": round(trained.linear_ndcg, 5),
+        "trees": trained.booster.num_trees() if trained.booster else 0,
         "importance": {name: round(share, 4) for name, share in trained.importance.items()},
         "training_users": len(users.targets) if users else 0,
         "users": test.height,

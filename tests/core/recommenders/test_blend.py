@@ -64,8 +64,18 @@ def paths(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trees_with_few_users():
+    """Train trees, and keep them although they are no better than the linear part on these users."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blend, "MIN_TREE_USERS", 50)
+        fit_trees = blend._fit_trees
+        patch.setattr(blend, "_fit_trees", lambda *args: (fit_trees(*args)[0], 1.0))
+        yield
+
+
 @pytest.fixture(scope="module")
-def stats(paths):
+def stats(paths, trees_with_few_users):
     return build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower", "never_ranked"])
 
 
@@ -85,15 +95,6 @@ def test_it_is_better_than_each_method(paths, stats):
     assert hits(pl.read_parquet(paths.blend.ranking), 1) > 1.5 * max(shares)
     assert stats["users"] == USERS
     assert stats["training_users"] == USERS // 2
-
-
-def test_a_method_that_adds_nothing_is_dropped(stats):
-    assert stats["methods"] == ["good", "tower"]
-    assert list(stats["dropped"]) == ["noise"]
-    assert set(stats["kept"]) == {"good", "tower"}
-    assert all(loss > blend.TOLERANCE for loss in stats["kept"].values())
-    assert not any(name.startswith("noise") for name in stats["importance"])
-    assert sum(stats["importance"].values()) == pytest.approx(1, abs=0.01)
 
 
 def test_the_ranking_holds_each_list_once_and_long_enough(paths, stats):
@@ -202,6 +203,37 @@ def test_target_ranks_by_hand():
     users = TrainingUsers(find_candidates(lists, queries, table, 9), np.array([3, 0]), np.ones(2, np.float32))
     assert target_ranks(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
     assert target_ranks(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], "equal scores rank before"
+
+
+def test_with_few_users_the_blend_is_linear_and_a_method_that_adds_nothing_is_dropped(monkeypatch, paths):
+    monkeypatch.setattr(blend, "MIN_TREE_USERS", USERS)
+    monkeypatch.setattr(blend, "TOLERANCE", 0.005)  # so few users measure no smaller difference
+    stats = build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    assert (stats["trees"], stats["methods"]) == (0, ["good", "tower"])
+    assert list(stats["dropped"]) == ["noise"]
+    assert set(stats["kept"]) == {"good", "tower"}
+    assert all(loss > blend.TOLERANCE for loss in stats["kept"].values())
+    assert not any(name.startswith("noise") for name in stats["importance"])
+    assert sum(stats["importance"].values()) == pytest.approx(1, abs=0.01)
+    assert not (paths.blend.root / blend.MODEL).exists()
+    loaded = Blend.load(paths.blend.root)
+    lists, queries = a_request(loaded)
+    found = find_candidates(lists, queries, loaded.items, loaded.candidates)
+    assert loaded.score(found) == pytest.approx(found.linear_matrix() @ loaded.weights, abs=1e-6)
+
+
+def test_weights_of_the_linear_part_minimise_the_penalised_loss(monkeypatch):
+    """Of two methods with one item each, the one that is right in three of four cases has the higher weight."""
+    monkeypatch.setattr(blend, "LINEAR_PENALTY", 1e-6)
+    n_users = 40
+    queries = Queries(ItemLists.from_lists([[0]] * n_users), np.zeros(n_users, np.int64))
+    ones = np.ones((n_users, 1), np.float32)
+    lists = {name: MethodLists(np.full((n_users, 1), item), ones) for name, item in (("one", 1), ("two", 2))}
+    table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    targets = np.where(np.arange(n_users) % 4 == 0, 2, 1)
+    users = TrainingUsers(find_candidates(lists, queries, table, 9), targets, np.ones(n_users, np.float32))
+    scores = users.candidates.linear_matrix() @ blend.fit_weights(users)
+    assert scores[0] - scores[1] == pytest.approx(np.log(3), abs=0.01)
 
 
 def test_new_visits_weigh_more():
