@@ -68,10 +68,10 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None)
 
 
 def _choose_tower(promotion: Promotion, method: str | None) -> str:
-    if method and promotion.require_method(method) not in promotion.towers:
-        raise QueryError(f"method {method} has no item vectors; name one of {', '.join(promotion.towers)}")
     if not promotion.towers:
         raise QueryError(f"no promoted method of {promotion.dataset} has item vectors")
+    if method and promotion.require_method(method) not in promotion.towers:
+        raise QueryError(f"method {method} has no item vectors; name one of {', '.join(promotion.towers)}")
     return method or promotion.towers[0]
 
 

@@ -7,15 +7,19 @@ the 95 % interval of its gain in NDCG@10 (paired bootstrap) is below minus the t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 from pixrec_core import files
+from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.comparison import METRIC, Answers, Comparison, compare
 from pixrec_core.evaluation.selection import selection_scores
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths, VariantPaths
+from pixrec_core.paths import BLEND, BaselinePaths, DatasetPaths, MethodPaths, VariantPaths
+from pixrec_core.recommenders import load_model
+from pixrec_core.recommenders.blend import Blend
 from pixrec_core.retrieval.encode import photo_features_path
 from pixrec_core.retrieval.index import load_index
 from pixrec_core.serving import promotion
@@ -159,9 +163,33 @@ def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], fields: di
     """Copy all that serving needs, check that the copies belong together, and make them serve."""
     copies = paths.promoted.copies(int(str(fields["number"])))
     copy_artefacts(paths, copies, methods.values())
+    _check_methods(paths, methods)
     towers = [each for each in methods.values() if isinstance(each, VariantPaths)]
     sha256 = {tower.variant: _complete_tower(tower, copies.variant(tower.variant)) for tower in towers}
     promotion.write_promotion(paths.promoted, copies, fields | {"checkpoint_sha256": sha256})
+
+
+def _check_methods(paths: DatasetPaths, methods: Mapping[str, MethodPaths]) -> None:
+    """Check that baselines and the blend rank the present catalogue, and that the blend's methods are promoted too."""
+    n_items = read_items(paths).height
+    for name, method in methods.items():
+        if isinstance(method, BaselinePaths):
+            _require_items(method.model, load_model(method.model).n_items, n_items, "baselines")
+        elif name == BLEND:
+            blend = Blend.load(method.root)
+            _require_items(method.root, len(blend.items.counts), n_items, "blend")
+            if missing := sorted(set(blend.methods) - set(methods)):
+                raise ArtefactError(
+                    f"the blend in {method.root} reads {', '.join(missing)}, which has no ranking; "
+                    "run the stage `blend` again"
+                )
+
+
+def _require_items(folder: Path, found: int, n_items: int, stage: str) -> None:
+    if found != n_items:
+        raise ArtefactError(
+            f"{folder} is of {found:,} items and the catalogue has {n_items:,}; run the stage `{stage}` again"
+        )
 
 
 def _complete_tower(paths: VariantPaths, copies: VariantPaths) -> str:

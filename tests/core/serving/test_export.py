@@ -13,6 +13,7 @@ from pixrec_core.errors import ArtefactError, QueryError, SettingsError
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommender, export
+from pixrec_core.serving.promotion import read_promotion
 from pixrec_core.stages import Work
 
 
@@ -79,3 +80,6 @@ def test_another_tower_can_be_exported_and_a_baseline_cannot(folder: PromotedPat
     assert export.export_items(folder, tmp_path / "export", "text_only")["method"] == "text_only"
     with pytest.raises(QueryError, match="method ease has no item vectors; name one of collaborative, "):
         export.export_items(folder, tmp_path / "other", "ease")
+    without = read_promotion(folder).model_copy(update={"towers": ()})
+    with pytest.raises(QueryError, match="no promoted method of shop has item vectors"):
+        export._choose_tower(without, "ease")

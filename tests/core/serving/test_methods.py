@@ -1,5 +1,7 @@
 """Every promoted method through one recommender, compared with the ranking that its stage wrote."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,8 +11,10 @@ from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.selection import selection_scores
 from pixrec_core.evaluation.validation import selection_users
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import ITEM, ITEMS, RANK, TEST, TIMESTAMPS, TRAIN_COUNT, USER, VALIDATION
-from pixrec_core.serving import Recommender
+from pixrec_core.serving import Recommender, gate
 from pixrec_core.serving.promotion import read_promotion
 
 METHODS = ["blend", "co_occurrence", "ease", "popularity", "text_only"]
@@ -102,6 +106,17 @@ def test_a_user_query_reads_the_times_of_the_history(blended, recommender):
     user = read_sequences(blended.paths, TEST)[USER][0]
     items, times = recommender._history(user)
     assert recommender.for_user(user) == recommender.for_histories([items], times=[times])[0]
+
+
+def test_a_blend_is_not_promoted_without_its_methods(blended, tmp_path):
+    shutil.copytree(blended.paths.root, tmp_path / "shop")
+    paths = DatasetPaths(tmp_path / "shop")
+    method = Blend.load(paths.blend.root).methods[0]
+    files.remove(paths.baseline(method).root)
+    before = paths.promoted.manifest.read_bytes()
+    with pytest.raises(ArtefactError, match=rf"reads {method}, which has no ranking; run the stage `blend` again"):
+        gate.promote_unless_worse("shop", blended.dataset_settings, paths, ["text_only"])
+    assert paths.promoted.manifest.read_bytes() == before
 
 
 def test_a_ranking_that_lacks_selection_users_is_refused(blended, tmp_path):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from math import log2
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pixrec_core import files, pipeline
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.recommenders import load_model
 from pixrec_core.schemas import ITEM, ITEMS, RANKING_SCHEMA, TEST, USER
 from pixrec_core.serving import Recommender, gate, promotion
 from pixrec_core.serving.promotion import read_promotion
@@ -142,6 +144,16 @@ def test_artefacts_of_two_trainings_are_not_promoted(third: Work) -> None:
     with pytest.raises(ArtefactError, match=r"was built for another checkpoint.* materialise item_vectors"):
         promote(third, lambda _: 1)
     assert third.paths.promoted.manifest.read_bytes() == before
+
+
+def test_a_baseline_of_another_catalogue_is_not_promoted(third: Work) -> None:
+    folder = third.paths.baseline("ease").model
+    model = load_model(folder)
+    replace(model, popularity_ranks=model.popularity_ranks[1:]).save(folder)
+    with pytest.raises(
+        ArtefactError, match=r"ease.model is of \d+ items and the catalogue has \d+; run the stage `base"
+    ):
+        promote(third, lambda _: 1)
 
 
 def killed(root: Path) -> None:
