@@ -56,7 +56,7 @@ DESCRIPTION: Final = "blend.json"
 
 MIN_USERS: Final = 50  # stacking users with their target among the candidates; a blend of fewer is noise
 PARTS: Final = 4  # of the stacking users that are no selection users; one is held out at a time
-MIN_TREE_USERS: Final = 2_000  # such users; with fewer, trees are worse than the linear part alone
+MIN_TREE_USERS: Final = 2_000  # such users; fewer gained nothing from trees (fashion purchases) or lost (film ratings)
 LINEAR_PENALTY: Final = 100.0  # of the squared weights of standardised features, for all users together
 SEEN_PENALTY_SHARE: Final = 0.01  # of `LINEAR_PENALTY`, for the feature `seen`
 NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
