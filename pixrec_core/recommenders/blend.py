@@ -337,12 +337,14 @@ def fit_weights(users: TrainingUsers) -> Floats:
     The model is a conditional logit (McFadden 1974, "Conditional logit analysis of qualitative choice behavior"): the
     softmax over a user's candidates is the probability of the target. `LINEAR_PENALTY` times the sum of the squared
     weights of standardised features is added to the sum of the users' losses. The weight of `seen` is hardly penalised:
-    where nobody repeats an item, seen items have to come last.
+    where nobody repeats an item, seen items have to come last. All are 0 where no target is a candidate.
     """
     rows = users.candidates.rows
     hit = np.bincount(rows[users.is_target], minlength=len(users.targets)) > 0
     mask = hit[rows]
     x = users.candidates.take(mask).linear_matrix().astype(np.float64)
+    if not len(x):
+        return np.zeros(x.shape[1], np.float32)
     scale = x.std(axis=0)
     scale[scale < 1e-9] = 1
     x /= scale
@@ -393,7 +395,8 @@ def _fit_linear(
         held = _restrict(users, methods, in_part == each)
         ndcg.append(_ndcg(held, held.candidates.linear_matrix() @ fitted)[part == each])
         weights.append(fitted)
-    deviations = held.candidates.linear_matrix().std(axis=0)
+    matrix = held.candidates.linear_matrix()
+    deviations = matrix.std(axis=0) if len(matrix) else np.zeros(matrix.shape[1])
     importance = _shares(dict(zip(linear_feature_names(methods), np.abs(weights[0]) * deviations, strict=True)))
     return _LinearFit(methods, weights[0], float(np.concatenate(ndcg).mean()), importance)
 
@@ -585,19 +588,26 @@ def _methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[st
 def _training_users(
     methods: Mapping[str, MethodPaths], k: int, stacking: pl.DataFrame, item_ids: pl.Series, table: ItemTable
 ) -> TrainingUsers | None:
-    """Return the stacking users with their candidates; None where there are none."""
+    """Return the stacking users with their candidates; None where there are no users.
+
+    Users whose target is no candidate have none: no training uses them, and their NDCG is 0 whatever the blend. They
+    are most of the users of a large catalogue, and their candidates would be most of the memory.
+    """
     if stacking.is_empty():
         return None
-    rankings = {method: each.validation_ranking for method, each in methods.items()}
-    found, sizes = [], []
-    for lists, queries in _batches(rankings, stacking, item_ids):
-        found.append(find_candidates(lists, queries, table, k))
-        sizes.append(len(queries))
-    candidates = concatenate(found, sizes)
     last = stacking.select(pl.col(ITEMS).list.last(), pl.col(TIMESTAMPS).list.last())
     targets = last[ITEMS].cast(pl.Enum(item_ids)).to_physical().to_numpy().astype(np.int64)
+    rankings = {method: each.validation_ranking for method, each in methods.items()}
+    found: list[Candidates] = []
+    sizes: list[int] = []
+    for lists, queries in _batches(rankings, stacking, item_ids):
+        candidates = find_candidates(lists, queries, table, k)
+        is_target = candidates.items == targets[sum(sizes) :][candidates.rows]
+        hit = np.bincount(candidates.rows[is_target], minlength=len(queries)) > 0
+        found.append(candidates.take(hit[candidates.rows]))
+        sizes.append(len(queries))
     weights = _user_weights(Queries.of_sequences(stacking, item_ids), last[TIMESTAMPS].cast(pl.Int64).to_numpy())
-    return TrainingUsers(candidates, targets, weights)
+    return TrainingUsers(concatenate(found, sizes), targets, weights)
 
 
 def _rank(

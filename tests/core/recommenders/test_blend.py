@@ -236,6 +236,18 @@ def test_weights_of_the_linear_part_minimise_the_penalised_loss(monkeypatch):
     assert scores[0] - scores[1] == pytest.approx(np.log(3), abs=0.01)
 
 
+def test_users_whose_target_is_no_candidate_have_no_candidates_and_no_weights(paths):
+    validation = read_sequences(paths, "validation")
+    stacking = validation.filter(stacking_users(validation.height))
+    methods, item_ids, table = {"good": paths.baseline("good")}, pl.Series(ITEMS), ItemTable.read(paths)
+    users = blend._training_users(methods, 1, stacking, item_ids, table)
+    hit = np.bincount(users.candidates.rows[users.is_target], minlength=len(users.targets)) > 0
+    assert 0 < hit.sum() < len(hit)
+    assert hit[users.candidates.rows].all()
+    missed = TrainingUsers(users.candidates, np.full(len(hit), -1), users.weights)
+    assert blend.fit_weights(missed).tolist() == [0, 0, 0]
+
+
 def test_new_visits_weigh_more():
     queries = Queries(ItemLists.from_lists([[0, 1], [1], []]), np.array([1, 5, 5]))
     weights = blend._user_weights(queries, np.array([5, 6, 1]))
