@@ -57,6 +57,7 @@ ARROWS = "return document.querySelectorAll('[class*=svgContainer] path[marker-en
 REPORT_EVENT = """mutation ($of: ReportRunlessAssetEventsParams!) { reportRunlessAssetEvents(eventParams: $of) {
     ... on ReportRunlessAssetEventsSuccess { assetKey { path } } } }"""
 GRAPH = defs.resolve_asset_graph()
+REPORT_INPUTS = ("evaluation", "promoted")  # without them, the UI asks whether to materialise the report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -103,7 +104,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose dataset `shop` has been evaluated."""
     folder = tmp_path_factory.mktemp("ui")
     paths = example.write_all(DatasetPaths.of(folder / "data", "shop"))
-    files.write_json(paths.stamp("evaluation"), {"data_version": "1"})
+    for stage in REPORT_INPUTS:
+        files.write_json(paths.stamp(stage), {"data_version": "1"})
     return folder
 
 
@@ -113,8 +115,9 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
         chromium(tmp_path_factory.mktemp("profile")) as browser,
         dagster_dev(folder, DEFINITIONS, TOML) as server,
     ):
-        event = {"eventType": "ASSET_MATERIALIZATION", "assetKey": {"path": ["evaluation"]}, "partitionKeys": ["shop"]}
-        assert server.ask(REPORT_EVENT, of=event)["reportRunlessAssetEvents"]
+        for stage in REPORT_INPUTS:
+            event = {"eventType": "ASSET_MATERIALIZATION", "assetKey": {"path": [stage]}, "partitionKeys": ["shop"]}
+            assert server.ask(REPORT_EVENT, of=event)["reportRunlessAssetEvents"]
         yield Page(browser, server)
 
 
@@ -172,7 +175,11 @@ def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launc
 def test_an_asset_says_what_it_is_and_plots_its_numbers(page: Page, launched) -> None:
     page.open("/assets/items")
     page.click("//button[contains(., 'Plots')]", then="//canvas")
-    for reported in ("Metadata lines -> the catalogue; bad lines to quarantine.", "bad/share", "Great Expectations"):
+    for reported in (
+        "Build the catalogue from metadata lines; move bad lines to the quarantine table.",
+        "bad/share",
+        "Great Expectations",
+    ):
         page.find(f"//*[text()='{reported}']")
     page.shoot("asset")
 
