@@ -11,6 +11,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -32,6 +33,7 @@ DROPOUT = 0.1  # of features
 BATCH = 256  # targets, at most
 LEAST_BATCH, LEAST_STEPS = 16, 32  # small data have smaller batches, so that an epoch has as many steps
 EPOCHS = 30  # at most
+STEPS_PER_EPOCH = 300  # at most: large data are validated in between
 PATIENCE = 4  # epochs without a better validation NDCG@10
 SEED = 0
 
@@ -166,7 +168,8 @@ def _fit(features: Tensor, text_rows: NDArray[np.int64], train: TrainData, *, in
         highest, epochs_since = validation_ndcg(best, train), 0
         for epoch in range(EPOCHS):
             towers.train()
-            for batch in _batches(lists, train.times, random, in_order=in_order):
+            batches = _batches(lists, train.times, random, in_order=in_order)
+            for batch in islice(batches, STEPS_PER_EPOCH):
                 optimiser.zero_grad()
                 _loss(towers, batch, sold).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
