@@ -81,6 +81,12 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
     try:
         return Promotion.model_validate_json(paths.manifest.read_bytes())
     except ValidationError as error:
+        if paths.root.parent.parent.name == "variants":
+            folder = paths.root.parents[2]
+            raise ArtefactError(
+                f"{paths.manifest} is a promotion of one variant, which is no longer read; "
+                f"load {folder / 'promoted'}, which `pixrec run {folder.name} --up-to promoted` builds"
+            ) from None
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "as a whole"
         raise ArtefactError(f"{paths.manifest} is damaged ({field}: {first['msg']}); {_remedy(paths)}") from None

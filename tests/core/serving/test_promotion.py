@@ -292,6 +292,13 @@ def test_promotions_of_single_variants_are_named(shop: Work) -> None:
         Recommender.load(shop.paths.promoted.root)
 
 
+def test_a_promotion_of_a_variant_names_the_new_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "shop" / "variants" / "multimodal" / "promoted"
+    files.write_json(folder / "promoted.json", {"number": 1, "variant": "multimodal"})
+    with pytest.raises(ArtefactError, match=r"of one variant.*shop/promoted, which `pixrec run shop --up-to promoted`"):
+        Recommender.load(folder)
+
+
 def test_a_recommender_whose_folder_was_replaced_says_so(third: Work) -> None:
     recommender = Recommender.load(third.paths.promoted.root)
     for _ in range(2):
