@@ -69,7 +69,8 @@ def test_the_time_split_works_from_training_to_the_report(shop):
         work = shop(variant, sequences=SPLITS["time"], training={"epochs": 1})
         for stage in (pipeline.CHECKPOINT, *AFTER_TRAINING):
             stage.materialise(work)
-    for stage in (pipeline.BASELINES, pipeline.BLEND, pipeline.EVALUATION, pipeline.REPORT):
+    stages = (pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT)
+    for stage in stages:
         stage.materialise(work)
     users = read_sequences(work.paths, schemas.TEST)["user"]
     metrics = json.loads(work.paths.metrics.read_text())

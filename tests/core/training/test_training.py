@@ -143,7 +143,7 @@ def test_the_backbone_can_be_a_folder_with_a_smolvlm(shop, tmp_path: Path) -> No
 def test_the_error_for_a_missing_backbone_says_what_to_do(shop, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     work = shop(model={"backbone": str(tmp_path / "empty")})
-    with pytest.raises(BackboneError, match=r"empty.*local folder that holds one: config\.json"):
+    with pytest.raises(BackboneError, match=r"empty.*local folder of one with config\.json"):
         pipeline.CHECKPOINT.materialise(work)
 
 
