@@ -116,20 +116,31 @@ class Method(ABC):
     def scores(self, histories: ItemLists) -> Scores:
         """Return finite float32 scores (B, n) of all items; higher is better. A history may be empty."""
 
-    def candidates(self, histories: ItemLists, k: int) -> tuple[NDArray[np.int64], Scores]:
+    def candidates(
+        self, histories: ItemLists, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Scores]:
         """Return the k best items of each history, best first. Seen items are included.
 
         Memory is bounded by `SCORES_PER_BLOCK`, however many histories there are.
 
+        Args:
+            histories: B of them.
+            k: length of each list.
+            allowed: (n,) whether an item may be in the lists; None allows all.
+
         Returns:
-            Items (B, k) and their scores (B, k); item -1 where the catalogue has fewer than k items.
+            Items (B, k) and their scores (B, k); item -1 where fewer than k items are allowed.
         """
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.zeros((len(histories), k), np.float32)
-        found = min(k, self.n_items)
-        for block, part in histories.batches(max(1, SCORES_PER_BLOCK // max(1, self.n_items))):
-            best = top_items(self.scores(part), np.full(len(part), found), self.popularity_ranks)
-            items[block, :found], scores[block, :found] = best
+        ids = np.arange(self.n_items) if allowed is None else np.flatnonzero(allowed)
+        if not (found := min(k, len(ids))):
+            return items, scores
+        ranks = self.popularity_ranks if allowed is None else np.argsort(np.argsort(self.popularity_ranks[ids]))
+        for block, part in histories.batches(max(1, SCORES_PER_BLOCK // self.n_items)):
+            values = self.scores(part) if allowed is None else self.scores(part)[:, ids]
+            best, scores[block, :found] = top_items(values, np.full(len(part), found), ranks)
+            items[block, :found] = ids[best]
         return items, scores
 
 

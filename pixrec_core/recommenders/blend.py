@@ -130,17 +130,22 @@ class Blend:
     booster: lightgbm.Booster | None
 
     def rank(
-        self, lists: Mapping[str, MethodLists], queries: Queries, lengths: Ints
+        self,
+        lists: Mapping[str, MethodLists],
+        queries: Queries,
+        lengths: Ints,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the best items of each history, best first. Seen items are included.
 
-        After the candidates follow all other items in the popularity order; so an empty history, about which no
+        After the candidates follow all other allowed items in the popularity order; so an empty history, about which no
         method knows anything, gets the popularity order.
 
         Args:
             lists: of each of `methods`, for the B histories; each should have `candidates` unseen items.
             queries: B histories.
-            lengths: (B,) items wanted.
+            lengths: (B,) items wanted; at most as many as are allowed.
+            allowed: (n,) whether an item may be in the lists, which have no other items; None allows all.
 
         Returns:
             Items (B, k) and their scores (B, k), where k is the highest of `lengths`; -1 after a list's length.
@@ -163,6 +168,8 @@ class Blend:
         counts = np.bincount(found.rows, minlength=len(queries))
         short = np.flatnonzero(counts < k)
         by_popularity = np.argsort(self.items.popularity_ranks) if len(short) else np.zeros(0, np.int64)
+        if allowed is not None:
+            by_popularity = by_popularity[allowed[by_popularity]]
         for user in short:
             candidate = np.zeros(n, np.bool_)
             candidate[items[user, : counts[user]]] = True

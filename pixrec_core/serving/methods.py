@@ -53,7 +53,11 @@ class Tower(Method):
             scores[known] = self.user_vectors(rest) @ self.retriever.item_index.vectors.T
         return scores
 
-    def candidates(self, histories: ItemLists, k: int) -> tuple[NDArray[np.int64], Scores]:
+    def candidates(
+        self, histories: ItemLists, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Scores]:
+        if allowed is not None:
+            return super().candidates(histories, k, allowed)  # exact, since an index cannot skip items
         found = min(k, self.n_items)
         items, scores = np.full((len(histories), k), -1, np.int64), np.zeros((len(histories), k), np.float32)
         items[:, :found] = np.argsort(self.popularity_ranks)[:found]
@@ -98,21 +102,28 @@ class BlendMethod(Method):
         np.put_along_axis(scores, items, values, axis=1)
         return scores
 
-    def candidates(self, histories: ItemLists, k: int) -> tuple[NDArray[np.int64], Scores]:
-        """See `Method.candidates`. Without times, a history has one item per day, up to the last known sale."""
+    def candidates(
+        self, histories: ItemLists, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Scores]:
+        """See `Method.candidates`. Without times, a history has one item per day, up to the last known sale.
+
+        Each method's list has allowed items only, so that the blend orders as many candidates under strict rules.
+        """
         items, scores = np.full((len(histories), k), -1, np.int64), np.zeros((len(histories), k), np.float32)
-        found = min(k, self.n_items)
+        found = min(k, self.n_items if allowed is None else int(allowed.sum()))
+        if not found:
+            return items, scores
         for batch, part in histories.batches(USERS_PER_BATCH):
             times = self._default_times(part) if part.times is None else part.times
-            lists = {name: self._lists(self.methods[name], part) for name in self.blend.methods}
-            best = self.blend.rank(lists, Queries(part, times), np.full(len(part), found))
+            lists = {name: self._lists(self.methods[name], part, allowed) for name in self.blend.methods}
+            best = self.blend.rank(lists, Queries(part, times), np.full(len(part), found), allowed)
             items[batch, :found], scores[batch, :found] = best
         return items, scores
 
-    def _lists(self, method: Method, histories: ItemLists) -> MethodLists:
+    def _lists(self, method: Method, histories: ItemLists, allowed: NDArray[np.bool_] | None) -> MethodLists:
         """A method's lists: `candidates` items, and one more per distinct item of the history, as in its ranking."""
         lengths = self.blend.candidates + np.diff(histories.incidence(self.n_items).indptr)
-        items, scores = method.candidates(histories, min(int(lengths.max()), self.n_items))
+        items, scores = method.candidates(histories, min(int(lengths.max()), self.n_items), allowed)
         items[np.arange(items.shape[1]) >= lengths[:, None]] = -1
         return MethodLists(items, scores)
 

@@ -112,6 +112,17 @@ def test_candidates_are_the_best_scores(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_candidates_may_be_restricted_to_allowed_items(name):
+    lists = np.random.default_rng(1).integers(0, N_ITEMS, (6, 4)).tolist()
+    model, histories = fit(name, lists, **CONTENT), ItemLists.from_lists([*lists, []])
+    whole, _ = model.candidates(histories, N_ITEMS)
+    allowed = np.isin(np.arange(N_ITEMS), [1, 4, 5, 8])
+    items, scores = model.candidates(histories, 5, allowed)
+    assert items.tolist() == [[*row[allowed[row]], -1] for row in whole]
+    assert np.allclose(scores[:, :4], np.take_along_axis(model.scores(histories), items[:, :4], axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_batch_equals_its_users_one_by_one(name, monkeypatch):
     lists = np.random.default_rng(0).integers(0, N_ITEMS, (40, 4)).tolist()
     model = fit(name, lists, **CONTENT)

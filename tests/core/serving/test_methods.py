@@ -125,3 +125,22 @@ def test_a_ranking_that_lacks_selection_users_is_refused(blended, tmp_path):
         pl.read_parquet(blended.paths.blend.validation_ranking).head(0).write_parquet(temporary)
     with pytest.raises(ArtefactError, match=r"of blend lacks \d+ validation users"):
         selection_scores(blended.paths, {"blend": path})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lists_with_allowed_items_are_the_whole_list_without_the_others(recommender, test_users, method):
+    lists = recommender._item_lists(test_users[1][:4])
+    answering = recommender.method(method)
+    whole, _ = answering.candidates(lists, answering.n_items)
+    allowed = np.arange(answering.n_items) % 4 == 1
+    for k in (3, 1000):
+        items, scores = answering.candidates(lists, k, allowed)
+        assert items.shape == scores.shape == (4, k)
+        for found, all_items in zip(items, whole, strict=True):
+            expected = all_items[allowed[all_items]][:k]
+            assert sorted(found[: len(expected)]) == sorted(expected) if k > len(expected) else allowed[found].all()
+            assert (found[len(expected) :] == -1).all()
+            if method != "blend":  # its features of a list depend on the list's other items
+                assert found[: len(expected)].tolist() == expected.tolist()
+    none, _ = answering.candidates(lists, 3, np.zeros(answering.n_items, np.bool_))
+    assert (none == -1).all()
