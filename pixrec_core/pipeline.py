@@ -176,7 +176,7 @@ def _images_digest(work: Work) -> str:
 
 def _backbone_external_inputs(work: Work) -> Any:
     """A backbone in a local folder may change, and a branch of the hub may move."""
-    from pixrec_core.models import hub
+    from pixrec_core import hub
 
     folder = Path(work.trained.model.backbone)
     return files.stat_snapshot(folder.iterdir()) if folder.is_dir() else hub.current_commit(work.trained.model)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pixrec_core import hub
 from pixrec_core.errors import BackboneError
-from pixrec_core.models import hub
 from pixrec_core.models.agreement import require_agreement
 from pixrec_core.models.backbones import Processor, adapter_of, processor_class, tiny
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import polars as pl
 from transformers import set_seed
 
-from pixrec_core import files, prompts, schemas
+from pixrec_core import files, hub, prompts, schemas
 from pixrec_core.data.contract import require_valid_sequences
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.engine import LOCAL, Engine, Launcher
 from pixrec_core.errors import ContractError
 from pixrec_core.evaluation.leaks import read_checked_sequences
-from pixrec_core.models import checkpoint, hub, tuning
+from pixrec_core.models import checkpoint, tuning
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.item_inputs import NO_PHOTO

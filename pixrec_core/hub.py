@@ -1,4 +1,4 @@
-"""Backbones on the Hugging Face hub: commits of branches and tags, and downloads."""
+"""Models on the Hugging Face hub: commits of branches and tags, and downloads."""
 
 from pathlib import Path
 

@@ -23,7 +23,7 @@ UNREACHABLE = "http://127.0.0.1:9"  # nothing listens there
 LOAD = """
 import sys
 from pixrec_core.errors import BackboneError
-from pixrec_core.models import hub
+from pixrec_core import hub
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.settings import ModelSettings
 for line in sys.stdin:
