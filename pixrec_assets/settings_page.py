@@ -15,7 +15,8 @@ Generated from [`pixrec_core/settings.py`](../pixrec_core/settings.py) by `pixre
 checks that the page is up to date.
 
 Settings are in `pixrec.toml` of the working folder, or in the file of `pixrec --config` or `PIXREC_CONFIG`. An unknown
-name is an error. Environment variables take precedence: `PIXREC_TRAINING__EPOCHS=5`.
+name is an error. Environment variables take precedence: `PIXREC_TRAINING__EPOCHS=5`. Relative paths start from the
+folder of `pixrec.toml`; `~` is the home.
 
 A section such as `[training]` applies to all datasets, `[datasets.NAME.training]` to one of them, and
 `[joint.NAME.training]` to a training over several; `[engine]` and `[tracking]` apply to all.

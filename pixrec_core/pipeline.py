@@ -179,7 +179,9 @@ def _backbone_external_inputs(work: Work) -> Any:
     from pixrec_core import hub
 
     folder = Path(work.trained.model.backbone)
-    return files.stat_snapshot(folder.iterdir()) if folder.is_dir() else hub.current_commit(work.trained.model)
+    if not folder.is_dir():
+        return hub.current_commit(work.trained.model)
+    return {Path(path).name: stat for path, stat in files.stat_snapshot(folder.iterdir()).items()}
 
 
 def _checkpoint_digest(work: Work) -> str:

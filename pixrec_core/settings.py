@@ -8,14 +8,16 @@ Sections at the top level apply to every dataset; `[datasets.<name>.<section>]` 
 import difflib
 import os
 import re
+import tomllib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import pydantic_settings
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -28,24 +30,37 @@ from pydantic_settings import (
 from pixrec_core.errors import SettingsError
 
 CONFIG_FILE = "pixrec.toml"
-CONFIG_VARIABLE = "PIXREC_CONFIG"
+ENV_PREFIX = "PIXREC_"
+ENV_DELIMITER = "__"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 
 _URL = re.compile(r"""(\w+://)(?:[^\s'"]*@)?([^\s'"?#]*)(?:[?#][^\s'"]*)?""")
 
+#: Variables that Kubernetes sets for a service whose name starts with `pixrec`.
+_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$")
+
 Variant = Literal["multimodal", "collaborative", "text_only", "image_only", "shuffled_images"]
 GenerativeRanker = Literal["beams", "generate_bm25", "hybrid"]
+TINY: Final = "tiny"  # the backbone that is built here
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 #: A host name or IP address in lower case (an international name in its DNS form, `xn--...`); `*` matches any part.
 HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+#: A name on the hub, or a local folder: then an absolute path, of which fingerprints and checkpoints have the last part
+#: only, so that a project can be moved.
+ModelName = Annotated[
+    str,
+    PlainSerializer(lambda name: Path(name).name if Path(name).is_absolute() else name, when_used="json"),
+]
 
 
 class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Deprecated name -> present name. Deprecated names are accepted for one release.
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -190,7 +205,9 @@ class ModelSettings(Section):
         }
     )
 
-    backbone: str = Field("tiny", description="`tiny`, or a hub name or local folder of an image-text-to-text model")
+    backbone: ModelName = Field(
+        TINY, description="`tiny`, or a hub name or local folder of an image-text-to-text model"
+    )
     revision: str | None = Field(
         None, description="hub revision (commit, tag or branch); by default the default branch"
     )
@@ -408,26 +425,72 @@ class _Environment(EnvSettingsSource):
     """Environment variables, with deprecated names replaced."""
 
     def __call__(self) -> dict[str, Any]:
-        variables: dict[str, Any] = _with_present_names(super().__call__())
-        return variables
+        try:
+            found = super().__call__()
+        except pydantic_settings.SettingsError as error:
+            field = re.search(r'field "(\w+)"', str(error))
+            variable = f"{ENV_PREFIX}{field[1].upper() if field else '...'}"
+            raise SettingsError(
+                f'{variable} is not JSON. Write a list as \'["a", "b"]\' and a table as \'{{"a": 1}}\', '
+                f"or set one value of a table: {variable}{ENV_DELIMITER}NAME=VALUE"
+            ) from None
+        return _layer(found | self._unknown())
+
+    def _unknown(self) -> dict[str, Any]:
+        """Variables that name no setting, which pydantic-settings ignores: validation reports them."""
+        names = (name.upper() for name in self.env_vars)
+        ours = (name for name in names if name.startswith(ENV_PREFIX) and not _SERVICE.search(name))
+        settings = (name.removeprefix(ENV_PREFIX).lower() for name in ours if name != CONFIG_VARIABLE)
+        parts = (name.partition(ENV_DELIMITER) for name in settings)
+        return {name: {rest: ""} if rest else "" for name, _, rest in parts if name not in Settings.model_fields}
 
 
 class _TomlFile(TomlConfigSettingsSource):
     """The settings file, with deprecated names replaced in each layer."""
 
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        """Read a file in UTF-8, with or without a byte order mark."""
+        try:
+            return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError:
+            raise SettingsError(f"{file_path} is not UTF-8; save it as UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise SettingsError(f"{file_path} cannot be read as TOML: {error}") from None
+        except OSError as error:
+            raise SettingsError(f"{file_path} cannot be read: {error.strerror}") from None
+
     def __call__(self) -> dict[str, Any]:
-        layers: dict[str, Any] = _with_present_names(super().__call__())
+        layers = _layer(super().__call__())
         for group in {"datasets", "joint"} & layers.keys():
             if isinstance(layers[group], dict):
                 layers[group] = {name: _with_present_names(layer) for name, layer in layers[group].items()}
         return layers
 
 
+def _layer(layer: dict[str, Any]) -> dict[str, Any]:
+    """One source of settings with deprecated names replaced.
+
+    Raises:
+        SettingsError: it sets `root`, which is the folder of the settings file; or a setting under both its names.
+    """
+    if "root" in layer:
+        raise SettingsError("`root` is no setting: relative paths start from the folder of pixrec.toml. Remove it")
+    try:
+        present: dict[str, Any] = _with_present_names(layer)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return present
+
+
 class Settings(BaseSettings, Sections):
     """The whole of `pixrec.toml`."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="PIXREC_", env_nested_delimiter="__", toml_file=CONFIG_FILE
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        toml_file=CONFIG_FILE,
     )
 
     root: Path = Field(default_factory=Path.cwd, description="base folder of relative paths")
@@ -447,16 +510,24 @@ class Settings(BaseSettings, Sections):
 
         A dataset that starts from a joint training has the model settings of that training.
         """
-        joint, datasets = values.get("joint") or {}, values.get("datasets") or {"sample": SAMPLE}
+        joint, datasets = values.get("joint", {}), values.get("datasets", {})
+        if datasets == {}:
+            datasets = {"sample": SAMPLE}
+        if not isinstance(joint, dict) or not isinstance(datasets, dict):
+            return values | {"datasets": datasets}  # the types of the fields report it
         environment = _Environment(cls)()
 
-        def merge(given: dict[str, Any], fields: Collection[str], model: dict[str, Any]) -> dict[str, Any]:
+        def merge(given: Any, fields: Collection[str], model: Any) -> Any:
+            if not isinstance(given, dict):
+                return given
             shared = _overlay({name: values[name] for name in fields if name in values}, {"model": model})
             variables = {name: value for name, value in environment.items() if name in fields}
             return _overlay(_overlay(shared, given), variables)
 
-        def start_model(given: dict[str, Any]) -> dict[str, Any]:
-            return (joint.get(given.get("start_from")) or {}).get("model") or {}
+        def start_model(given: Any) -> Any:
+            start = given.get("start_from") if isinstance(given, dict) else None
+            training = joint.get(start) if isinstance(start, str) else None
+            return training.get("model", {}) if isinstance(training, dict) else {}
 
         return values | {
             "datasets": {
@@ -475,8 +546,14 @@ class Settings(BaseSettings, Sections):
         return self
 
     @model_validator(mode="after")
-    def _absolute_data_dir(self) -> Self:
-        object.__setattr__(self, "data_dir", (self.root / self.data_dir).resolve())
+    def _make_paths_absolute(self) -> Self:
+        object.__setattr__(self, "data_dir", resolve_path(self.root, self.data_dir))
+        trainings: list[DatasetSettings | JointSettings] = [*self.datasets.values(), *self.joint.values()]
+        for trained in trainings:
+            folder = resolve_path(self.root, trained.model.backbone)
+            if folder.is_dir() and trained.model.backbone != TINY:
+                model = trained.model.model_copy(update={"backbone": str(folder)})
+                object.__setattr__(trained, "model", model)
         return self
 
     @classmethod
@@ -554,8 +631,20 @@ def _with_present_names(layer: Any) -> Any:
 
 def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Merge two tables key by key; values of `over` take precedence."""
-    both = {k: _overlay(under[k], over[k]) for k in under.keys() & over.keys() if isinstance(over[k], dict)}
-    return under | over | both
+    tables = (k for k in under.keys() & over.keys() if isinstance(under[k], dict) and isinstance(over[k], dict))
+    return under | over | {k: _overlay(under[k], over[k]) for k in tables}
+
+
+def resolve_path(root: Path, path: str | Path) -> Path:
+    """Return the absolute path of a path in the settings: `~` is the home, a relative path starts from `root`.
+
+    Raises:
+        SettingsError: there is no home of that user.
+    """
+    try:
+        return (root / Path(path).expanduser()).resolve()
+    except RuntimeError as error:
+        raise SettingsError(f"the path {str(path)!r} cannot be used: {error}") from None
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -566,7 +655,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def config_path() -> Path:
     """Return the settings file: `$PIXREC_CONFIG`, else `pixrec.toml` in the working folder. It may not exist."""
-    return Path(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)).resolve()
+    return resolve_path(Path(), os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
 
 
 def without_secrets(text: str) -> str:
@@ -575,32 +664,72 @@ def without_secrets(text: str) -> str:
 
 
 def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line per wrong setting: its path, what is wrong, and the received value.
+    """Return one line per wrong setting: its path or environment variable, what is wrong, and the received value.
 
     Args:
         error: raised by `model`.
         model: the settings class; an unknown name is compared with its names.
     """
-    lines: dict[str, None] = {}
+    lines: dict[tuple[str, str], str] = {}
     for each in error.errors():
         path = [str(part) for part in each["loc"]]
-        if path[:1] in (["datasets"], ["joint"]) and f"{'.'.join(path[2:])}: {_reason(each, model)}" in lines:
+        variable = _variable(path) if model is Settings else None
+        reason = _reason(each, model, _env_name if variable else ".".join)
+        if path[:1] in (["datasets"], ["joint"]) and (".".join(path[2:]), each["type"]) in lines:
             continue  # a shared section is wrong: its error returns in every dataset that it is merged into
-        lines[": ".join(filter(None, [".".join(path), _reason(each, model)]))] = None
-    return [without_secrets(line) for line in lines]
+        where = variable or ".".join(path)
+        lines[".".join(path), each["type"]] = f"{where}: {reason}" if where else reason
+    return list(dict.fromkeys(without_secrets(line) for line in lines.values()))
 
 
-def _reason(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """What pydantic reports as wrong, without its class names."""
-    path, received = error["loc"], error["input"]
+def _env_name(path: Sequence[str]) -> str:
+    """The environment variable of a setting."""
+    return f"{ENV_PREFIX}{ENV_DELIMITER.join(path)}".upper()
+
+
+def _variable(path: Sequence[str]) -> str | None:
+    """The environment variable that sets the setting at `path` or a part of it, if there is one."""
+    name = _env_name(path)
+    found = (variable for variable in os.environ if f"{variable.upper()}__".startswith(f"{name}__"))
+    return min(found, default=None) if path else None
+
+
+def _reason(error: ErrorDetails, model: type[BaseModel], spell: Callable[[Sequence[str]], str]) -> str:
+    """What pydantic reports as wrong, without its class names; `spell` writes the path of another setting."""
+    path, received = [str(part) for part in error["loc"]], error["input"]
     if error["type"] == "extra_forbidden":
         kind = "section" if isinstance(received, dict) else "setting"
-        return f"unknown {kind} `{path[-1]}`{did_you_mean(str(path[-1]), _names_in(model, path[:-1]))}"
+        return f"unknown {kind} `{path[-1]}`{_nearest(path, model, spell)}"
+    if error["type"] in ("dict_type", "model_type"):
+        return f"must be a table, such as [{'.'.join(path)}] (received {received!r})"
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
     return reason if isinstance(received, dict) else f"{reason} (received {received!r})"
 
 
-def _names_in(model: Any, path: Sequence[int | str]) -> list[str]:
+def _nearest(path: Sequence[str], model: type[BaseModel], spell: Callable[[Sequence[str]], str]) -> str:
+    """The end of a message about an unknown name: a setting of this name elsewhere, else the most similar neighbour."""
+    name, section = path[-1], _names_in(model, path[:-1])
+    everywhere = list(setting_paths()) if model is Settings else []
+    same = [each for each in everywhere if name in (each[-1], "_".join(each))]
+    similar = difflib.get_close_matches(name, section, n=1)
+    if same:
+        return f": did you mean `{spell(same[0])}`?"
+    if similar:
+        return f": did you mean `{spell([*path[:-1], *similar]) if spell is _env_name else similar[0]}`?"
+    return did_you_mean(name, section)
+
+
+def setting_paths(model: type[BaseModel] | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of each setting in the sections of `model`, by default all: `("training", "epochs")`."""
+    for name, field in (model or Settings).model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            yield from setting_paths(section, (*path, name))
+        elif path:
+            yield (*path, name)
+
+
+def _names_in(model: Any, path: Sequence[str]) -> list[str]:
     """Names of the settings in the section at `path`."""
     for part in path:  # a table such as `datasets` has sections by name
         model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[part].annotation
@@ -615,12 +744,11 @@ def load_settings() -> Settings:
             of range.
     """
     path = config_path()
-    if CONFIG_VARIABLE in os.environ and not path.is_file():
-        raise SettingsError(f"{CONFIG_VARIABLE} is {path}, but this file does not exist")
+    if not path.is_file() and (os.environ.get(CONFIG_VARIABLE) or path.exists()):
+        problem = "is no file" if path.exists() else "does not exist"
+        raise SettingsError(f"the settings file {path} {problem}; it is {CONFIG_FILE} or the path of {CONFIG_VARIABLE}")
     try:
         return Settings(root=path.parent)
     except ValidationError as error:
         lines = "\n  ".join(error_lines(error, Settings))
-        raise SettingsError(f"{path} or an environment variable PIXREC_... is wrong:\n  {lines}") from None
-    except ValueError as error:  # tomllib's and pydantic-settings' own
-        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
+        raise SettingsError(f"{path} or an environment variable {ENV_PREFIX}... is wrong:\n  {lines}") from None

@@ -1,13 +1,17 @@
 """Sources of settings, and the messages about wrong ones."""
 
+import json
+import warnings
 from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pixrec_core.errors import SettingsError
-from pixrec_core.settings import CONFIG_VARIABLE, TrainingSettings, load_settings, without_secrets
+from pixrec_core.settings import CONFIG_VARIABLE, TrainingSettings, load_settings, setting_paths, without_secrets
 
 TOML = """
 [training]
@@ -97,7 +101,7 @@ def test_a_wrong_setting_is_reported(write, text: str, message: str) -> None:
 
 def test_a_missing_settings_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "gone.toml"))
-    with pytest.raises(SettingsError, match=r"gone\.toml, but this file does not exist"):
+    with pytest.raises(SettingsError, match=r"gone\.toml does not exist"):
         load_settings()
 
 
@@ -235,3 +239,155 @@ model = { dimension = 32 }
 def test_a_setting_under_both_names_is_rejected() -> None:
     with pytest.raises(ValidationError, match="window is the deprecated name of max_history_len, and both are set"):
         TrainingSettings(window=3, max_history_len=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets = 3", r"datasets: must be a table.*received 3"),
+        ("datasets = []", r"datasets: must be a table.*received \[\]"),
+        ("[[datasets]]\nkind = 'sample'", "datasets: must be a table"),
+        ("[datasets]\nshop = 3", r"datasets\.shop: must be a table, such as \[datasets\.shop\] \(received 3\)"),
+        ("[datasets.shop]\nsource = 3", r"datasets\.shop\.source: must be a table.*received 3"),
+        ("[datasets.shop]\nsource = {kind = 'sample'}\nstart_from = ['x']", r"datasets\.shop\.start_from: "),
+        ("[datasets.shop]\nsource = {kind = 'sample'}\ntraining = 3", r"datasets\.shop\.training: must be a table"),
+        ("joint = 3", "joint: must be a table"),
+        ("[joint]\nj = []", r"joint\.j: must be a table"),
+        ("[joint]\nj = {model = 3, datasets = ['a', 'b']}", r"joint\.j\.model: must be a table"),
+        ("training = 3", r"training: must be a table, such as \[training\] \(received 3\)"),
+        ("[model]\nlora = 3\n[datasets.shop]\nsource = {kind = 'sample'}\nmodel = {lora = {rank = 2}}", r"model\.lora"),
+        ("[training]\nlearning_rate = nan", r"training\.learning_rate: .*finite"),
+        ("[images]\ntimeout_s = inf", r"images\.timeout_s: .*finite"),
+        ("root = '/tmp'", "`root` is no setting"),
+        ("epochs = 3", r"unknown setting `epochs`: did you mean `training\.epochs`\?"),
+        ("[model]\nepochs = 3", r"model\.epochs: unknown setting `epochs`: did you mean `training\.epochs`\?"),
+        ("training = {window = 3, max_history_len = 4}", "window is the deprecated name of max_history_len"),
+        ("a = " + "[" * 100_000, "cannot be read as TOML"),
+        ("data_dir = '~nobody-of-this-name/x'", "cannot be used"),
+    ],
+)
+def test_a_setting_of_the_wrong_shape_is_reported(write, text: str, message: str) -> None:
+    write(text)
+    with pytest.raises(SettingsError, match=message) as error:
+        load_settings()
+    assert len(str(error.value).splitlines()) <= 2, "one line for the file and one for the setting"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PIXREC_DATASETS", "1", "PIXREC_DATASETS: must be a table"),
+        ("PIXREC_DATASETS", "shop", "PIXREC_DATASETS is not JSON"),
+        ("PIXREC_VARIANTS", "text_only", r"PIXREC_VARIANTS is not JSON. Write a list as '\[\"a\", \"b\"\]'"),
+        ("PIXREC_TRAINING", "1", "PIXREC_TRAINING: must be a table"),
+        ("PIXREC_TRAINING__EPOCHS__X", "1", "PIXREC_TRAINING__EPOCHS__X: .*integer"),
+        ("PIXREC_TRAINING__EPOCHS", "many", "PIXREC_TRAINING__EPOCHS: .*received 'many'"),
+        ("PIXREC_TRAINING__EPOCH", "1", "did you mean `PIXREC_TRAINING__EPOCHS`"),
+        ("PIXREC_TRAINIG__EPOCHS", "1", "PIXREC_TRAINIG__EPOCHS: unknown section `trainig`: did you mean"),
+        ("PIXREC_TRAINING_EPOCHS", "1", "did you mean `PIXREC_TRAINING__EPOCHS`"),
+        ("PIXREC_EPOCHS", "1", "did you mean `PIXREC_TRAINING__EPOCHS`"),
+        ("PIXREC_DATADIR", "x", "did you mean `PIXREC_DATA_DIR`"),
+        ("PIXREC_ROOT", "/tmp", "`root` is no setting"),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(
+    write, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    write(TOML)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=message) as error:
+        load_settings()
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_variables_that_kubernetes_sets_for_services_are_no_settings(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(TOML)
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(f"PIXREC_DAGSTER_WEBSERVER_{name}", "10.0.0.1")
+    assert load_settings().datasets
+
+
+#: Every value that TOML has. Keys are those of settings and others.
+NAMES = sorted({part for path in setting_paths() for part in path} | {"datasets", "joint", "source", "kind", "shop"})
+SCALARS = (
+    st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=8)
+    | st.sampled_from(["sample", "tables", "tiny", "shop", "text_only", "~", "~/x"])
+    | st.datetimes()
+    | st.dates()
+    | st.times()
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def as_toml(value: object) -> str:
+    """One value in TOML."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(name)} = {as_toml(each)}' for name, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(letter):08x}" for letter in value) + '"'
+    return str(value).lower() if isinstance(value, bool | float) else str(value)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4))
+def test_settings_of_any_shape_load_or_are_reported(write, tables: dict[str, object]) -> None:
+    write("".join(f"{json.dumps(name)} = {as_toml(value)}\n" for name, value in tables.items()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated names
+        try:
+            loaded = load_settings()
+        except SettingsError:
+            return
+    assert loaded.datasets
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_files_of_windows_editors_are_read(write, encoding: str, line_end: str) -> None:
+    write("").write_bytes(TOML.replace("\n", line_end).encode(encoding))
+    assert list(load_settings().datasets) == ["books", "toys"]
+
+
+def test_a_file_in_another_encoding_is_reported(write) -> None:
+    path = write("")
+    path.write_bytes(TOML.encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"pixrec\.toml is not UTF-8"):
+        load_settings()
+
+
+def test_a_folder_as_settings_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pixrec.toml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    with pytest.raises(SettingsError, match=r"pixrec\.toml is no file"):
+        load_settings()
+
+
+def test_paths_start_from_the_settings_file_or_the_home(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever the working folder is: for the data folder, the settings file, and the folder of a backbone."""
+    (tmp_path / "smol").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for folder, backbone in (("out", "smol"), ("~/out", "~/smol"), (tmp_path / "out", tmp_path / "smol")):
+        write(f"data_dir = '{folder}'\n[model]\nbackbone = '{backbone}'\n{TOML}")
+        monkeypatch.setenv(CONFIG_VARIABLE, "~/pixrec.toml")
+        loaded = load_settings()
+        assert loaded.data_dir == (tmp_path / "out").resolve()
+        model = loaded.dataset("books").model
+        assert model.backbone == str((tmp_path / "smol").resolve())
+        assert model.model_dump(mode="json")["backbone"] == "smol", "a moved project stays current"
+
+
+def test_a_backbone_that_is_no_folder_stays_a_name(write) -> None:
+    write(f"[model]\nbackbone = 'org/model'\n{TOML}")
+    assert load_settings().dataset("books").model.backbone == "org/model"
