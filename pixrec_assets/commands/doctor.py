@@ -6,10 +6,10 @@ from typing import Final
 import click
 from rich.markup import escape
 
-from pixrec_assets.doctor.finding import Level
 from pixrec_assets.terminal import out
 
-COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.FAULT: "red"}
+#: By `Level`, which would import what the checks need.
+COLOURS: Final = {"ok": "green", "warning": "yellow", "fault": "red"}
 EXAMPLES: Final = """\b
 Examples:
   pixrec doctor
@@ -28,7 +28,7 @@ def doctor() -> None:
 
     faults = 0
     for finding in module.check_all():
-        faults += finding.level is Level.FAULT
+        faults += finding.level == "fault"
         colour = COLOURS[finding.level]
         out.print(f"[{colour}]{finding.level:<8}[/] [bold]{escape(finding.subject)}[/]: {escape(finding.text)}")
         if finding.fix:

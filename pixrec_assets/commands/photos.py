@@ -10,7 +10,6 @@ from rich.table import Column, Table
 from pixrec_assets.commands.options import one_dataset_argument
 from pixrec_assets.terminal import out
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import ITEM
 from pixrec_core.settings import load_settings
 
 EXAMPLES: Final = """\b
@@ -29,7 +28,8 @@ def photos(dataset: str, failed: bool, as_json: bool) -> None:
 
     `pixrec run DATASET --stage images --force` tries failed photos again and keeps the others.
     """
-    from pixrec_core.data import image_manifest  # imports Pillow and DuckDB
+    from pixrec_core.data import image_manifest  # imports Polars and DuckDB
+    from pixrec_core.schemas import ITEM
 
     settings = load_settings()
     settings.dataset(dataset)

@@ -65,7 +65,7 @@ def recommend(
     """
     if sum(given is not None for given in (user, items, text, photo)) != 1:
         raise click.UsageError("give exactly one of --user, --items, --text and --photo")
-    from pixrec_core.report.answer import Query, answer_query  # imports torch and faiss
+    from pixrec_core.report.answer import Query, answer_query  # imports Polars and SciPy
     from pixrec_core.serving import Recommender
 
     settings = load_settings()
@@ -76,8 +76,7 @@ def recommend(
         query = Query("user", user)
     else:
         query = Query("text", text) if text is not None else Query("items", items or "")
-    recommender = Recommender.load(paths.promoted.root)
-    answer = answer_query(recommender, query, top, filter_seen=not allow_seen, method=method)
+    answer = answer_query(Recommender.open(paths.promoted.root), query, top, filter_seen=not allow_seen, method=method)
     _show_answer(answer, paths, format_, output)
 
 

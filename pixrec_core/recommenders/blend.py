@@ -15,15 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import lightgbm
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pyarrow import parquet
 from safetensors import SafetensorError
-from scipy import optimize
 
 from pixrec_core import files
 from pixrec_core.data.sequences import read_items, read_sequences
@@ -47,6 +45,9 @@ from pixrec_core.recommenders._blend_features import (
 from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from pixrec_core.stages import Stats
+
+if TYPE_CHECKING:
+    import lightgbm  # imports scikit-learn, a second that a blend without trees does not need
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Blend:
     candidates: int
     items: ItemTable
     weights: Floats
-    booster: lightgbm.Booster | None
+    booster: "lightgbm.Booster | None"
 
     def rank(
         self,
@@ -215,7 +216,7 @@ class Blend:
             booster = _booster(folder / MODEL) if description["trees"] else None
             items = ItemTable.load(folder / ITEM_TABLE)
             blend = cls(methods, description["candidates"], items, weights, booster)
-        except (ValueError, KeyError, TypeError, lightgbm.basic.LightGBMError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             message = f"the blend in {folder} is damaged ({error}); run the stage `blend` with --force"
             raise ArtefactError(message) from error
         names = feature_names(methods)
@@ -224,11 +225,16 @@ class Blend:
         return blend
 
 
-def _booster(path: Path) -> lightgbm.Booster:
+def _booster(path: Path) -> "lightgbm.Booster":
+    import lightgbm
+
     text = files.require(path).read_text(encoding="utf-8")
     if not text.startswith("tree"):  # LightGBM ends the process on some damaged models
         raise ValueError(f"{MODEL} is no LightGBM model")
-    return lightgbm.Booster(model_str=text)
+    try:
+        return lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise ValueError(str(error)) from error
 
 
 def _position_in_run(sorted_rows: Ints) -> Ints:
@@ -256,9 +262,9 @@ class Trained:
 
     methods: tuple[str, ...]
     weights: Floats
-    booster: lightgbm.Booster | None
+    booster: "lightgbm.Booster | None"
     measured_weights: Floats
-    measured_booster: lightgbm.Booster | None
+    measured_booster: "lightgbm.Booster | None"
     ndcg: float
     linear_ndcg: float
     importance: Mapping[str, float]
@@ -319,6 +325,8 @@ def train_blend(users: TrainingUsers, selection: NDArray[np.bool_]) -> Trained |
         if ndcg <= best.ndcg:
             measured_booster, ndcg = None, best.ndcg
     if measured_booster is not None:
+        import lightgbm
+
         booster = lightgbm.train(dict(PARAMETERS), _dataset(training, weights), measured_booster.best_iteration)
         gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
         importance = _shares(gains)
@@ -346,6 +354,8 @@ def fit_weights(users: TrainingUsers) -> Floats:
     weights of standardised features is added to the sum of the users' losses. The weight of `seen` is hardly penalised:
     where nobody repeats an item, seen items have to come last. All are 0 where no target is a candidate.
     """
+    from scipy import optimize
+
     rows = users.candidates.rows
     hit = np.bincount(rows[users.is_target], minlength=len(users.targets)) > 0
     mask = hit[rows]
@@ -410,12 +420,14 @@ def _fit_linear(
 
 def _fit_trees(
     users: TrainingUsers, linear: _LinearFit, held_out: NDArray[np.bool_], drawn: NDArray[np.bool_]
-) -> tuple[lightgbm.Booster, float]:
+) -> tuple["lightgbm.Booster", float]:
     """Train trees on top of the linear part without the held-out users, until these no longer improve.
 
     Returns:
         The trees, and the NDCG@10 on held-out users.
     """
+    import lightgbm
+
     in_held_out = held_out[users.candidates.rows]
     held = _restrict(users, linear.methods, in_held_out)
     booster = lightgbm.train(
@@ -435,7 +447,7 @@ def _ndcg(users: TrainingUsers, scores: NDArray[Any]) -> NDArray[np.float64]:
     return values
 
 
-def _scores(candidates: Candidates, weights: Floats, booster: lightgbm.Booster | None) -> Floats:
+def _scores(candidates: Candidates, weights: Floats, booster: "lightgbm.Booster | None") -> Floats:
     """Return (m,) scores: of the linear part, plus those of the trees."""
     scores = np.zeros(len(candidates))
     for column, weight in zip(candidates.linear_matrix().T, weights, strict=True):
@@ -457,11 +469,13 @@ def _restrict(users: TrainingUsers, methods: Sequence[str], mask: NDArray[np.boo
     return TrainingUsers(users.candidates.take(mask).of_methods(methods), users.targets, users.weights)
 
 
-def _dataset(users: TrainingUsers, weights: Floats) -> lightgbm.Dataset:
+def _dataset(users: TrainingUsers, weights: Floats) -> "lightgbm.Dataset":
     """Return the users whose target is a candidate, one query each: the others give no gradient.
 
     Training starts from the scores of the linear part.
     """
+    import lightgbm
+
     rows = users.candidates.rows
     hit = np.bincount(rows[users.is_target], minlength=len(users.targets)) > 0
     mask = hit[rows]

@@ -9,12 +9,12 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from PIL import Image
 
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Inputs
 from pixrec_core.report.tables import method_title
-from pixrec_core.retrieval.encode import Vectors, read_item_vectors
 from pixrec_core.schemas import ITEM, ITEMS, RANK, USER
 
 THUMBNAIL_SIZE: Final = 96  # longest edge, pixels
@@ -201,6 +201,8 @@ def neighbourhoods(inputs: Inputs, album: Album) -> list[Neighbourhood]:
     Raises:
         ArtefactError: the vectors of a method are damaged.
     """
+    from pixrec_core.retrieval.encode import read_item_vectors  # imports torch; an answer needs no vectors
+
     folders = {method: inputs.paths.variant(method).item_vectors for method in inputs.rankings}
     spaces = {method: read_item_vectors(folder) for method, folder in folders.items() if folder.exists()}
     if not spaces:
@@ -216,7 +218,7 @@ def neighbourhoods(inputs: Inputs, album: Album) -> list[Neighbourhood]:
     ]
 
 
-def _nearest(item: str, items: list[str], vectors: Vectors) -> list[str]:
+def _nearest(item: str, items: list[str], vectors: NDArray[np.float32]) -> list[str]:
     """Nearest other items by cosine; ties keep the order of the catalogue. `vectors` is (N, D), unit length."""
     row = items.index(item)
     cosines = vectors @ vectors[row]

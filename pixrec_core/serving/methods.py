@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from pixrec_core.ranking_table import popularity_ranks
 from pixrec_core.recommenders._blend_features import DAY_MS, MethodLists, Queries
 from pixrec_core.recommenders.base import ItemLists, Method, Scores
 from pixrec_core.recommenders.blend import USERS_PER_BATCH, Blend
-from pixrec_core.retrieval.encode import Vectors
-from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.schemas import TRAIN_COUNT
+
+if TYPE_CHECKING:
+    from pixrec_core.retrieval.encode import Vectors
+    from pixrec_core.retrieval.retriever import Retriever
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,7 +30,7 @@ class Tower(Method):
     """
 
     variant: str
-    retriever: Retriever
+    retriever: "Retriever"
 
     @classmethod
     def load(cls, paths: DatasetPaths, variant: str) -> "Tower":
@@ -38,10 +40,12 @@ class Tower(Method):
             MissingArtefactError: there is no checkpoint or no index.
             ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
         """
+        from pixrec_core.retrieval.retriever import Retriever  # imports torch and transformers, which takes seconds
+
         ranks = popularity_ranks(read_items(paths)[TRAIN_COUNT].to_numpy())
         return cls(popularity_ranks=ranks, variant=variant, retriever=Retriever.load(paths.variant(variant)))
 
-    def user_vectors(self, histories: ItemLists) -> Vectors:
+    def user_vectors(self, histories: ItemLists) -> "Vectors":
         """Return v_U (B, D) of histories, none of which is empty."""
         parts = np.split(histories.values, histories.offsets[1:-1])
         return self.retriever.encoder.user_vectors([part.tolist() for part in parts])

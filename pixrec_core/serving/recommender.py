@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from threading import RLock
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,10 +19,12 @@ from pixrec_core.paths import BLEND, DatasetPaths, PromotedPaths
 from pixrec_core.recommenders import load_model
 from pixrec_core.recommenders.base import ItemLists, Method
 from pixrec_core.recommenders.blend import Blend
-from pixrec_core.retrieval.encode import Vectors
 from pixrec_core.schemas import ITEM, TITLE
 from pixrec_core.serving.methods import BlendMethod, Tower
 from pixrec_core.serving.promotion import Promotion, parts_of_method, read_promotion, verify_promotion
+
+if TYPE_CHECKING:
+    from pixrec_core.retrieval.encode import Vectors
 
 MAX_IDS_IN_ERROR = 5
 #: Variants that lack one of the two.
@@ -67,12 +69,21 @@ class Recommender:
             MissingArtefactError: nothing has been promoted there.
             ArtefactError: a file is damaged; the message names it.
         """
-        paths = PromotedPaths(folder)
-        promotion = read_promotion(paths)
-        copies = verify_promotion(paths, promotion, ("sequences.duckdb", "images.parquet"))
-        recommender = cls(promotion, paths, copies)
+        recommender = cls.open(folder)
         recommender.method()
         return recommender
+
+    @classmethod
+    def open(cls, folder: Path) -> "Recommender":
+        """Open `data/<dataset>/promoted` without loading a method, for a single query.
+
+        Raises:
+            MissingArtefactError: nothing has been promoted there.
+            ArtefactError: the catalogue or the histories are damaged; the message names the file.
+        """
+        paths = PromotedPaths(folder)
+        promotion = read_promotion(paths)
+        return cls(promotion, paths, verify_promotion(paths, promotion, ("sequences.duckdb", "images.parquet")))
 
     def method(self, name: str | None = None) -> Method:
         """Return a promoted method, loaded once; by default the one that serves.
@@ -204,7 +215,7 @@ class Recommender:
         rows = zip(items.tolist(), scores.tolist(), seen, strict=True)
         return [self._recommendations(found, values, without, top) for found, values, without in rows]
 
-    def user_vectors(self, histories: Sequence[Sequence[str]], method: str | None = None) -> Vectors:
+    def user_vectors(self, histories: Sequence[Sequence[str]], method: str | None = None) -> "Vectors":
         """v_U of each history, oldest item first; queries for a vector database with the exported items.
 
         Args:
