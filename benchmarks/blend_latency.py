@@ -131,7 +131,6 @@ def main() -> None:
         validation=without_target(tuning),
         targets=tuning.values[tuning.offsets[1:] - 1],
         texts=texts,
-        full_texts=texts,
         photo_features=lambda: np.zeros((given.items, 2), np.float32),
     )
     models = fit_methods(data, ["image_knn", *given.without])

@@ -198,7 +198,7 @@ RAW: Final = Stage(
     external_inputs=_raw_external_inputs,
     digest=_raw_digest,
 )
-ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",))
+ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=2)
 INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",))
 IMAGES: Final = Stage(
     "images",
@@ -210,7 +210,7 @@ IMAGES: Final = Stage(
     digest=_images_digest,
 )
 SEQUENCES: Final = Stage(
-    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=3
+    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=4
 )
 JOINT_CHECKPOINT: Final = Stage(
     "joint_checkpoint",
@@ -222,6 +222,7 @@ JOINT_CHECKPOINT: Final = Stage(
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
     resumes=True,
+    version=2,
 )
 CHECKPOINT: Final = Stage(
     "checkpoint",
@@ -233,6 +234,7 @@ CHECKPOINT: Final = Stage(
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
     resumes=True,
+    version=2,
 )
 ITEM_VECTORS: Final = Stage(
     "item_vectors",
@@ -260,12 +262,12 @@ RANKING: Final = Stage(
     partitioned_by="variant",
     version=2,
 )
-BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=6)
+BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=7)
 BLEND: Final = Stage(
     "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=3
 )
 EVALUATION: Final = Stage(
-    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=5
+    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=6
 )
 PROMOTED: Final = Stage(
     "promoted", promoted, lambda w: w.paths.promoted.manifest, (RANKING, BASELINES, BLEND), ("promotion",), version=2

@@ -14,17 +14,16 @@ FIRST: Final = "This is the summary of a user's purchase history. The first item
 NEXT: Final = "The next item bought is as follows. "
 END: Final = "\n"  # ends an item; its hidden state depends on all of the item's text and photo
 
-LABELS: Final = ("Title:", "Category:", "Brand:", "Features:", "Price:")
-
-CATEGORIES_SHOWN = 2  # the most specific ones; the general ones are the same for a whole dataset
-FEATURES_SHOWN = 3
+LABELS: Final = ("Title:", "Category:", "Brand:", "Price:", "Features:", "Details:", "Description:")
 
 
 def item_text(item: Mapping[str, Any]) -> str:
-    """Text of one item: title, category, brand, features, price, in that order.
+    """Return the text of one item: all fields that say something about it, the most useful and shortest ones first.
 
-    Empty fields are left out: a word such as "Unknown" would make all items without a brand similar.
-    Average rating and rating count are left out because they include interactions after the split.
+    A model that reads a limited number of tokens so loses the end of a long description first. The most specific
+    category comes first: the general ones are the same for most items. Empty fields are left out: a word such as
+    "Unknown" would make all items without a brand similar. Average rating and rating count are left out because they
+    include interactions after the split.
 
     Args:
         item: a row of `schemas.ITEM_SCHEMA`.
@@ -32,31 +31,15 @@ def item_text(item: Mapping[str, Any]) -> str:
     price = item[schemas.PRICE]
     values = (
         item[schemas.TITLE],
-        ", ".join(_distinct(item[schemas.CATEGORIES] or ())[-CATEGORIES_SHOWN:]),
+        ", ".join(_distinct([*reversed(item[schemas.CATEGORIES] or ()), item[schemas.MAIN_CATEGORY]])),
         item[schemas.STORE],
-        ", ".join(_distinct(item[schemas.FEATURES] or ())[:FEATURES_SHOWN]),
         f"{price:.2f}" if price is not None else None,
+        *(", ".join(_distinct(item[name] or ())) for name in (schemas.FEATURES, schemas.DETAILS)),
+        " ".join(_distinct(item[schemas.DESCRIPTION] or ())),
     )
     return " ".join(f"{label} {value}" for label, value in zip(LABELS, values, strict=True) if value)
 
 
-def full_item_text(item: Mapping[str, Any]) -> str:
-    """Return all metadata fields of an item but the price, in the order of use; for methods that count words.
-
-    Args:
-        item: a row of `schemas.ITEM_SCHEMA`.
-    """
-    values = (
-        item[schemas.TITLE],
-        item[schemas.MAIN_CATEGORY],
-        *(item[schemas.CATEGORIES] or ()),
-        item[schemas.STORE],
-        *(item[schemas.FEATURES] or ()),
-        *(item[schemas.DESCRIPTION] or ()),
-    )
-    return "\n".join(_distinct([value for value in values if value]))
-
-
-def _distinct(values: Sequence[str]) -> list[str]:
+def _distinct(values: Sequence[str | None]) -> list[str]:
     """Non-empty values in their order, each once."""
     return list(dict.fromkeys(value for value in values if value))

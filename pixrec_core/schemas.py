@@ -19,6 +19,7 @@ MAIN_CATEGORY: Final = "main_category"
 CATEGORIES: Final = "categories"  # broadest first
 STORE: Final = "store"  # brand or shop
 FEATURES: Final = "features"
+DETAILS: Final = "details"  # "key: value"
 DESCRIPTION: Final = "description"
 PRICE: Final = "price"  # in the shop's currency; null where unset
 IMAGE_URL: Final = "image_url"  # http(s) URL, or path of a local photo relative to the photo folder; null if none
@@ -57,6 +58,7 @@ ITEM_SCHEMA: Final = _schema(
         CATEGORIES: pl.List(pl.String),
         STORE: pl.String,
         FEATURES: pl.List(pl.String),
+        DETAILS: pl.List(pl.String),
         DESCRIPTION: pl.List(pl.String),
         PRICE: pl.Float64,
         IMAGE_URL: pl.String,

@@ -10,6 +10,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
     CATEGORIES,
     DESCRIPTION,
+    DETAILS,
     FEATURES,
     IMAGE_URL,
     ITEM,
@@ -32,7 +33,7 @@ CREATE MACRO clean_list(l) AS list_filter(list_transform(l, lambda t: clean(t)),
 #: SQL of the columns that are not taken as they are.
 _CLEANED: Final = {
     **{name: f"clean({name})" for name in (TITLE, MAIN_CATEGORY, STORE)},
-    **{name: f"clean_list({name})" for name in (CATEGORIES, FEATURES, DESCRIPTION)},
+    **{name: f"clean_list({name})" for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION)},
     PRICE: f"CASE WHEN {PRICE} > 0 AND isfinite({PRICE}) THEN {PRICE} END",
 }
 #: Of rows with the same item, the first in the file stays.

@@ -26,7 +26,7 @@ from pixrec_core.data.user_shards import Shards, open_shards, user_ranges
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
+from pixrec_core.schemas import CATALOGUE_SCHEMA, DETAILS, SPLITS
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
 
@@ -168,12 +168,16 @@ def _rejection(failed: list[contract.CheckResult], left_out: dict[str, int], pat
 def read_items(paths: DatasetPaths) -> pl.DataFrame:
     """Return the catalogue: `CATALOGUE_SCHEMA`, one row per item, sorted by item.
 
+    A file of version 0.1, such as a promoted copy, has no `details`: they are null.
+
     Raises:
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
     with database.open_read_only(paths.sequences) as connection:
         catalogue: pl.DataFrame = connection.sql("SELECT * FROM items ORDER BY item").pl()
+    if DETAILS not in catalogue.columns:
+        catalogue = catalogue.with_columns(pl.lit(None, CATALOGUE_SCHEMA[DETAILS]).alias(DETAILS))
     return catalogue.select(CATALOGUE_SCHEMA.names())
 
 

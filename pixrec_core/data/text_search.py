@@ -1,15 +1,17 @@
 """BM25 text search (Lucene's variant, k1 = 1.5, b = 0.75)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pixrec_core.data.words import words
+
 
 class TextSearch:
-    """An index of n texts with w distinct words, without stopwords.
+    """An index of n texts with w distinct words (`data.words`).
 
     BM25 is a sum over the words of a query, so a query is a row of word counts, and the sum of two queries is a query.
 
@@ -19,21 +21,20 @@ class TextSearch:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        tokens = bm25s.tokenize(list(texts), show_progress=False)
-        self._columns: Mapping[str, int] = tokens.vocab
-        shape = (len(texts), len(tokens.vocab))
-        self.counts = self._matrix(tokens.ids)
+        self._columns: dict[str, int] = {}
+        rows = [[self._columns.setdefault(word, len(self._columns)) for word in words(text)] for text in texts]
+        shape = (len(rows), len(self._columns))
+        self.counts = self._matrix(rows)
         self.weights = sparse.csc_array(shape, dtype=np.float32)
-        if tokens.vocab:
+        if self._columns:
             index = bm25s.BM25()
-            index.index(tokens, create_empty_token=False, show_progress=False)
+            index.index((rows, self._columns), create_empty_token=False, show_progress=False)
             parts = (index.scores["data"], index.scores["indices"], index.scores["indptr"])
             self.weights = sparse.csc_array(parts, shape=shape)
 
     def queries(self, texts: Sequence[str]) -> sparse.csr_array:
         """Return texts as queries, (len(texts), w), without the words that are in no indexed text."""
-        words = bm25s.tokenize(list(texts), show_progress=False, return_ids=False)
-        return self._matrix([[self._columns[word] for word in text if word in self._columns] for text in words])
+        return self._matrix([[self._columns[word] for word in words(text) if word in self._columns] for text in texts])
 
     def scores(self, queries: sparse.csr_array) -> NDArray[np.float32]:
         """Return the BM25 of every indexed text for each query, (queries, n)."""

@@ -3,7 +3,6 @@
 Higher is not better: a random list is novel and diverse. Read them together with the metrics of the target.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
 
@@ -14,6 +13,7 @@ from scipy import sparse
 
 from pixrec_core import prompts
 from pixrec_core.data.photo_features import photo_features
+from pixrec_core.data.words import words
 from pixrec_core.evaluation.metrics import PerUser
 from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
 from pixrec_core.paths import DatasetPaths
@@ -107,7 +107,6 @@ def tf_idf(texts: list[str]) -> sparse.csr_array:
     """Return (n, words) TF-IDF vectors of length 1; each word of a text counts once."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not any(re.search(r"\w", text) for text in texts):  # scikit-learn refuses an empty vocabulary
+    if not any(words(text) for text in texts):  # scikit-learn refuses an empty vocabulary
         return sparse.csr_array((len(texts), 0))
-    vectorizer = TfidfVectorizer(binary=True, token_pattern=r"\w+")  # noqa: S106 (no password)
-    return sparse.csr_array(vectorizer.fit_transform(texts))
+    return sparse.csr_array(TfidfVectorizer(binary=True, analyzer=words).fit_transform(texts))

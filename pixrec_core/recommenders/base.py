@@ -49,7 +49,6 @@ class TrainData:
         validation: histories of the tuning users, to choose settings by; not to learn from.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
-        full_texts: (n,) item texts with all metadata fields.
         photo_features: returns (n, F) photo features; see `data.photo_features`. A function, since few methods need it.
     """
 
@@ -59,7 +58,6 @@ class TrainData:
     validation: ItemLists
     targets: NDArray[np.int64]
     texts: Sequence[str]
-    full_texts: Sequence[str]
     photo_features: Callable[[], NDArray[np.float32]]
 
     @classmethod
@@ -80,7 +78,6 @@ class TrainData:
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
-            full_texts=[prompts.full_item_text(item) for item in catalogue.iter_rows(named=True)],
             photo_features=partial(photo_features, paths, catalogue),
         )
 

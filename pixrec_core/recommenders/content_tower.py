@@ -8,11 +8,9 @@ the texts of all sold items. Items without sales have vectors too, from their te
 
 import logging
 import math
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pixrec_core.data.words import words
 from pixrec_core.recommenders._sequence_training import FULL_SOFTMAX, NEGATIVES
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
@@ -36,9 +35,6 @@ EPOCHS = 30  # at most
 STEPS_PER_EPOCH = 300  # at most: large data are validated in between
 PATIENCE = 4  # epochs without a better validation NDCG@10
 SEED = 0
-
-#: A word; or one character of a script that has no spaces between words.
-WORD_PATTERN: Final = r"[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +77,7 @@ def fit(train: TrainData) -> Model:
     `in_order`: a target follows its history. Otherwise the history of a target is the rest of the user's sequence,
     which suits baskets: their items have no order.
     """
-    texts, text_rows = np.unique(np.array(train.full_texts, np.object_), return_inverse=True)
+    texts, text_rows = np.unique(np.array(train.texts, np.object_), return_inverse=True)
     features = torch.from_numpy(text_features(texts.tolist()))
     return choose_model((_fit(features, text_rows, train, in_order=in_order) for in_order in (False, True)), train)
 
@@ -91,10 +87,9 @@ def text_features(texts: Sequence[str], dimensions: int = DIMENSIONS) -> NDArray
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
-    normalised = [unicodedata.normalize("NFKC", text).casefold() for text in texts]
-    vectoriser = TfidfVectorizer(token_pattern=WORD_PATTERN, lowercase=False, sublinear_tf=True, dtype=np.float32)
+    vectoriser = TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32)
     try:
-        weights = vectoriser.fit_transform(normalised)
+        weights = vectoriser.fit_transform(texts)
     except ValueError:  # no text has a word
         return np.zeros((len(texts), 1), np.float32)
     # With as many dimensions as texts, the whitened features of all texts would be orthogonal and say nothing.

@@ -4,28 +4,27 @@ from pixrec_core import prompts
 
 ITEM = {
     "title": "Wool cushion",
+    "main_category": "Home",
     "categories": ["Home", "Living", "Living", "Cushions", ""],
     "store": "Arlen",
-    "features": ["Soft", "Warm", "Soft", "Washable", "Light"],
+    "features": ["Soft", "Warm", "Soft", "Washable"],
+    "details": ["Colour: Red", "Material: Wool"],
+    "description": ["A cushion.", "", "For sofas."],
     "price": 12.5,
     "average_rating": 4.9,
 }
 
 
-def test_all_fields_in_their_order() -> None:
-    expected = "Title: Wool cushion Category: Living, Cushions Brand: Arlen Features: Soft, Warm, Washable Price: 12.50"
+def test_every_field_once_with_the_most_specific_category_first() -> None:
+    expected = (
+        "Title: Wool cushion Category: Cushions, Living, Home Brand: Arlen Price: 12.50 Features: Soft, Warm, Washable "
+        "Details: Colour: Red, Material: Wool Description: A cushion. For sofas."
+    )
     assert prompts.item_text(ITEM) == expected
 
 
-def test_the_full_text_has_every_field_but_the_price_once() -> None:
-    item = ITEM | {"main_category": "Home", "description": ["A cushion.", ""]}
-    lines = ["Wool cushion", "Home", "Living", "Cushions", "Arlen", "Soft", "Warm", "Washable", "Light", "A cushion."]
-    assert prompts.full_item_text(item) == "\n".join(lines)
-    assert prompts.full_item_text(dict.fromkeys(item)) == ""
-
-
 def test_empty_fields_are_left_out() -> None:
-    bare = {"title": "Wool cushion", "categories": None, "store": "", "features": [], "price": None}
+    bare = dict.fromkeys(ITEM) | {"title": "Wool cushion", "store": "", "features": []}
     assert prompts.item_text(bare) == "Title: Wool cushion"
 
 

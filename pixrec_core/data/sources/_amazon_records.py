@@ -9,12 +9,14 @@ from typing import Final
 
 import duckdb
 
+from pixrec_core.data.database import literal
 from pixrec_core.data.raw_table import RawTable
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.data.sources._json_lines import Shape, load_json_lines
 from pixrec_core.schemas import (
     CATEGORIES,
     DESCRIPTION,
+    DETAILS,
     FEATURES,
     IMAGE_URL,
     ITEM,
@@ -49,23 +51,45 @@ REVIEWS: Final = Shape(
         WHEN ({_STARS}) IS NULL THEN 'rating is not a number' END)""",
 )
 
+#: Keys of `details` that say nothing about taste: identifiers, size and weight, and dates, ranks and reviews that are
+#: only known after the item was listed.
+_NOISE: Final = (
+    r"(?i)\s*(asin|upc|ean|gtin|sku|isbn.*|.*\b(id|number|code)|date first .*|.*best ?sellers?\b.*|.*\breviews?"
+    r"|(customer|average|star) rating.*|is discontinued.*|.*\b(dimensions|weight)"
+    r"|(domestic|international) shipping)\s*:?\s*"
+)
+
 #: Fields of each column, in order of preference.
 _TEXTS: Final = {TITLE: ("title",), MAIN_CATEGORY: ("main_category", "main_cat"), STORE: ("store", "brand")}
 _LISTS: Final = {CATEGORIES: ("categories", "category"), FEATURES: ("features", "feature"), DESCRIPTION: (DESCRIPTION,)}
 _PHOTOS: Final = ("images", "imageURLHighRes", "imageURL")
 
+#: `entries`: "key: value" of a JSON object, or of the text of one, without `_NOISE`, long numbers and nested objects.
 #: `list_items`: strings of a JSON list, or a single string. `photo`: the image marked MAIN, else the first with an
 #: address. `large` (500 pixels) is preferred to `hi_res`: it is larger than a model's input, at a tenth of the bytes.
-_MACROS: Final = """
+_MACROS: Final = rf"""
 CREATE MACRO list_items(j) AS CASE
     WHEN j[1] = '[' THEN list_transform(
         list_filter(from_json(j, '["JSON"]')::VARCHAR[], lambda x: x[1] = '"'), lambda x: text(x))
     WHEN j[1] = '"' THEN [text(j)] ELSE [] END;
+CREATE MACRO scalar(j) AS CASE
+    WHEN j[1] = '"' THEN text(j)
+    WHEN j[1] = '[' THEN array_to_string(list_items(j), ', ')
+    WHEN j[1] NOT IN ('{{', 'n') THEN j END;
+CREATE MACRO pairs(j) AS list_transform(json_keys(j), lambda k: {{
+    key: trim(k, ' :'), value: scalar(json_extract(j, '/' || replace(replace(k, '~', '~0'), '/', '~1'))::VARCHAR)}});
+CREATE MACRO object(j) AS CASE
+    WHEN j[1] = '{{' THEN j
+    WHEN j[1] = '"' AND json_valid(text(j)) AND json_type(text(j)) = 'OBJECT' THEN text(j) END;
+CREATE MACRO entries(j) AS coalesce(list_transform(
+    list_filter(pairs(object(j)), lambda p: p.value <> '' AND NOT regexp_full_match(p.key, {literal(_NOISE)})
+        AND NOT regexp_full_match(p.value, '[0-9Xx -]{{8,}}')),
+    lambda p: p.key || ': ' || p.value), []);
 CREATE MACRO addresses(l) AS list_filter(list_transform(l, lambda t: address(t)), lambda t: t IS NOT NULL);
 CREATE MACRO images(j) AS list_transform(
-    CASE WHEN j[1] = '[' THEN from_json(j, '[{"variant":"VARCHAR","large":"VARCHAR","hi_res":"VARCHAR",
-        "thumb":"VARCHAR"}]') ELSE [] END,
-    lambda i: {main: i.variant = 'MAIN', url: coalesce(address(i.large), address(i.hi_res), address(i.thumb))});
+    CASE WHEN j[1] = '[' THEN from_json(j, '[{{"variant":"VARCHAR","large":"VARCHAR","hi_res":"VARCHAR",
+        "thumb":"VARCHAR"}}]') ELSE [] END,
+    lambda i: {{main: i.variant = 'MAIN', url: coalesce(address(i.large), address(i.hi_res), address(i.thumb))}});
 CREATE MACRO photo(j) AS coalesce(
     list_filter(images(j), lambda i: i.main AND i.url IS NOT NULL)[1].url,
     list_filter(images(j), lambda i: i.url IS NOT NULL)[1].url);
@@ -88,11 +112,12 @@ def _type_faults() -> str:
 
 
 METADATA: Final = Shape(
-    fields=("parent_asin", "asin", "price", *_PHOTOS, *sum((*_TEXTS.values(), *_LISTS.values()), ())),
+    fields=("parent_asin", "asin", "price", "details", *_PHOTOS, *sum((*_TEXTS.values(), *_LISTS.values()), ())),
     columns={
         ITEM: f"text({_KEY})",
         **{column: f"coalesce(text({_first(fields)}), '')" for column, fields in _TEXTS.items()},
         **{column: f"list_items({_first(fields)})" for column, fields in _LISTS.items()},
+        DETAILS: "entries(raw.details)",
         PRICE: """CASE WHEN raw.price[1] = '"' THEN number(trim(text(raw.price)))
             ELSE TRY_CAST(raw.price AS DOUBLE) END""",
         IMAGE_URL: "coalesce(photo(raw.images), addresses(list_items(raw.imageURLHighRes))[1], "

@@ -9,7 +9,7 @@ import duckdb
 
 from pixrec_core.data.database import literal
 from pixrec_core.errors import SourceError
-from pixrec_core.schemas import CATEGORIES, DESCRIPTION, FEATURES, MAIN_CATEGORY, PRICE, STORE, TITLE
+from pixrec_core.schemas import CATEGORIES, DESCRIPTION, DETAILS, FEATURES, MAIN_CATEGORY, PRICE, STORE, TITLE
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
 
@@ -74,6 +74,7 @@ class MappedColumns:
         for name in _LISTS:
             columns[name], fault = self._list(name, separator)
             faults += fault
+        columns[DETAILS] = self._details()
         columns[PRICE] = "NULL::DOUBLE"
         if PRICE in self.names:
             columns[PRICE] = "number(trim(price::VARCHAR))"
@@ -138,6 +139,16 @@ class MappedColumns:
     def _not(self, name: str, fits: str, kind: str) -> str:
         text = literal(f"{self.names[name]} is not {kind}: ")
         return f"WHEN NOT coalesce({fits}, false) THEN {text} || left({name}::VARCHAR, 40)"
+
+    def _details(self) -> str:
+        """Return SQL of the list of "name: value" of the columns of `details`, without empty values."""
+        cells = [
+            f"""{literal(label)} || ': ' || nullif(trim("{name}"::VARCHAR), '')"""
+            for name in self.names
+            for prefix, _, label in [name.partition(f"{DETAILS}.")]
+            if not prefix and label
+        ]
+        return f"list_filter([{', '.join(cells)}]::VARCHAR[], lambda t: t IS NOT NULL)"
 
     def _list(self, name: str, separator: str | None) -> tuple[str, list[str]]:
         """Return SQL of a list of texts, and of its faults."""

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import duckdb
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from pixrec_core import files
 from pixrec_core.data import raw_lines
@@ -22,8 +22,10 @@ from pixrec_core.data.sources._csv import check_columns, load_csv, load_head
 from pixrec_core.data.sources._mapped_columns import HEAD_ROWS, MappedColumns, TimeUnit
 from pixrec_core.data.sources._parquet import damaged_error, is_parquet, load_parquet, parquet_header, scan_parquet
 from pixrec_core.errors import SourceError
+from pixrec_core.schemas import DETAILS
 
 Column = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(pattern=r'^[^"\x00-\x1f]+$')]  # part of a quoted name in SQL
 
 
 class _Section(BaseModel):
@@ -48,9 +50,16 @@ class ItemColumns(_Section):
     categories: Column | None = Field(None, description="list, from the widest to the narrowest")
     store: Column | None = Field(None, description="brand or shop")
     features: Column | None = Field(None, description="list of short texts")
+    details: dict[Label, Column] = Field({}, description="more columns that say something, by name of the property")
     description: Column | None = Field(None, description="list of texts")
     price: Column | None = Field(None, description="in the shop's currency, with a point")
     image: Column | None = Field(None, description="URL, or name of a file below `photos`")
+
+    @model_serializer(mode="wrap")
+    def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, str]:
+        """Return one dictionary of all columns, with `details.<name>` for those of `details`."""
+        columns: dict[str, Any] = dump(self)
+        return columns | {f"{DETAILS}.{label}": column for label, column in columns.pop(DETAILS).items()}
 
 
 class Options(_Section):

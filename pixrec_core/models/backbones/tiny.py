@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from pixrec_core import prompts
+from pixrec_core.data.words import NORMALISER, UNIT
 from pixrec_core.models.backbones.smolvlm import FamilyProcessor
 
 MODEL_TYPES = ()  # its model_type is smolvlm
@@ -75,11 +76,18 @@ def word_vectors(tokenizer: Any, texts: Sequence[str], size: int) -> tuple[Tenso
 
 
 def _tokenizer(texts: Sequence[str]) -> Any:
-    """Byte-level BPE, which can encode any text. Each repeated part of the prompts is one token, for speed."""
+    """Byte-level BPE without case, which can encode any text.
+
+    Each repeated part of the prompts is one token, for speed.
+    No token crosses a unit of a script without spaces: otherwise each title of a small catalogue would be one token.
+    """
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.normalizer = NORMALISER
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(UNIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

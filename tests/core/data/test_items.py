@@ -30,11 +30,12 @@ def test_a_complete_line(tmp_path):
     line = item(
         main_category="Home", store="Lux", categories=["Home", "Lamps"], features=["Red", "Big"],
         description=["Shines."], price=12.5, images=[photo("http://h/a+b,c.jpg")],
-        average_rating=4.0, rating_number=9, details={"a": 1},
+        average_rating=4.0, rating_number=9, details={"Colour": "red", "ASIN": "p"},
     )  # fmt: skip
     assert only(tmp_path, line) == {
         "item": "p", "title": "Lamp", "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
-        "features": ["Red", "Big"], "description": ["Shines."], "price": 12.5, "image_url": "http://h/a+b,c.jpg",
+        "features": ["Red", "Big"], "details": ["Colour: red"], "description": ["Shines."], "price": 12.5,
+         "image_url": "http://h/a+b,c.jpg",
     }  # fmt: skip
 
 
@@ -43,8 +44,26 @@ def test_missing_fields_are_empty(tmp_path, empty):
     names = ("title", "main_category", "store", "categories", "features", "description", "price", "images")
     assert only(tmp_path, item(**dict.fromkeys(names, empty))) == {
         "item": "p", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
-        "description": [], "price": None, "image_url": None,
+        "details": [], "description": [], "price": None, "image_url": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("details", "kept"),
+    [
+        ({"Color": " Dark  Blue ", "Size": 5, "Boxed": True, "For": ["men", 2, None]},
+         ["Color: Dark Blue", "Size: 5", "Boxed: true", "For: men"]),
+        (json.dumps({"Brand": "Lux", "Rank": {"x": 1}}), ["Brand: Lux"]),  # as the Hugging Face hub has them
+        ({"Material:": "<b>Oak</b>", "a/b~c": "d", 'x"y': "z", "e": "", "n": None},
+         ["Material: Oak", "a/b~c: d", 'x"y: z']),
+        ({"Date First Available": "May 1, 2020", "Best Sellers Rank": {"Home": 3}, "Customer Reviews": "4.5 of 5",
+          "Item model number": "X1", "ISBN-13": "1", "MovieLens-1M ID": "7", "Barcode": "4006381333931",
+          "Package Dimensions": "8 x 4 inches", "Item Weight": "2 kg", "Content Rating": "PG"}, ["Content Rating: PG"]),
+        ("no object", []), ([], []), (5, []), (None, []),
+    ],
+)  # fmt: skip
+def test_details_are_kept_without_those_that_leak_or_say_nothing(tmp_path, details, kept):
+    assert only(tmp_path, item(details=details))["details"] == kept
 
 
 def test_sorts_by_item_and_keeps_the_first_of_duplicates(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import set_seed
 
-from pixrec_core import prompts
+from pixrec_core import prompts, schemas
 from pixrec_core.models.backbones import Processor, tiny
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
@@ -20,7 +20,7 @@ def catalogue(count: int = 20) -> list[dict]:
     """Items with texts of different lengths: the first has none, the second a very long one."""
     titles = ["", "long " * 400, *(f"Item number {n} " + "word " * (n % 5) for n in range(2, count))]
     return [
-        {"title": t, "categories": ["Shop", f"Kind {n % 3}"] if n else [], "store": None, "features": [], "price": None}
+        dict.fromkeys(schemas.ITEM_SCHEMA) | {"title": t, "categories": ["Shop", f"Kind {n % 3}"] if n else []}
         for n, t in enumerate(titles)
     ]
 

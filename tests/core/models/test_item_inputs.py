@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pixrec_core import prompts
+from pixrec_core import prompts, schemas
 from pixrec_core.models.backbones import tiny
 from pixrec_core.models.item_inputs import NO_PHOTO, ItemBlock, ItemInputs, item_inputs
 
@@ -12,7 +12,7 @@ TEXT_TOKENS = 12
 
 
 def item(title: str) -> dict:
-    return {"title": title, "categories": [], "store": None, "features": [], "price": None}
+    return dict.fromkeys(schemas.ITEM_SCHEMA) | {"title": title}
 
 
 SPECIAL_TOKENS = "".join(tiny.SPECIAL)

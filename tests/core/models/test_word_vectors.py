@@ -51,6 +51,12 @@ def test_tiny_starts_with_them_and_other_tokens_stay_random() -> None:
     assert 0 < weights[others].abs().max() < 0.2
 
 
+def test_tokens_have_no_case_and_do_not_cross_units_of_scripts_without_spaces() -> None:
+    tokenizer = tiny._tokenizer(["Title: Red WOOL hat", "Title: red wool hat", "Title: 红羊毛帽", "Title: 红羊毛帽"])
+    assert tokenizer.tokenize("Title: RED Wool ｈａｔ") == ["Title:", "Ġred", "Ġwool", "Ġhat"]  # noqa: RUF001
+    assert [tokenizer.decode(token).strip() for token in tokenizer.encode("红羊毛帽")] == list("红羊毛帽")
+
+
 @pytest.mark.parametrize(("texts", "words"), [(["Title: Steel lid"], True), (["", ""], False), ([], False)])
 def test_catalogues_with_one_text_or_none(texts: list[str], words: bool) -> None:
     tokens, vectors = word_vectors(tiny._tokenizer(TEXTS), texts, 8)

@@ -20,10 +20,10 @@ def test_features_have_unit_length_and_ignore_case_and_width():
 
 
 def test_scripts_without_spaces_are_read_character_by_character():
-    texts = [f"{colour}{kind}" for colour in "红蓝绿黑" for kind in "鞋袜帽裤"]
-    features = content_tower.text_features(texts * 2)
-    one_character_alike, none_alike = features[0] @ features[1], features[0] @ features[5]
-    assert one_character_alike > none_alike + 0.2
+    texts = [f"{colour}{kind}" for colour in "红蓝绿黑白黄" for kind in "鞋袜帽裤裙衣"]
+    features = content_tower.text_features(texts)
+    one_character_alike, none_alike = features[0] @ features[1], features[0] @ features[7]
+    assert one_character_alike > none_alike + 0.1
 
 
 def test_texts_without_a_word_have_no_features():

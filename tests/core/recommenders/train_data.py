@@ -21,6 +21,5 @@ def make_train_data(train, n_items, *, validation=(), times=None, texts=None, ph
         validation=ItemLists.from_lists([history for history, _ in validation]),
         targets=np.array([target for _, target in validation], np.int64),
         texts=texts or [""] * n_items,
-        full_texts=texts or [""] * n_items,
         photo_features=lambda: np.zeros((n_items, 2), np.float32) if photos is None else np.float32(photos),
     )

@@ -299,25 +299,26 @@ def test_rows_of_parquet_are_counted_from_one(tmp_path):
 
 ALL = {
     "title": "name", "main_category": "dept", "categories": "cats", "store": "brand", "features": "points",
-    "description": "text", "price": "price", "image": "photo",
+    "description": "text", "price": "price", "image": "photo", "details": {"Fabric": "material", "Made in": "origin"},
 }  # fmt: skip
 
 
 def test_products_become_items(tmp_path):
     products = (
-        "sku,name,dept,cats,brand,points,text,price,photo\n"
-        's,"A ""big"" lamp",Home,"[""Home"",""Lamps""]",Lux,Red;  Big ;,One text,"$1,299.50",https://h/a+b.jpg\n'
-        "t,,,,,,,from 3,\n"
+        "sku,name,dept,cats,brand,points,text,price,photo,material,origin\n"
+        's,"A ""big"" lamp",Home,"[""Home"",""Lamps""]",Lux,Red;  Big ;,One text,"$1,299.50",https://h/a+b.jpg,wool ,\n'
+        "t,,,,,,,from 3,,,\n"
     )
     rows, bad = items_of(tmp_path, products, ALL, separator=";")
     assert bad.is_empty()
     assert rows["s"] == {
         "item": "s", "title": 'A "big" lamp', "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
-        "features": ["Red", "Big"], "description": ["One text"], "price": 1299.5, "image_url": "https://h/a+b.jpg",
+        "features": ["Red", "Big"], "details": ["Fabric: wool"], "description": ["One text"], "price": 1299.5,
+         "image_url": "https://h/a+b.jpg",
     }  # fmt: skip
     assert rows["t"] == {
         "item": "t", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
-        "description": [], "price": None, "image_url": None,
+        "details": [], "description": [], "price": None, "image_url": None,
     }  # fmt: skip
 
 
@@ -471,12 +472,19 @@ def test_a_real_dataset_gives_the_same_rows_as_tables(shared_data, tmp_path):
     )
     lines = [json.loads(line) for line in gzip.decompress((folder / "meta.jsonl.gz").read_bytes()).splitlines()]
     names = ("parent_asin", "title", "main_category", "categories", "store", "features", "description", "price")
-    rows = [{name: line.get(name) for name in names} | {"photo": photo_of(line)} for line in lines]
+    properties = ("Department", "Color", "Pattern")  # and "Product code", a number that is left out
+    rows = [
+        {name: line.get(name) for name in names}
+        | {name: line["details"].get(name) for name in properties}
+        | {"photo": photo_of(line)}
+        for line in lines
+    ]
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "products.parquet")
     direct = DatasetPaths(tmp_path / "data" / "direct")
     raw_files.fetch(SourceSettings(kind="amazon_2023", folder=folder), tmp_path, direct)
     columns = {"user": "user_id", "item": "parent_asin", "timestamp": "when"}
     own = {name: name for name in names[1:]} | {"item": "parent_asin", "image": "photo"}
+    own["details"] = {name: name for name in properties}
     as_tables = fetched(
         tmp_path, None, None, items="products.parquet", interaction_columns=columns, item_columns=own, photos=folder
     )
@@ -486,7 +494,9 @@ def test_a_real_dataset_gives_the_same_rows_as_tables(shared_data, tmp_path):
     expected, found = (pl.read_parquet(paths.interactions) for paths in (direct, as_tables))
     assert found.with_columns(pl.col("position") - 1).equals(expected)  # the header is line 1
     paths_of_photos = pl.col("image_url").str.strip_prefix(OLD_PREFIX)
-    assert pl.read_parquet(as_tables.items).equals(pl.read_parquet(direct.items).with_columns(paths_of_photos))
+    by_name = pl.col("details").list.sort()
+    expected = pl.read_parquet(direct.items).with_columns(paths_of_photos, by_name)
+    assert pl.read_parquet(as_tables.items).equals(expected)
 
 
 def photo_of(line):
