@@ -1,7 +1,9 @@
 """The command line: `pixrec run`, `pixrec status`, `pixrec recommend` and others."""
 
+import io
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +17,7 @@ from pixrec_assets.commands.recommend import recommend
 from pixrec_assets.commands.run import backfill, demo, run
 from pixrec_assets.commands.settings import settings
 from pixrec_assets.commands.status import status
-from pixrec_assets.terminal import err, stopped_by_signals
+from pixrec_assets.terminal import err, prepare_streams, stopped_by_signals
 from pixrec_core.errors import PixRecError
 from pixrec_core.settings import CONFIG_VARIABLE
 
@@ -48,11 +50,14 @@ for command in (backfill, demo, doctor, export, photos, recommend, run, settings
 
 def main() -> None:
     """Entry point. An error that the user can fix is printed as one message, without a traceback."""
+    prepare_streams()
     with stopped_by_signals() as signals:
         try:
             sys.exit(cli.main(standalone_mode=False) or 0)
         except click.ClickException as error:
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            err.print(shown.getvalue(), end="", markup=False)
             sys.exit(error.exit_code)
         except PixRecError as error:
             err.print(f"[red]{escape(str(error))}[/]")
@@ -61,3 +66,7 @@ def main() -> None:
             code = 128 + signals.last  # the convention of shells: 130, 143
             err.print("interrupted; finished artefacts are kept")
             sys.exit(code)
+        except Exception:
+            err.print(traceback.format_exc(), markup=False)
+            err.print("[red]This is unexpected; please report it with the lines above.[/]")
+            sys.exit(1)

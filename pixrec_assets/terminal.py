@@ -1,16 +1,69 @@
-"""Terminal output of the commands: both consoles, the core's log lines, durations; and which signal ended a command."""
+"""Terminal output of the commands: both consoles, the core's log lines, durations; and which signal ended a command.
 
+Nothing printed here contains a terminal control from data: texts of a catalogue pass `printable`.
+"""
+
+import io
 import logging
 import os
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from rich.console import Console
+import click
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+from pixrec_core.printable import printable
+
+
+class PrintableConsole(Console):
+    """A console whose own styles are the only controls that it writes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+out = PrintableConsole(highlight=False, soft_wrap=True)
+err = PrintableConsole(highlight=False, soft_wrap=True, stderr=True)
+
+
+def echo(text: str) -> None:
+    """Print a document as it is, without styles."""
+    click.echo(printable(text), nl=False)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error; the run continues."""
+    err.print(f"warning: {text}", style="yellow", markup=False)
+
+
+class _LogFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def prepare_streams() -> None:
+    """Let standard output and error write every text in any locale, and warnings of settings as one line, once."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    shown: set[str] = set()
+    default = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, FutureWarning):
+            default(message, category, *place, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            warn(str(message))
+
+    warnings.showwarning = show
+
 
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,7 +74,7 @@ def show_progress(partition: str = "") -> None:
     log.setLevel(logging.INFO)
     handler = logging.StreamHandler()
     prefix = f"{partition}: ".replace("%", "%%") if partition else ""
-    handler.setFormatter(logging.Formatter(f"  %(asctime)s {prefix}%(message)s", "%X"))
+    handler.setFormatter(_LogFormatter(f"  %(asctime)s {prefix}%(message)s", "%X"))
     log.handlers = [handler]
 
 

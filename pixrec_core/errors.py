@@ -3,9 +3,15 @@
 A message says what is wrong, where, and what to do.
 """
 
+from pixrec_core.printable import printable
+
 
 class PixRecError(Exception):
     """Base class of all errors that a user of PixRec can correct."""
+
+    def __str__(self) -> str:
+        """The message without terminal controls: it may quote ids, URLs and values of a catalogue."""
+        return printable(super().__str__())
 
 
 class SettingsError(PixRecError):

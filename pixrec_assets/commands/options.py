@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from pixrec_assets.terminal import err
+from pixrec_assets.terminal import warn
 from pixrec_core.settings import load_settings
 
 #: Deprecated option -> parameter that has its values now. Accepted for one release.
@@ -46,7 +46,7 @@ def deprecated_option(old: str) -> Callable[[Function], Function]:
             given, new = options.pop(f"old_{old}"), DEPRECATED[old]
             if given:
                 spelling = "DATASET as argument" if new == "datasets" else f"--{new.removesuffix('s')} NAME"
-                err.print(f"[yellow]warning: --{old} is deprecated; write {spelling}[/]")
+                warn(f"--{old} is deprecated; write {spelling}")
                 names = (name.strip() for values in given for name in values.split(","))
                 options[new] = (*options[new], *filter(None, names))
             return function(**options)
@@ -62,7 +62,7 @@ def deprecated_variant_option(function: Function) -> Function:
     @functools.wraps(function)
     def with_method(variant: str | None, **options: Any) -> Any:
         if variant:
-            err.print("[yellow]warning: --variant is deprecated; write --method NAME[/]")
+            warn("--variant is deprecated; write --method NAME")
         return function(**options | {"method": options["method"] or variant})
 
     return click.option("--variant", hidden=True)(with_method)

@@ -1,6 +1,5 @@
 """`pixrec photos`."""
 
-import json
 from typing import Final
 
 import click
@@ -8,8 +7,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pixrec_assets.commands.options import one_dataset_argument
-from pixrec_assets.terminal import out
+from pixrec_assets.terminal import echo, out
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.printable import printable_json
 from pixrec_core.settings import load_settings
 
 EXAMPLES: Final = """\b
@@ -37,7 +37,7 @@ def photos(dataset: str, failed: bool, as_json: bool) -> None:
     failures = manifest.filter(status=image_manifest.FAILED).select(ITEM, "url", "reason", "attempts")
     rows = failures if failed else image_manifest.count_outcomes(manifest.lazy())
     if as_json:
-        click.echo(json.dumps(rows.to_dicts(), indent=2, ensure_ascii=False))
+        echo(f"{printable_json(rows.to_dicts())}\n")
         return
     table = Table(*(Column(name, overflow="fold") for name in rows.columns))
     for row in rows.iter_rows():

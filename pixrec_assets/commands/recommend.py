@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from pixrec_assets.commands.options import deprecated_variant_option, one_dataset_argument
-from pixrec_assets.terminal import out
+from pixrec_assets.terminal import PrintableConsole, echo, out
 from pixrec_core import files
 from pixrec_core.errors import QueryError
 from pixrec_core.paths import DatasetPaths
@@ -33,7 +32,11 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @one_dataset_argument
 @click.option("--user", help="User id; returns the next items after the user's whole history.")
-@click.option("--items", help="Item ids of a history, oldest first, joined by commas; returns the next items.")
+@click.option(
+    "--items",
+    multiple=True,
+    help="Item ids of a history, oldest first, joined by commas or each with --items; returns the next items.",
+)
 @click.option("--text", help="Words; returns the items most similar to an item with this title.")
 @click.option(
     "--photo",
@@ -49,7 +52,7 @@ Examples:
 def recommend(
     dataset: str,
     user: str | None,
-    items: str | None,
+    items: tuple[str, ...],
     text: str | None,
     photo: Path | None,
     method: str | None,
@@ -63,7 +66,7 @@ def recommend(
     The promoted method that was best on validation answers, even if others have been trained since. To a text or photo,
     the best variant that reads it answers.
     """
-    if sum(given is not None for given in (user, items, text, photo)) != 1:
+    if sum(given is not None for given in (user, items or None, text, photo)) != 1:
         raise click.UsageError("give exactly one of --user, --items, --text and --photo")
     from pixrec_core.report.answer import Query, answer_query  # imports Polars and SciPy
     from pixrec_core.serving import Recommender
@@ -75,7 +78,7 @@ def recommend(
     elif user is not None:
         query = Query("user", user)
     else:
-        query = Query("text", text) if text is not None else Query("items", items or "")
+        query = Query("text", text) if text is not None else Query("items", ",".join(items))
     answer = answer_query(Recommender.open(paths.promoted.root), query, top, filter_seen=not allow_seen, method=method)
     _show_answer(answer, paths, format_, output)
 
@@ -104,7 +107,7 @@ def _show_answer(answer: "Answer", paths: DatasetPaths, format_: str, output: Pa
     elif format_ == "table":
         out.print(_answer_table(answer))
     else:
-        click.echo(texts[format_](), nl=False)
+        echo(texts[format_]())
 
 
 def _answer_table(answer: "Answer") -> Table:
@@ -122,7 +125,7 @@ def _answer_table(answer: "Answer") -> Table:
 
 
 def _plain_text(table: Table) -> str:
-    console = Console(width=WIDTH, color_system=None)
+    console = PrintableConsole(width=WIDTH, color_system=None)
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

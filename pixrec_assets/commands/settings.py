@@ -3,6 +3,7 @@
 import click
 
 from pixrec_assets.settings_page import settings_page
+from pixrec_assets.terminal import echo
 
 
 @click.command()
@@ -11,4 +12,4 @@ def settings() -> None:
 
     `pixrec doctor` checks the pixrec.toml of this folder.
     """
-    click.echo(settings_page(), nl=False)
+    echo(settings_page())

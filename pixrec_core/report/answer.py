@@ -1,12 +1,13 @@
 """The answer to one query, as JSON for programs or as a self-contained HTML page with pictures."""
 
-import json
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pixrec_core.data.photos import normalise
 from pixrec_core.errors import QueryError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.printable import printable_json
 from pixrec_core.report import tables
 from pixrec_core.report.inputs import titles_of
 from pixrec_core.report.pictures import HISTORY_SHOWN, THUMBNAIL_SIZE, Album, data_uri
@@ -20,7 +21,8 @@ class Query:
 
     Attributes:
         kind: of the query.
-        value: the user, the text, the file name of the photo, or the items' ids joined by commas.
+        value: the user, the text, the file name of the photo, or the items' ids joined by commas; an id may contain
+            commas.
         photo: content of the photo file.
     """
 
@@ -67,6 +69,7 @@ def answer_query(
         QueryError: the user, an item, the method, the text or the photo is unknown or invalid.
     """
     history: list[str] = []
+    titles = titles_of(recommender.catalogue)
     if query.kind == "text":
         recommendations = recommender.for_text(query.value, top, method=method)
         method = recommender.tower(method, "texts").variant
@@ -77,12 +80,23 @@ def answer_query(
         history = recommender.history(query.value)
         recommendations = recommender.for_user(query.value, top, filter_seen=filter_seen, method=method)
     else:
-        history = [item.strip() for item in query.value.split(",") if item.strip()]
+        history = list(_split_ids(query.value, titles))
         if not history:
             raise QueryError("the history is empty; name at least one item")
         recommendations = recommender.for_items(history, top, filter_seen=filter_seen, method=method)
     method = method or recommender.promotion.method
-    return Answer(recommender, method, query, history, recommendations, titles_of(recommender.catalogue))
+    return Answer(recommender, method, query, history, recommendations, titles)
+
+
+def _split_ids(joined: str, known: Container[str]) -> Iterator[str]:
+    """Yield ids that were joined by commas: at each place the longest known one, else the text up to the next comma."""
+    parts = joined.split(",")
+    while parts:
+        ends = range(len(parts), 1, -1)
+        end = next((end for end in ends if ",".join(parts[:end]).strip() in known), 1)
+        if item := ",".join(parts[:end]).strip():
+            yield item
+        parts = parts[end:]
 
 
 def as_json(answer: Answer) -> str:
@@ -95,7 +109,7 @@ def as_json(answer: Answer) -> str:
         "query": {answer.query.kind: answer.query.value, "history": answer.history},
         "recommendations": answer.rows(),
     }
-    return json.dumps(record, indent=2, ensure_ascii=False)
+    return printable_json(record)
 
 
 def as_html(answer: Answer, paths: DatasetPaths) -> str:

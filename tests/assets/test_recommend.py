@@ -12,8 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from pixrec_assets import cli
-from pixrec_assets.commands import export, options, recommend
+from pixrec_assets import cli, terminal
+from pixrec_assets.commands import export, recommend
 from pixrec_core import files
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.schemas import TEST, USER
@@ -55,7 +55,7 @@ def pixrec(served: Work, monkeypatch: pytest.MonkeyPatch, capsys) -> Pixrec:
     for name in [name for name in os.environ if name.startswith("PIXREC_")]:
         monkeypatch.delenv(name)
     for module, name in (
-        (options, "err"),
+        (terminal, "err"),
         (recommend, "out"),
         (export, "out"),
         (cli, "err"),

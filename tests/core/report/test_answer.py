@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core import files
-from pixrec_core.report.answer import as_html, as_json
+from pixrec_core.report.answer import _split_ids, as_html, as_json
 from tests.core.report import example
 from tests.core.report.html_page import Page
 
@@ -55,6 +55,23 @@ def test_without_photos_the_page_shows_titles(paths):
     read = Page(as_html(example.answer(paths), paths))
     assert read.images == []
     assert "title of i19, no photo" in [value for name, value in read.attributes if name == "aria-label"]
+
+
+@pytest.mark.parametrize(
+    ("joined", "ids"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , b ", ["a", "b"]),
+        ("SKU-001, red", ["SKU-001, red"]),
+        ("a,SKU-001, red,b", ["a", "SKU-001, red", "b"]),
+        ("x,y,x,y,z", ["x,y", "x,y,z"]),
+        ("SKU-001, blue", ["SKU-001", "blue"]),
+        (",,a,", ["a"]),
+        ("", []),
+    ],
+)
+def test_ids_with_commas_can_be_asked_for(joined, ids):
+    assert list(_split_ids(joined, {"a", "b", "SKU-001, red", "x,y", "x,y,z"})) == ids
 
 
 def test_as_json(paths):
