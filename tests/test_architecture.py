@@ -22,6 +22,7 @@ LAYERS = (
     ("pixrec_core.settings",),
     ("pixrec_core.paths", "pixrec_core.schemas", "pixrec_core.files", "pixrec_core.plugins", "pixrec_core.progress"),
     ("pixrec_core.errors",),
+    ("pixrec_core.printable",),
 )
 HEAVY = {"torch", "transformers", "great_expectations", "faiss", "matplotlib", "ray"}
 
