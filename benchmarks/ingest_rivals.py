@@ -94,9 +94,9 @@ class JsonLoop:
         self.known = set(pl.read_parquet(self.paths.items)[ITEM])
         histories = self._core()
         split_interactions = [
-            (*row, place, _split_of(len(history) - place))
+            (*row, ordinal, _split_of(len(history) - ordinal))
             for history in histories.values()
-            for place, row in enumerate(history, start=1)
+            for ordinal, row in enumerate(history, start=1)
         ]
         found = list(_sequences_of(histories))
         counts = Counter(item for split, _, items, *_ in found if split == "train" for item in items)
@@ -206,7 +206,7 @@ class Pandas:
         self.known = pd.read_parquet(self.paths.items)["item"]
         frame = self._core()
         by_user = frame.groupby("user")
-        frame["place"] = by_user.cumcount() + 1
+        frame["ordinal"] = by_user.cumcount() + 1
         after = by_user.cumcount(ascending=False)
         frame["split"] = after.map({0: "test", 1: "validation"}).fillna("train")
         time = frame["timestamp"]
@@ -230,7 +230,7 @@ class Pandas:
     @staticmethod
     def _split(frame: Any, after: Any, split: str) -> Any:
         by_user = frame[after >= HELD_OUT[split]].groupby("user", as_index=False)
-        sequences = by_user.agg(items=("item", list), moments=("timestamp", list), tied=("tied", "last")).assign(
+        sequences = by_user.agg(items=("item", list), timestamps=("timestamp", list), tied=("tied", "last")).assign(
             split=split
         )
         return sequences.assign(tied=False) if split == "train" else sequences

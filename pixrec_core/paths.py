@@ -114,11 +114,6 @@ class DatasetPaths:
         """The last sequences file that violated its contract, kept for inspection; not an artefact."""
         return self.root / "sequences.rejected.duckdb"
 
-    @property
-    def sequences_shards(self) -> Path:
-        """Temporary files of the workers that build sequences; not an artefact."""
-        return self.root / ".sequences.shards"
-
     def contract(self, artefact: str) -> Path:
         """Result of each expectation of an artefact's contract, also of a violated one.
 

@@ -56,7 +56,7 @@ def sequences(work: Work) -> Stats:
     """Build one validated DuckDB file of split sequences from items, interactions and photos."""
     from pixrec_core.data.sequences import build_sequences
 
-    return build_sequences(work.dataset_settings.sequences, work.paths, work.engine)
+    return build_sequences(work.dataset_settings.sequences, work.paths)
 
 
 def joint_checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
@@ -210,7 +210,7 @@ IMAGES: Final = Stage(
     digest=_images_digest,
 )
 SEQUENCES: Final = Stage(
-    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=4
+    "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=5
 )
 JOINT_CHECKPOINT: Final = Stage(
     "joint_checkpoint",

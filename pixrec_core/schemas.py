@@ -27,8 +27,8 @@ HAS_IMAGE: Final = "has_image"
 TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a cold item
 SPLIT: Final = "split"
 ITEMS: Final = "items"
-PLACE: Final = "place"  # in the user's sequence, from 1
-TIMESTAMPS: Final = "moments"  # `timestamp` of each of `items`; tied items, with equal ones, keep the order of the file
+ORDINAL: Final = "ordinal"  # position in the user's sequence, from 1
+TIMESTAMPS: Final = "timestamps"  # of each of `items`; items with equal ones keep the order of the file
 TIED: Final = "tied"  # whether a neighbour has the target's timestamp, so that the order of the file decided the target
 RANK: Final = "rank"  # from 1
 SCORE: Final = "score"
@@ -91,8 +91,8 @@ IMAGE_SCHEMA: Final = _schema(
 #: Table `items` of sequences.duckdb: the items that rankings contain.
 CATALOGUE_SCHEMA: Final = _schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
 
-#: Table `interactions` of sequences.duckdb: those that passed the filters, in (user, place) order.
-FILTERED_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, PLACE: pl.Int64, SPLIT: pl.String})
+#: Table `interactions` of sequences.duckdb: those that passed the filters, in (user, ordinal) order.
+FILTERED_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, ORDINAL: pl.Int64, SPLIT: pl.String})
 
 #: Table `sequences` of sequences.duckdb. In split `train` every item except the first is a target, and `tied` is false;
 #: in `validation` and `test` the last item is the target.

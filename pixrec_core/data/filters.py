@@ -3,18 +3,12 @@
 The rules of the k-core run until none of them deletes a row, since a deletion can cause another: without a user, an
 item becomes rare; without an item, two others become consecutive repeats. The result of the user and item rules is the
 k-core, which does not depend on their order.
-
-All rules concern a row or a user, and so a single shard, except for the rare items: these are found from the summed
-counts of all shards.
 """
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 import duckdb
 
-from pixrec_core.data.user_shards import Shards
 from pixrec_core.settings import SequenceSettings
 
 _UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM all_items WHERE all_items.item = filtered.item)"
@@ -22,11 +16,8 @@ _LOW: Final = "rating < $least"  # an interaction without a rating is kept
 _REPEATED: Final = """rowid IN (
     SELECT rowid FROM filtered QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
 )"""
-_RARE: Final = "item IN (SELECT item FROM rare)"
+_RARE: Final = "item IN (SELECT item FROM filtered GROUP BY item HAVING count(*) < $least)"
 _SHORT: Final = '"user" IN (SELECT "user" FROM filtered GROUP BY "user" HAVING count(*) < $least)'
-
-_COUNTS: Final = "CREATE OR REPLACE TEMP TABLE counts AS SELECT item, count(*) AS n FROM filtered GROUP BY item"
-_FEW: Final = "SELECT item FROM {counts} GROUP BY item HAVING sum(n) < {least}"
 
 
 def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
@@ -41,7 +32,7 @@ def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSetti
     }
 
 
-def k_core(shards: Shards, settings: SequenceSettings) -> tuple[dict[str, int], int]:
+def k_core(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> tuple[dict[str, int], int]:
     """Delete users and items with too few interactions.
 
     Returns:
@@ -49,39 +40,22 @@ def k_core(shards: Shards, settings: SequenceSettings) -> tuple[dict[str, int], 
     """
     deleted = {"repeat": 0, "rare_item": 0, "short_user": 0}
     rounds = 0
-    while any((found := _round(shards, settings)).values()):
+    while any((found := _round(connection, settings)).values()):
         rounds += 1
         deleted = {name: deleted[name] + n for name, n in found.items()}
     return deleted, rounds
 
 
-def _round(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
-    repeats = sum(shards.map(_collapse, writes=["filtered"])) if settings.collapse_repeats else 0
-    if settings.min_item_interactions > 1:
-        shards.map(_count_items, writes=["counts"])
-        counts = shards.union_all("counts")
-        shards.broadcast("rare", _FEW.format(counts=counts, least=settings.min_item_interactions))
-    return {"repeat": repeats, **sum_counts(shards.map(partial(_prune, settings=settings), writes=["filtered"]))}
-
-
-def sum_counts(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """Return the sum of each count over all shards."""
-    return {name: sum(each[name] for each in counts) for name in counts[0]}
+def _round(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    return {
+        "repeat": _collapse(connection) if settings.collapse_repeats else 0,
+        "rare_item": _delete(connection, _RARE, settings.min_item_interactions),
+        "short_user": _delete(connection, _SHORT, settings.min_user_interactions),
+    }
 
 
 def _collapse(connection: duckdb.DuckDBPyConnection) -> int:
     return _delete(connection, _REPEATED)
-
-
-def _count_items(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute(_COUNTS)
-
-
-def _prune(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    return {
-        "rare_item": _delete(connection, _RARE) if settings.min_item_interactions > 1 else 0,
-        "short_user": _delete(connection, _SHORT, settings.min_user_interactions),
-    }
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, condition: str, least: float | None = None) -> int:

@@ -31,14 +31,14 @@ hashed AS (
         split,
         "user",
         len(items) AS length,
-        sequence_hash(items, moments) AS content_hash,
-        content_hash - entry_hash(len(items), items[-1], moments[-1]) AS history,
+        sequence_hash(items, timestamps) AS content_hash,
+        content_hash - entry_hash(len(items), items[-1], timestamps[-1]) AS history,
         coalesce(CASE
             WHEN test_start IS NULL THEN split <> 'train' OR len(items) >= 1
-            WHEN split = 'train' THEN list_max(moments) < validation_start
-            WHEN split = 'validation' THEN list_max(moments[:-2]) < validation_start
-                AND validation_start <= moments[-1] AND moments[-1] < test_start
-            WHEN split = 'test' THEN list_max(moments[:-2]) < test_start AND test_start <= moments[-1]
+            WHEN split = 'train' THEN list_max(timestamps) < validation_start
+            WHEN split = 'validation' THEN list_max(timestamps[:-2]) < validation_start
+                AND validation_start <= timestamps[-1] AND timestamps[-1] < test_start
+            WHEN split = 'test' THEN list_max(timestamps[:-2]) < test_start AND test_start <= timestamps[-1]
             END, false) AS respects_cuts
     FROM sequences, cut
 ),
@@ -63,11 +63,11 @@ disjointness AS (
 )
 """  # noqa: S608
 
-#: The rows are stored in (user, place) order, which is checked here too, so windows without ORDER BY need no sort. The
-#: index in a train sequence does not count interactions that are in histories only.
+#: The rows are stored in (user, ordinal) order, which is checked here too, so windows without ORDER BY need no sort.
+#: The index in a train sequence does not count interactions that are in histories only.
 _INTERACTIONS: Final = """
 skips AS (
-    SELECT "user", place, count(*) FILTER (split = 'history') OVER (PARTITION BY "user" ORDER BY place) AS skipped
+    SELECT "user", ordinal, count(*) FILTER (split = 'history') OVER (PARTITION BY "user" ORDER BY ordinal) AS skipped
     FROM interactions
     WHERE "user" IN (SELECT "user" FROM interactions WHERE split = 'history')
 ),
@@ -77,7 +77,7 @@ neighbours AS (
         row(timestamp, position) AS time_key,
         lag("user") OVER () AS user_before,
         lag("user", 2) OVER () AS user_two_before,
-        lag(place) OVER () AS place_before,
+        lag(ordinal) OVER () AS ordinal_before,
         lag(row(timestamp, position)) OVER () AS time_key_before,
         lag(split) OVER () AS split_before,
         lead("user") OVER () AS next_user,
@@ -88,11 +88,11 @@ checked AS (
     SELECT
         "user",
         split,
-        entry_hash(place, item, timestamp) AS content_hash,
-        entry_hash(place - coalesce(skipped, 0), item, timestamp) AS train_hash,
+        entry_hash(ordinal, item, timestamp) AS content_hash,
+        entry_hash(ordinal - coalesce(skipped, 0), item, timestamp) AS train_hash,
         "user" IS DISTINCT FROM user_before OR split IS DISTINCT FROM split_before AS is_first_of_split,
         "user" < user_before
-            OR "user" = user_before AND (place <= place_before OR time_key <= time_key_before) AS is_out_of_order,
+            OR "user" = user_before AND (ordinal <= ordinal_before OR time_key <= time_key_before) AS is_out_of_order,
         NOT CASE
             WHEN test_start IS NULL THEN split = CASE
                 WHEN "user" = user_two_before AND "user" IS DISTINCT FROM next_user THEN 'test'
@@ -102,7 +102,7 @@ checked AS (
             WHEN timestamp >= test_start THEN split = 'test'
             WHEN timestamp >= validation_start THEN split = 'validation'
             ELSE split IN ('train', 'history') END AS is_of_wrong_split
-    FROM neighbours LEFT JOIN skips USING ("user", place), cut
+    FROM neighbours LEFT JOIN skips USING ("user", ordinal), cut
 ),
 totals AS (
     SELECT
@@ -127,7 +127,7 @@ agreement AS (
                 CASE WHEN totals.early > 0 AND totals.validation > 0 THEN to_validation END
             OR splits.test IS DISTINCT FROM
                 CASE WHEN totals.early + totals.validation > 0 AND totals.test > 0 THEN to_test END
-            ) AS users_unlike_their_interactions,
+            ) AS users_with_inconsistent_sequences,
         coalesce(sum(out_of_order), 0)::BIGINT AS interactions_out_of_order,
         coalesce(sum(of_wrong_split), 0)::BIGINT AS interactions_of_wrong_split
     FROM splits FULL JOIN totals USING ("user")
@@ -173,7 +173,7 @@ occurrences AS (
     GROUP BY item
 ),
 unknown AS (
-    SELECT coalesce(sum(n), 0)::BIGINT AS sequence_places_of_unknown_items
+    SELECT coalesce(sum(n), 0)::BIGINT AS sequence_items_unknown
     FROM occurrences ANTI JOIN items USING (item)
     WHERE item IS NOT NULL
 ),
@@ -189,10 +189,10 @@ catalogue AS (
 interaction_counts AS (
     SELECT
         count(*) AS interactions,
-        count(*) FILTER ("user" IS NULL OR item IS NULL OR timestamp IS NULL OR position IS NULL OR place IS NULL
+        count(*) FILTER ("user" IS NULL OR item IS NULL OR timestamp IS NULL OR position IS NULL OR ordinal IS NULL
             OR split IS NULL) AS interactions_with_nulls,
         count(*) FILTER (item NOT IN (SELECT item FROM items WHERE item IS NOT NULL)) AS interactions_of_unknown_items,
-        count(*) FILTER (timestamp <= 0) AS interactions_without_time,
+        count(*) FILTER (timestamp <= 0) AS interactions_with_impossible_time,
         count(*) FILTER (rating NOT BETWEEN 0 AND 5) AS interactions_with_impossible_rating
     FROM interactions
 ),
@@ -201,8 +201,8 @@ sequence_counts AS (
         count(*) FILTER (split = 'train') AS train_users,
         count(*) FILTER (split = 'validation') AS validation_users,
         count(*) FILTER (split = 'test') AS test_users,
-        count(*) FILTER (split IS NULL OR "user" IS NULL OR items IS NULL OR moments IS NULL OR tied IS NULL
-            OR list_count(items) <> len(items) OR list_count(moments) <> len(items)) AS sequences_with_nulls,
+        count(*) FILTER (split IS NULL OR "user" IS NULL OR items IS NULL OR timestamps IS NULL OR tied IS NULL
+            OR list_count(items) <> len(items) OR list_count(timestamps) <> len(items)) AS sequences_with_nulls,
         count(*) FILTER (split NOT IN ('train', 'validation', 'test')) AS sequences_of_unknown_split
     FROM sequences
 )

@@ -22,20 +22,22 @@ import polars as pl
 from pixrec_core import files
 from pixrec_core.data import contract, database, splits
 from pixrec_core.data.profile import profile_sequences
-from pixrec_core.data.user_shards import Shards, open_shards, user_ranges
-from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import CATALOGUE_SCHEMA, DETAILS, SPLITS
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
 
-_PHOTOS: Final = "CREATE TEMP VIEW items_with_photo AS SELECT item FROM read_parquet({file}) WHERE status = 'ok'"
+_INPUTS: Final = """
+CREATE TEMP VIEW all_items AS FROM read_parquet({items});
+CREATE TEMP VIEW all_interactions AS FROM read_parquet({interactions});
+CREATE TEMP VIEW items_with_photo AS SELECT item FROM read_parquet({images}) WHERE status = 'ok';
+"""
 
 #: Item ids are many and short: compressing them would take longer than creating the lists.
 _SEQUENCES: Final = """
 CREATE TABLE sequences (
-    split VARCHAR, "user" VARCHAR, items VARCHAR[] USING COMPRESSION uncompressed, moments BIGINT[], tied BOOLEAN
+    split VARCHAR, "user" VARCHAR, items VARCHAR[] USING COMPRESSION uncompressed, timestamps BIGINT[], tied BOOLEAN
 )
 """
 #: Sorting the few structs of a user is much faster than `list(... ORDER BY ...)` of texts.
@@ -43,7 +45,7 @@ _HISTORIES: Final = """
 CREATE OR REPLACE TEMP TABLE histories AS
     SELECT
         "user",
-        list_sort(list({{place: place, item: item, timestamp: timestamp, is_train: split = 'train'}})) AS entries,
+        list_sort(list({{ordinal: ordinal, item: item, timestamp: timestamp, is_train: split = 'train'}})) AS entries,
         count(*) FILTER (split = 'train') AS trained,
         count(*) FILTER (split IN ('train', 'history')) AS early,
         count(*) FILTER (split <> 'test') AS before_test
@@ -76,9 +78,6 @@ INSERT INTO sequences
         list_transform(part, lambda entry: entry.timestamp), tied
     FROM ({part})
 """
-#: Order of the rows that `gather` copies: the order in which `_list_sequences` inserts them.
-_ORDER: Final = f'list_position({list(SPLITS)}, split), "user"'
-
 _COUNTS: Final = """
 CREATE TEMP TABLE item_counts AS
     SELECT item, count(*) FILTER (split = 'train') AS train_count FROM interactions GROUP BY item
@@ -94,11 +93,8 @@ CREATE TABLE items AS
 """
 
 
-def build_sequences(settings: SequenceSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
+def build_sequences(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
     """Build `sequences.duckdb`, and write the results of its validation.
-
-    Each worker of the engine filters, splits and lists the interactions of some of the users. This process computes the
-    aggregates over all users, writes the file and measures it.
 
     Returns:
         The profile; counts of what was left out, by reason; those of validation and test under their names.
@@ -106,15 +102,14 @@ def build_sequences(settings: SequenceSettings, paths: DatasetPaths, engine: Eng
     Raises:
         MissingArtefactError: items, interactions or images have not been built.
         ArtefactError: one of them is damaged.
-        EngineError: the engine failed.
         SettingsError: the time split finds no cut with enough interactions on both sides.
         ContractError: the new file breaks the data contract. It is kept as `sequences.rejected.duckdb`, and the
             previous `sequences.duckdb` remains.
     """
     files.remove(paths.sequences_rejected)
     with files.replacing(paths.sequences) as temporary:
-        with database.create_database(temporary) as connection, open_shards(connection, paths, engine) as shards:
-            left_out = _fill_tables(shards, settings, paths)
+        with database.create_database(temporary) as connection:
+            left_out = _fill_tables(connection, settings, paths)
         with database.open_read_only(temporary) as connection:
             profile = profile_sequences(connection)
             held_out, cuts = splits.held_out_counts(connection), splits.cuts(connection)
@@ -131,26 +126,24 @@ def build_sequences(settings: SequenceSettings, paths: DatasetPaths, engine: Eng
     }
 
 
-def _fill_tables(shards: Shards, settings: SequenceSettings, paths: DatasetPaths) -> dict[str, int]:
+def _fill_tables(
+    connection: duckdb.DuckDBPyConnection, settings: SequenceSettings, paths: DatasetPaths
+) -> dict[str, int]:
     """Fill all tables; return counts before filtering, and of what each filter dropped."""
-    connection = shards.connection
-    connection.execute(_PHOTOS.format(file=database.literal(database.parquet_path(paths.images_manifest))))
+    inputs = {"items": paths.items, "interactions": paths.interactions, "images": paths.images_manifest}
+    files_of = {name: database.literal(database.parquet_path(path)) for name, path in inputs.items()}
+    connection.execute(_INPUTS.format(**files_of))
     ((items,),) = connection.execute("SELECT count(*) FROM all_items").fetchall()
-    dropped = splits.fill_interactions(shards, settings)
-    shards.map(_list_sequences, writes=["sequences"])
-    shards.gather("sequences", _SEQUENCES, _ORDER, ranges_of="interactions")
+    dropped = splits.fill_interactions(connection, settings)
+    connection.execute(_SEQUENCES)
+    for users in splits.user_ranges(connection, "interactions"):
+        connection.execute(_HISTORIES.format(users=users))
+        for part in _PARTS:
+            connection.execute(_INSERT.format(part=part))
     connection.execute(_COUNTS)
     connection.execute(_ITEMS.format(join="LEFT" if settings.include_cold_items else "INNER"))
     ((with_interactions,),) = connection.execute("SELECT count(*) FROM item_counts").fetchall()
     return {"items_seen": items, "items_never_bought": items - with_interactions, **dropped}
-
-
-def _list_sequences(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute(_SEQUENCES)
-    for users in user_ranges(connection, "interactions"):
-        connection.execute(_HISTORIES.format(users=users))
-        for part in _PARTS:
-            connection.execute(_INSERT.format(part=part))
 
 
 def _rejection(failed: list[contract.CheckResult], left_out: dict[str, int], paths: DatasetPaths) -> str:
@@ -201,7 +194,7 @@ class Histories:
         Raises:
             ArtefactError: the file is damaged.
         """
-        query = 'SELECT item, "timestamp" FROM interactions WHERE "user" = $user ORDER BY place'
+        query = 'SELECT item, "timestamp" FROM interactions WHERE "user" = $user ORDER BY timestamp, position'
         rows = self._file.rows(query, {"user": user})
         return [item for item, _ in rows], [time for _, time in rows]
 
@@ -225,7 +218,7 @@ def read_sequences(paths: DatasetPaths, split: str) -> pl.DataFrame:
         ArtefactError: the file is damaged.
     """
     assert split in SPLITS, f"{split!r} is not a split; splits are {', '.join(SPLITS)}"
-    query = 'SELECT "user", items, moments, tied FROM sequences WHERE split = $split ORDER BY "user"'
+    query = 'SELECT "user", items, timestamps, tied FROM sequences WHERE split = $split ORDER BY "user"'
     with database.open_read_only(paths.sequences) as connection:
         sequences: pl.DataFrame = connection.sql(query, params={"split": split}).pl()
     return sequences

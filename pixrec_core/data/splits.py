@@ -16,20 +16,22 @@ trained on. Interactions outside of it remain in histories, and later interactio
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from functools import partial
+from itertools import pairwise
 from typing import Final
 
 import duckdb
 
 from pixrec_core.data import filters
-from pixrec_core.data.user_shards import Shards, user_ranges
+from pixrec_core.data.database import literal
 from pixrec_core.errors import SettingsError
 from pixrec_core.schemas import HISTORY_ONLY, MIN_TESTED_LENGTH, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
 
-_FILTERED: Final = "CREATE TEMP TABLE filtered AS FROM all_interactions"
+_FILTERED: Final = """
+CREATE TEMP TABLE filtered AS SELECT "user", item, timestamp, rating, position FROM all_interactions
+"""
 _CUTS: Final = "CREATE TABLE cuts (split VARCHAR, start BIGINT)"
 
 #: All rows before the k-core; histories contain them.
@@ -40,31 +42,44 @@ _TRAINABLE: Final = "CREATE TEMP TABLE filtered AS SELECT * FROM before_k_core W
 _INTERACTIONS: Final = """
 CREATE TABLE interactions (
     "user" VARCHAR, item VARCHAR USING COMPRESSION uncompressed, timestamp BIGINT, rating DOUBLE, position BIGINT,
-    place BIGINT, split VARCHAR
+    ordinal BIGINT, split VARCHAR
 )
 """
 _INSERT: Final = """
 INSERT INTO interactions
-    SELECT "user", item, timestamp, rating, position, place, {split} AS split
+    SELECT "user", item, timestamp, rating, position, ordinal, {split} AS split
     FROM (
         SELECT *,
-            row_number() OVER (PARTITION BY "user" ORDER BY timestamp, position) AS place,
+            row_number() OVER (PARTITION BY "user" ORDER BY timestamp, position) AS ordinal,
             count(*) OVER (PARTITION BY "user") AS length
         FROM {rows}
         WHERE {users}
     )
-    ORDER BY "user", place
+    ORDER BY "user", ordinal
 """
-_BY_PLACE: Final = f"""CASE
+_BY_ORDINAL: Final = f"""CASE
     WHEN length < {MIN_TESTED_LENGTH} THEN '{TRAIN}'
-    WHEN place = length THEN '{TEST}'
-    WHEN place = length - 1 THEN '{VALIDATION}'
+    WHEN ordinal = length THEN '{TEST}'
+    WHEN ordinal = length - 1 THEN '{VALIDATION}'
     ELSE '{TRAIN}' END"""
 _BY_TIME: Final = f"""CASE
     WHEN timestamp >= {{test}} THEN '{TEST}'
     WHEN timestamp >= {{validation}} THEN '{VALIDATION}'
     WHEN position IN (SELECT position FROM filtered WHERE {{users}}) THEN '{TRAIN}'
     ELSE '{HISTORY_ONLY}' END"""  # noqa: S608
+
+#: Approximate number of interactions of a range of users; their lists and windows take about 300 MB.
+ROWS_PER_RANGE: Final = 1_000_000
+
+#: The last user of each range: the one whose rows pass the next multiple of `$rows`.
+_LAST_USERS: Final = """
+SELECT "user" FROM (
+    SELECT "user", n, sum(n) OVER (ORDER BY "user") AS total
+    FROM (SELECT "user", count(*) AS n FROM {table} WHERE "user" IS NOT NULL GROUP BY "user")
+)
+WHERE total // $rows > (total - n) // $rows
+ORDER BY "user"
+"""
 
 #: An interaction of a held-out split is a target, has no history, or is later than its user's target. `before` and
 #: `within` count the interactions of a user.
@@ -96,8 +111,22 @@ ORDER BY split DESC
 """
 
 
-def fill_interactions(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
-    """Create table `interactions` in all shards and in the file, and table `cuts` in the file.
+def user_ranges(connection: duckdb.DuckDBPyConnection, table: str) -> Iterator[str]:
+    """Return SQL conditions on "user" that divide `table` into ranges of about `ROWS_PER_RANGE` rows, sorted by user.
+
+    DuckDB spills sorts, joins and counts to disk, but not lists: it holds those of a statement in memory. A statement
+    that creates lists therefore runs once per range. Every user, of this or any other table, is in exactly one range.
+    Rows without a user are in the first one.
+    """
+    last = connection.execute(_LAST_USERS.format(table=table), {"rows": ROWS_PER_RANGE}).fetchall()
+    for low, high in pairwise([None, *(user for (user,) in last), None]):
+        above = "true" if low is None else f'"user" > {literal(low)}'
+        up_to = "true" if high is None else f'"user" <= {literal(high)}'
+        yield f'({above} AND {up_to} OR "user" IS NULL)' if low is None else f"({above} AND {up_to})"
+
+
+def fill_interactions(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    """Create the tables `interactions` and `cuts` from the view `all_interactions`.
 
     Returns:
         users_seen, before any filter; the number of interactions that each rule dropped or, under the time split, left
@@ -106,58 +135,44 @@ def fill_interactions(shards: Shards, settings: SequenceSettings) -> dict[str, i
     Raises:
         SettingsError: no time leaves enough interactions on both sides.
     """
-    shards.connection.execute(_CUTS)
-    counts = filters.sum_counts(shards.map(partial(_drop_unusable, settings=settings), writes=["filtered"]))
-    starts = _find_cuts(shards, settings) if settings.split == "time" else {}
-    if starts:
-        shards.connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
-        shards.map(partial(_separate_training, cut=starts[VALIDATION]), writes=["filtered", "before_k_core"])
-    core, rounds = filters.k_core(shards, settings)
-    for name, n in _with_prefix("untrained" if starts else "dropped", core).items():
-        counts[name] = counts.get(name, 0) + n  # both filters drop repeats
-    shards.map(partial(_insert_with_splits, starts=starts), writes=["interactions"])
-    shards.gather("interactions", _INTERACTIONS, '"user", place', ranges_of="interactions")
-    return counts | {"k_core_rounds": rounds}
-
-
-def _drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    connection.execute(_CUTS)
     connection.execute(_FILTERED)
     ((users,),) = connection.execute('SELECT count(DISTINCT "user") FROM filtered').fetchall()
-    return {"users_seen": users, **_with_prefix("dropped", filters.drop_unusable(connection, settings))}
-
-
-def _separate_training(connection: duckdb.DuckDBPyConnection, cut: int) -> None:
-    connection.execute(_RENAME_FILTERED)
-    connection.execute(_TRAINABLE, {"cut": cut})
-
-
-def _insert_with_splits(connection: duckdb.DuckDBPyConnection, starts: Mapping[str, int]) -> None:
-    rows, split = ("before_k_core", _BY_TIME) if starts else ("filtered", _BY_PLACE)
+    counts = {"users_seen": users, **_with_prefix("dropped", filters.drop_unusable(connection, settings))}
+    starts = _find_cuts(connection, settings) if settings.split == "time" else {}
+    if starts:
+        connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
+        connection.execute(_RENAME_FILTERED)
+        connection.execute(_TRAINABLE, {"cut": starts[VALIDATION]})
+    core, rounds = filters.k_core(connection, settings)
+    for name, n in _with_prefix("untrained" if starts else "dropped", core).items():
+        counts[name] = counts.get(name, 0) + n  # both filters drop repeats
+    rows, split = ("before_k_core", _BY_TIME) if starts else ("filtered", _BY_ORDINAL)
     connection.execute(_INTERACTIONS)
     for users in user_ranges(connection, rows):
         labels = split.format(users=users, **starts)
         connection.execute(_INSERT.format(rows=rows, split=labels, users=users))
+    return counts | {"k_core_rounds": rounds}
 
 
 def _with_prefix(prefix: str, counts: dict[str, int]) -> dict[str, int]:
     return {f"{prefix}_{name}": n for name, n in counts.items()}
 
 
-def _find_cuts(shards: Shards, settings: SequenceSettings) -> dict[str, int]:
+def _find_cuts(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
     """Return the starts of validation and test, in milliseconds since 1970."""
     if settings.validation_from and settings.test_from:
         return {VALIDATION: _midnight(settings.validation_from), TEST: _midnight(settings.test_from)}
-    test = _latest_start(shards, settings.test_share, before=None)
-    return {VALIDATION: _latest_start(shards, settings.validation_share, before=test), TEST: test}
+    test = _latest_start(connection, settings.test_share, before=None)
+    return {VALIDATION: _latest_start(connection, settings.validation_share, before=test), TEST: test}
 
 
-def _latest_start(shards: Shards, share: float, before: int | None) -> int:
+def _latest_start(connection: duckdb.DuckDBPyConnection, share: float, before: int | None) -> int:
     """Return the latest timestamp such that at least `share` of all interactions are between it and `before`."""
-    filtered = shards.union_all("filtered")
-    ((rows,),) = shards.connection.execute(f"SELECT count(*) FROM {filtered}").fetchall()  # noqa: S608
-    found = shards.connection.execute(
-        f"""SELECT timestamp FROM {filtered} WHERE $before IS NULL OR timestamp < $before
-            ORDER BY timestamp DESC LIMIT 1 OFFSET $offset""",  # noqa: S608
+    ((rows,),) = connection.execute("SELECT count(*) FROM filtered").fetchall()
+    found = connection.execute(
+        """SELECT timestamp FROM filtered WHERE $before IS NULL OR timestamp < $before
+            ORDER BY timestamp DESC LIMIT 1 OFFSET $offset""",
         {"before": before, "offset": max(math.ceil(share * rows), 1) - 1},
     ).fetchone()
     if found is None:

@@ -67,12 +67,12 @@ def _unlike_test(sequences: Mapping[str, pl.DataFrame], split: str) -> pl.Series
 
 def _outside_cuts(sequences: pl.DataFrame, split: str, cuts: Mapping[str, int]) -> pl.Series:
     """Return users with a history that reaches the cut of the split, or a target outside the split."""
-    moments = pl.col(TIMESTAMPS).list
-    history = moments if split == TRAIN else moments.slice(0, moments.len() - 1).list
+    times = pl.col(TIMESTAMPS).list
+    history = times if split == TRAIN else times.slice(0, times.len() - 1).list
     valid = history.max() < cuts[VALIDATION if split == TRAIN else split]
     if split != TRAIN:
-        valid &= moments.last() >= cuts[split]
+        valid &= times.last() >= cuts[split]
     if split == VALIDATION:
-        valid &= moments.last() < cuts[TEST]
-    valid &= pl.col(ITEMS).list.len() == moments.len()
+        valid &= times.last() < cuts[TEST]
+    valid &= pl.col(ITEMS).list.len() == times.len()
     return sequences.filter(~valid.fill_null(value=False)).get_column(USER)

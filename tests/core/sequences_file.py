@@ -29,7 +29,7 @@ def sequences(bought: Mapping[str, Sequence[str]], tied: Sequence[str] = ()) -> 
             "split": split,
             "user": user,
             "items": list(items[: len(items) - held_back]),
-            "moments": [DAY * (day + 1) for day in range(len(items) - held_back)],
+            "timestamps": [DAY * (day + 1) for day in range(len(items) - held_back)],
             "tied": split != "train" and user in tied,
         }
         for split, held_back in (("train", 2), ("validation", 1), ("test", 0))

@@ -27,17 +27,17 @@ BREAKS = {
     "items_without_id": "UPDATE items SET item = '' WHERE item = 'a'",
     "items_with_repeated_id": "INSERT INTO items SELECT * FROM items WHERE item = 'a'",
     "items_with_wrong_train_count": "UPDATE items SET train_count = train_count + 1 WHERE item = 'a'",
-    "interactions_with_nulls": "UPDATE interactions SET timestamp = NULL WHERE user = 'u1' AND place = 2",
-    "interactions_of_unknown_items": "UPDATE interactions SET item = 'x' WHERE user = 'u1' AND place = 2",
-    "interactions_without_time": "UPDATE interactions SET timestamp = -1 WHERE user = 'u1' AND place = 1",
-    "interactions_with_impossible_rating": "UPDATE interactions SET rating = 5.5 WHERE user = 'u1' AND place = 1",
-    "interactions_out_of_order": "UPDATE interactions SET timestamp = 9999 WHERE user = 'u1' AND place = 1",
-    "interactions_of_wrong_split": "UPDATE interactions SET split = 'train' WHERE user = 'u1' AND place = 4",
+    "interactions_with_nulls": "UPDATE interactions SET timestamp = NULL WHERE user = 'u1' AND ordinal = 2",
+    "interactions_of_unknown_items": "UPDATE interactions SET item = 'x' WHERE user = 'u1' AND ordinal = 2",
+    "interactions_with_impossible_time": "UPDATE interactions SET timestamp = -1 WHERE user = 'u1' AND ordinal = 1",
+    "interactions_with_impossible_rating": "UPDATE interactions SET rating = 5.5 WHERE user = 'u1' AND ordinal = 1",
+    "interactions_out_of_order": "UPDATE interactions SET timestamp = 9999 WHERE user = 'u1' AND ordinal = 1",
+    "interactions_of_wrong_split": "UPDATE interactions SET split = 'train' WHERE user = 'u1' AND ordinal = 4",
     "sequences_with_nulls": "UPDATE sequences SET items = [NULL, 'b'] WHERE user = 'u1' AND split = 'train'",
     "sequences_repeated": "INSERT INTO sequences SELECT * FROM sequences WHERE user = 'u1'",
     "sequences_of_unknown_split": "INSERT INTO sequences VALUES ('holdout', 'u1', ['a'], [1], false)",
-    "sequence_places_of_unknown_items": "DELETE FROM items WHERE item = 'b'",
-    "users_unlike_their_interactions": "DELETE FROM interactions WHERE user = 'u1' AND place = 4",
+    "sequence_items_unknown": "DELETE FROM items WHERE item = 'b'",
+    "users_with_inconsistent_sequences": "DELETE FROM interactions WHERE user = 'u1' AND ordinal = 4",
     "users_with_overlapping_splits": "UPDATE sequences SET items = ['a', 'b', 'c'] "
     "WHERE user = 'u1' AND split = 'train'",
     "image_coverage": "UPDATE items SET has_image = false",
@@ -138,18 +138,21 @@ def test_users_too_short_to_be_tested_hold(with_short_users):
 @pytest.mark.parametrize(
     ("statement", "rule"),
     [
-        ("UPDATE interactions SET split = 'validation' WHERE user = 's2' AND place = 1", "interactions_of_wrong_split"),
+        (
+            "UPDATE interactions SET split = 'validation' WHERE user = 's2' AND ordinal = 1",
+            "interactions_of_wrong_split",
+        ),
         ("UPDATE interactions SET split = 'test' WHERE user = 's1'", "interactions_of_wrong_split"),
-        ("UPDATE interactions SET split = 'train' WHERE user = 'u3' AND place = 3", "interactions_of_wrong_split"),
+        ("UPDATE interactions SET split = 'train' WHERE user = 'u3' AND ordinal = 3", "interactions_of_wrong_split"),
         ("UPDATE sequences SET split = 'test' WHERE user = 's2'", "users_with_overlapping_splits"),
         (
             "INSERT INTO sequences VALUES ('validation', 's2', ['b', 'c'], [1000, 1001], false)",
             "users_with_overlapping_splits",
         ),
-        ("DELETE FROM sequences WHERE user = 'u1' AND split <> 'train'", "users_unlike_their_interactions"),
-        ("DELETE FROM sequences WHERE user = 's1'", "users_unlike_their_interactions"),
+        ("DELETE FROM sequences WHERE user = 'u1' AND split <> 'train'", "users_with_inconsistent_sequences"),
+        ("DELETE FROM sequences WHERE user = 's1'", "users_with_inconsistent_sequences"),
         (
-            "UPDATE sequences SET items = ['a', 'b', 'c'], moments = [1000, 1001, 1002] WHERE user = 's2'",
+            "UPDATE sequences SET items = ['a', 'b', 'c'], timestamps = [1000, 1001, 1002] WHERE user = 's2'",
             "users_with_overlapping_splits",
         ),
     ],
@@ -178,17 +181,17 @@ def valid_time_split(tmp_path_factory):
         (f"UPDATE cuts SET start = start - {DAY} WHERE split = 'validation'", "users_with_overlapping_splits"),
         ("DELETE FROM cuts", None),  # one item per held-out split and user is also a leave-one-out split
         (
-            f"UPDATE sequences SET moments = [{DAY}, {4 * DAY}, {3 * DAY}] WHERE user = 'u1' AND split = 'train'",
+            f"UPDATE sequences SET timestamps = [{DAY}, {4 * DAY}, {3 * DAY}] WHERE user = 'u1' AND split = 'train'",
             "users_with_overlapping_splits",
         ),
         (
             "UPDATE sequences SET items = ['a', 'b', 'd'] WHERE user = 'u1' AND split = 'train'",
-            "users_unlike_their_interactions",
+            "users_with_inconsistent_sequences",
         ),
-        ("DELETE FROM sequences WHERE user = 'u1' AND split = 'train'", "users_unlike_their_interactions"),
-        ("UPDATE sequences SET moments = [] WHERE user = 'u1' AND split = 'test'", "sequences_with_nulls"),
-        ("UPDATE interactions SET split = 'train' WHERE place = 4", "interactions_of_wrong_split"),
-        ("UPDATE interactions SET split = 'history' WHERE place = 5", "interactions_of_wrong_split"),
+        ("DELETE FROM sequences WHERE user = 'u1' AND split = 'train'", "users_with_inconsistent_sequences"),
+        ("UPDATE sequences SET timestamps = [] WHERE user = 'u1' AND split = 'test'", "sequences_with_nulls"),
+        ("UPDATE interactions SET split = 'train' WHERE ordinal = 4", "interactions_of_wrong_split"),
+        ("UPDATE interactions SET split = 'history' WHERE ordinal = 5", "interactions_of_wrong_split"),
     ],
 )
 def test_the_time_split_is_checked_against_its_cuts(valid_time_split, tmp_path, statement, rule):
@@ -201,12 +204,12 @@ def test_the_time_split_is_checked_against_its_cuts(valid_time_split, tmp_path, 
 
 
 def test_one_error_lists_all_broken_rules(paths):
-    change(paths, BREAKS["interactions_without_time"])
+    change(paths, BREAKS["interactions_with_impossible_time"])
     change(paths, BREAKS["items_with_repeated_id"])
     with pytest.raises(ContractError) as raised:
         contract.require_valid_sequences(paths)
     message = str(raised.value)
-    assert "interactions_without_time: observed 1, expected 0" in message
+    assert "interactions_with_impossible_time: observed 1, expected 0" in message
     assert "items_with_repeated_id: observed 1, expected 0" in message
     assert str(paths.sequences) in message
 

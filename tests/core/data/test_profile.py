@@ -8,10 +8,10 @@ from pixrec_core.data.profile import profile_sequences
 TABLES = """
 CREATE TABLE items (item VARCHAR, has_image BOOLEAN, train_count BIGINT);
 CREATE TABLE interactions (
-    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, place BIGINT,
+    "user" VARCHAR, item VARCHAR, timestamp BIGINT, rating DOUBLE, position BIGINT, ordinal BIGINT,
     split VARCHAR
 );
-CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], moments BIGINT[], tied BOOLEAN);
+CREATE TABLE sequences (split VARCHAR, "user" VARCHAR, items VARCHAR[], timestamps BIGINT[], tied BOOLEAN);
 CREATE TABLE cuts (split VARCHAR, start BIGINT);
 """
 
@@ -21,15 +21,15 @@ BROKEN = (
     "items_with_wrong_train_count",
     "interactions_with_nulls",
     "interactions_of_unknown_items",
-    "interactions_without_time",
+    "interactions_with_impossible_time",
     "interactions_with_impossible_rating",
     "interactions_out_of_order",
     "interactions_of_wrong_split",
     "sequences_with_nulls",
     "sequences_repeated",
     "sequences_of_unknown_split",
-    "sequence_places_of_unknown_items",
-    "users_unlike_their_interactions",
+    "sequence_items_unknown",
+    "users_with_inconsistent_sequences",
     "users_with_overlapping_splits",
 )
 
@@ -52,7 +52,7 @@ def test_every_number_of_a_small_file(connection):
     connection.execute("INSERT INTO items VALUES ('a', true, 2), ('b', false, 1), ('c', true, 0), ('d', true, 0)")
     users = {"u": ["a", "b", "a", "c"], "v": ["a", "b", "a"]}
     for user, items in users.items():
-        times = [100 + place for place in range(1, len(items) + 1)]
+        times = [100 + ordinal for ordinal in range(1, len(items) + 1)]
         split = [*["train"] * (len(items) - 2), "validation", "test"]
         rows = [(user, *row) for row in zip(items, times, [4.0] * 9, range(9), range(1, 9), split, strict=False)]
         connection.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
@@ -94,8 +94,8 @@ def test_every_number_of_a_small_file(connection):
     ],
 )
 def test_the_order_is_time_then_position(connection, timestamps, positions, out_of_order):
-    for place, (timestamp, position) in enumerate(zip(timestamps, positions, strict=True), start=1):
-        row = ["u", "a", timestamp, 5.0, position, place, "train"]
+    for ordinal, (timestamp, position) in enumerate(zip(timestamps, positions, strict=True), start=1):
+        row = ["u", "a", timestamp, 5.0, position, ordinal, "train"]
         connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     assert profile_sequences(connection)["interactions_out_of_order"] == out_of_order
 
@@ -108,7 +108,7 @@ def test_ratings_are_0_to_5_or_null(connection, rating, impossible):
     assert profile_sequences(connection)["interactions_with_impossible_rating"] == impossible
 
 
-HISTORY = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
+HISTORY = {"items": ["a", "b", "b", "c"], "timestamps": [1, 2, 3, 4]}
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ HISTORY = {"items": ["a", "b", "b", "c"], "moments": [1, 2, 3, 4]}
     [
         ({}, 0),
         ({"items": ["b", "a", "b", "c"]}, 1),  # the same items in another order
-        ({"moments": [2, 1, 3, 4]}, 1),
-        ({"items": ["b", "a", "b", "c"], "moments": [2, 1, 3, 4]}, 1),  # the same pairs in another order
+        ({"timestamps": [2, 1, 3, 4]}, 1),
+        ({"items": ["b", "a", "b", "c"], "timestamps": [2, 1, 3, 4]}, 1),  # the same pairs in another order
         ({"items": ["a", "b", "c", "b"]}, 1),
         ({"items": ["a", None, "b", "c"]}, 1),
-        ({"moments": [1, 2, 3, 5]}, 1),
-        ({"items": ["a", "b", "b", "c", "c"], "moments": [1, 2, 3, 4, 5]}, 1),
-        ({"items": ["a", "b", "b"], "moments": [1, 2, 3]}, 1),
+        ({"timestamps": [1, 2, 3, 5]}, 1),
+        ({"items": ["a", "b", "b", "c", "c"], "timestamps": [1, 2, 3, 4, 5]}, 1),
+        ({"items": ["a", "b", "b"], "timestamps": [1, 2, 3]}, 1),
         ({"items": []}, 1),
         ({"items": None}, 1),
     ],
@@ -131,14 +131,14 @@ def test_sequences_are_compared_entry_by_entry(connection, changed, unlike):
     """Time split; the first item of the user is in histories only, so the train sequence starts with the second."""
     connection.execute("INSERT INTO cuts VALUES ('validation', 3), ('test', 4)")
     splits = ("history", "train", "validation", "test")
-    for place, (item, time, split) in enumerate(zip(*HISTORY.values(), splits, strict=True), start=1):
-        row = ["u", item, time, 5.0, place, place, split]
+    for ordinal, (item, time, split) in enumerate(zip(*HISTORY.values(), splits, strict=True), start=1):
+        row = ["u", item, time, 5.0, ordinal, ordinal, split]
         connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     connection.execute("INSERT INTO sequences VALUES ('train', 'u', ['b'], [2], false)")
     connection.execute("INSERT INTO sequences VALUES ('validation', 'u', ['a', 'b', 'b'], [1, 2, 3], false)")
     test = HISTORY | changed
-    connection.execute("INSERT INTO sequences VALUES ('test', 'u', ?, ?, false)", [test["items"], test["moments"]])
-    assert profile_sequences(connection)["users_unlike_their_interactions"] == unlike
+    connection.execute("INSERT INTO sequences VALUES ('test', 'u', ?, ?, false)", [test["items"], test["timestamps"]])
+    assert profile_sequences(connection)["users_with_inconsistent_sequences"] == unlike
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,6 @@ def test_sequences_are_compared_entry_by_entry(connection, changed, unlike):
     ],
 )
 def test_interactions_must_be_sorted_by_user_and_place(connection, places, out_of_order):
-    for time, (user, place) in enumerate(places, start=1):
-        connection.execute("INSERT INTO interactions VALUES (?, 'a', ?, 5.0, 1, ?, 'train')", [user, time, place])
+    for time, (user, ordinal) in enumerate(places, start=1):
+        connection.execute("INSERT INTO interactions VALUES (?, 'a', ?, 5.0, 1, ?, 'train')", [user, time, ordinal])
     assert profile_sequences(connection)["interactions_out_of_order"] == out_of_order

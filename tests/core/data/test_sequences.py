@@ -209,7 +209,7 @@ def test_tables_have_their_schemas(paths):
     assert table(paths, "FROM cuts").schema == CUT_SCHEMA
     for split in SPLITS:
         found = read_sequences(paths, split)
-        assert found.columns == ["user", "items", "moments", "tied"]
+        assert found.columns == ["user", "items", "timestamps", "tied"]
         assert found["user"].to_list() == ["u1", "u2", "u3"]
 
 
@@ -271,7 +271,10 @@ def with_column(path: Path, **columns: pl.Expr) -> None:
     ("change", "rule"),
     [
         (lambda p: with_column(p.interactions, rating=pl.lit(float("nan"))), "interactions_with_impossible_rating"),
-        (lambda p: with_column(p.interactions, timestamp=pl.col("timestamp") - 1000), "interactions_without_time"),
+        (
+            lambda p: with_column(p.interactions, timestamp=pl.col("timestamp") - 1000),
+            "interactions_with_impossible_time",
+        ),
         (lambda p: with_column(p.interactions, timestamp=pl.lit(None, pl.Int64)), "interactions_with_nulls"),
         (lambda p: with_column(p.interactions, user=pl.lit(None, pl.String)), "interactions_with_nulls"),
         (lambda p: with_column(p.interactions, position=pl.lit(1), timestamp=pl.lit(9)), "interactions_out_of_order"),
@@ -314,8 +317,6 @@ def test_files_of_a_killed_run_are_removed(paths):
     spill = partial.with_name(partial.name + ".spill")
     spill.mkdir()
     (spill / "block").write_bytes(b"half")
-    paths.sequences_shards.mkdir()
-    (paths.sequences_shards / "filtered.1.0.parquet").write_bytes(b"half a shard")
     build_sequences(DEFAULTS, paths)
     left = {path.name for path in paths.root.iterdir()}
     assert left == {"items.parquet", "interactions.parquet", "images.parquet", "sequences.duckdb", "contract"}

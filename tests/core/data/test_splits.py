@@ -6,11 +6,13 @@ from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixrec_core.data import splits
 from pixrec_core.data.sequences import build_sequences, read_cuts, read_items, read_sequences
 from pixrec_core.errors import ContractError, SettingsError
 from pixrec_core.evaluation.targets import Targets
@@ -263,3 +265,47 @@ def test_no_held_out_item_reaches_training_under_leave_one_out(shop, others):
     held_out = dict(zip(last, others, strict=False))
     changed = [(u, held_out.get(n, i), t, r) for n, (u, i, t, r) in enumerate(valid)]
     assert training_data(valid, SequenceSettings()) == training_data(changed, SequenceSettings())
+
+
+ROWS_PER_USER = [("a", 3), ("b'", 1), ("c", 5), (None, 2), ("é", 1), ("", 1)]
+
+
+def members(connection, users, table="interactions"):
+    return {u for (u,) in connection.execute(f'SELECT DISTINCT "user" FROM {table} WHERE {users}').fetchall()}
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        (100, [{"", "a", "b'", "c", "é", None}]),
+        (5, [{"", "a", "b'", None}, {"c"}, {"é"}]),  # rows up to each user: 1, 4, 5, 10, 11
+        (1, [{"", None}, {"a"}, {"b'"}, {"c"}, {"é"}, set()]),
+    ],
+)
+def test_every_user_of_any_table_is_in_one_range(monkeypatch, size, parts):
+    monkeypatch.setattr(splits, "ROWS_PER_RANGE", size)
+    with duckdb.connect() as connection:
+        connection.execute("""CREATE TABLE others AS FROM (VALUES ('A'), ('b'), ('zz'), ('日')) AS names ("user")""")
+        connection.execute('CREATE TABLE interactions ("user" VARCHAR)')
+        assert len(list(splits.user_ranges(connection, "interactions"))) == 1
+        for user, n in ROWS_PER_USER:
+            connection.executemany("INSERT INTO interactions VALUES (?)", [[user]] * n)
+        ranges = list(splits.user_ranges(connection, "interactions"))
+        assert [members(connection, users) for users in ranges] == parts
+        assert sorted(u for each in ranges for u in members(connection, each, "others")) == ["A", "b", "zz", "日"]
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "time"])
+def test_sequences_do_not_depend_on_the_ranges(tmp_path, monkeypatch, split):
+    wanted = SequenceSettings(split=split, validation_share=0.1, test_share=0.1)
+    histories = {"u1": "abcdeabc", "u2": "bcaeda", "it's": "cabcabed", "": "abcd"}
+    interactions = [(user, item, 1 + t, 5.0) for user, items in histories.items() for t, item in enumerate(items)]
+    found = []
+    for size in (100, 1):
+        monkeypatch.setattr(splits, "ROWS_PER_RANGE", size)
+        paths = write_inputs(DatasetPaths(tmp_path / f"a[b]c star* it's {{{size}}}"), interactions, "abcde", {})
+        stats = build_sequences(wanted, paths)
+        with duckdb.connect(paths.sequences, read_only=True) as connection:
+            tables = ("interactions", "items", "sequences")
+            found.append((stats, [connection.sql(f"FROM {table} ORDER BY ALL").fetchall() for table in tables]))
+    assert found[0] == found[1]

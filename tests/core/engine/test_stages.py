@@ -1,15 +1,11 @@
 """Heavy stages build the same files with any engine and any number of workers, even if workers die."""
 
-import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -17,17 +13,16 @@ import pytest
 import torch
 
 from pixrec_core import pipeline
-from pixrec_core.data import database, image_manifest, images, sequences
+from pixrec_core.data import image_manifest, images
 from pixrec_core.data.image_manifest import Journal, Outcome
-from pixrec_core.engine import LOCAL, Engine
+from pixrec_core.engine import LOCAL
 from pixrec_core.models import checkpoint, photo_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import encode, index, ranking
-from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings, SequenceSettings
+from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings
 from pixrec_core.stages import Work
 from tests.core.data.hostile_server import hostile_server, jpeg, sends
-from tests.core.data.sequence_inputs import write_inputs
 from tests.core.data.test_images import snapshot, write_items
 from tests.core.engine.conftest import WORKERS
 from tests.core.shop import open_shop, untrained
@@ -93,58 +88,6 @@ def test_another_engine_makes_nothing_stale(shop):
     other = Work(settings, shop.dataset, shop.variant)
     assert pipeline.CHECKPOINT.is_current(other)
     assert pipeline.ITEM_VECTORS.inspect_inputs(other) == pipeline.ITEM_VECTORS.inspect_inputs(shop)
-
-
-@dataclass(frozen=True)
-class DyingTwice:
-    """Work whose worker is killed once before it starts and once before it returns."""
-
-    work: Callable[[Any], Any]
-    deaths: Path
-
-    def __call__(self, shard):
-        die_once(self.deaths / "before")
-        result = self.work(shard)
-        die_once(self.deaths / "after")
-        return result
-
-
-@dataclass(frozen=True)
-class DeadlyEngine:
-    """An engine of which two workers die."""
-
-    engine: Engine
-    deaths: Path
-
-    @property
-    def workers(self):
-        return self.engine.workers
-
-    def map_shards(self, function, shards):
-        return self.engine.map_shards(DyingTwice(function, self.deaths), shards)
-
-
-def test_sequences_are_the_same_even_if_workers_die(tmp_path, ray_engines):
-    bought = [(f"user {n % 9}", f"item {n * n % 11}", 1000 + n // 2, 5.0) for n in range(99)]
-    items = [f"item {n}" for n in range(11)]
-    stats, rows = [], []
-    for engine in (LOCAL, DeadlyEngine(ray_engines[WORKERS], tmp_path)):
-        paths = write_inputs(DatasetPaths(tmp_path / "shop"), bought, items, dict.fromkeys(items, "ok"))
-        stats.append(sequences.build_sequences(SequenceSettings(min_item_interactions=10), paths, engine))
-        with database.open_read_only(paths.sequences) as connection:
-            rows.append(
-                [connection.sql(f"FROM {table}").fetchall() for table in ("interactions", "sequences", "items")]
-            )
-    assert {path.name for path in tmp_path.iterdir()} == {"shop", "before", "after"}, "two died"
-    assert stats[0]["dropped_rare_item"] > 0
-    assert stats[0] == stats[1]
-    assert rows[0] == rows[1]
-
-
-def die_once(mark: Path) -> None:
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 SETTINGS = ImageSettings(

@@ -54,10 +54,10 @@ def test_training_sequences_end_before_held_out_items(work):
     train = read_sequences(work.paths, schemas.TRAIN)
     cuts = read_cuts(work.paths)
     if cuts:
-        assert max(train["moments"].explode()) < cuts["validation"]
-        assert cuts["validation"] <= min(held_out["validation"]["moments"].list.last())
-        assert max(held_out["validation"]["moments"].list.last()) < cuts["test"]
-        assert cuts["test"] <= min(held_out["test"]["moments"].list.last())
+        assert max(train["timestamps"].explode()) < cuts["validation"]
+        assert cuts["validation"] <= min(held_out["validation"]["timestamps"].list.last())
+        assert max(held_out["validation"]["timestamps"].list.last()) < cuts["test"]
+        assert cuts["test"] <= min(held_out["test"]["timestamps"].list.last())
     else:
         lengths = [frame["items"].list.len().to_list() for frame in (train, *held_out.values())]
         assert all(b == a + 1 and c == a + 2 for a, b, c in zip(*lengths, strict=True))
