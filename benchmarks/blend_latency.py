@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 
 from pixrec_core import recommenders
+from pixrec_core.data.item_features import ItemFeatures
+from pixrec_core.encoders import lsa
 from pixrec_core.plugins import load_plugin
 from pixrec_core.recommenders import _sequence_training, blend, content_tower, ease
 from pixrec_core.recommenders._blend_features import DAY_MS, ItemTable, MethodLists, Queries, find_candidates
@@ -124,6 +126,7 @@ def main() -> None:
         f"thing {n % 997} of category {n % CATEGORIES_OF_SHOP} colour {n % 31} size {n % 7}" for n in range(given.items)
     ]
     assert users.times is not None
+    known = np.ones(given.items, bool)
     data = TrainData(
         n_items=given.items,
         train=users,
@@ -131,7 +134,8 @@ def main() -> None:
         validation=without_target(tuning),
         targets=tuning.values[tuning.offsets[1:] - 1],
         texts=texts,
-        photo_features=lambda: np.zeros((given.items, 2), np.float32),
+        text_features=lambda: ItemFeatures(lsa.fit(texts).encode_texts(texts), known),
+        photo_features=lambda: ItemFeatures(np.zeros((given.items, 2), np.float32), ~known),
     )
     models = fit_methods(data, ["image_knn", *given.without])
     trained = train(models, ItemTable.of(catalogue, users.values, users.times), stacking)

@@ -123,6 +123,12 @@ DATA_ASSETS: Final = (
         check_specs=[contract_check("sequences")],
         show=lambda work: sequences_metadata(work.paths.sequences),
     ),
+    stage_asset(
+        pipeline.ITEM_FEATURES,
+        "A text or photo that has not changed is not encoded again, unless the encoder was fitted on the catalogue.",
+        group="model",
+        kinds={"numpy", "scikitlearn"},
+    ),
 )
 
 MODEL_ASSETS: Final = (

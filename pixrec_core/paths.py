@@ -8,6 +8,7 @@ data/<dataset>/
   images.signs.parquet      size and modification time of the local files that photos were read from
   cache/                    decoded or encoded photos, keyed by content; safe to delete
   sequences.duckdb          validated sequences, with their items and interactions
+  item_features/            vectors of item texts and photos by frozen encoders: data/item_features.py
   contract/<artefact>.json  result of each expectation of the data contract on items, interactions, images, sequences
   baselines/<method>/       model/  ranking.parquet, of test users  validation_ranking.parquet, of stacking users
   variants/<variant>/       checkpoint/  item_vectors/  item_index/
@@ -108,6 +109,11 @@ class DatasetPaths:
     @property
     def sequences(self) -> Path:
         return self.root / "sequences.duckdb"
+
+    @property
+    def item_features(self) -> Path:
+        """Vectors of item texts and photos, and their encoders."""
+        return self.root / "item_features"
 
     @property
     def sequences_rejected(self) -> Path:

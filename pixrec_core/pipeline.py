@@ -1,6 +1,6 @@
 """The whole pipeline: one function per stage; stages exchange data only through files.
 
-raw -> items, interactions -> images -> sequences -> checkpoint -> item_vectors -> item_index
+raw -> items, interactions -> images -> sequences -> item_features -> checkpoint -> item_vectors -> item_index
     -> ranking (and baselines) -> blend -> evaluation -> report
                                   blend -> promoted, which serves
 
@@ -57,6 +57,13 @@ def sequences(work: Work) -> Stats:
     from pixrec_core.data.sequences import build_sequences
 
     return build_sequences(work.dataset_settings.sequences, work.paths)
+
+
+def item_features(work: Work) -> Stats:
+    """Encode the text and photo of every item with frozen encoders, for all variants and methods."""
+    from pixrec_core.encoders.build import build_item_features
+
+    return build_item_features(work.dataset_settings.model, work.paths, work.engine)
 
 
 def joint_checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
@@ -184,6 +191,14 @@ def _backbone_external_inputs(work: Work) -> Any:
     return {Path(path).name: stat for path, stat in files.stat_snapshot(folder.iterdir()).items()}
 
 
+def _item_features_external_inputs(work: Work) -> Any:
+    """The settings of [model] that the features depend on, and the state of models outside of the pipeline."""
+    from pixrec_core.encoders import model_state
+
+    model = work.dataset_settings.model
+    return [[name, model_state(name)] for name in (model.text_encoder, model.photo_encoder)]
+
+
 def _checkpoint_digest(work: Work) -> str:
     from pixrec_core.models import checkpoint as module
 
@@ -211,6 +226,13 @@ IMAGES: Final = Stage(
 )
 SEQUENCES: Final = Stage(
     "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=5
+)
+ITEM_FEATURES: Final = Stage(
+    "item_features",
+    item_features,
+    lambda w: w.paths.item_features,
+    (SEQUENCES,),
+    external_inputs=_item_features_external_inputs,
 )
 JOINT_CHECKPOINT: Final = Stage(
     "joint_checkpoint",
@@ -262,12 +284,19 @@ RANKING: Final = Stage(
     partitioned_by="variant",
     version=2,
 )
-BASELINES: Final = Stage("baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES,), ("retrieval",), version=7)
+BASELINES: Final = Stage(
+    "baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES, ITEM_FEATURES), ("retrieval",), version=7
+)
 BLEND: Final = Stage(
     "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=3
 )
 EVALUATION: Final = Stage(
-    "evaluation", evaluation, lambda w: w.paths.metrics, (RANKING, BASELINES, BLEND), ("retrieval",), version=6
+    "evaluation",
+    evaluation,
+    lambda w: w.paths.metrics,
+    (ITEM_FEATURES, RANKING, BASELINES, BLEND),
+    ("retrieval",),
+    version=6,
 )
 PROMOTED: Final = Stage(
     "promoted", promoted, lambda w: w.paths.promoted.manifest, (RANKING, BASELINES, BLEND), ("promotion",), version=2
@@ -281,6 +310,7 @@ STAGES: Final = (
     INTERACTIONS,
     IMAGES,
     SEQUENCES,
+    ITEM_FEATURES,
     BASELINES,
     JOINT_CHECKPOINT,
     CHECKPOINT,

@@ -220,6 +220,13 @@ class ModelSettings(Section):
     last_layers: Positive = Field(2, description="number of trained decoder layers with tune = last_layers")
     embedding_dim: Positive = Field(128, description="D, dimension of user and item vectors")
     item_tokens: Positive = Field(32, description="maximum text tokens per item; longer texts are truncated")
+    text_encoder: str = Field(
+        "lsa", description="frozen encoder of item texts: `lsa`, or a Hugging Face name or folder of an embedding model"
+    )
+    photo_encoder: str = Field(
+        "histogram",
+        description="frozen encoder of photos: `histogram`, `cnn` (extra `photos`), or a Hugging Face name or folder",
+    )
     item_id_dropout: float = Field(
         0.5, ge=0, lt=1, description="probability that an item's id embedding is left out in a step (collaborative)"
     )

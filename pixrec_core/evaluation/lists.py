@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pixrec_core import prompts
-from pixrec_core.data.photo_features import photo_features
+from pixrec_core.data.item_features import read_photo_features
 from pixrec_core.data.words import words
 from pixrec_core.evaluation.metrics import PerUser
 from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
@@ -36,8 +36,7 @@ class ItemFacts:
     Attributes:
         information: (n,) bits: -log2 of the item's share of training interactions. A cold item counts as one
             interaction.
-        contents: (n, F) vectors by name of a diversity, of length 1 and with cosines from 0 to 1; a row of zeros for
-            an item without such content.
+        contents: (n, F) vectors by name of a diversity, of length 1; a row of zeros for an item without such content.
     """
 
     information: NDArray[np.float64]
@@ -45,18 +44,18 @@ class ItemFacts:
 
     @classmethod
     def read(cls, paths: DatasetPaths, catalogue: pl.DataFrame) -> Self:
-        """Compute the facts from the catalogue and its photos.
+        """Compute the facts from the catalogue and its features.
 
         Raises:
-            MissingArtefactError: a photo of the catalogue is missing.
-            ArtefactError: a photo is damaged.
+            MissingArtefactError: the stage `item_features` has not run.
+            ArtefactError: a file of it is damaged.
         """
         counts = catalogue[TRAIN_COUNT].to_numpy()
         information = np.log2(max(counts.sum(), 1)) - np.log2(np.maximum(counts, 1))
         texts = [prompts.item_text(item) for item in catalogue.iter_rows(named=True)]
         contents: dict[str, Vectors] = {TEXT_DIVERSITY: tf_idf(texts)}
         if catalogue[HAS_IMAGE].any():
-            contents[IMAGE_DIVERSITY] = photo_features(paths, catalogue)
+            contents[IMAGE_DIVERSITY] = np.asarray(read_photo_features(paths).values)
         return cls(information, contents)
 
 

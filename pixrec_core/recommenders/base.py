@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from pixrec_core import files, prompts
-from pixrec_core.data.photo_features import photo_features
+from pixrec_core.data.item_features import ItemFeatures, read_photo_features, read_text_features
 from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
@@ -49,7 +49,8 @@ class TrainData:
         validation: histories of the tuning users, to choose settings by; not to learn from.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
-        photo_features: returns (n, F) photo features; see `data.photo_features`. A function, since few methods need it.
+        text_features: returns the vectors of the texts. A function, since few methods need them.
+        photo_features: returns the vectors of the photos.
     """
 
     n_items: int
@@ -58,14 +59,15 @@ class TrainData:
     validation: ItemLists
     targets: NDArray[np.int64]
     texts: Sequence[str]
-    photo_features: Callable[[], NDArray[np.float32]]
+    text_features: Callable[[], ItemFeatures]
+    photo_features: Callable[[], ItemFeatures]
 
     @classmethod
     def read(cls, paths: DatasetPaths) -> Self:
-        """Read sequences.duckdb and the stored photos.
+        """Read sequences.duckdb and the item features.
 
         Raises:
-            MissingArtefactError: the stage `sequences` has not run.
+            MissingArtefactError: the stage `sequences` or `item_features` has not run.
             ContractError: sequences hold held-out items.
         """
         catalogue, sequences = read_items(paths), read_checked_sequences(paths)
@@ -78,7 +80,8 @@ class TrainData:
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
-            photo_features=partial(photo_features, paths, catalogue),
+            text_features=partial(read_text_features, paths),
+            photo_features=partial(read_photo_features, paths),
         )
 
     @cached_property

@@ -1,14 +1,13 @@
 """Content tower: a linear dual tower over latent semantic analysis of the full item texts.
 
-The features of a text are its row in the truncated decomposition of the TF-IDF matrix (Deerwester et al. 1990,
-"Indexing by Latent Semantic Analysis", JASIS). One linear map per tower turns features into vectors; the user vector is
-the weighted mean over the history, with a learned weight per position from the newest item. Training is a softmax over
-the texts of all sold items. Items without sales have vectors too, from their text.
+The features of a text are its vector by `model.text_encoder`. One linear map per tower turns features into vectors; the
+user vector is the weighted mean over the history, with a learned weight per position from the newest item. Training is
+a softmax over the texts of all sold items. Items without sales have vectors too, from their text.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -18,14 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixrec_core.data.words import words
 from pixrec_core.recommenders._sequence_training import FULL_SOFTMAX, NEGATIVES
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
 # The best of few settings on validation targets of one data set, fashion purchases.
-DIMENSIONS = 256  # of features and vectors, at most
-LEAST_DIMENSIONS = 16  # with fewer than 128 texts
 MAX_HISTORY = 50  # newest items that are read
 LEARNING_RATE = 3e-3
 DROPOUT = 0.1  # of features
@@ -77,28 +73,9 @@ def fit(train: TrainData) -> Model:
     `in_order`: a target follows its history. Otherwise the history of a target is the rest of the user's sequence,
     which suits baskets: their items have no order.
     """
-    texts, text_rows = np.unique(np.array(train.texts, np.object_), return_inverse=True)
-    features = torch.from_numpy(text_features(texts.tolist()))
+    _, first, text_rows = np.unique(np.array(train.texts, np.object_), return_index=True, return_inverse=True)
+    features = torch.from_numpy(train.text_features().values[first])
     return choose_model((_fit(features, text_rows, train, in_order=in_order) for in_order in (False, True)), train)
-
-
-def text_features(texts: Sequence[str], dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
-    """Return (t, F) features of unit length, F at most `dimensions`; 0 for a text without a word."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.utils.extmath import randomized_svd
-
-    vectoriser = TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32)
-    try:
-        weights = vectoriser.fit_transform(texts)
-    except ValueError:  # no text has a word
-        return np.zeros((len(texts), 1), np.float32)
-    # With as many dimensions as texts, the whitened features of all texts would be orthogonal and say nothing.
-    wanted = min(dimensions, max(LEAST_DIMENSIONS, len(texts) // 8), *weights.shape)
-    left, singular_values, _ = randomized_svd(weights, wanted, n_iter=5, random_state=SEED)
-    left = left[:, singular_values > 1e-3 * singular_values[0]]
-    norms = np.linalg.norm(left, axis=1, keepdims=True)
-    features: NDArray[np.float32] = np.divide(left, norms, out=np.zeros_like(left), where=norms > 1e-6)
-    return features.astype(np.float32)
 
 
 class _Towers(nn.Module):

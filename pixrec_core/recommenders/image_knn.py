@@ -1,7 +1,7 @@
 """Photos alone: the items whose photos look most like those of the history.
 
-Features are colours and edges, counted by `data.photo_features`. They need no network and no pretrained weights, so
-that this method measures what plain pixel similarity achieves. An item without a photo is similar to no other.
+Photos are compared by the vectors of `model.photo_encoder`. The default, histograms of colours and edges, measures what
+plain pixel similarity achieves. An item without a photo is similar to no other.
 """
 
 from dataclasses import dataclass
@@ -32,5 +32,6 @@ load = ImageKnn.load
 
 
 def fit(train: TrainData) -> Model:
-    """Compute photo features; validation targets decide the weights of the history's items."""
-    return fit_content(ImageKnn(popularity_ranks=train.popularity_ranks, features=train.photo_features()), train)
+    """Take the photo features; validation targets decide the weights of the history's items."""
+    features = np.asarray(train.photo_features().values)
+    return fit_content(ImageKnn(popularity_ranks=train.popularity_ranks, features=features), train)

@@ -78,6 +78,11 @@ def sequences(work: Work) -> Stats:
     return {"users": 1}
 
 
+def item_features(work: Work) -> Stats:
+    work.paths.item_features.mkdir(exist_ok=True)
+    return {"items": 2}
+
+
 def broken(artefact: Artefact) -> Callable[[Work], Stats]:
     """A stage whose artefact breaks its contract."""
 

@@ -15,7 +15,14 @@ from pixrec_core.serving import gate
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stats, Work
 
-DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
+DATA_STAGES = (
+    pipeline.RAW,
+    pipeline.ITEMS,
+    pipeline.INTERACTIONS,
+    pipeline.IMAGES,
+    pipeline.SEQUENCES,
+    pipeline.ITEM_FEATURES,
+)
 AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING)
 
 

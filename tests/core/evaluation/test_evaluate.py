@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 
 from pixrec_core import files
+from pixrec_core.encoders.build import build_item_features
+from pixrec_core.engine import LOCAL
 from pixrec_core.errors import MissingArtefactError
 from pixrec_core.evaluation.evaluate import evaluate_rankings
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import OUTCOME_SCHEMA, RANKING_SCHEMA
-from pixrec_core.settings import RetrievalSettings
+from pixrec_core.settings import ModelSettings, RetrievalSettings
 from tests.core import photos_folder, sequences_file
 
 ITEMS = "abcdef"
@@ -37,6 +39,7 @@ def paths(tmp_path):
     items = sequences_file.catalogue(["ab", "ac", "a"], ITEMS, imageless="e")
     sequences_file.write(paths, items, sequences_file.sequences(BOUGHT, tied="u"))
     photos_folder.write(paths, dict.fromkeys("abcd", "red") | {"f": "blue"})
+    build_item_features(ModelSettings(), paths, LOCAL)
     for name in ("popularity", "repeat_last"):
         write_ranking(paths.baseline(name).ranking, LISTS[name])
     for name in ("multimodal", "text_only"):

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from pixrec_core.encoders.build import build_item_features
+from pixrec_core.engine import LOCAL
 from pixrec_core.evaluation import lists
 from pixrec_core.evaluation.lists import ItemFacts, describe_lists, diversity, tf_idf
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import TEST
+from pixrec_core.settings import ModelSettings
 from tests.core import photos_folder, sequences_file
 
 VECTORS = np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 0]], np.float32)
@@ -56,7 +59,10 @@ def test_properties_by_hand(tmp_path):
     paths = DatasetPaths.of(tmp_path, "tiny")
     photos_folder.write(paths, {"a": "red", "b": "red", "c": "blue"})
     catalogue = sequences_file.catalogue(["aab", "a"], "abcd", imageless="d")
-    test = sequences_file.sequences({"u": "abc", "v": "aca"}).filter(pl.col("split") == TEST).drop("split")
+    sequences = sequences_file.sequences({"u": "abc", "v": "aca"})
+    sequences_file.write(paths, catalogue, sequences)
+    build_item_features(ModelSettings(), paths, LOCAL)
+    test = sequences.filter(pl.col("split") == TEST).drop("split")
     ranked = {0: [0, 1, 2, 3], 1: []}
     ranking = pl.DataFrame(
         [(user, item, rank) for user, items in ranked.items() for rank, item in enumerate(items, 1)],

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core import recommenders
+from pixrec_core.encoders.build import build_item_features
+from pixrec_core.engine import LOCAL
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin
 from pixrec_core.recommenders import _sequence_training, base, ease
 from pixrec_core.recommenders.base import ItemLists
 from pixrec_core.schemas import RANKING_SCHEMA
-from pixrec_core.settings import RetrievalSettings
+from pixrec_core.settings import ModelSettings, RetrievalSettings
 from tests.core import photos_folder, sequences_file
 from tests.core.recommenders.train_data import make_train_data
 
@@ -223,6 +225,7 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
     train = [items[:-2] for items in bought.values()]
     sequences_file.write(paths, sequences_file.catalogue(train, "abcde"), sequences_file.sequences(bought))
     photos_folder.write(paths, dict.fromkeys("abcde", "red"))
+    build_item_features(ModelSettings(), paths, LOCAL)
     paths.baseline("removed").model.mkdir(parents=True)
 
     stats = recommenders.build_baselines(RetrievalSettings(depth=1), paths)

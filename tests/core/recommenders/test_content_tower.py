@@ -11,25 +11,6 @@ COLOURS, KINDS, MATERIALS = ("red", "blue", "green", "black"), ("shoe", "sock", 
 TEXTS = [f"{colour} {kind} {material}" for colour in COLOURS for kind in KINDS for material in MATERIALS]
 
 
-def test_features_have_unit_length_and_ignore_case_and_width():
-    features = content_tower.text_features([*TEXTS, "Red SHOE wool", "\uff52\uff45\uff44 shoe wool", ""])
-    np.testing.assert_allclose(np.linalg.norm(features, axis=1), [1] * (len(TEXTS) + 2) + [0], atol=1e-5)
-    np.testing.assert_allclose(features[-3:-1] @ features[0], 1, atol=1e-5)
-    same_colour, other = features[0] @ features[6], features[0] @ features[-4]
-    assert same_colour > other + 0.2
-
-
-def test_scripts_without_spaces_are_read_character_by_character():
-    texts = [f"{colour}{kind}" for colour in "红蓝绿黑白黄" for kind in "鞋袜帽裤裙衣"]
-    features = content_tower.text_features(texts)
-    one_character_alike, none_alike = features[0] @ features[1], features[0] @ features[7]
-    assert one_character_alike > none_alike + 0.1
-
-
-def test_texts_without_a_word_have_no_features():
-    assert content_tower.text_features(["", "!"]).tolist() == [[0], [0]]
-
-
 def examples(lists, times, *, in_order):
     """{target: [(item, position)]} of the only batch."""
     lists = ItemLists.from_lists(lists)

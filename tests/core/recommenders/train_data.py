@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pixrec_core.data.item_features import ItemFeatures
+from pixrec_core.encoders import lsa
 from pixrec_core.recommenders.base import ItemLists, TrainData
 
 
@@ -14,12 +16,19 @@ def make_train_data(train, n_items, *, validation=(), times=None, texts=None, ph
         photos: (n_items, F) features.
     """
     lists = ItemLists.from_lists(train)
+    texts = texts or [""] * n_items
     return TrainData(
         n_items=n_items,
         train=lists,
         times=ItemLists.from_lists(times).values if times else np.arange(len(lists.values)),
         validation=ItemLists.from_lists([history for history, _ in validation]),
         targets=np.array([target for _, target in validation], np.int64),
-        texts=texts or [""] * n_items,
-        photo_features=lambda: np.zeros((n_items, 2), np.float32) if photos is None else np.float32(photos),
+        texts=texts,
+        text_features=lambda: features(lsa.fit(texts).encode_texts(texts)),
+        photo_features=lambda: features(np.zeros((n_items, 2)) if photos is None else photos),
     )
+
+
+def features(vectors):
+    vectors = np.float32(vectors)
+    return ItemFeatures(vectors, vectors.any(axis=1))

@@ -4,20 +4,15 @@ The features are square roots of histograms over cells of the photo, so the cosi
 their histograms (Bhattacharyya coefficient), between 0 and 1.
 """
 
-import hashlib
-import logging
-from typing import Final
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixrec_core import files
-from pixrec_core.data.images import open_photo
-from pixrec_core.paths import DatasetPaths
-from pixrec_core.progress import track
-from pixrec_core.schemas import HAS_IMAGE, ITEM
+from pixrec_core.encoders.base import ItemEncoder, Modality, Vectors
 
 EDGE: Final = 64  # pixels; a photo is resized to a square of this edge
 LEVELS: Final = 4  # of each of red, green and blue
@@ -28,42 +23,39 @@ VERSION: Final = 1  # raised when the code computes other features for the same 
 
 FEATURES: Final = COLOUR_CELLS**2 * LEVELS**3 + EDGE_CELLS**2 * DIRECTIONS
 
-Features = NDArray[np.float32]
-log = logging.getLogger(__name__)
+
+class Histogram(ItemEncoder):
+    """Counts colours and edges."""
+
+    modalities: frozenset[Modality] = frozenset({"photo"})
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"encoder": "histogram", "version": VERSION}
+
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
+        return np.array([describe_photo(photo) for photo in photos], np.float32).reshape(-1, FEATURES)
 
 
-def photo_features(paths: DatasetPaths, catalogue: pl.DataFrame) -> Features:
-    """Return (n, F) features of the items' photos, with norm 1; zeros for items without a photo. Cached on disk.
-
-    Args:
-        paths: of the dataset.
-        catalogue: n rows of `CATALOGUE_SCHEMA`.
-
-    Raises:
-        MissingArtefactError: a photo or the manifest of photos is missing.
-        ArtefactError: a photo is damaged.
-    """
-    with_photo = catalogue[HAS_IMAGE].to_numpy()
-    items = catalogue.filter(HAS_IMAGE)[ITEM].to_list()
-    path = paths.cache / f"photo-features-{_key(paths, items)}.npy"
-    if not path.exists():
-        rows = [describe_photo(open_photo(paths, item)) for item in track(items, "photo features", len(items), log)]
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.array(rows, np.float32).reshape(-1, FEATURES))
-    features = np.zeros((catalogue.height, FEATURES), np.float32)
-    features[with_photo] = np.load(path)
-    return features
+def create(_name: str, _texts: Callable[[], Sequence[str]]) -> ItemEncoder:
+    """Return the encoder."""
+    return Histogram()
 
 
-def describe_photo(photo: Image.Image) -> Features:
+def load(_folder: Path) -> ItemEncoder:
+    """Return the encoder."""
+    return Histogram()
+
+
+def describe_photo(photo: Image.Image) -> Vectors:
     """Return the (F,) features of an RGB photo, colours first, with norm 1."""
     pixels = np.asarray(photo.resize((EDGE, EDGE), Image.Resampling.BOX), np.float32)
     colours, edges = _colours(pixels), _edges(pixels.mean(axis=2))
-    features: Features = np.sqrt(np.concatenate([colours / colours.sum(), edges / max(edges.sum(), 1)]))
+    features: Vectors = np.sqrt(np.concatenate([colours / colours.sum(), edges / max(edges.sum(), 1)]))
     return features / np.linalg.norm(features)
 
 
-def _colours(pixels: Features) -> Features:
+def _colours(pixels: Vectors) -> Vectors:
     """Return the number of pixels per cell and colour, from (EDGE, EDGE, 3)."""
     level = (pixels * LEVELS / 256).astype(np.int64)
     colour = (level[..., 0] * LEVELS + level[..., 1]) * LEVELS + level[..., 2]
@@ -71,7 +63,7 @@ def _colours(pixels: Features) -> Features:
     return np.bincount(bins.ravel(), minlength=COLOUR_CELLS**2 * LEVELS**3).astype(np.float32)
 
 
-def _edges(grey: Features) -> Features:
+def _edges(grey: Vectors) -> Vectors:
     """Return the strength of edges per cell and direction, from (EDGE, EDGE)."""
     down, right = np.gradient(grey)
     half_turns = np.arctan2(down, right) / np.pi % 1
@@ -84,9 +76,3 @@ def _cells(per_side: int) -> NDArray[np.int64]:
     """Return the (EDGE, EDGE) cell number of each pixel, for `per_side` x `per_side` cells."""
     cell = np.arange(EDGE) * per_side // EDGE
     return cell[:, None] * per_side + cell
-
-
-def _key(paths: DatasetPaths, items: list[str]) -> str:
-    """Return a hash of the inputs of the features."""
-    manifest = files.sha256_file(files.require(paths.images_manifest))
-    return hashlib.sha256("\n".join([str(VERSION), manifest, *items]).encode()).hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""Frozen item encoders: item texts and photos to vectors, once per item, shared by all variants.
+
+A module of this package is an encoder. It has two functions:
+
+`create(name, texts) -> ItemEncoder`
+    makes the encoder. `name` is the value of the setting, `texts` returns the texts that an encoder may be fitted on;
+`load(folder) -> ItemEncoder`
+    reads an encoder that `ItemEncoder.save` wrote. It gives the same vectors.
+
+`model.text_encoder` and `model.photo_encoder` name a module, or a model of the Hugging Face hub or in a local folder,
+which `hugging_face.py` loads. `base.py` has the interface, `build.py` the stage `item_features`, and
+`data.item_features` reads what that stage wrote.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from pixrec_core import files, hub
+from pixrec_core.encoders.base import ENCODER_FILE, ItemEncoder, Modality
+from pixrec_core.errors import BackboneError, SettingsError
+from pixrec_core.plugins import load_plugin, plugin_names
+
+__all__ = ["ItemEncoder", "create_encoder", "encoder_names", "load_encoder", "model_state"]
+
+NOT_ENCODERS: Final = frozenset({"base", "build", "hugging_face"})
+
+
+def encoder_names() -> list[str]:
+    """Return the names of the encoders that need no model of their own, sorted."""
+    return [name for name in plugin_names(__name__) if name not in NOT_ENCODERS]
+
+
+def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[str]]) -> ItemEncoder:
+    """Return the encoder of that name: a member of this package, or a Hugging Face model by name or folder.
+
+    Args:
+        name: value of `model.text_encoder` or `model.photo_encoder`.
+        modality: what it will encode.
+        texts: returns the item texts that an encoder may be fitted on.
+
+    Raises:
+        SettingsError: the encoder does not encode this modality, or an extra is not installed.
+        BackboneError: the model was not found, or PixRec cannot use it.
+    """
+    module = load_plugin(__name__, name if name in encoder_names() else "hugging_face")
+    encoder: ItemEncoder = module.create(name, texts)
+    if modality not in encoder.modalities:
+        raise SettingsError(
+            f"model.{modality}_encoder = {name!r} does not encode {modality}s; set it to "
+            f"{'lsa' if modality == 'text' else 'histogram'} or to another encoder (docs/backbones.md)"
+        )
+    return encoder
+
+
+def model_state(name: str) -> object:
+    """Return the state of a model outside of the pipeline, cheaply; None for an encoder that is code of PixRec."""
+    if name in encoder_names():
+        return None
+    folder = Path(name)
+    if folder.is_dir():
+        stats = files.stat_snapshot(folder.rglob("*"))
+        return {str(Path(path).relative_to(folder)): stat for path, stat in stats.items()}
+    try:
+        return hub.resolve_commit(name, None)
+    except BackboneError:
+        return None
+
+
+def load_encoder(folder: Path) -> ItemEncoder:
+    """Read a saved encoder.
+
+    Raises:
+        MissingArtefactError: the folder holds no encoder.
+        ArtefactError: a file of it is damaged, or the model that it refers to has changed.
+    """
+    encoder: ItemEncoder = load_plugin(__name__, str(files.read_json(folder / ENCODER_FILE)["encoder"])).load(folder)
+    return encoder

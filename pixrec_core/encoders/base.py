@@ -1,0 +1,72 @@
+"""The interface of item encoders.
+
+Legend: n texts or photos, F numbers in a feature vector.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pixrec_core import files
+
+Modality = Literal["text", "photo"]
+Vectors = NDArray[np.float32]
+
+ENCODER_FILE: Final = "encoder.json"
+BLANK: Final = (8, 8)  # pixels of a photo that shows the dimension
+
+
+class ItemEncoder(ABC):
+    """Encodes texts, photos or both. The same input has the same vector, whatever it is encoded together with.
+
+    Vectors have unit length, or are 0 where an input says nothing to the encoder. An encoder can be pickled, so that
+    engines can send it to their workers.
+
+    Attributes:
+        modalities: what it encodes.
+        fitted: whether it was fitted on the texts of a catalogue; then another catalogue gives other vectors.
+    """
+
+    modalities: frozenset[Modality]
+    fitted: ClassVar[bool] = False
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Return (n, F) vectors of texts; 0 for an empty text."""
+        raise NotImplementedError
+
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
+        """Return (n, F) vectors of photos in RGB, of any size."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What determines the vectors, as JSON: the key `encoder` is the name of the module."""
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder into an existing folder, as JSON and safetensors."""
+        files.write_json(folder / ENCODER_FILE, self.description)
+
+    @cached_property
+    def dimensions(self) -> dict[Modality, int]:
+        """F of each modality."""
+        sizes: dict[Modality, int] = {}
+        if "text" in self.modalities:
+            sizes["text"] = self.encode_texts(["a"]).shape[1]
+        if "photo" in self.modalities:
+            sizes["photo"] = self.encode_photos([Image.new("RGB", BLANK)]).shape[1]
+        return sizes
+
+
+def unit_length(vectors: NDArray[Any]) -> Vectors:
+    """Return vectors (n, F) divided by their lengths; 0 stays 0."""
+    vectors = np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)
+    return scaled
