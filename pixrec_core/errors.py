@@ -43,7 +43,7 @@ class EngineError(PixRecError):
 
 
 class CheckpointError(PixRecError):
-    """A checkpoint is damaged."""
+    """A model's folder is damaged, unsafe, or has weights that do not fit its configuration."""
 
 
 class LostProcessError(PixRecError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pixrec_core.errors import MissingArtefactError
+from pixrec_core.errors import ArtefactError, MissingArtefactError
 
 
 @contextmanager
@@ -60,9 +60,14 @@ def read_json(path: Path) -> Any:
 
     Raises:
         MissingArtefactError: the file does not exist.
+        ArtefactError: the file holds no JSON.
     """
     require(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ArtefactError(f"{path} is damaged ({reason}); run the stage that builds it with --force") from error
 
 
 def require(path: Path) -> Path:

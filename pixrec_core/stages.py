@@ -27,6 +27,7 @@ from pixrec_core.settings import DatasetSettings, JointSettings, Settings
 #: What a stage reports: counts, shares, seconds, names. JSON values only.
 Stats = dict[str, Any]
 Stamp = dict[str, Any]
+STAMP_KEYS: Final = frozenset({"fingerprint", "data_version", "stats"})
 
 #: Errors of system calls that cannot write any more: disk full, quota reached, file size limit reached.
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -127,9 +128,12 @@ class Stage:
         return work.dataset if self.partitioned_by == "dataset" else f"{work.dataset}|{work.variant}"
 
     def stamp(self, work: Work) -> Stamp | None:
-        """The stamp of the last finished build, or None."""
-        path = self.stamp_path(work)
-        return files.read_json(path) if path.exists() else None
+        """The stamp of the last finished build; None without one and for a damaged one: the stage then runs again."""
+        try:
+            stamp = files.read_json(self.stamp_path(work))
+        except PixRecError:
+            return None
+        return stamp if isinstance(stamp, dict) and stamp.keys() >= STAMP_KEYS else None
 
     def reads(self, work: Work) -> Iterator["StageRun"]:
         """Yield every artefact that this one is built from, as the stage run that builds it."""
@@ -190,7 +194,7 @@ class Stage:
         """Whether the artefact has the checksum of its stamp; true for a stage without a checksum."""
         try:
             return self.digest is None or bool(self.digest(work) == stamp["data_version"])
-        except (ValueError, KeyError):  # the JSON file that holds the checksum is damaged
+        except (PixRecError, TypeError, KeyError):  # the JSON file that holds the checksum is damaged
             return False
 
     def is_current(self, work: Work, inputs: StageInputs | None = None) -> bool:

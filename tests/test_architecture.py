@@ -18,7 +18,7 @@ LAYERS = (
     ("pixrec_core.models", "pixrec_core.evaluation"),
     ("pixrec_core.encoders",),
     ("pixrec_core.data", "pixrec_core.losses", "pixrec_core.prompts"),
-    ("pixrec_core.ranking_table", "pixrec_core.stages", "pixrec_core.hub"),
+    ("pixrec_core.ranking_table", "pixrec_core.stages", "pixrec_core.hub", "pixrec_core.pretrained"),
     ("pixrec_core.engine",),
     ("pixrec_core.settings",),
     ("pixrec_core.paths", "pixrec_core.schemas", "pixrec_core.files", "pixrec_core.plugins", "pixrec_core.progress"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixrec_core import files
-from pixrec_core.errors import CheckpointError
+from pixrec_core.errors import CheckpointError, PixRecError
 from pixrec_core.models.card import model_card
 from pixrec_core.settings import ModelSettings, Section, TrainingSettings
 
@@ -21,6 +21,7 @@ WEIGHTS = "model.safetensors"
 CURVES = "training.json"
 SETTINGS = "settings.json"
 CARD = "README.md"
+REMEDY = "Restore it, or train again"
 
 
 def save(
@@ -71,7 +72,10 @@ def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, An
 
 def weights_sha256(folder: Path) -> str:
     """Checksum of the weights, which identifies a checkpoint."""
-    return str(files.read_json(folder / CURVES)["weights_sha256"])
+    try:
+        return str(files.read_json(folder / CURVES)["weights_sha256"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CURVES} holds no checksum of the weights. {REMEDY}") from error
 
 
 def load(folder: Path) -> "tuple[DualTower, Processor]":
@@ -79,23 +83,34 @@ def load(folder: Path) -> "tuple[DualTower, Processor]":
 
     Raises:
         MissingArtefactError: there is no checkpoint.
-        CheckpointError: the weights do not have the recorded checksum.
+        CheckpointError: the weights do not have the recorded checksum, or a file is damaged or unsafe.
     """
     from pixrec_core.models.dual_tower import DualTower
     from pixrec_core.models.loading import load_processor
 
     if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. Restore it, or train again"
-        )
-    model = DualTower.from_pretrained(folder).eval()
-    return model.to(device()), load_processor(folder)
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. {REMEDY}")
+    try:
+        model, processor = DualTower.from_pretrained(folder).eval(), load_processor(folder)
+    except PixRecError:
+        raise
+    except Exception as error:  # transformers raises anything for damaged files
+        raise CheckpointError(f"{folder} cannot be loaded ({type(error).__name__}: {error}). {REMEDY}") from error
+    return model.to(device()), processor
 
 
 def load_settings(folder: Path) -> tuple[ModelSettings, TrainingSettings]:
-    """The settings with which a checkpoint was trained."""
+    """The settings with which a checkpoint was trained.
+
+    Raises:
+        MissingArtefactError: there is no checkpoint.
+        CheckpointError: the settings are damaged.
+    """
     saved = files.read_json(folder / SETTINGS)
-    return ModelSettings.model_validate(saved["model"]), TrainingSettings.model_validate(saved["training"])
+    try:
+        return ModelSettings.model_validate(saved["model"]), TrainingSettings.model_validate(saved["training"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / SETTINGS} is damaged ({error}). {REMEDY}") from error
 
 
 def device() -> str:

@@ -7,6 +7,7 @@ each, M (history, target) pairs of a batch, T items of its histories one after t
 import copy
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
-from pixrec_core.errors import CheckpointError
 from pixrec_core.models.backbones import adapter_of
 from pixrec_core.models.checkpoint import device
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
+from pixrec_core.pretrained import load_pretrained
 
 disable_progress_bar()  # a checkpoint is one shard; progress bars of one step would break up log lines
 
@@ -130,22 +131,11 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         """The model of a checkpoint folder, as transformers loads it; checkpoints of earlier versions load too.
 
         Raises:
-            CheckpointError: the weights lack a tensor, have one too many, or have one of another shape. transformers
-                would only warn and draw random values.
+            CheckpointError: the weights lack a tensor, have one too many, or have one of another shape; or the folder
+                is unsafe. See `pretrained.load_pretrained`.
         """
-        kwargs = {"key_mapping": RENAMED_WEIGHTS, "ignore_mismatched_sizes": True} | kwargs
-        model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
-        problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-        problems += [f"{name} is unexpected" for name in sorted(info["unexpected_keys"])]
-        problems += [
-            f"{name} has shape {tuple(found)} in place of {tuple(expected)}"
-            for name, found, expected in sorted(info["mismatched_keys"])
-        ]
-        if problems:
-            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-            raise CheckpointError(
-                f"the weights in {folder} do not fit its config.json: {shown}. Restore the folder, or train again"
-            )
+        kwargs = {"key_mapping": RENAMED_WEIGHTS} | kwargs
+        model, info = load_pretrained(super().from_pretrained, Path(folder), *args, **kwargs)
         return (model, info) if output_loading_info else model
 
     def add_item_id_embedding(self, num_items: int, dropout: float) -> None:

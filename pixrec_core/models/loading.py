@@ -8,9 +8,7 @@ from pixrec_core import hub
 from pixrec_core.errors import BackboneError
 from pixrec_core.models.agreement import require_agreement
 from pixrec_core.models.backbones import Processor, adapter_of, processor_class, tiny
-
-#: Arguments of every `from_pretrained`: code in a model folder is never run.
-SAFE: dict[str, Any] = {"trust_remote_code": False}
+from pixrec_core.pretrained import CONFIG, SAFE, check_config, check_folder, load_pretrained
 
 
 def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterable[str]]) -> tuple[Any, Processor]:
@@ -30,19 +28,27 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
 
     try:
         folder = hub.download_backbone(name, revision)
+        check_folder(folder)
         processor = load_processor(folder)
         # float32 whatever the saved dtype: bfloat16 would round small updates away.
-        model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype="float32", **SAFE)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        model, _ = load_pretrained(AutoModelForImageTextToText.from_pretrained, folder, dtype="float32", **SAFE)
+    except Exception as error:  # transformers raises anything for the files of others
         raise BackboneError(_advice(name, error)) from error
     require_agreement(adapter_of(model), processor)
     return model, processor
 
 
 def load_processor(folder: Path) -> Processor:
-    """Processor from the folder of a backbone or a dual tower."""
+    """Processor from the folder of a backbone or a dual tower.
+
+    Raises:
+        CheckpointError: config.json or preprocessor_config.json is damaged or absurd.
+        Exception: what transformers raises for files that it cannot use.
+    """
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+    for name in (CONFIG, "preprocessor_config.json"):
+        check_config(folder / name)
     config = AutoConfig.from_pretrained(folder, **SAFE)
     config = getattr(config, "backbone_config", config)
     tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)

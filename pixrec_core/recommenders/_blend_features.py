@@ -166,10 +166,24 @@ class ItemTable:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: an array has the wrong shape; the message names it.
+            KeyError, TypeError: an array is missing or unexpected.
+        """
         arrays = load_file(path)
         parts = [arrays.pop(f"categories.{name}") for name in ("data", "indices", "indptr", "shape")]
-        return cls(**arrays, categories=sparse.csr_array(tuple(parts[:3]), shape=tuple(parts[3].tolist())))
+        categories = sparse.csr_array(tuple(parts[:3]), shape=tuple(parts[3].tolist()))
+        categories.check_format(full_check=True)
+        table = cls(**arrays, categories=categories)
+        n = len(table.counts)
+        shapes = dict.fromkeys(arrays, (n,)) | {"recent_counts": (n, len(RECENT_SHARES))}
+        shapes["categories"] = (n, categories.shape[1])
+        for name, shape in shapes.items():
+            if (found := getattr(table, name).shape) != shape:
+                raise ValueError(f"{name} has shape {found} in place of {shape}")
+        return table
 
 
 def _category_vectors(categories: pl.Series) -> sparse.csr_array:

@@ -5,7 +5,6 @@ Items are integers: the index of the item in the catalogue, which is sorted by i
 Legend: B histories in a batch, n items of the catalogue, k items of a list.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -22,7 +21,7 @@ from scipy import sparse
 from pixrec_core import files, prompts
 from pixrec_core.data.item_features import ItemFeatures, read_photo_features, read_text_features
 from pixrec_core.data.sequences import read_items
-from pixrec_core.errors import ArtefactError
+from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.evaluation.validation import tuning_users
 from pixrec_core.paths import DatasetPaths
@@ -171,7 +170,8 @@ class Model(Method):
             temporary.mkdir()
             save_file(arrays, temporary / ARRAYS)
             method = type(self).__module__.rpartition(".")[2]
-            files.write_json(temporary / SETTINGS, {"method": method, "settings": settings})
+            shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+            files.write_json(temporary / SETTINGS, {"method": method, "settings": settings, "arrays": shapes})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -181,11 +181,13 @@ class Model(Method):
             MissingArtefactError: the folder holds no model.
             ArtefactError: a file is damaged, or the model has other fields.
         """
-        settings = _read_settings(folder)["settings"]
+        content = _read_settings(folder)
         try:
-            return cls(**settings, **_join_parts(load_file(files.require(folder / ARRAYS))))
+            arrays = load_file(files.require(folder / ARRAYS))
+            _require_shapes(arrays, content.get("arrays"))
+            return cls(**content["settings"], **_join_parts(arrays))
         except Exception as error:  # safetensors raises its own type, derived from Exception only
-            if isinstance(error, ArtefactError):
+            if isinstance(error, MissingArtefactError):
                 raise
             message = f"{folder} holds no model of {cls.__name__} ({error}); run the stage `baselines` with --force"
             raise ArtefactError(message) from error
@@ -202,12 +204,20 @@ def model_method(folder: Path) -> str:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = files.read_json(folder / SETTINGS)
-    except json.JSONDecodeError as error:
-        message = f"{folder / SETTINGS} is damaged ({error}); run the stage `baselines` with --force"
-        raise ArtefactError(message) from error
+    content = files.read_json(folder / SETTINGS)
+    if not isinstance(content, dict) or not {"method", "settings"} <= content.keys():
+        raise ArtefactError(f"{folder / SETTINGS} describes no model; run the stage `baselines` with --force")
     return content
+
+
+def _require_shapes(arrays: Mapping[str, NDArray[Any]], recorded: Mapping[str, list[Any]] | None) -> None:
+    """Raise a ValueError that names the arrays that differ from the recorded ones; earlier versions recorded none."""
+    found = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+    expected = found if recorded is None else recorded
+    if wrong := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
+        name = wrong[0]
+        more = f", and {len(wrong) - 1} more arrays differ" if len(wrong) > 1 else ""
+        raise ValueError(f"{name} is {found.get(name, 'missing')}, {SETTINGS} says {expected.get(name, 'none')}{more}")
 
 
 def _array_parts(value: Any) -> dict[str, NDArray[Any]] | None:
@@ -232,6 +242,7 @@ def _join_parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
             matrix = name.removesuffix(".data")
             data, indices, indptr, shape = (arrays[f"{matrix}.{part}"] for part in CSR_PARTS)
             joined[matrix] = sparse.csr_array((data, indices, indptr), shape=tuple(shape.tolist()))
+            joined[matrix].check_format(full_check=True)  # SciPy reads whatever memory a wrong index points to
         elif "." not in name:
             joined[name] = array
     return joined

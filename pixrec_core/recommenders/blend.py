@@ -196,6 +196,7 @@ class Blend:
             "candidates": self.candidates,
             "weights": dict(zip(linear_feature_names(self.methods), self.weights.tolist(), strict=True)),
             "trees": self.booster is not None,
+            "sha256": files.sha256_file(folder / MODEL) if self.booster is not None else None,
             "features": feature_names(self.methods),
         }
         files.write_json(folder / DESCRIPTION, description)
@@ -213,10 +214,10 @@ class Blend:
             description = files.read_json(folder / DESCRIPTION)
             methods = tuple(description["methods"])
             weights = np.array([description["weights"][name] for name in linear_feature_names(methods)], np.float32)
-            booster = _booster(folder / MODEL) if description["trees"] else None
+            booster = _booster(folder / MODEL, description.get("sha256")) if description["trees"] else None
             items = ItemTable.load(folder / ITEM_TABLE)
             blend = cls(methods, description["candidates"], items, weights, booster)
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, ArtefactError, SafetensorError) as error:
             message = f"the blend in {folder} is damaged ({error}); run the stage `blend` with --force"
             raise ArtefactError(message) from error
         names = feature_names(methods)
@@ -225,12 +226,13 @@ class Blend:
         return blend
 
 
-def _booster(path: Path) -> "lightgbm.Booster":
+def _booster(path: Path, sha256: str | None) -> "lightgbm.Booster":
     import lightgbm
 
     text = files.require(path).read_text(encoding="utf-8")
-    if not text.startswith("tree"):  # LightGBM ends the process on some damaged models
-        raise ValueError(f"{MODEL} is no LightGBM model")
+    # LightGBM ends the process on some damaged models. Earlier versions recorded no checksum.
+    if not text.startswith("tree") or files.sha256_file(path) != (sha256 or files.sha256_file(path)):
+        raise ValueError(f"{MODEL} is damaged or no LightGBM model")
     try:
         return lightgbm.Booster(model_str=text)
     except lightgbm.basic.LightGBMError as error:

@@ -63,7 +63,7 @@ def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
 
     Raises:
         MissingArtefactError: there are no item vectors.
-        ArtefactError: a file is damaged, or the numbers of items and vectors differ.
+        ArtefactError: a file is damaged, or the vectors are not one per item.
     """
     items, path = read_item_ids(folder), files.require(folder / VECTORS)
     try:
@@ -71,6 +71,10 @@ def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
             vectors: Vectors = file.get_tensor("vectors").numpy()
     except SafetensorError as error:
         raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise ArtefactError(
+            f"{path} is damaged: vectors are {vectors.dtype} {vectors.shape}; materialise item_vectors again"
+        )
     if len(vectors) != len(items):
         raise ArtefactError(
             f"{path} has {len(vectors):,} vectors but {folder / ITEMS} has {len(items):,} items; "
@@ -80,9 +84,17 @@ def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
 
 
 def read_checkpoint_sha256(folder: Path) -> str:
-    """Checksum of the checkpoint that encoded the item vectors."""
-    with safe_open(folder / VECTORS, "numpy") as file:
-        return str(file.metadata()[CHECKPOINT])
+    """Checksum of the checkpoint that encoded the item vectors.
+
+    Raises:
+        ArtefactError: the file of vectors is damaged.
+    """
+    path = files.require(folder / VECTORS)
+    try:
+        with safe_open(path, "numpy") as file:
+            return str(file.metadata()[CHECKPOINT])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
 
 
 def read_item_ids(folder: Path) -> list[str]:

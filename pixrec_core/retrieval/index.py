@@ -184,8 +184,17 @@ def load_index(paths: VariantPaths) -> ItemIndex:
             f"{paths.item_index / INDEX} was built for another checkpoint than {paths.checkpoint}; "
             "materialise item_vectors and item_index again"
         )
-    searcher = read_index(manifest.kind, paths.item_index / INDEX)
-    return ItemIndex(encode.read_item_ids(paths.item_index), searcher, paths.item_vectors)
+    items, path = encode.read_item_ids(paths.item_index), paths.item_index / INDEX
+    try:
+        searcher = read_index(manifest.kind, path)
+    except (RuntimeError, MemoryError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}); materialise item_index again") from error
+    if (searcher.ntotal, searcher.d) != (len(items), manifest.dimension):
+        raise ArtefactError(
+            f"{path} has {searcher.ntotal:,} vectors of {searcher.d} numbers, and {len(items):,} items of "
+            f"{manifest.dimension} belong to it; materialise item_index again"
+        )
+    return ItemIndex(items, searcher, paths.item_vectors)
 
 
 def _read_manifest(path: Path) -> IndexManifest:

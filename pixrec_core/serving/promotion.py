@@ -6,14 +6,18 @@ The previous copy stays until the next promotion, for processes that are still r
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pixrec_core import files
 from pixrec_core.errors import ArtefactError, MissingArtefactError, QueryError
 from pixrec_core.evaluation.comparison import Comparison
 from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths, PromotedPaths
+
+#: Files that every method reads.
+SHARED: Final = ("sequences.duckdb", "images.parquet")
 
 
 class Promotion(BaseModel):
@@ -51,6 +55,18 @@ class Promotion(BaseModel):
     max_pixels: int
     files: dict[str, str]
 
+    @model_validator(mode="after")
+    def _require_complete(self) -> "Promotion":
+        """Every method has files of its own, and every file is within the folder."""
+        if self.method not in self.methods or not self.methods.keys() >= set(self.towers):
+            raise ValueError("`methods` lacks the method that serves or a tower")
+        if outside := [name for name in self.files if PurePath(name).is_absolute() or ".." in PurePath(name).parts]:
+            raise ValueError(f"`files` names {outside[0]!r}, which is outside the folder")
+        for part in (*SHARED, *(parts_of_method(self, method)[0] for method in self.methods)):
+            if not any(name.startswith(part) for name in self.files):
+                raise ValueError(f"`files` lists nothing of {part}")
+        return self
+
     def require_method(self, method: str) -> str:
         """Return `method`.
 
@@ -80,6 +96,8 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
         )
     try:
         return Promotion.model_validate_json(paths.manifest.read_bytes())
+    except OSError as error:
+        raise ArtefactError(f"{paths.manifest} cannot be read ({error.strerror}); {_remedy(paths)}") from error
     except ValidationError as error:
         if paths.root.parent.parent.name == "variants":
             folder = paths.root.parents[2]
@@ -93,7 +111,7 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
 
 
 def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable[str] = ("",)) -> DatasetPaths:
-    """Paths of the copy that serves, after a check of its files' checksums.
+    """Paths of the copy that serves, after a check of its files: those of the promotion, and no others.
 
     Args:
         paths: of the promoted folder.
@@ -101,20 +119,25 @@ def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable
         parts: starts of the names of the files to check; all by default.
 
     Raises:
-        ArtefactError: a file is missing or has changed; the message names it.
+        ArtefactError: a file is missing, has changed or was added; the message names it.
     """
     copies = paths.copies(promotion.number)
-    if promotion.files and not copies.root.exists():
+    if not copies.root.exists():
         raise ArtefactError(
             f"{copies.root} does not exist: later promotions have replaced it; load the recommender again"
         )
+    present = {str(path.relative_to(copies.root)) for path in _files_in(copies.root)}
+    if extra := sorted(present - promotion.files.keys()):
+        raise ArtefactError(f"{copies.root / extra[0]} is not part of the promotion; remove it, or {_remedy(paths)}")
     for name, sha256 in promotion.files.items():
         if not name.startswith(tuple(parts)):
             continue
         path = copies.root / name
-        if not path.is_file():
-            raise ArtefactError(f"{path} is missing; {_remedy(paths)}")
-        if files.sha256_file(path) != sha256:
+        try:
+            found = files.sha256_file(path)
+        except OSError as error:
+            raise ArtefactError(f"{path} is missing ({error.strerror}); {_remedy(paths)}") from error
+        if found != sha256:
             raise ArtefactError(f"{path} is damaged: its checksum is not that of the promotion; {_remedy(paths)}")
     return copies
 
@@ -164,5 +187,6 @@ def copy_artefacts(paths: DatasetPaths, copies: DatasetPaths, methods: Iterable[
 
 
 def _files_in(path: Path) -> Iterator[Path]:
-    """The file itself, or all files in a folder except locks."""
-    yield from [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file() and p.suffix != ".lock")
+    """The file itself, or all files in a folder except locks and DuckDB's temporary files."""
+    inside = [path] if path.is_file() else path.rglob("*")
+    yield from (p for p in inside if p.is_file() and p.suffix != ".lock" and p.parent.suffix != ".tmp")

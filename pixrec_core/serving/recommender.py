@@ -1,6 +1,6 @@
 """Recommendations from promoted methods that are loaded into memory: `Recommender.load`, then `for_...`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
@@ -14,19 +14,20 @@ from PIL import Image
 
 from pixrec_core.data.photos import PhotoError, normalise
 from pixrec_core.data.sequences import Histories, read_items
-from pixrec_core.errors import QueryError
+from pixrec_core.errors import ArtefactError, PixRecError, QueryError
 from pixrec_core.paths import BLEND, DatasetPaths, PromotedPaths
 from pixrec_core.recommenders import load_model
 from pixrec_core.recommenders.base import ItemLists, Method
 from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import ITEM, TITLE
 from pixrec_core.serving.methods import BlendMethod, Tower
-from pixrec_core.serving.promotion import Promotion, parts_of_method, read_promotion, verify_promotion
+from pixrec_core.serving.promotion import SHARED, Promotion, parts_of_method, read_promotion, verify_promotion
 
 if TYPE_CHECKING:
     from pixrec_core.retrieval.encode import Vectors
 
 MAX_IDS_IN_ERROR = 5
+MAX_RELOADS: Final = 20  # promotions during one `load`
 #: Variants that lack one of the two.
 READS_NO: Final = {"text_only": "photos", "image_only": "texts"}
 
@@ -65,13 +66,13 @@ class Recommender:
     def load(cls, folder: Path) -> "Recommender":
         """Load the method that serves from `data/<dataset>/promoted`.
 
+        Promotions may replace the copy while it is read; then the next one is loaded.
+
         Raises:
             MissingArtefactError: nothing has been promoted there.
             ArtefactError: a file is damaged; the message names it.
         """
-        recommender = cls.open(folder)
-        recommender.method()
-        return recommender
+        return cls._open(folder, lambda recommender: recommender._keep())
 
     @classmethod
     def open(cls, folder: Path) -> "Recommender":
@@ -81,21 +82,43 @@ class Recommender:
             MissingArtefactError: nothing has been promoted there.
             ArtefactError: the catalogue or the histories are damaged; the message names the file.
         """
+        return cls._open(folder, lambda _: None)
+
+    @classmethod
+    def _open(cls, folder: Path, prepare: Callable[["Recommender"], None]) -> "Recommender":
+        """Open and prepare the copy that serves, or the next one if a promotion replaces it meanwhile."""
         paths = PromotedPaths(folder)
-        promotion = read_promotion(paths)
-        return cls(promotion, paths, verify_promotion(paths, promotion, ("sequences.duckdb", "images.parquet")))
+        for _ in range(MAX_RELOADS):
+            promotion = read_promotion(paths)
+            recommender = cls(promotion, paths, paths.copies(promotion.number))
+            try:
+                verify_promotion(paths, promotion, SHARED)
+                prepare(recommender)
+            except Exception as error:
+                if read_promotion(paths) == promotion:
+                    raise _documented(error, recommender.paths.root) from error
+            else:
+                return recommender
+        raise ArtefactError(f"{folder} was promoted {MAX_RELOADS} times while it was being loaded; load it again")
+
+    def _keep(self) -> None:
+        """Load what queries by the serving method read, so that they work when the copy is deleted."""
+        _ = self.method(), self.catalogue, self._histories
 
     def method(self, name: str | None = None) -> Method:
         """Return a promoted method, loaded once; by default the one that serves.
 
         Raises:
             QueryError: the method is unknown.
-            ArtefactError: a file of it is damaged.
+            ArtefactError: a file of it is damaged, or later promotions have replaced it.
         """
         name = self.promotion.require_method(name or self.promotion.method)
         with self._lock:
             if name not in self._methods:
-                self._methods[name] = self._load(name)
+                try:
+                    self._methods[name] = self._load(name)
+                except Exception as error:
+                    raise _documented(error, self.paths.root) from error
             return self._methods[name]
 
     def _load(self, name: str) -> Method:
@@ -302,6 +325,18 @@ class Recommender:
         values = np.fromiter((numbers[item] for item in chain.from_iterable(histories)), np.int64)
         flat = None if times is None else np.fromiter(chain.from_iterable(times), np.int64)
         return ItemLists.of(values, np.fromiter(map(len, histories), np.int64), flat)
+
+
+def _documented(error: Exception, copies: Path) -> PixRecError:
+    """The error to raise for one that occurred while a promoted copy was loaded."""
+    if not copies.exists():
+        return ArtefactError(f"{copies} does not exist: later promotions have replaced it; load the recommender again")
+    if isinstance(error, PixRecError):
+        return error
+    return ArtefactError(
+        f"{copies} cannot be loaded ({type(error).__name__}: {error}); remove the folder {copies.parent} and promote "
+        "again"
+    )
 
 
 def _require_top(top: int) -> None:

@@ -17,7 +17,7 @@ import urllib3
 from pixrec_core import __version__, files, progress
 from pixrec_core.data import raw_lines
 from pixrec_core.data.retrying import is_transient, retry_after, wait_s
-from pixrec_core.errors import MissingArtefactError, SourceError
+from pixrec_core.errors import PixRecError, SourceError
 from pixrec_core.settings import without_secrets
 
 ATTEMPTS: Final = 5  # consecutive attempts without new bytes
@@ -261,7 +261,7 @@ def _version(record: Path) -> Version | None:
     try:
         found = files.read_json(record)
         return Version(found["url"], found["etag"], found["modified"], found["length"])
-    except (MissingArtefactError, KeyError, ValueError):
+    except (PixRecError, KeyError, TypeError):
         return None
 
 

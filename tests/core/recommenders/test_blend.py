@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
@@ -306,6 +307,32 @@ def test_a_damaged_blend_is_refused(paths, name):
     (paths.blend.root / name).write_bytes(b"{")
     with pytest.raises(ArtefactError, match="run the stage `blend` with --force"):
         Blend.load(paths.blend.root)
+
+
+def test_cut_trees_are_refused(paths):
+    """LightGBM ends the process on some of them."""
+    build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    text = (paths.blend.root / blend.MODEL).read_text()
+    (paths.blend.root / blend.MODEL).write_text(text[: len(text) // 2])
+    with pytest.raises(ArtefactError, match=r"model\.txt is damaged"):
+        Blend.load(paths.blend.root)
+
+
+def test_facts_about_items_that_do_not_fit_are_named(paths):
+    build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    path = paths.blend.root / blend.ITEM_TABLE
+    arrays = load_file(path)
+    without_price = {name: array for name, array in arrays.items() if name != "price"}
+    for changed, message in [
+        (without_price, "price"),
+        (arrays | {"extra": np.zeros(2)}, "extra"),
+        (arrays | {"price": arrays["price"][1:]}, r"price has shape \(\d+,\) in place of \(\d+,\)"),
+        (arrays | {"recent_counts": arrays["recent_counts"][:, :1].copy()}, "recent_counts has shape"),
+        (arrays | {"categories.shape": np.array([10**9, 3])}, "index pointer"),
+    ]:
+        save_file(changed, path)
+        with pytest.raises(ArtefactError, match=message):
+            Blend.load(paths.blend.root)
 
 
 def test_a_blend_of_other_features_is_refused(paths):

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from pixrec_core import recommenders
 from pixrec_core.encoders.build import build_item_features
@@ -184,6 +185,45 @@ def test_a_damaged_model_is_refused(name, tmp_path):
     fit("popularity", [[0, 1]]).save(tmp_path / "model")
     (tmp_path / "model" / name).write_bytes(b"{")
     with pytest.raises(ArtefactError, match="run the stage `baselines`"):
+        recommenders.load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda arrays: arrays.pop("popularity_ranks"),
+            r"popularity_ranks is missing, model\.json says \['int64', 9\]",
+        ),
+        (lambda arrays: arrays.update(extra=np.zeros(2)), r"extra is \['float64', 2\], model\.json says none"),
+        (lambda arrays: arrays.update(popularity_ranks=np.zeros((2, 2))), r"popularity_ranks is \['float64', 2, 2\]"),
+    ],
+)
+def test_arrays_that_are_not_those_of_the_model_are_named(change, message, tmp_path):
+    fit("popularity", [[0, 1]]).save(tmp_path / "model")
+    arrays = load_file(tmp_path / "model" / "arrays.safetensors")
+    change(arrays)
+    save_file(arrays, tmp_path / "model" / "arrays.safetensors")
+    with pytest.raises(ArtefactError, match=message):
+        recommenders.load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("index", [-1, 10**9])
+def test_a_matrix_that_points_outside_of_itself_is_refused(index, tmp_path):
+    fit("co_occurrence", [[0, 1], [0, 1]]).save(tmp_path / "model")
+    arrays = load_file(tmp_path / "model" / "arrays.safetensors")
+    (name,) = [each for each in arrays if each.endswith(".indices")]
+    arrays[name][0] = index
+    save_file(arrays, tmp_path / "model" / "arrays.safetensors")
+    with pytest.raises(ArtefactError, match="holds no model of CoOccurrence"):
+        recommenders.load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"method": "ease"}', "[" * 100_000])
+def test_a_description_of_another_shape_is_refused(text, tmp_path):
+    fit("popularity", [[0, 1]]).save(tmp_path / "model")
+    (tmp_path / "model" / "model.json").write_text(text)
+    with pytest.raises(ArtefactError, match=r"model\.json (describes no model|is damaged)"):
         recommenders.load_model(tmp_path / "model")
 
 

@@ -142,7 +142,7 @@ def promotion(method: str = "multimodal") -> Promotion:
         comparison=None,
         photo_size=256,
         max_pixels=10**6,
-        files={},
+        files=dict.fromkeys(("sequences.duckdb", "images.parquet", f"baselines/{method}/model.json"), ""),
     )
 
 

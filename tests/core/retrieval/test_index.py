@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -120,6 +121,29 @@ def test_a_flipped_bit_is_named(paths: VariantPaths, name: str, offset: int) -> 
     body[offset] ^= 1
     path.write_bytes(body)
     with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* materialise item_index again"):
+        index.load_index(paths)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivfpq", "other"])
+@pytest.mark.parametrize("body", [b"", b"IxFI", b"IxFI" + bytes(10), b"IwPQ" + b"\xff" * 500, b"{}" * 99])
+def test_a_forged_index_with_its_checksum_is_an_error(paths: VariantPaths, body: bytes, kind: str) -> None:
+    (paths.item_index / index.INDEX).write_bytes(body)
+    manifest = files.read_json(paths.item_index / index.MANIFEST)
+    changed = manifest | {"kind": kind, "sha256": files.sha256_file(paths.item_index / index.INDEX)}
+    files.write_json(paths.item_index / index.MANIFEST, changed)
+    with pytest.raises(ArtefactError, match=r"index\.faiss is damaged .*materialise item_index again"):
+        index.load_index(paths)
+
+
+def test_an_index_of_other_items_is_an_error(paths: VariantPaths) -> None:
+    with (paths.item_index / index.INDEX).open("wb") as file:
+        faiss.write_index(
+            faiss_index.create_index("flat", np.eye(3, 4, dtype=np.float32)), faiss.PyCallbackIOWriter(file.write)
+        )
+    manifest = files.read_json(paths.item_index / index.MANIFEST)
+    sha256 = files.sha256_file(paths.item_index / index.INDEX)
+    files.write_json(paths.item_index / index.MANIFEST, manifest | {"sha256": sha256})
+    with pytest.raises(ArtefactError, match=r"has 3 vectors of 4 numbers, and \d+ items of \d+ belong to it"):
         index.load_index(paths)
 
 

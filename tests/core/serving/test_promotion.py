@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import log2
 from pathlib import Path
@@ -220,8 +221,44 @@ def test_a_damaged_copy_is_named_with_the_remedy(shop: Work, name: str) -> None:
 
 def test_a_missing_copy_is_named(shop: Work) -> None:
     (shop.paths.promoted.root / "1" / "images.parquet").unlink()
-    with pytest.raises(ArtefactError, match=r"1/images\.parquet is missing; remove the folder"):
+    with pytest.raises(ArtefactError, match=r"1/images\.parquet is missing \(No such.* remove the folder"):
         Recommender.load(shop.paths.promoted.root)
+
+
+def test_a_file_that_is_not_of_the_promotion_is_named(shop: Work) -> None:
+    extra = shop.paths.promoted.root / "1" / "variants" / "collaborative" / "checkpoint" / "adapter_config.json"
+    extra.write_text("{}")
+    with pytest.raises(ArtefactError, match=r"adapter_config\.json is not part of the promotion; remove it"):
+        Recommender.load(shop.paths.promoted.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda listed: listed.clear(), "lists nothing of sequences.duckdb"),
+        (lambda listed: listed.pop("images.parquet"), "lists nothing of images.parquet"),
+        (
+            lambda listed: [listed.pop(name) for name in list(listed) if name.startswith("baselines")],
+            "lists nothing of baselines/ease",
+        ),
+        (lambda listed: listed.update({"../../x": ""}), "names '../../x', which is outside the folder"),
+        (lambda listed: listed.update({"/etc/passwd": ""}), "names '/etc/passwd', which is outside the folder"),
+    ],
+)
+def test_a_file_list_that_is_not_complete_is_an_error(shop: Work, change, message: str) -> None:
+    manifest = files.read_json(shop.paths.promoted.manifest)
+    change(manifest["files"])
+    files.write_json(shop.paths.promoted.manifest, manifest)
+    with pytest.raises(ArtefactError, match=rf"promoted\.json is damaged .*{message}.*promote again"):
+        Recommender.load(shop.paths.promoted.root)
+
+
+def test_a_manifest_that_is_a_folder_is_an_error(shop: Work) -> None:
+    shop.paths.promoted.manifest.unlink()
+    shop.paths.promoted.manifest.mkdir()
+    for read in (lambda: Recommender.load(shop.paths.promoted.root), lambda: promote(shop, lambda _: 1)):
+        with pytest.raises(ArtefactError, match=r"promoted\.json cannot be read \(Is a directory\); remove the folder"):
+            read()
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "as a whole: "), ('{"number": 1}', "dataset: Field required")])
@@ -305,3 +342,38 @@ def test_a_recommender_whose_folder_was_replaced_says_so(third: Work) -> None:
         promote(third, lambda _: 3)
     with pytest.raises(ArtefactError, match="later promotions have replaced it; load the recommender again"):
         recommender.method("ease")
+
+
+def test_readers_under_twenty_promotions_see_a_complete_promotion_each_time(third: Work) -> None:
+    """Two readers load without a pause while another process promotes; copies vanish under them."""
+    folder = third.paths.promoted.root
+    history = read_items(third.paths)[ITEM].to_list()[:3]
+    expected = Recommender.load(folder).for_items(history)
+    last, numbers, errors = 20, set[int](), list[Exception]()
+
+    def read() -> None:
+        while not errors and max(numbers, default=0) < last:
+            try:
+                recommender = Recommender.load(folder)
+                assert recommender.for_items(history) == expected
+                numbers.add(recommender.promotion.number)
+            except Exception as error:
+                errors.append(error)
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        try:
+            copies = folder / "1"
+            for number in range(2, last + 1):
+                promoted = read_promotion(third.paths.promoted)
+                shutil.copytree(copies, folder / str(number))
+                fields = promoted.model_dump(exclude={"promoted_at", "files"}) | {"number": number}
+                promotion.write_promotion(third.paths.promoted, third.paths.promoted.copies(number), fields)
+                files.remove(folder / str(number - 1))  # earlier than `write_promotion` does
+                copies = folder / str(number)
+        except Exception as error:
+            errors.append(error)
+        for each in reading:
+            each.result()
+    assert errors == []
+    assert last in numbers
