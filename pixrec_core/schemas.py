@@ -22,6 +22,7 @@ FEATURES: Final = "features"
 DETAILS: Final = "details"  # "key: value"
 DESCRIPTION: Final = "description"
 PRICE: Final = "price"  # in the shop's currency; null where unset
+IN_STOCK: Final = "in_stock"  # whether it can be bought; null where unknown
 IMAGE_URL: Final = "image_url"  # http(s) URL, or path of a local photo relative to the photo folder; null if none
 HAS_IMAGE: Final = "has_image"
 TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a cold item

@@ -366,6 +366,29 @@ class PromotionSettings(Section):
     )
 
 
+class CandidateRules(Section):
+    """Which items may be recommended. A query may add rules; it cannot lift those of the settings file.
+
+    They hold before a list is cut to its length. An unknown price, category or brand satisfies no rule that asks for
+    one.
+    """
+
+    allow: tuple[str, ...] = Field((), description="item ids; if set, no other item is recommended")
+    deny: tuple[str, ...] = Field((), description="item ids that are never recommended")
+    pin: tuple[str, ...] = Field((), description="item ids that come first, in this order, if other rules allow them")
+    categories: tuple[str, ...] = Field((), description="if set, an item needs one of these categories")
+    deny_categories: tuple[str, ...] = Field((), description="items with one of these categories are left out")
+    min_price: float | None = Field(None, ge=0, description="lowest price, in the currency of the catalogue")
+    max_price: float | None = Field(None, ge=0, description="highest price")
+    in_stock: bool = Field(False, description="leave out items whose `in_stock` is false in the catalogue")
+    max_per_category: Positive | None = Field(None, description="items of one (most specific) category in a list")
+    max_per_brand: Positive | None = Field(None, description="items of one brand (`store`) in a list")
+    filter_seen: bool = Field(False, description="leave out items of the history")
+    bought_within_days: float = Field(
+        0.0, ge=0, description="leave out items of the history that were bought within these days before the query"
+    )
+
+
 class TrackingSettings(Section):
     """Logging of trainings to MLflow; needs the extra `tracking`."""
 
@@ -403,6 +426,7 @@ class Sections(BaseModel):
     generative: GenerativeSettings = GenerativeSettings()
     blend: BlendSettings = BlendSettings()
     promotion: PromotionSettings = PromotionSettings()
+    rules: CandidateRules = CandidateRules()
 
 
 class DatasetSettings(Sections):

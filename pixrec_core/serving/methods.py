@@ -61,7 +61,7 @@ class Tower(Method):
         self, histories: ItemLists, k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], Scores]:
         if allowed is not None:
-            return super().candidates(histories, k, allowed)  # exact, since an index cannot skip items
+            return super().candidates(histories, k, allowed)
         found = min(k, self.n_items)
         items, scores = np.full((len(histories), k), -1, np.int64), np.zeros((len(histories), k), np.float32)
         items[:, :found] = np.argsort(self.popularity_ranks)[:found]
@@ -70,6 +70,26 @@ class Tower(Method):
             items[known, :found], scores[known, :found] = self.retriever.item_index.nearest(
                 self.user_vectors(rest), found
             )
+        return items, scores
+
+    def nearest(
+        self, vectors: Vectors, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Scores]:
+        """Return the k items with the highest inner product with each vector, and the products, both (B, k).
+
+        Args:
+            vectors: (B, D).
+            k: at most the number of items.
+            allowed: (n,) whether an item may be found; the search is exact then, and -1 ends a short list.
+        """
+        index = self.retriever.item_index
+        if allowed is None:
+            return index.nearest(vectors, k)
+        ids = np.flatnonzero(allowed)
+        products = vectors @ index.vectors[ids].T
+        best = np.argsort(-products, axis=1, kind="stable")[:, :k]
+        items, scores = np.full((len(vectors), k), -1, np.int64), np.zeros((len(vectors), k), np.float32)
+        items[:, : best.shape[1]], scores[:, : best.shape[1]] = ids[best], np.take_along_axis(products, best, axis=1)
         return items, scores
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, islice
+from functools import cached_property, lru_cache
+from itertools import chain, pairwise
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from PIL import Image
 
 from pixrec_core.data.photos import PhotoError, normalise
@@ -22,12 +23,16 @@ from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import ITEM, TITLE
 from pixrec_core.serving.methods import BlendMethod, Tower
 from pixrec_core.serving.promotion import SHARED, Promotion, parts_of_method, read_promotion, verify_promotion
+from pixrec_core.serving.rules import ItemRules
+from pixrec_core.settings import CandidateRules
 
 if TYPE_CHECKING:
     from pixrec_core.retrieval.encode import Vectors
 
 MAX_IDS_IN_ERROR = 5
 MAX_RELOADS: Final = 20  # promotions during one `load`
+NO_RULES: Final = CandidateRules()
+RULES_CACHED: Final = 8  # different rules; each takes about 17 bytes per item
 #: Variants that lack one of the two.
 READS_NO: Final = {"text_only": "photos", "image_only": "texts"}
 
@@ -35,7 +40,7 @@ READS_NO: Final = {"text_only": "photos", "image_only": "texts"}
 class Recommendation(NamedTuple):
     """An item and its score by the method that answers; scores compare within one list only.
 
-    A tower's score is the cosine of the vectors of item and query, -1 to 1.
+    A tower's score is the cosine of the vectors of item and query, -1 to 1. A pinned item has the score NaN.
     """
 
     item: str
@@ -48,49 +53,58 @@ class Recommender:
 
     Every item of the catalogue is a candidate, also one that training never saw. `top` is the length of a list; a
     smaller catalogue gives shorter lists. `method` names a promoted method; by default the one that serves answers. A
-    method other than that one is loaded when it is first asked.
+    method other than that one is loaded when it is first asked. `rules` of a query hold together with those of the
+    recommender.
 
     Attributes:
         promotion: manifest of what serves.
         folder: the promoted folder.
         paths: of the promoted copies.
+        rules: that hold for every query.
     """
 
     promotion: Promotion
     folder: PromotedPaths
     paths: DatasetPaths
+    rules: CandidateRules = NO_RULES
     _methods: dict[str, Method] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
 
     @classmethod
-    def load(cls, folder: Path) -> "Recommender":
+    def load(cls, folder: Path, rules: CandidateRules = NO_RULES) -> "Recommender":
         """Load the method that serves from `data/<dataset>/promoted`.
 
         Promotions may replace the copy while it is read; then the next one is loaded.
+
+        Args:
+            folder: the promoted folder.
+            rules: that hold for every query.
 
         Raises:
             MissingArtefactError: nothing has been promoted there.
             ArtefactError: a file is damaged; the message names it.
         """
-        return cls._open(folder, lambda recommender: recommender._keep())
+        return cls._open(folder, lambda recommender: recommender._keep(), rules)
 
     @classmethod
-    def open(cls, folder: Path) -> "Recommender":
+    def open(cls, folder: Path, rules: CandidateRules = NO_RULES) -> "Recommender":
         """Open `data/<dataset>/promoted` without loading a method, for a single query.
 
         Raises:
             MissingArtefactError: nothing has been promoted there.
             ArtefactError: the catalogue or the histories are damaged; the message names the file.
         """
-        return cls._open(folder, lambda _: None)
+        return cls._open(folder, lambda _: None, rules)
 
     @classmethod
-    def _open(cls, folder: Path, prepare: Callable[["Recommender"], None]) -> "Recommender":
+    def _open(
+        cls, folder: Path, prepare: Callable[["Recommender"], None], rules: CandidateRules
+    ) -> "Recommender":
         """Open and prepare the copy that serves, or the next one if a promotion replaces it meanwhile."""
         paths = PromotedPaths(folder)
         for _ in range(MAX_RELOADS):
             promotion = read_promotion(paths)
-            recommender = cls(promotion, paths, paths.copies(promotion.number))
+            recommender = cls(promotion, paths, paths.copies(promotion.number), rules)
             try:
                 verify_promotion(paths, promotion, SHARED)
                 prepare(recommender)
@@ -179,7 +193,13 @@ class Recommender:
         return items, times
 
     def for_user(
-        self, user: str, top: int = 10, *, filter_seen: bool = False, method: str | None = None
+        self,
+        user: str,
+        top: int = 10,
+        *,
+        filter_seen: bool = False,
+        method: str | None = None,
+        rules: CandidateRules = NO_RULES,
     ) -> list[Recommendation]:
         """Next items for a user, after the user's whole history.
 
@@ -188,22 +208,29 @@ class Recommender:
             top: length of the list.
             filter_seen: leave out items of the history (protocol `seen_filtered`; else `seen_allowed`).
             method: that answers.
+            rules: of this query.
 
         Raises:
-            QueryError: the user or the method is unknown.
+            QueryError: the user, the method or an item in the rules is unknown.
         """
         items, times = self._history(user)
-        return self.for_histories([items], top, times=[times], filter_seen=filter_seen, method=method)[0]
+        return self.for_histories([items], top, times=[times], filter_seen=filter_seen, method=method, rules=rules)[0]
 
     def for_items(
-        self, items: Sequence[str], top: int = 10, *, filter_seen: bool = False, method: str | None = None
+        self,
+        items: Sequence[str],
+        top: int = 10,
+        *,
+        filter_seen: bool = False,
+        method: str | None = None,
+        rules: CandidateRules = NO_RULES,
     ) -> list[Recommendation]:
         """Next items after a history, oldest item first; after an empty one the popularity order.
 
         Raises:
             QueryError: an item or the method is unknown.
         """
-        return self.for_histories([items], top, filter_seen=filter_seen, method=method)[0]
+        return self.for_histories([items], top, filter_seen=filter_seen, method=method, rules=rules)[0]
 
     def for_histories(
         self,
@@ -213,6 +240,7 @@ class Recommender:
         times: Sequence[Sequence[int]] | None = None,
         filter_seen: bool = False,
         method: str | None = None,
+        rules: CandidateRules = NO_RULES,
     ) -> list[list[Recommendation]]:
         """Next items after each of many histories, in one batch, which is faster than one call per history.
 
@@ -222,6 +250,7 @@ class Recommender:
             times: milliseconds since 1970 of each item. The blend reads them; without them it takes one item per day.
             filter_seen: leave out items of the history.
             method: that answers.
+            rules: of this query.
 
         Raises:
             QueryError: an item or the method is unknown.
@@ -230,13 +259,44 @@ class Recommender:
         _require_top(top)
         if not histories:
             return []
-        seen = [
-            set(history.tolist()) if filter_seen else set() for history in np.split(lists.values, lists.offsets[1:-1])
+        if filter_seen:
+            rules = rules.model_copy(update={"filter_seen": True})
+        applied = self._apply_rules(rules)
+        users = [slice(start, end) for start, end in pairwise(lists.offsets.tolist())]
+        excluded = [
+            applied.excluded(lists.values[user], None if lists.times is None else lists.times[user]) for user in users
         ]
         answering = self.method(method)
-        items, scores = answering.candidates(lists, min(top + max(map(len, seen)), answering.n_items))
-        rows = zip(items.tolist(), scores.tolist(), seen, strict=True)
-        return [self._recommendations(found, values, without, top) for found, values, without in rows]
+        return self._select(lambda k: answering.candidates(lists, k, applied.mask), applied, excluded, top)
+
+    def _select(
+        self,
+        candidates: Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]],
+        rules: ItemRules,
+        excluded: Sequence[set[int]],
+        top: int,
+    ) -> list[list[Recommendation]]:
+        """Return lists of `top` items that the rules allow, from as many candidates as that needs.
+
+        Args:
+            candidates: returns the k best allowed items and their scores, both (B, k).
+            rules: that hold.
+            excluded: B sets of items that a list may not have.
+            top: length of each list.
+        """
+        n = len(self._item_ids)
+        k = min(n, top + max(map(len, excluded)) + len(rules.pins))
+        while True:
+            rows = zip(*(each.tolist() for each in candidates(k)), excluded, strict=True)
+            selected = [rules.select(items, scores, without, top) for items, scores, without in rows]
+            if k == n or all(complete for _, complete in selected):
+                return [[Recommendation(self._item_ids[item], score) for item, score in each] for each, _ in selected]
+            k = min(n, 4 * k)
+
+    @cached_property
+    def _apply_rules(self) -> Callable[[CandidateRules], ItemRules]:
+        """Cached, because most queries have the same rules."""
+        return lru_cache(RULES_CACHED)(lambda query: ItemRules.of(self.catalogue, self.rules, query))
 
     def user_vectors(self, histories: Sequence[Sequence[str]], method: str | None = None) -> "Vectors":
         """v_U of each history, oldest item first; queries for a vector database with the exported items.
@@ -255,7 +315,9 @@ class Recommender:
             raise QueryError("the history is empty; name at least one item")
         return self.tower(method).user_vectors(self._item_lists(histories))
 
-    def for_text(self, text: str, top: int = 10, *, method: str | None = None) -> list[Recommendation]:
+    def for_text(
+        self, text: str, top: int = 10, *, method: str | None = None, rules: CandidateRules = NO_RULES
+    ) -> list[Recommendation]:
         """The items most similar to an item with this title and nothing else, by a dual tower.
 
         Raises:
@@ -263,15 +325,18 @@ class Recommender:
         """
         if not text.strip():
             raise QueryError("the text is empty; describe an item in some words")
-        return self._for_new_item(self.tower(method, "texts"), {TITLE: text}, None, top)
+        return self._for_new_item(self.tower(method, "texts"), {TITLE: text}, None, top, rules)
 
-    def for_photo(self, photo: bytes, top: int = 10, *, method: str | None = None) -> list[Recommendation]:
+    def for_photo(
+        self, photo: bytes, top: int = 10, *, method: str | None = None, rules: CandidateRules = NO_RULES
+    ) -> list[Recommendation]:
         """The items most similar to an item with this photo and nothing else, by a dual tower.
 
         Args:
             photo: content of a file: JPEG, PNG, GIF, WEBP, AVIF, BMP or TIFF.
             top: length of the list.
             method: a dual tower; by default the best one on validation that reads photos.
+            rules: of this query.
 
         Raises:
             QueryError: the bytes are no usable photo, or the method reads none.
@@ -281,23 +346,34 @@ class Recommender:
             image = normalise(photo, self.promotion.photo_size, self.promotion.max_pixels)
         except PhotoError as error:
             raise QueryError(f"the photo cannot be used: {error}") from error
-        return self._for_new_item(tower, {}, image, top)
+        return self._for_new_item(tower, {}, image, top, rules)
 
     def _for_new_item(
-        self, tower: Tower, fields: Mapping[str, Any], photo: Image.Image | None, top: int
+        self, tower: Tower, fields: Mapping[str, Any], photo: Image.Image | None, top: int, rules: CandidateRules
     ) -> list[Recommendation]:
         _require_top(top)
         vector = tower.retriever.new_item_vector(fields, photo, tower.variant)
-        items, scores = tower.retriever.item_index.nearest(vector, min(top, tower.n_items))
-        return self._recommendations(items[0].tolist(), scores[0].tolist(), set(), top)
+        return self._similar(tower, vector, set(), top, rules)
 
-    def _recommendations(
-        self, items: list[int], scores: list[float], without: set[int], top: int
+    def similar_items(
+        self, item: str, top: int = 10, *, method: str | None = None, rules: CandidateRules = NO_RULES
     ) -> list[Recommendation]:
-        """The first `top` items of a list, without some; -1 ends the list."""
-        ids = self._item_ids
-        ranked = zip(items, scores, strict=True)
-        return list(islice((Recommendation(ids[i], s) for i, s in ranked if i >= 0 and i not in without), top))
+        """The items nearest to an item of the catalogue, without the item itself, by a dual tower.
+
+        Raises:
+            QueryError: the item is unknown, or the method is no dual tower.
+        """
+        _require_top(top)
+        number = int(self._item_lists([[item]]).values[0])
+        tower = self.tower(method)
+        return self._similar(tower, tower.retriever.item_index.vectors[number][None], {number}, top, rules)
+
+    def _similar(
+        self, tower: Tower, vector: Vectors, without: set[int], top: int, rules: CandidateRules
+    ) -> list[Recommendation]:
+        """The items nearest to a vector (1, D)."""
+        applied = self._apply_rules(rules)
+        return self._select(lambda k: tower.nearest(vector, k, applied.mask), applied, [without], top)[0]
 
     @cached_property
     def _item_ids(self) -> list[str]:
