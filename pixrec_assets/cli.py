@@ -15,6 +15,7 @@ from pixrec_assets.commands.export import export
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.recommend import recommend
 from pixrec_assets.commands.run import backfill, demo, run
+from pixrec_assets.commands.serve import serve
 from pixrec_assets.commands.settings import settings
 from pixrec_assets.commands.status import status
 from pixrec_assets.terminal import err, prepare_streams, stopped_by_signals
@@ -44,7 +45,7 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, demo, doctor, export, photos, recommend, run, settings, status):
+for command in (backfill, demo, doctor, export, photos, recommend, run, serve, settings, status):
     cli.add_command(command)
 
 

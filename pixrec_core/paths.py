@@ -20,6 +20,7 @@ data/<dataset>/
   promoted/                 numbered copies of what serves, each in this layout; promoted.json names the present one
   evaluation/               metrics.json  outcomes.parquet
   report/                   index.html  report.md
+  online/                   answers of the server, as JSON lines  metrics.json: their hit rates
   stamps/                   one JSON record per finished stage, written last
 
 data/<joint training>/variants/<variant>/ has the checkpoint and curves of a training on several datasets.
@@ -72,6 +73,10 @@ class DatasetPaths:
     @property
     def images(self) -> Path:
         return self.root / "images"
+
+    @property
+    def online(self) -> Path:
+        return self.root / "online"
 
     @property
     def images_manifest(self) -> Path:

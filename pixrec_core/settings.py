@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin
 
 import pydantic_settings
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -398,6 +398,28 @@ class TrackingSettings(Section):
     experiment: str = Field("pixrec", min_length=1, description="name of the experiment; created if it does not exist")
 
 
+class ServerSettings(Section):
+    """The HTTP server, `pixrec serve`; needs the extra `serve`."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; the default accepts this machine")
+    port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes a free one")
+    workers: Positive = Field(1, description="processes; each loads all methods")
+    token: SecretStr | None = Field(
+        None, min_length=8, description="required as `Authorization: Bearer ...`; better set as PIXREC_SERVER__TOKEN"
+    )
+    allowed_hosts: tuple[HostPattern, ...] = Field(
+        (), description="accepted `Host` headers; empty: names of this machine if `host` is one, otherwise any"
+    )
+    threads: Positive = Field(4, description="requests that one process computes at the same time")
+    max_waiting: Positive = Field(64, description="further requests that wait; more get status 503")
+    timeout_s: float = Field(10.0, gt=0, description="seconds after which a request gets status 504")
+    max_body_bytes: Positive = Field(20_000_000, description="largest body of a request; a larger one gets status 413")
+    max_top: Positive = Field(1000, description="longest list that a request may ask for")
+    max_batch: Positive = Field(1000, description="most histories of one batch request")
+    reload_s: float = Field(2.0, gt=0, description="seconds between two looks for a new promotion")
+    log_answers: bool = Field(False, description="write what is recommended to `data/<dataset>/online/`")
+
+
 class EngineSettings(Section):
     """Where shards of heavy stages run. No artefact depends on it."""
 
@@ -533,6 +555,7 @@ class Settings(BaseSettings, Sections):
     datasets: dict[Name, DatasetSettings]
     joint: dict[Name, JointSettings] = Field({}, description="joint trainings by name")
     tracking: TrackingSettings = TrackingSettings()
+    server: ServerSettings = ServerSettings()
 
     @model_validator(mode="before")
     @classmethod

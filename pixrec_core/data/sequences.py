@@ -198,6 +198,13 @@ class Histories:
         rows = self._file.rows(query, {"user": user})
         return [item for item, _ in rows], [time for _, time in rows]
 
+    def find_users(self, start: str, count: int) -> list[str]:
+        """Return the first `count` users, in order, whose id begins with `start`."""
+        query = (
+            'SELECT DISTINCT "user" FROM interactions WHERE starts_with("user", $start) ORDER BY "user" LIMIT $count'
+        )
+        return [user for (user,) in self._file.rows(query, {"start": start, "count": count})]
+
 
 def read_cuts(paths: DatasetPaths) -> dict[str, int]:
     """Return the starts of validation and test under the time split, in milliseconds since 1970; else empty.

@@ -180,10 +180,14 @@ class Recommender:
         Raises:
             QueryError: the user is unknown.
         """
-        return self._history(user)[0]
+        return self.history_with_times(user)[0]
 
-    def _history(self, user: str) -> tuple[list[str], list[int]]:
-        """The items and their times."""
+    def history_with_times(self, user: str) -> tuple[list[str], list[int]]:
+        """All items of a user, and the time of each in milliseconds since 1970.
+
+        Raises:
+            QueryError: the user is unknown.
+        """
         items, times = self._histories.of(user)
         if not items:
             raise QueryError(
@@ -191,6 +195,10 @@ class Recommender:
                 f"{self.promotion.promoted_at}; name some of the user's items instead"
             )
         return items, times
+
+    def find_users(self, start: str, count: int) -> list[str]:
+        """The first `count` users, in order, whose id begins with `start`."""
+        return self._histories.find_users(start, count)
 
     def for_user(
         self,
@@ -213,7 +221,7 @@ class Recommender:
         Raises:
             QueryError: the user, the method or an item in the rules is unknown.
         """
-        items, times = self._history(user)
+        items, times = self.history_with_times(user)
         return self.for_histories([items], top, times=[times], filter_seen=filter_seen, method=method, rules=rules)[0]
 
     def for_items(
@@ -255,7 +263,7 @@ class Recommender:
         Raises:
             QueryError: an item or the method is unknown.
         """
-        lists = self._item_lists(histories, times)
+        lists = self.item_lists(histories, times)
         _require_top(top)
         if not histories:
             return []
@@ -313,7 +321,7 @@ class Recommender:
         """
         if not all(histories):
             raise QueryError("the history is empty; name at least one item")
-        return self.tower(method).user_vectors(self._item_lists(histories))
+        return self.tower(method).user_vectors(self.item_lists(histories))
 
     def for_text(
         self, text: str, top: int = 10, *, method: str | None = None, rules: CandidateRules = NO_RULES
@@ -364,7 +372,7 @@ class Recommender:
             QueryError: the item is unknown, or the method is no dual tower.
         """
         _require_top(top)
-        number = int(self._item_lists([[item]]).values[0])
+        number = int(self.item_lists([[item]]).values[0])
         tower = self.tower(method)
         return self._similar(tower, tower.retriever.item_index.vectors[number][None], {number}, top, rules)
 
@@ -380,13 +388,15 @@ class Recommender:
         ids: list[str] = self.catalogue[ITEM].to_list()
         return ids
 
+    def number_of(self, item: str) -> int | None:
+        """Row of an item in `catalogue`; None for an unknown one."""
+        return self._number_of_item.get(item)
+
     @cached_property
     def _number_of_item(self) -> dict[str, int]:
         return {item: number for number, item in enumerate(self._item_ids)}
 
-    def _item_lists(
-        self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None = None
-    ) -> ItemLists:
+    def item_lists(self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None = None) -> ItemLists:
         """Histories as numbers of the catalogue."""
         numbers = self._number_of_item
         if unknown := list(dict.fromkeys(item for item in chain.from_iterable(histories) if item not in numbers)):

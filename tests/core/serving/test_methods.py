@@ -87,7 +87,7 @@ def test_an_empty_history_gets_the_popularity_order(recommender, test_users, met
 
 
 def test_scores_agree_with_candidates(recommender, test_users):
-    lists = recommender._item_lists(test_users[1][:3])
+    lists = recommender.item_lists(test_users[1][:3])
     for name in METHODS:
         method = recommender.method(name)
         items, values = method.candidates(lists, 5)
@@ -104,7 +104,7 @@ def test_a_method_is_loaded_when_it_is_asked(served):
 
 def test_a_user_query_reads_the_times_of_the_history(blended, recommender):
     user = read_sequences(blended.paths, TEST)[USER][0]
-    items, times = recommender._history(user)
+    items, times = recommender.history_with_times(user)
     assert recommender.for_user(user) == recommender.for_histories([items], times=[times])[0]
 
 
@@ -129,7 +129,7 @@ def test_a_ranking_that_lacks_selection_users_is_refused(blended, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_lists_with_allowed_items_are_the_whole_list_without_the_others(recommender, test_users, method):
-    lists = recommender._item_lists(test_users[1][:4])
+    lists = recommender.item_lists(test_users[1][:4])
     answering = recommender.method(method)
     whole, _ = answering.candidates(lists, answering.n_items)
     allowed = np.arange(answering.n_items) % 4 == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import QueryError
-from pixrec_core.schemas import CATEGORIES, CATALOGUE_SCHEMA, ITEM, ITEMS, MAIN_CATEGORY, PRICE, STORE, TEST
+from pixrec_core.schemas import CATALOGUE_SCHEMA, CATEGORIES, ITEM, ITEMS, MAIN_CATEGORY, PRICE, STORE, TEST
 from pixrec_core.serving import Recommender
 from pixrec_core.serving.rules import ItemRules
 from pixrec_core.settings import CandidateRules

@@ -1,0 +1,147 @@
+"""Answers to requests, from a recommender.
+
+Unlike `Recommender`, a request is lenient, because a shop has users and items that are newer than the promotion:
+unknown items of a history are skipped and listed in the answer, and an unknown user counts as an empty history.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+
+from pixrec_core.errors import QueryError
+from pixrec_core.schemas import ITEM, TITLE, TRAIN_COUNT
+from pixrec_core.serving.reasons import explain
+from pixrec_core.serving.recommender import Recommendation, Recommender
+from pixrec_core.serving.server.schemas import Answer, Item, Question, RecommendedItem, Why
+
+#: Counts what the promotion does not know: "user" or "item", and how many.
+CountUnknown = Callable[[str, int], None]
+
+
+def known_history(recommender: Recommender, user: str) -> tuple[list[str], list[int]]:
+    """The items and times of a user; empty for an unknown one."""
+    try:
+        return recommender.history_with_times(user)
+    except QueryError:
+        return [], []
+
+
+def answer_question(recommender: Recommender, question: Question, count_unknown: CountUnknown) -> Answer:
+    """Return the answer to one question.
+
+    Raises:
+        QueryError: the method or an item of the rules is unknown, or no method reads texts.
+    """
+    if question.text is None:
+        return answer_questions(recommender, [question], count_unknown)[0]
+    found = recommender.for_text(question.text, question.top, method=question.method, rules=question.rules)
+    return _build_answer(recommender, recommender.tower(question.method, "texts").variant, found)
+
+
+def answer_questions(recommender: Recommender, questions: list[Question], count_unknown: CountUnknown) -> list[Answer]:
+    """Answers to questions about users and histories, which have the same method, rules and length."""
+    histories: list[list[str]] = []
+    times: list[list[int]] = []
+    unknown: list[list[str]] = []
+    for question in questions:
+        if question.user is not None:
+            items, moments = known_history(recommender, question.user)
+            count_unknown("user", int(not items))
+            skipped: list[str] = []
+        else:
+            items, moments, skipped = _known_items(recommender, question)
+            count_unknown("item", len(skipped))
+        histories.append(items)
+        times.append(moments)
+        unknown.append(skipped)
+    first = questions[0]
+    if any(question.items is not None and question.times is None for question in questions):
+        lists = recommender.for_histories(histories, first.top, method=first.method, rules=first.rules)
+        known_times: list[list[int]] | None = None
+    else:
+        lists = recommender.for_histories(histories, first.top, times=times, method=first.method, rules=first.rules)
+        known_times = times
+    answers = []
+    for n, (question, found) in enumerate(zip(questions, lists, strict=True)):
+        answer = _build_answer(recommender, question.method or recommender.promotion.method, found)
+        answer.history_length, answer.unknown_items = len(histories[n]), unknown[n]
+        if question.explain:
+            reasons = explain(
+                recommender,
+                histories[n],
+                [each.item for each in found],
+                times=known_times[n] if known_times else None,
+                method=question.method,
+            )
+            for row, reason in zip(answer.items, reasons, strict=True):
+                row.why = Why(nearest=reason.nearest, similarity=reason.similarity, ranks=dict(reason.ranks))
+        answers.append(answer)
+    return answers
+
+
+def _known_items(recommender: Recommender, question: Question) -> tuple[list[str], list[int], list[str]]:
+    """The items of a question that the catalogue has, their times, and the others."""
+    given = question.items or []
+    moments = question.times if question.times is not None else [0] * len(given)
+    known = [
+        (item, moment) for item, moment in zip(given, moments, strict=True) if recommender.number_of(item) is not None
+    ]
+    return (
+        [item for item, _ in known],
+        [moment for _, moment in known],
+        [item for item in given if recommender.number_of(item) is None],
+    )
+
+
+def answer_photo(recommender: Recommender, photo: bytes, top: int, method: str | None) -> Answer:
+    """Return the items most similar to a photo, given as the content of a file.
+
+    Raises:
+        QueryError: the photo cannot be read, or no method reads photos.
+    """
+    found = recommender.for_photo(photo, top, method=method)
+    return _build_answer(recommender, recommender.tower(method, "photos").variant, found)
+
+
+def answer_similar(recommender: Recommender, item: str, top: int, method: str | None) -> Answer:
+    """Return the items nearest to one of the catalogue.
+
+    Raises:
+        QueryError: the item is unknown, or the method is no dual tower.
+    """
+    found = recommender.similar_items(item, top, method=method)
+    return _build_answer(recommender, recommender.tower(method).variant, found)
+
+
+def _build_answer(recommender: Recommender, method: str, found: list[Recommendation]) -> Answer:
+    rows = catalogue_rows(recommender, [each.item for each in found])
+    return Answer(
+        dataset=recommender.promotion.dataset,
+        method=method,
+        promotion=recommender.promotion.number,
+        items=[RecommendedItem(**Item.of(rows[item]).model_dump(), score=score) for item, score in found],
+    )
+
+
+def describe_items(recommender: Recommender, ids: list[str]) -> list[Item]:
+    """Return the catalogue's description of each item."""
+    rows = catalogue_rows(recommender, ids)
+    return [Item.of(rows[each]) for each in ids]
+
+
+def catalogue_rows(recommender: Recommender, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the catalogue by item; unknown items lack."""
+    numbers = [number for item in ids if (number := recommender.number_of(item)) is not None]
+    return {row[ITEM]: row for row in recommender.catalogue[numbers].iter_rows(named=True)}
+
+
+def find_catalogue_items(recommender: Recommender, search: str, limit: int) -> list[Item]:
+    """Return items with all words of `search` in their id or title, the most popular first."""
+    text = pl.concat_str(ITEM, TITLE, separator=" ", ignore_nulls=True).str.to_lowercase()
+    words = [text.str.contains(word.lower(), literal=True) for word in search.split()]
+    found = recommender.catalogue.filter(*words) if words else recommender.catalogue
+    return [
+        Item.of(row)
+        for row in found.sort(TRAIN_COUNT, ITEM, descending=[True, False]).head(limit).iter_rows(named=True)
+    ]

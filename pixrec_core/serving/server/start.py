@@ -1,0 +1,59 @@
+"""Starts the server: uvicorn, with one or several processes."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+
+import uvicorn
+from fastapi import FastAPI
+
+from pixrec_core.errors import MissingArtefactError
+from pixrec_core.serving.server.app import create_app
+from pixrec_core.serving.server.live import open_recommenders
+from pixrec_core.settings import Settings, load_settings
+
+DATASETS = "PIXREC_SERVE_DATASETS"  # names joined by commas, for the processes that uvicorn starts
+
+
+def run_server(settings: Settings, datasets: Sequence[str]) -> None:
+    """Serve datasets until a signal ends the process; running requests are answered first.
+
+    Args:
+        settings: of the project.
+        datasets: names.
+
+    Raises:
+        MissingArtefactError: nothing of a dataset has been promoted, or it cannot be loaded.
+    """
+    server = settings.server
+    options = {
+        "host": server.host,
+        "port": server.port,
+        "log_level": "info",
+        "access_log": False,  # it would print ids of users
+        "timeout_graceful_shutdown": int(server.timeout_s) + 1,
+        "server_header": False,
+    }
+    if server.workers == 1:
+        uvicorn.run(_create(settings, datasets), **options)  # type: ignore[arg-type]
+        return
+    with tempfile.TemporaryDirectory(prefix="pixrec-metrics-") as folder:
+        os.environ |= {
+            "PROMETHEUS_MULTIPROC_DIR": folder,
+            "PIXREC_SERVER__HOST": server.host,  # may differ from the settings file's
+            DATASETS: ",".join(datasets),
+        }
+        uvicorn.run(f"{__name__}:create_worker_app", factory=True, workers=server.workers, **options)  # type: ignore[arg-type]
+
+
+def create_worker_app() -> FastAPI:
+    """The application of one of several processes, from the settings file and the environment."""
+    return _create(load_settings(), os.environ[DATASETS].split(","))
+
+
+def _create(settings: Settings, datasets: Sequence[str]) -> FastAPI:
+    live = open_recommenders(settings.data_dir, {name: settings.dataset(name).rules for name in datasets})
+    for each in live.values():
+        if each.current is None:
+            raise MissingArtefactError(each.error or f"{each.paths.root.name} cannot be loaded")
+    return create_app(live, settings.server)
