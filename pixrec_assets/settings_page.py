@@ -19,12 +19,12 @@ name is an error. Environment variables take precedence: `PIXREC_TRAINING__EPOCH
 folder of `pixrec.toml`; `~` is the home.
 
 A section such as `[training]` applies to all datasets, `[datasets.NAME.training]` to one of them, and
-`[joint.NAME.training]` to a training over several; `[engine]` and `[tracking]` apply to all.
+`[joint.NAME.training]` to a training over several; `[engine]`, `[tracking]` and `[server]` apply to all.
 Options of sources: [data.md](data.md).
 """
 
 #: Sections that exist only at the top level.
-TOP_LEVEL: Final = ("engine", "tracking")
+TOP_LEVEL: Final = ("engine", "tracking", "server")
 
 #: Top-level fields that are not settings of the file, or have their own tables.
 DESCRIBED_ELSEWHERE: Final = ("root", "datasets", "joint", *TOP_LEVEL)

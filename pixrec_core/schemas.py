@@ -62,6 +62,7 @@ ITEM_SCHEMA: Final = _schema(
         DETAILS: pl.List(pl.String),
         DESCRIPTION: pl.List(pl.String),
         PRICE: pl.Float64,
+        IN_STOCK: pl.Boolean,
         IMAGE_URL: pl.String,
     }
 )

@@ -79,7 +79,8 @@ def recommend(
         query = Query("user", user)
     else:
         query = Query("text", text) if text is not None else Query("items", ",".join(items))
-    answer = answer_query(Recommender.open(paths.promoted.root), query, top, filter_seen=not allow_seen, method=method)
+    recommender = Recommender.open(paths.promoted.root, settings.dataset(dataset).rules)
+    answer = answer_query(recommender, query, top, filter_seen=not allow_seen, method=method)
     _show_answer(answer, paths, format_, output)
 
 

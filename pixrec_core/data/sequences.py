@@ -24,7 +24,7 @@ from pixrec_core.data import contract, database, splits
 from pixrec_core.data.profile import profile_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, DETAILS, SPLITS
+from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
 
@@ -161,7 +161,7 @@ def _rejection(failed: list[contract.CheckResult], left_out: dict[str, int], pat
 def read_items(paths: DatasetPaths) -> pl.DataFrame:
     """Return the catalogue: `CATALOGUE_SCHEMA`, one row per item, sorted by item.
 
-    A file of version 0.1, such as a promoted copy, has no `details`: they are null.
+    Columns that a file of an earlier version lacks, such as a promoted copy, are null.
 
     Raises:
         MissingArtefactError: the sequences stage has not run.
@@ -169,8 +169,8 @@ def read_items(paths: DatasetPaths) -> pl.DataFrame:
     """
     with database.open_read_only(paths.sequences) as connection:
         catalogue: pl.DataFrame = connection.sql("SELECT * FROM items ORDER BY item").pl()
-    if DETAILS not in catalogue.columns:
-        catalogue = catalogue.with_columns(pl.lit(None, CATALOGUE_SCHEMA[DETAILS]).alias(DETAILS))
+    lacking = {name: kind for name, kind in CATALOGUE_SCHEMA.items() if name not in catalogue.columns}
+    catalogue = catalogue.with_columns(pl.lit(None, kind).alias(name) for name, kind in lacking.items())
     return catalogue.select(CATALOGUE_SCHEMA.names())
 
 

@@ -73,7 +73,7 @@ class Tower(Method):
         return items, scores
 
     def nearest(
-        self, vectors: Vectors, k: int, allowed: NDArray[np.bool_] | None = None
+        self, vectors: "Vectors", k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], Scores]:
         """Return the k items with the highest inner product with each vector, and the products, both (B, k).
 

@@ -97,9 +97,7 @@ class Recommender:
         return cls._open(folder, lambda _: None, rules)
 
     @classmethod
-    def _open(
-        cls, folder: Path, prepare: Callable[["Recommender"], None], rules: CandidateRules
-    ) -> "Recommender":
+    def _open(cls, folder: Path, prepare: Callable[["Recommender"], None], rules: CandidateRules) -> "Recommender":
         """Open and prepare the copy that serves, or the next one if a promotion replaces it meanwhile."""
         paths = PromotedPaths(folder)
         for _ in range(MAX_RELOADS):
@@ -377,7 +375,7 @@ class Recommender:
         return self._similar(tower, tower.retriever.item_index.vectors[number][None], {number}, top, rules)
 
     def _similar(
-        self, tower: Tower, vector: Vectors, without: set[int], top: int, rules: CandidateRules
+        self, tower: Tower, vector: "Vectors", without: set[int], top: int, rules: CandidateRules
     ) -> list[Recommendation]:
         """The items nearest to a vector (1, D)."""
         applied = self._apply_rules(rules)

@@ -19,6 +19,7 @@ from pixrec_core.schemas import (
     DETAILS,
     FEATURES,
     IMAGE_URL,
+    IN_STOCK,
     ITEM,
     MAIN_CATEGORY,
     PRICE,
@@ -120,6 +121,7 @@ METADATA: Final = Shape(
         DETAILS: "entries(raw.details)",
         PRICE: """CASE WHEN raw.price[1] = '"' THEN number(trim(text(raw.price)))
             ELSE TRY_CAST(raw.price AS DOUBLE) END""",
+        IN_STOCK: "NULL::BOOLEAN",
         IMAGE_URL: "coalesce(photo(raw.images), addresses(list_items(raw.imageURLHighRes))[1], "
         "addresses(list_items(raw.imageURL))[1])",
     },

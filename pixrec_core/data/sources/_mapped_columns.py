@@ -9,7 +9,7 @@ import duckdb
 
 from pixrec_core.data.database import literal
 from pixrec_core.errors import SourceError
-from pixrec_core.schemas import CATEGORIES, DESCRIPTION, DETAILS, FEATURES, MAIN_CATEGORY, PRICE, STORE, TITLE
+from pixrec_core.schemas import CATEGORIES, DESCRIPTION, DETAILS, FEATURES, IN_STOCK, MAIN_CATEGORY, PRICE, STORE, TITLE
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
 
@@ -24,6 +24,13 @@ _LISTS: Final = (CATEGORIES, FEATURES, DESCRIPTION)
 _TYPED: Final = "typed"  # the "unit" of Parquet's dates and times
 _ISO: Final = r"'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?'"
 _NUMBER: Final = "TRY_CAST(timestamp AS DOUBLE)"
+#: A quantity, a truth value, or the words of product feeds. Other words are unknown.
+_IN_STOCK: Final = """CASE
+    WHEN TRY_CAST(in_stock AS DOUBLE) IS NOT NULL THEN TRY_CAST(in_stock AS DOUBLE) > 0
+    WHEN lower(translate(trim(in_stock::VARCHAR), '-_ ', '')) IN
+        ('true', 't', 'yes', 'y', 'instock', 'available', 'preorder', 'backorder', 'onbackorder') THEN true
+    WHEN lower(translate(trim(in_stock::VARCHAR), '-_ ', '')) IN
+        ('false', 'f', 'no', 'n', 'outofstock', 'soldout', 'unavailable', 'discontinued') THEN false END"""
 _URL: Final = "regexp_full_match(trim(image::VARCHAR), '(?i)https?://.*')"
 
 
@@ -78,6 +85,7 @@ class MappedColumns:
         columns[PRICE] = "NULL::DOUBLE"
         if PRICE in self.names:
             columns[PRICE] = "number(trim(price::VARCHAR))"
+        columns[IN_STOCK] = _IN_STOCK if IN_STOCK in self.names else "NULL::BOOLEAN"
         path = "WHEN trim(image::VARCHAR) <> '' THEN trim(image::VARCHAR)" if has_photos else ""
         address = f"address(CASE WHEN {_URL} THEN trim(image::VARCHAR) {path} END)"
         columns["image_url"] = address if "image" in self.names else "NULL::VARCHAR"

@@ -53,6 +53,7 @@ class ItemColumns(_Section):
     details: dict[Label, Column] = Field({}, description="more columns that say something, by name of the property")
     description: Column | None = Field(None, description="list of texts")
     price: Column | None = Field(None, description="in the shop's currency, with a point")
+    in_stock: Column | None = Field(None, description="true or false, a quantity, or words of product feeds")
     image: Column | None = Field(None, description="URL, or name of a file below `photos`")
 
     @model_serializer(mode="wrap")

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import QueryError
-from pixrec_core.schemas import CATALOGUE_SCHEMA, CATEGORIES, ITEM, ITEMS, MAIN_CATEGORY, PRICE, STORE, TEST
+from pixrec_core.schemas import CATALOGUE_SCHEMA, CATEGORIES, IN_STOCK, ITEM, ITEMS, MAIN_CATEGORY, PRICE, STORE, TEST
 from pixrec_core.serving import Recommender
 from pixrec_core.serving.rules import ItemRules
 from pixrec_core.settings import CandidateRules
 
 NO_RULES = CandidateRules()
 ROWS = [
-    {ITEM: "a", CATEGORIES: ["home", "mugs"], MAIN_CATEGORY: "Kitchen", STORE: "Foo", PRICE: 5.0},
-    {ITEM: "b", CATEGORIES: ["home", "mugs"], MAIN_CATEGORY: "Kitchen", STORE: "Bar", PRICE: 7.5},
-    {ITEM: "c", CATEGORIES: [], MAIN_CATEGORY: "Garden", STORE: "", PRICE: None},
-    {ITEM: "d", CATEGORIES: ["home", "hats"], MAIN_CATEGORY: "", STORE: "Foo", PRICE: 20.0},
-    {ITEM: "e", CATEGORIES: ["hats"], MAIN_CATEGORY: None, STORE: None, PRICE: 1.0},
+    {ITEM: "a", CATEGORIES: ["home", "mugs"], MAIN_CATEGORY: "Kitchen", STORE: "Foo", PRICE: 5.0, IN_STOCK: True},
+    {ITEM: "b", CATEGORIES: ["home", "mugs"], MAIN_CATEGORY: "Kitchen", STORE: "Bar", PRICE: 7.5, IN_STOCK: False},
+    {ITEM: "c", CATEGORIES: [], MAIN_CATEGORY: "Garden", STORE: "", PRICE: None, IN_STOCK: None},
+    {ITEM: "d", CATEGORIES: ["home", "hats"], MAIN_CATEGORY: "", STORE: "Foo", PRICE: 20.0, IN_STOCK: None},
+    {ITEM: "e", CATEGORIES: ["hats"], MAIN_CATEGORY: None, STORE: None, PRICE: 1.0, IN_STOCK: None},
 ]
 TABLE = pl.DataFrame(ROWS, schema_overrides={name: CATALOGUE_SCHEMA[name] for name in ROWS[0]})
 
@@ -43,6 +43,7 @@ def items_allowed(rules, more=NO_RULES):
         ({"deny_categories": ("Kitchen", "nothing")}, "cde"),
         ({"min_price": 5.0}, "abd"),
         ({"max_price": 5.0}, "ae"),
+        ({"in_stock": True}, "acde"),
         ({"min_price": 5.0, "max_price": 8.0, "deny": ("b",)}, "a"),
     ],
 )

@@ -314,12 +314,29 @@ def test_products_become_items(tmp_path):
     assert rows["s"] == {
         "item": "s", "title": 'A "big" lamp', "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
         "features": ["Red", "Big"], "details": ["Fabric: wool"], "description": ["One text"], "price": 1299.5,
-         "image_url": "https://h/a+b.jpg",
+        "in_stock": None, "image_url": "https://h/a+b.jpg",
     }  # fmt: skip
     assert rows["t"] == {
         "item": "t", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
-        "details": [], "description": [], "price": None, "image_url": None,
+        "details": [], "description": [], "price": None, "in_stock": None, "image_url": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        *((text, True) for text in ("true", "TRUE", "1", "3.0", "yes", "in stock", "in_stock", "InStock", "preorder")),
+        *(
+            (text, False)
+            for text in ("false", "0", "-1", "No", "out of stock", "out_of_stock", "OutOfStock", "sold-out")
+        ),
+        *((text, None) for text in ("", "perhaps")),
+    ],
+)
+def test_stock_as_shops_write_it(tmp_path, written, expected):
+    rows, bad = items_of(tmp_path, f"sku,stock\ns,{written}\n", {"in_stock": "stock"})
+    assert bad.is_empty()
+    assert rows["s"]["in_stock"] is expected
 
 
 def test_parquet_lists_and_decimals_are_used(tmp_path):

@@ -81,7 +81,9 @@ def test_photos_in_and_out(client, recommender, served):
     photo = client.get("/datasets/shop/items/photo", params={"id": item})
     assert photo.content == served.paths.image(item).read_bytes()
     assert photo.headers["content-type"] == "image/jpeg"
-    found = client.post("/datasets/shop/recommend/photo?top=3", data=photo.content, headers={"Content-Type": "image/jpeg"})
+    found = client.post(
+        "/datasets/shop/recommend/photo?top=3", data=photo.content, headers={"Content-Type": "image/jpeg"}
+    )
     assert items_of(found) == ids(recommender.for_photo(photo.content, 3))
     broken = client.post("/datasets/shop/recommend/photo", data=b"no photo")
     assert broken.status_code == 422
@@ -91,7 +93,9 @@ def test_photos_in_and_out(client, recommender, served):
 
 def test_items_and_users_can_be_found(client, recommender, bought):
     titles = recommender.catalogue.sort(TRAIN_COUNT, ITEM, descending=[True, False])
-    assert [each["item"] for each in client.get("/datasets/shop/items?limit=3").json()] == titles[ITEM].head(3).to_list()
+    assert [each["item"] for each in client.get("/datasets/shop/items?limit=3").json()] == titles[ITEM].head(
+        3
+    ).to_list()
     word = titles["title"][0].split()[0]
     found = client.get("/datasets/shop/items", params={"search": word.upper()}).json()
     assert found
