@@ -146,9 +146,9 @@ class DatasetPaths:
         return {name: self.baseline(name).ranking for name in names}
 
     @property
-    def blend(self) -> "BlendPaths":
+    def blend(self) -> "MethodPaths":
         """Artefacts of the learned blend of all methods."""
-        return BlendPaths(self.root / "blend")
+        return MethodPaths(self.root / "blend")
 
     def ranked_methods(self, variants: Iterable[str]) -> dict[str, "MethodPaths"]:
         """Artefacts of each method that has ranked for test users: baselines by name, then variants, then the blend."""
@@ -181,34 +181,8 @@ class DatasetPaths:
 
 
 @dataclass(frozen=True)
-class BaselinePaths:
-    """Artefacts of one baseline of one dataset."""
-
-    root: Path
-
-    @property
-    def for_serving(self) -> list[Path]:
-        """Files and folders that a promotion needs."""
-        return [self.model, self.ranking]
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model"
-
-    @property
-    def ranking(self) -> Path:
-        """Of test users."""
-        return self.root / "ranking.parquet"
-
-    @property
-    def validation_ranking(self) -> Path:
-        """Of validation users on whom no setting was chosen."""
-        return self.root / "validation_ranking.parquet"
-
-
-@dataclass(frozen=True)
-class BlendPaths:
-    """Artefacts of the blend of one dataset; the folder is empty where there is no blend."""
+class MethodPaths:
+    """Artefacts of one method of one dataset; as they are for the blend, whose folder is empty where there is none."""
 
     root: Path
 
@@ -224,21 +198,31 @@ class BlendPaths:
 
     @property
     def validation_ranking(self) -> Path:
-        """Of selection users, by a blend that did not learn from them."""
+        """Of validation users on whom no setting was chosen; by the blend, of those that it did not learn from."""
         return self.root / "validation_ranking.parquet"
 
 
+class BaselinePaths(MethodPaths):
+    """Artefacts of one baseline of one dataset."""
+
+    @property
+    def for_serving(self) -> list[Path]:
+        return [self.model, self.ranking]
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+
 @dataclass(frozen=True)
-class VariantPaths:
+class VariantPaths(MethodPaths):
     """Artefacts of one variant of one dataset or joint training."""
 
-    root: Path
     dataset: DatasetPaths
     variant: str
 
     @property
     def for_serving(self) -> list[Path]:
-        """Files and folders that a promotion needs."""
         return [self.checkpoint, self.item_vectors, self.item_index, self.ranking]
 
     @property
@@ -264,25 +248,12 @@ class VariantPaths:
         return self.root / "item_index"
 
     @property
-    def ranking(self) -> Path:
-        """Of test users."""
-        return self.root / "ranking.parquet"
-
-    @property
-    def validation_ranking(self) -> Path:
-        """Of validation users on whom no setting was chosen."""
-        return self.root / "validation_ranking.parquet"
-
-    @property
     def generative(self) -> Path:
         """Rankings by the language model and their speeds; missing unless the settings ask for them."""
         return self.root / "generative"
 
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"
-
-
-MethodPaths = BaselinePaths | VariantPaths | BlendPaths
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
-from pixrec_core.engine import _ray_actors
 from pixrec_core.engine._contract import R, Report, S
 from pixrec_core.errors import EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
@@ -29,7 +28,7 @@ CONNECT_TIMEOUT_S: Final = 10.0  # Ray itself would try for many minutes
 #: Ray puts sockets into it, whose paths may have at most 107 bytes: the folder of `TMPDIR` may be too long.
 TEMPORARY: Final = "/tmp"  # noqa: S108  # a subfolder is created, closed to other users
 
-_ACTORS: Final = _ray_actors.KeptActors()
+RESTARTS: Final = 3  # of an actor whose process died; a shard that kills every process (memory) ends the map
 
 
 def make(settings: EngineSettings) -> "RayEngine":
@@ -41,6 +40,18 @@ def make(settings: EngineSettings) -> "RayEngine":
     if find_spec("ray") is None:
         raise SettingsError('engine.kind is "ray", but Ray is not installed: pip install ".[ray]" in the checkout')
     return RayEngine(settings)
+
+
+class _Worker:
+    """An actor that holds the function of one map."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")  # Ray sends this output to the driver
+        logging.getLogger("pixrec_core").setLevel(logging.INFO)
+        self._function = function
+
+    def run(self, shard: Any) -> Any:
+        return self._function(shard)
 
 
 @dataclass(frozen=True)
@@ -57,22 +68,22 @@ class RayEngine:
         """See `Engine`."""
         connect(self.settings)
         import ray
+        from ray.util import ActorPool
 
-        function_refs = [ray.put(function)]  # kept to the end: an actor that is restarted fetches it again
-
-        def submit(actor: Any, shard: S) -> Any:
-            return actor.run.options(max_task_retries=-1).remote(function_refs, shard)  # as often as actors restart
-
-        needs = {"num_cpus": self.settings.cpus, "num_gpus": self.settings.gpus}
         count = min(self._fitting_workers(), len(shards))
+        retries = {"max_restarts": RESTARTS, "max_task_retries": -1}  # a shard is tried as often as actors restart
+        start = ray.remote(num_cpus=self.settings.cpus, num_gpus=self.settings.gpus, **retries)(_Worker).remote
+        function_ref = ray.put(function)  # kept to the end: an actor that is restarted fetches it again
+        actors = [start(function_ref) for _ in range(count)]
         try:
-            with _ACTORS.pool(needs, count) as pool:
-                yield from pool.map(submit, shards)
+            yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(shard), shards)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            times = 1 + _ray_actors.RESTARTS
-            raise EngineError(f"a Ray worker died {times} times, or Ray itself failed: {error}") from error
+            raise EngineError(f"a Ray worker died {1 + RESTARTS} times, or Ray itself failed: {error}") from error
+        finally:  # busy ones too: a map that ends early leaves some
+            for actor in actors:
+                ray.kill(actor)
 
     def run_process_group(
         self, function: Callable[..., None], world_size: int, on_report: Callable[[Report], None]
@@ -84,7 +95,6 @@ class RayEngine:
             RayTaskError: a process failed in any other way; the message has its traceback.
         """
         connect(self.settings)
-        _ACTORS.end()
         launcher = import_module("pixrec_core.engine._ray_processes")  # needs torch; other callers do not
         launcher.run_process_group(function, world_size, on_report, self.settings)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -108,6 +108,24 @@ class SequenceModel(Model):
     known: NDArray[np.int64]
     weights: Mapping[str, NDArray[Any]]
 
+    @classmethod
+    def fit(cls, train: TrainData) -> Self:
+        """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10."""
+        known = np.unique(train.train.values)
+        windows = Windows.to_train(embedding_rows(train.train, known), train.times)
+        return choose_model((cls._fit(train, known, windows, dropout) for dropout in DROPOUTS), train)
+
+    @classmethod
+    def _fit(cls, train: TrainData, known: NDArray[np.int64], windows: Windows, dropout: float) -> Self:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            network = NextItemNetwork(len(known), cls.encoder(dropout))
+            weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+            # `weights` shares memory with `network`, so the model follows the training.
+            model = cls(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
+            _train(network, windows, lambda: validation_ndcg(replace(model), train))
+        return replace(model, chosen={"dropout": dropout})
+
     @cached_property
     def network(self) -> NextItemNetwork:
         """The network with its weights, in evaluation mode."""
@@ -128,27 +146,6 @@ class SequenceModel(Model):
             scores[users] = logits.min(axis=1, keepdims=True) - 1
             scores[np.ix_(users, self.known)] = logits
         return scores
-
-
-AnySequenceModel = TypeVar("AnySequenceModel", bound=SequenceModel)
-
-
-def fit_network(model_class: type[AnySequenceModel], train: TrainData) -> AnySequenceModel:
-    """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10."""
-    known = np.unique(train.train.values)
-    windows = Windows.to_train(embedding_rows(train.train, known), train.times)
-
-    def train_model(dropout: float) -> AnySequenceModel:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            network = NextItemNetwork(len(known), model_class.encoder(dropout))
-            weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-            # `weights` shares memory with `network`, so the model follows the training.
-            model = model_class(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
-            _train(network, windows, lambda: validation_ndcg(replace(model), train))
-        return replace(model, chosen={"dropout": dropout})
-
-    return choose_model((train_model(dropout) for dropout in DROPOUTS), train)
 
 
 def _train(network: NextItemNetwork, windows: Windows, validate: Callable[[], float]) -> None:

@@ -4,13 +4,9 @@ It is trained with cross-entropy over the catalogue, which the losses of its aut
 and Karatzoglou 2018, arXiv 1706.03847).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from pixrec_core.recommenders import _sequence_training as training
-from pixrec_core.recommenders.base import Model, TrainData
 
 WIDTH = training.WIDTH
 
@@ -30,16 +26,10 @@ class GruEncoder(nn.Module):
         return outputs
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Gru4Rec(training.SequenceModel):
     """A trained GRU4Rec."""
 
-    encoder: ClassVar[type[nn.Module]] = GruEncoder
+    encoder = GruEncoder
 
 
-load = Gru4Rec.load
-
-
-def fit(train: TrainData) -> Model:
-    """Train until validation NDCG@10 no longer rises."""
-    return training.fit_network(Gru4Rec, train)
+fit, load = Gru4Rec.fit, Gru4Rec.load

@@ -4,14 +4,10 @@ It is as strong as later work found it can be: pre-norm blocks, and cross-entrop
 negative per target.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from pixrec_core.recommenders import _sequence_training as training
 from pixrec_core.recommenders._sequence_windows import WINDOW
-from pixrec_core.recommenders.base import Model, TrainData
 
 WIDTH = training.WIDTH
 BLOCKS = 2
@@ -45,16 +41,10 @@ class SelfAttention(nn.Module):
         return outputs
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class SasRec(training.SequenceModel):
     """A trained SASRec."""
 
-    encoder: ClassVar[type[nn.Module]] = SelfAttention
+    encoder = SelfAttention
 
 
-load = SasRec.load
-
-
-def fit(train: TrainData) -> Model:
-    """Train until validation NDCG@10 no longer rises."""
-    return training.fit_network(SasRec, train)
+fit, load = SasRec.fit, SasRec.load

@@ -19,7 +19,6 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 WORKSPACE = "load_from: [{python_module: {module_name: shop_definitions, location_name: pixrec}}]\n"
 PLACE = {"repositoryLocationName": "pixrec", "repositoryName": "__repository__"}
-DEADLINE_S = 240  # on a machine with much else to do
 RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
 
 
@@ -30,10 +29,8 @@ def free_port() -> int:
 
 
 def until(look: Callable[[], Any]) -> Any:
-    """The first true answer."""
-    deadline = time.monotonic() + DEADLINE_S
+    """Return the first true answer; only the test's own timeout ends the wait."""
     while not (answer := look()):
-        assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.2)
     return answer
 
@@ -46,7 +43,7 @@ class Server:
 
     def ask(self, query: str, **variables: Any) -> Any:
         question = {"query": query, "variables": variables}
-        answer = requests.post(f"{self.url}/graphql", json=question, timeout=DEADLINE_S).json()
+        answer = requests.post(f"{self.url}/graphql", json=question, timeout=600).json()
         assert "errors" not in answer, answer
         return answer["data"]
 

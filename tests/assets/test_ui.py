@@ -15,7 +15,7 @@ from PIL import Image
 from pixrec_assets.definitions import defs
 from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
-from tests.assets.dev_server import DEADLINE_S, Server, dagster_dev, until
+from tests.assets.dev_server import Server, dagster_dev, until
 from tests.browser import chromium, screenshot
 from tests.core.report import example
 
@@ -74,7 +74,7 @@ class Page:
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.browser.get(f"{self.server.url}{path}")
 
-    def find(self, xpath: str, patience_s: float = DEADLINE_S) -> Any:
+    def find(self, xpath: str, patience_s: float = 600) -> Any:
         """The first of these elements, once it can be seen."""
         from selenium.webdriver.common.by import By
         from selenium.webdriver.support.expected_conditions import visibility_of_element_located

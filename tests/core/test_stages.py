@@ -115,13 +115,13 @@ def test_a_stage_that_another_process_builds_is_refused(work: Work) -> None:
 
 
 BLOCKING_STAGE = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Work
 def run(work):
     print("RUNNING", flush=True)
-    time.sleep(60)
+    signal.pause()
 root = Path(sys.argv[1])
 work = Work(Settings(root=root, data_dir=root, datasets={"shop": {"source": {"kind": "sample"}}}), "shop")
 Stage("one", run, lambda work: work.paths.root / "one").materialise(work)

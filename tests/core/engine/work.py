@@ -47,19 +47,6 @@ class Stuck:
         raise ContractError("the first shard is broken")
 
 
-@dataclass(frozen=True)
-class Tracked:
-    """Creates a file when it is released."""
-
-    folder: Path
-
-    def __call__(self, shard):
-        return os.getpid()
-
-    def __del__(self):
-        (self.folder / f"gone.{os.getpid()}").touch()
-
-
 class Costly:
     """Records in a folder how often it is sent to a process, and which processes use it."""
 
