@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_S: Final = 10.0  # Ray itself would try for many minutes
 #: Ray puts sockets into it, whose paths may have at most 107 bytes: the folder of `TMPDIR` may be too long.
 TEMPORARY: Final = "/tmp"  # noqa: S108  # a subfolder is created, closed to other users
 
+#: Held by a map: two that each hold a part of the cluster would wait for each other's part.
+_TURN: Final = threading.Lock()
 RESTARTS: Final = 3  # of an actor whose process died; a shard that kills every process (memory) ends the map
 
 
@@ -74,16 +76,17 @@ class RayEngine:
         retries = {"max_restarts": RESTARTS, "max_task_retries": -1}  # a shard is tried as often as actors restart
         start = ray.remote(num_cpus=self.settings.cpus, num_gpus=self.settings.gpus, **retries)(_Worker).remote
         function_ref = ray.put(function)  # kept to the end: an actor that is restarted fetches it again
-        actors = [start(function_ref) for _ in range(count)]
-        try:
-            yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(shard), shards)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except ray.exceptions.RayError as error:
-            raise EngineError(f"a Ray worker died {1 + RESTARTS} times, or Ray itself failed: {error}") from error
-        finally:  # busy ones too: a map that ends early leaves some
-            for actor in actors:
-                ray.kill(actor)
+        with _TURN:
+            actors = [start(function_ref) for _ in range(count)]
+            try:
+                yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(shard), shards)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                raise EngineError(f"a Ray worker died {1 + RESTARTS} times, or Ray itself failed: {error}") from error
+            finally:  # busy ones too: a map that ends early leaves some
+                for actor in actors:
+                    ray.kill(actor)
 
     def run_process_group(
         self, function: Callable[..., None], world_size: int, on_report: Callable[[Report], None]

@@ -24,7 +24,7 @@ from pixrec_core.stages import Work
 from tests.assets import fake_stages
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ["raw", "items", "interactions", "images", "sequences"]
+DATA = ["raw", "items", "interactions", "images", "sequences", "item_features"]
 TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking"]
 
 
@@ -52,7 +52,7 @@ def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, setting
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
     assert (code, built(out)) == (0, [])
-    assert out.count("up to date (built 20") == 22
+    assert out.count("up to date (built 20") == 23
 
 
 def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
@@ -234,7 +234,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
 def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
     order = [(run.stage.name, run.work.variant) for run in plan_dataset(settings, "sample")]
     variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
-    assert order[6:] == [*variants, *((name, None) for name in ("blend", "promoted", "evaluation", "report"))]
+    assert order[7:] == [*variants, *((name, None) for name in ("blend", "promoted", "evaluation", "report"))]
 
 
 INTERRUPTED = """

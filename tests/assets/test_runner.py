@@ -40,7 +40,7 @@ source = { kind = "sample", seed = 2 }
 [datasets.c]
 source = { kind = "sample", seed = 3 }
 """
-RUNS = 6 + 2 * 4 + 4  # per dataset: raw to baselines, four per variant, blend to report
+RUNS = 7 + 2 * 4 + 4  # per dataset: raw to baselines, four per variant, blend to report
 
 
 class OutOfOrder:
@@ -207,7 +207,7 @@ def test_a_failed_partition_stops_no_other_and_the_printed_command_retries(datas
     assert retry == f"--config {config} run b --variant text_only"
     code, out, _ = call(retry)
     assert code == 0
-    assert len(built(out)) == 5 + 4, "all of b except its raw files"
+    assert len(built(out)) == 6 + 4, "all of b except its raw files"
     assert pipeline.RANKING.is_current(Work(datasets, "b", "text_only"))
 
 
@@ -280,7 +280,7 @@ def test_wrong_names_are_reported_with_the_known_ones(pixrec):
 def test_without_a_dataset_all_run_and_the_summary_has_a_row_per_partition(pixrec):
     code, out, _ = pixrec("run", "--variant", "text_only")
     assert code == 0
-    assert summary_rows(out) == [["sample", "6 built"], ["sample|text_only", "4 built"]]
+    assert summary_rows(out) == [["sample", "7 built"], ["sample|text_only", "4 built"]]
 
 
 def summary_rows(out: str) -> list[list[str]]:
