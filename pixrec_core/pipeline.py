@@ -250,7 +250,7 @@ CHECKPOINT: Final = Stage(
     "checkpoint",
     checkpoint,
     lambda w: w.variant_paths.checkpoint,
-    (SEQUENCES, JOINT_CHECKPOINT),
+    (SEQUENCES, ITEM_FEATURES, JOINT_CHECKPOINT),
     ("model", "training"),
     partitioned_by="variant",
     external_inputs=_backbone_external_inputs,

@@ -196,7 +196,7 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
-    """The dual tower."""
+    """The dual tower. Some defaults depend on `user_encoder` and `item_encoder`: see `OTHER_DEFAULTS`."""
 
     renamed = MappingProxyType(
         {
@@ -205,6 +205,21 @@ class ModelSettings(Section):
         }
     )
 
+    user_encoder: Literal["items", "tokens"] = Field(
+        "items",
+        description="`items` encodes each item once and makes the user from item vectors; `tokens` reads the whole "
+        "history with the backbone, as in the paper",
+    )
+    item_encoder: Literal["frozen", "backbone"] = Field(
+        "frozen",
+        description="items: source of item vectors: frozen features of text and photo, or the backbone, which is "
+        "trained",
+    )
+    user_pooling: Literal["mean", "gru", "transformer"] = Field(
+        "mean",
+        description="items: the user is the weighted mean of the item vectors with learned weights; or that mean plus "
+        "the output of a causal network",
+    )
     backbone: ModelName = Field(
         TINY, description="`tiny`, or a hub name or local folder of an image-text-to-text model"
     )
@@ -218,7 +233,7 @@ class ModelSettings(Section):
     )
     lora: LoraSettings = LoraSettings()
     last_layers: Positive = Field(2, description="number of trained decoder layers with tune = last_layers")
-    embedding_dim: Positive = Field(128, description="D, dimension of user and item vectors")
+    embedding_dim: Positive = Field(256, description="D, dimension of user and item vectors; 128 with a backbone")
     item_tokens: Positive = Field(32, description="maximum text tokens per item; longer texts are truncated")
     text_encoder: str = Field(
         "lsa", description="frozen encoder of item texts: `lsa`, or a Hugging Face name or folder of an embedding model"
@@ -247,22 +262,42 @@ class TrainingSettings(Section):
         }
     )
 
-    epochs: Positive = Field(3, description="passes over the training sequences")
-    batch_size: Positive = Field(16, description="history windows per step")
-    max_history_len: int = Field(10, ge=2, description="n, maximum items in a history window; the newest are kept")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate; 1e-4 or less for a pretrained backbone")
-    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    epochs: Positive = Field(30, description="most passes over the training sequences; 3 with a backbone")
+    batch_size: Positive = Field(
+        1024, description="targets per step; 256 with item_encoder = backbone; tokens: history windows, 16"
+    )
+    max_history_len: int = Field(
+        50, ge=2, description="n, maximum items in a history window; the newest are kept; tokens: 10"
+    )
+    learning_rate: float = Field(
+        3e-3, gt=0, description="peak learning rate; 5e-4 with a backbone, and 1e-4 or less for a pretrained one"
+    )
+    lr_scheduler_type: Literal["constant_with_warmup", "cosine"] = Field(
+        "constant_with_warmup", description="learning rate after the warm-up; `cosine`, to 0, with a backbone"
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises; 0.1 with a backbone"
+    )
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
-    weight_item_item: Fraction = Field(0.125, description="a, weight of the item-item loss L_TT")
-    weight_user_item: Fraction = Field(0.8, description="b, weight of the user-item loss L_UT")
+    weight_item_item: Fraction = Field(
+        0.0,
+        description="a, weight of the item-item loss L_TT: the target as part of a history against all keys; tokens: "
+        "0.125",
+    )
+    weight_user_item: Fraction = Field(1.0, description="b, weight of the user-item loss L_UT; tokens: 0.8")
     num_sampled_negatives: int = Field(
-        64,
+        8192,
         ge=0,
-        description="training items sampled per step as negatives, besides the items of the batch; 0 turns this off",
+        description="training items sampled per step as negatives, besides the items of the batch; all of them if they "
+        "are fewer; 0 turns this off; 64 with a backbone",
     )
     log_q_correction: bool = Field(False, description="apply the logQ correction to in-batch negatives")
-    shuffle_ties: bool = Field(True, description="shuffle items of the same time in each epoch")
-    temperature: float = Field(0.07, gt=0, description="tau, temperature of both InfoNCE losses")
+    shuffle_ties: bool = Field(
+        True,
+        description="shuffle items of the same time in each epoch; items: a target's history has the rest of its "
+        "basket too",
+    )
+    temperature: float = Field(0.1, gt=0, description="tau, temperature of both InfoNCE losses; tokens: 0.07")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="precision of activations; weights stay float32. `auto` is bfloat16 on a GPU that supports it",
@@ -435,6 +470,52 @@ class EngineSettings(Section):
     gpus: float = Field(0.0, ge=0, description="ray: GPUs per worker; with 0.5 two workers share one")
 
 
+#: Defaults of `[model]` and `[training]` that differ from the declared ones, which are for frozen item features.
+OTHER_DEFAULTS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
+    "tokens": {
+        "model": {"embedding_dim": 128},
+        "training": {
+            "epochs": 3,
+            "batch_size": 16,
+            "max_history_len": 10,
+            "learning_rate": 5e-4,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.1,
+            "weight_item_item": 0.125,
+            "weight_user_item": 0.8,
+            "num_sampled_negatives": 64,
+            "temperature": 0.07,
+        },
+    },
+    "backbone": {
+        "model": {"embedding_dim": 128},
+        "training": {
+            "epochs": 3,
+            "batch_size": 256,
+            "learning_rate": 5e-4,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.1,
+            "num_sampled_negatives": 64,
+        },
+    },
+}
+
+
+def _complete_training(sections: "Sections | JointSettings") -> None:
+    """Set the defaults that depend on the encoders, and reject what one of them cannot do."""
+    model, training = sections.model, sections.training
+    kind = "tokens" if model.user_encoder == "tokens" else model.item_encoder
+    for name, defaults in OTHER_DEFAULTS.get(kind, {}).items():
+        section: Section = getattr(sections, name)
+        missing = {key: value for key, value in defaults.items() if key not in section.model_fields_set}
+        object.__setattr__(sections, name, section.model_copy(update=missing))
+    if model.user_encoder == "items" and training.processes > 1:
+        raise ValueError(
+            f"training.processes is {training.processes}, but a training with model.user_encoder = `items` "
+            "runs in one process; leave processes out, or set user_encoder to `tokens`"
+        )
+
+
 class Sections(BaseModel):
     """The sections that apply to all datasets at the top level, and to one dataset within it."""
 
@@ -449,6 +530,20 @@ class Sections(BaseModel):
     blend: BlendSettings = BlendSettings()
     promotion: PromotionSettings = PromotionSettings()
     rules: CandidateRules = CandidateRules()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        _complete_training(self)
+        return self
+
+    @model_validator(mode="after")
+    def _check_rankers(self) -> Self:
+        if self.generative.rankers and self.model.user_encoder == "items":
+            raise ValueError(
+                f"generative.rankers are {', '.join(self.generative.rankers)}, but with model.user_encoder = `items` "
+                "no language model reads histories; leave rankers out, or set user_encoder to `tokens`"
+            )
+        return self
 
 
 class DatasetSettings(Sections):
@@ -469,9 +564,18 @@ class JointSettings(Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        _complete_training(self)
+        if self.model.user_encoder == "items":
+            raise ValueError("model.user_encoder is `items`, but a joint training needs `tokens`")
+        return self
 
-#: The dataset without a pixrec.toml. Its item texts are short; truncating them there halves the work.
-SAMPLE: Final = {"source": {"kind": "sample"}, "model": {"item_tokens": 16}, "training": {"epochs": 2}}
+
+TOKENS: Final = {"user_encoder": "tokens"}  # the model of joint trainings
+
+#: The dataset without a pixrec.toml.
+SAMPLE: Final = {"source": {"kind": "sample"}}
 
 
 class _Environment(EnvSettingsSource):
@@ -581,13 +685,16 @@ class Settings(BaseSettings, Sections):
         def start_model(given: Any) -> Any:
             start = given.get("start_from") if isinstance(given, dict) else None
             training = joint.get(start) if isinstance(start, str) else None
-            return training.get("model", {}) if isinstance(training, dict) else {}
+            if not isinstance(training, dict):
+                return {}
+            model = training.get("model", {})
+            return TOKENS | model if isinstance(model, dict) else model
 
         return values | {
             "datasets": {
                 name: merge(given, Sections.model_fields, start_model(given)) for name, given in datasets.items()
             },
-            "joint": {name: merge(given, ("model", "training"), {}) for name, given in joint.items()},
+            "joint": {name: merge(given, ("model", "training"), TOKENS) for name, given in joint.items()},
         }
 
     @model_validator(mode="after")

@@ -13,7 +13,14 @@ INPUTS: Final = {
     "shuffled_images": "the text of each item with the photo of another one, as a control experiment; do not serve it",
 }
 
-GET_STARTED: Final = """\
+GET_STARTED: Final = {
+    "items": """\
+```python
+from pixrec_core.models import checkpoint
+
+model, encoders = checkpoint.load(folder)           # `ItemsTower`, and what makes its inputs
+```""",
+    "tokens": """\
 ```python
 from pixrec_core.models.dual_tower import DualTower
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -21,7 +28,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 model = DualTower.from_pretrained(folder)           # or transformers' AutoModel, after this import
 tokenizer = AutoTokenizer.from_pretrained(folder)
 image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-```"""
+```""",
+}
 
 USES: Final = """\
 The model ranks the items of one shop for users with at least one interaction there. It can also rank items without \
@@ -48,7 +56,7 @@ def model_card(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
             f"## Model details\n\n{_details(settings, record)}",
             f"## Uses\n\n{USES}",
             f"## Bias, risks and limitations\n\n{LIMITATIONS}",
-            f"## How to get started with the model\n\n{GET_STARTED}",
+            f"## How to get started with the model\n\n{GET_STARTED[settings['model']['user_encoder']]}",
             f"## Training data\n\n{_training_data(record)}",
             f"## Evaluation\n\n{_evaluation(settings, record)}",
             f"## Training hyperparameters\n\n{_hyperparameters(settings, record)}\n",
@@ -68,17 +76,21 @@ def _metadata(settings: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCa
 def _details(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     backbone = record["backbone"]
     origin = {
+        "frozen": f"frozen encoders of texts and photos ({backbone['name']})",
         "embedded": "the backbone `tiny`, trained from random weights with a tokenizer trained on the item texts",
         "folder": "a backbone from a local folder",
         "hub": f"the backbone `{backbone['name']}`, revision {backbone['revision']}",
     }[backbone["kind"]]
+    form = {
+        "tokens": "one causal vision-language backbone reads the whole history (PixRec, 2026; CALRec, RecSys 2024)",
+        "items": "each item is encoded once, and the user's vector is made from item vectors",
+    }[settings["model"]["user_encoder"]]
     started = record["started_from"]
     joint = f" Training started from a joint checkpoint of {', '.join(started['datasets'])}." if started else ""
     return (
-        "The model encodes users and items as vectors for next-item recommendation, with one causal vision-language "
-        f"backbone (PixRec, 2026; CALRec, RecSys 2024). Its inputs are {INPUTS[settings['variant']]}. It uses "
-        f"{origin}.{joint} It has {record['parameters']:,} parameters, of which {record['trained_parameters']:,} were "
-        "trained."
+        f"The model encodes users and items as vectors for next-item recommendation: {form}. Its inputs are "
+        f"{INPUTS[settings['variant']]}. It uses {origin}.{joint} It has {record['parameters']:,} parameters, of which "
+        f"{record['trained_parameters']:,} were trained."
     )
 
 

@@ -16,6 +16,8 @@ from pixrec_core.settings import ModelSettings, Section, TrainingSettings
 if TYPE_CHECKING:
     from pixrec_core.models.backbones import Processor
     from pixrec_core.models.dual_tower import DualTower
+    from pixrec_core.models.frozen_features import FrozenEncoders
+    from pixrec_core.models.items_tower import ItemsTower
 
 WEIGHTS = "model.safetensors"
 CURVES = "training.json"
@@ -25,14 +27,18 @@ REMEDY = "Restore it, or train again"
 
 
 def save(
-    folder: Path, model: "DualTower", processor: "Processor", settings: Mapping[str, Any], record: dict[str, Any]
+    folder: Path,
+    model: "DualTower | ItemsTower",
+    processor: "Processor | FrozenEncoders",
+    settings: Mapping[str, Any],
+    record: dict[str, Any],
 ) -> None:
     """Write a checkpoint atomically.
 
     Args:
         folder: the checkpoint's folder.
         model: the dual tower.
-        processor: of its backbone.
+        processor: of its backbone, or its frozen encoders.
         settings: of the training: `variant`, `model` and `training`.
         record: of the training, as for `model_card`.
     """
@@ -54,14 +60,18 @@ def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, An
         start: folder of the checkpoint that training starts from; None to start from the backbone.
 
     Returns:
-        `backbone`: its kind (embedded, folder or hub), name, and revision on the hub (a commit);
+        `backbone`: its kind (embedded, folder, hub, or frozen for frozen encoders of text and photo), name, and
+        revision on the hub (a commit);
         `started_from`: datasets and `weights_sha256` of the checkpoint `start`, or None.
     """
     if start is not None:
         record = files.read_json(start / CURVES)
         started = {"datasets": sorted(record["data"]), "weights_sha256": record["weights_sha256"]}
         return {"backbone": record["backbone"], "started_from": started}
-    if settings.backbone == "tiny":
+    if settings.user_encoder == "items" and settings.item_encoder == "frozen":
+        names = f"{Path(settings.text_encoder).name} and {Path(settings.photo_encoder).name}"
+        backbone = {"kind": "frozen", "name": names, "revision": None}
+    elif settings.backbone == "tiny":
         backbone = {"kind": "embedded", "name": settings.backbone, "revision": None}
     elif Path(settings.backbone).is_dir():
         backbone = {"kind": "folder", "name": "a local folder", "revision": None}
@@ -78,20 +88,31 @@ def weights_sha256(folder: Path) -> str:
         raise CheckpointError(f"{folder / CURVES} holds no checksum of the weights. {REMEDY}") from error
 
 
-def load(folder: Path) -> "tuple[DualTower, Processor]":
-    """The model and processor of a checkpoint, in evaluation mode, on the GPU if there is one.
+def load(folder: Path) -> "tuple[Any, Any]":
+    """The model of a checkpoint, in evaluation mode, on the GPU if there is one; and what its inputs are made with.
+
+    Returns:
+        A `DualTower` and the `Processor` of its backbone, or an `ItemsTower` and its `FrozenEncoders` or the
+        `Processor`.
 
     Raises:
         MissingArtefactError: there is no checkpoint.
         CheckpointError: the weights do not have the recorded checksum, or a file is damaged or unsafe.
     """
+    from transformers import AutoConfig
+
     from pixrec_core.models.dual_tower import DualTower
+    from pixrec_core.models.frozen_features import FrozenEncoders
+    from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig
     from pixrec_core.models.loading import load_processor
 
     if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. {REMEDY}")
     try:
-        model, processor = DualTower.from_pretrained(folder).eval(), load_processor(folder)
+        items = isinstance(AutoConfig.from_pretrained(folder), ItemsTowerConfig)
+        model = (ItemsTower if items else DualTower).from_pretrained(folder).eval()
+        frozen = items and model.backbone is None
+        processor = FrozenEncoders.in_folder(folder, model.whitening) if frozen else load_processor(folder)
     except PixRecError:
         raise
     except Exception as error:  # transformers raises anything for damaged files
@@ -108,8 +129,9 @@ def load_settings(folder: Path) -> tuple[ModelSettings, TrainingSettings]:
     """
     saved = files.read_json(folder / SETTINGS)
     try:
+        saved["model"].setdefault("user_encoder", "tokens")  # the only form in checkpoints of earlier versions
         return ModelSettings.model_validate(saved["model"]), TrainingSettings.model_validate(saved["training"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / SETTINGS} is damaged ({error}). {REMEDY}") from error
 
 

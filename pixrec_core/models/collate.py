@@ -55,6 +55,11 @@ class Collator:
         if self.negatives:
             self.negatives.set_epoch(epoch)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Number of tokens of each item."""
+        return [len(block.ids) for block in self.inputs]
+
     def item_batch(self, numbers: Sequence[int] | Ids) -> Batch:
         """Inputs of `DualTower.item_vectors`: one row per item.
 

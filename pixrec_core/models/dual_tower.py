@@ -8,7 +8,7 @@ import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
-from pixrec_core.models.backbones import adapter_of
+from pixrec_core.models.backbones import BackboneAdapter, adapter_of
 from pixrec_core.models.checkpoint import device
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
@@ -101,30 +101,26 @@ class DualTowerOutput(ModelOutput):  # type: ignore[misc]
     user_item: Tensor | None = None
 
 
-class DualTower(PreTrainedModel):  # type: ignore[misc]
-    """User and item vectors from one backbone (PixRec, section 3; CALRec, section 3.2)."""
+class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
+    """What both user encoders share: an optional backbone, item-id embeddings, and checked loading."""
 
-    config_class = DualTowerConfig
     base_model_prefix = "dual_tower"
     supports_gradient_checkpointing = True
-    _supports_sdpa = True  # only the backbone has attention
+    _supports_sdpa = True  # only the backbone has attention implementations
+    #: Names of the losses that `forward` returns; the first one is minimised.
+    loss_terms: ClassVar[tuple[str, ...]]
+    adapter: BackboneAdapter  # of the backbone, if there is one
 
-    def __init__(self, config: DualTowerConfig, backbone: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: Any, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        if backbone is None:
+        if backbone is None and config.backbone_config is not None:
             backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
-        self.backbone = backbone
-        self.adapter = adapter_of(backbone)
-        hidden = config.backbone_config.get_text_config().hidden_size
-        self.user_head = nn.Linear(hidden, config.embedding_dim)
-        self.item_head = nn.Linear(hidden, config.embedding_dim)
+        self.backbone: Any = backbone
+        if backbone is not None:
+            self.adapter = adapter_of(backbone)
         self.item_id_embedding: ItemIdEmbedding | None = None
         if config.num_item_ids:
             self.item_id_embedding = ItemIdEmbedding(config.num_item_ids, config.embedding_dim, config.item_id_dropout)
-        self.post_init()
-        # Tied weights are saved once, under the name that they are tied to. Without this, the Trainer warns that the
-        # other names are missing.
-        self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
 
     @classmethod
     def from_pretrained(cls, folder: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -144,20 +140,25 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         self.item_id_embedding = ItemIdEmbedding(num_items, self.config.embedding_dim, dropout)
         self.item_id_embedding.apply(self._init_weights)
 
+    def heads(self) -> list[nn.Linear]:
+        """Linear maps from features to vectors; each of those of one input starts as the same orthogonal matrix."""
+        raise NotImplementedError
+
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the heads and the item-id embedding; the backbone initialises its weights itself.
 
-        Both heads start as the same orthogonal matrix, which preserves angles: an untrained model ranks items by the
-        similarity of their content to the history. Independent heads would have to learn that first.
+        Heads of both roles start as the same orthogonal matrix, which preserves angles: an untrained model ranks items
+        by the similarity of their content to the history. Independent heads would have to learn that first.
         """
-        if module is self.user_head or module is self.item_head:
+        if isinstance(module, nn.Linear) and any(module is head for head in self.heads()):
             nn.init.orthogonal_(module.weight, generator=torch.Generator().manual_seed(torch.initial_seed()))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif self.item_id_embedding and module in {self.item_id_embedding.history, self.item_id_embedding.candidate}:
             nn.init.zeros_(module.weight)
         elif isinstance(module, PreTrainedModel):
             return
-        else:
+        elif self.backbone is not None:
             self.backbone._init_weights(module)
 
     def vision_parameters(self) -> list[nn.Parameter]:
@@ -187,6 +188,51 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
         """Last hidden states (B, L, H) of right-padded rows: see `BackboneAdapter.hidden_states`."""
         return self.adapter.hidden_states(ids, image_feature_index, features)
 
+    def item_states(self, items: Batch, features: Tensor | None) -> Tensor:
+        """Mean hidden states (I, H) of items without a history.
+
+        Args:
+            items: from `Collator.item_batch`.
+            features: (J, K, F) from `photo_features`.
+        """
+        hidden = self.hidden_states(items["input_ids"], items["image_feature_index"], features)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return span_means(hidden, rows, items["starts"], items["ends"])
+
+    def _add_ids(self, contents: Tensor, table: str, numbers: Tensor, id_mask: Tensor | None) -> Tensor:
+        """Unit vectors (I, D): unit content vectors plus id vectors, if there are any.
+
+        Args:
+            contents: (I, D).
+            table: `history` or `candidate`.
+            numbers: (I,) item numbers.
+            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
+        """
+        if self.item_id_embedding is None:
+            return contents
+        id_vectors = self.item_id_embedding.lookup(getattr(self.item_id_embedding, table), numbers, id_mask)
+        return functional.normalize(contents + id_vectors, dim=-1)
+
+
+class DualTower(Tower):
+    """User and item vectors from one backbone, which reads whole histories (PixRec, section 3; CALRec, section 3.2)."""
+
+    config_class = DualTowerConfig
+    loss_terms = ("loss", "generation", "item_item", "user_item")
+
+    def __init__(self, config: DualTowerConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config, backbone)
+        hidden = config.backbone_config.get_text_config().hidden_size
+        self.user_head = nn.Linear(hidden, config.embedding_dim)
+        self.item_head = nn.Linear(hidden, config.embedding_dim)
+        self.post_init()
+        # Tied weights are saved once, under the name that they are tied to. Without this, the Trainer warns that the
+        # other names are missing.
+        self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
+
+    def heads(self) -> list[nn.Linear]:
+        return [self.user_head, self.item_head]
+
     def item_vectors(self, items: Batch, features: Tensor | None, id_mask: Tensor | None = None) -> Tensor:
         """v_T, (I, D): unit vectors of items without a history.
 
@@ -195,13 +241,8 @@ class DualTower(PreTrainedModel):  # type: ignore[misc]
             features: (J, K, F) from `photo_features`.
             id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
         """
-        hidden = self.hidden_states(items["input_ids"], items["image_feature_index"], features)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        contents = self._project(self.item_head, span_means(hidden, rows, items["starts"], items["ends"]))
-        if self.item_id_embedding is None:
-            return contents
-        id_vectors = self.item_id_embedding.lookup(self.item_id_embedding.candidate, items["numbers"], id_mask)
-        return functional.normalize(contents + id_vectors, dim=-1)
+        contents = self._project(self.item_head, self.item_states(items, features))
+        return self._add_ids(contents, "candidate", items["numbers"], id_mask)
 
     def user_vectors(self, histories: Batch, features: Tensor | None) -> Tensor:
         """v_U, (B, D): unit vectors of histories from `Collator.history_batch`."""
@@ -271,7 +312,7 @@ class DevicePickle:
     last bits, and workers must compute the same vectors as the sender.
     """
 
-    model: DualTower
+    model: Tower
 
     def __getstate__(self) -> dict[str, Any]:
         model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()

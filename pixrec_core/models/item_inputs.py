@@ -103,14 +103,15 @@ def item_inputs(
     return ItemInputs(
         np.array(tokens, dtype=np.int32),
         np.array(ends, dtype=np.int64),
-        _variant_photo_rows(photo_rows, variant),
+        variant_photo_rows(photo_rows, variant),
         image_tokens,
         (np.array(image_ids, dtype=np.int64), np.array(image_feature_index, dtype=np.int64)),
         np.array(processor.text_ids(prompts.END), dtype=np.int64),
     )
 
 
-def _variant_photo_rows(rows: Ids, variant: str) -> Ids:
+def variant_photo_rows(rows: Ids, variant: str) -> Ids:
+    """Return the row of the photo that each item has under a variant, or `NO_PHOTO`; `rows` (N,) are the true ones."""
     if variant == "text_only":
         return np.full_like(rows, NO_PHOTO)
     if variant == "shuffled_images":

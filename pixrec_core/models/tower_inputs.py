@@ -17,7 +17,7 @@ from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, photo_files, photo_rows
 from pixrec_core.models.process_group import SINGLE_PROCESS, RankInfo
 from pixrec_core.paths import VariantPaths
-from pixrec_core.ranking_table import id_indices
+from pixrec_core.ranking_table import id_lists
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class TowerInputs:
         photos, with_photo = photo_rows(catalogue)
         has_photos = paths.variant != "text_only" and bool(with_photo)
         pixels = photo_files(paths.dataset, with_photo, processor) if has_photos else None
-        image_tokens = _image_tokens(backbone, processor) if has_photos else 0
+        tokens = image_tokens(backbone, processor) if has_photos else 0
         rows = catalogue.iter_rows(named=True)
-        inputs = item_inputs(rows, photos, processor, image_tokens, paths.variant, text_tokens)
+        inputs = item_inputs(rows, photos, processor, tokens, paths.variant, text_tokens)
         return cls(catalogue[schemas.ITEM].to_list(), inputs, pixels, processor)
 
     def numbers(self, sequences: pl.Series) -> pl.Series:
         """Lists of item numbers from lists of item ids; as Python objects they would take ten times the memory."""
-        return sequences.list.eval(id_indices(pl.element(), pl.Series(self.items)).cast(pl.Int64))
+        return id_lists(sequences, pl.Series(self.items))
 
     def collator(
         self, photos: PhotoStore | None = None, negatives: Negatives | None = None, rank_info: RankInfo = SINGLE_PROCESS
@@ -61,7 +61,7 @@ class TowerInputs:
 
 
 @torch.inference_mode()
-def _image_tokens(backbone: Any, processor: Processor) -> int:
+def image_tokens(backbone: Any, processor: Processor) -> int:
     """K, features per photo: the length of the output for one photo, since every family computes it differently."""
     pixels = processor.pixels(Image.new("RGB", (processor.edge, processor.edge), "gray"))
     inputs = send_to_device(processor.image_inputs(pixels, 1), backbone.device)

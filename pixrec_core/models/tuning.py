@@ -7,11 +7,11 @@ the vision tower and projection. LoRA (arXiv 2106.09685) comes from peft.
 from typing import Any
 
 from pixrec_core.errors import BackboneError
-from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.dual_tower import Tower
 from pixrec_core.settings import LoraSettings, ModelSettings
 
 
-def select_trainable_weights(model: DualTower, settings: ModelSettings) -> None:
+def select_trainable_weights(model: Tower, settings: ModelSettings) -> None:
     """Set `requires_grad` of the backbone's weights as the settings say; LoRA adapters are added to the model.
 
     Raises:
@@ -33,7 +33,7 @@ def select_trainable_weights(model: DualTower, settings: ModelSettings) -> None:
         layers[len(layers) - count :].requires_grad_(True)
 
 
-def merge_lora_adapters(model: DualTower) -> None:
+def merge_lora_adapters(model: Tower) -> None:
     """Merge LoRA adapters into the weights that they adapt, so that the checkpoint is a plain model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -16,10 +16,12 @@ class TrainingWindow(NamedTuple):
         items: item numbers, oldest first; all but the first are targets.
         later: items that the user takes after the window, within the training split. They are correct answers too,
             so they are never negatives.
+        times: of the items, in any unit; empty if they are not known.
     """
 
     items: Sequence[int]
     later: Sequence[int] = ()
+    times: Sequence[int] = ()
 
 
 class TrainingWindows(Dataset[TrainingWindow]):
@@ -32,18 +34,29 @@ class TrainingWindows(Dataset[TrainingWindow]):
         sequences: (users,) lists of item numbers, oldest first.
         length: maximum number of items in a history.
         seed: of the cuts and of the order of items with equal timestamps.
-        timestamps: (users,) lists of times of the items, in any unit that increases with time. The true order of
-            items with equal timestamps (a basket, an import) is unknown, so each epoch shuffles them.
-            None keeps the given order.
+        timestamps: (users,) lists of times of the items, in any unit that increases with time; None if not known.
+        shuffle_ties: shuffle items with equal timestamps in each epoch: the true order of a basket or an import is
+            unknown. Needs `timestamps`.
     """
 
-    def __init__(self, sequences: pl.Series, length: int, seed: int, timestamps: pl.Series | None = None) -> None:
+    def __init__(
+        self,
+        sequences: pl.Series,
+        length: int,
+        seed: int,
+        timestamps: pl.Series | None = None,
+        *,
+        shuffle_ties: bool = True,
+    ) -> None:
         lengths = sequences.list.len()
         has_target = lengths > 1
         self._lengths = lengths.filter(has_target).to_numpy().astype(np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
         self._given_items = sequences.filter(has_target).explode().to_numpy()
-        self._timestamps = None if timestamps is None else timestamps.filter(has_target).explode().to_numpy()
+        self._timestamps: NDArray[np.int64] | None = None
+        if timestamps is not None:
+            self._timestamps = timestamps.filter(has_target).explode().to_numpy()
+        self._shuffle_ties = shuffle_ties
         self._length = length
         self._seed = seed
         self.set_epoch(0)
@@ -58,7 +71,7 @@ class TrainingWindows(Dataset[TrainingWindow]):
         )
         self._cuts: NDArray[np.int64] = np.fromiter(cuts, dtype=np.dtype((np.int64, 3)))
         self._items = self._given_items
-        if self._timestamps is not None:
+        if self._shuffle_ties and self._timestamps is not None:
             users = np.repeat(np.arange(len(self._lengths)), self._lengths)
             self._items = self._given_items[np.lexsort((generator.random(len(users)), self._timestamps, users))]
 
@@ -86,7 +99,8 @@ class TrainingWindows(Dataset[TrainingWindow]):
     def __getitem__(self, index: int) -> TrainingWindow:
         user, start, end = self._cuts[index]
         sequence = self._items[self._starts[user] : self._starts[user + 1]].tolist()
-        return TrainingWindow(sequence[start:end], sequence[end:])
+        times = () if self._timestamps is None else self._timestamps[self._starts[user] :][start:end].tolist()
+        return TrainingWindow(sequence[start:end], sequence[end:], times)
 
     @property
     def lengths(self) -> list[int]:
@@ -103,3 +117,8 @@ class TrainingWindows(Dataset[TrainingWindow]):
     def targets(self) -> int:
         """Number of (history, target) pairs per epoch."""
         return int((self._lengths - 1).sum())
+
+    @property
+    def max_targets(self) -> int:
+        """Highest number of targets of a window, in any epoch."""
+        return int(min(self._length, self._lengths.max() - 1))

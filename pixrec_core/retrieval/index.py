@@ -21,7 +21,7 @@ from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import VariantPaths
 from pixrec_core.retrieval import encode
-from pixrec_core.retrieval.encode import Encoder, Vectors
+from pixrec_core.retrieval.encode import Vectors
 from pixrec_core.retrieval.faiss_index import (
     EXACT,
     RECALL_AT,
@@ -30,7 +30,7 @@ from pixrec_core.retrieval.faiss_index import (
     measure_index_recall,
     read_index,
 )
-from pixrec_core.schemas import ITEMS, TEST, VALIDATION
+from pixrec_core.schemas import ITEMS, TEST, TIMESTAMPS, VALIDATION
 from pixrec_core.settings import IndexSettings
 from pixrec_core.stages import Stats
 
@@ -159,9 +159,10 @@ def _recall_stats(kind: str, index: Any, vectors: Vectors, paths: VariantPaths) 
         sequences = read_sequences(paths.dataset, split)
         if len(sequences):
             sequences = sequences.sample(min(RECALL_USERS, len(sequences)), seed=0)
-            encoder = Encoder.load(paths)
-            histories = [each[:-1] for each in encoder.inputs.numbers(sequences[ITEMS]).to_list()]
-            recall = measure_index_recall(index, vectors, encoder.user_vectors(histories))
+            encoder, _ = encode.load_encoder(paths)
+            histories = [each[:-1] for each in encoder.numbers(sequences[ITEMS]).to_list()]
+            times = [each[:-1] for each in sequences[TIMESTAMPS].to_list()]
+            recall = measure_index_recall(index, vectors, encoder.user_vectors(histories, times=times))
             return {f"recall@{RECALL_AT}": recall, "recall_queries": f"{len(histories):,} {split} users"}
     rows = np.random.default_rng(0).choice(len(vectors), min(RECALL_ITEMS, len(vectors)), replace=False)
     recall = measure_index_recall(index, vectors, vectors[rows], rows)

@@ -23,7 +23,7 @@ from pixrec_core.retrieval.encode import Vectors
 from pixrec_core.retrieval.index import ItemIndex
 from pixrec_core.retrieval.rankers import RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.retriever import Retriever
-from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, USER, VALIDATION
+from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
 from pixrec_core.settings import GenerativeSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -51,12 +51,12 @@ def rank_test_users(
     files.remove(paths.validation_ranking)
     if stacking.height:  # the encoder takes no empty batch
         histories, lengths = _histories(retriever, stacking, settings.depth)
-        vectors = retriever.encoder.user_vectors(histories, engine)
+        vectors = retriever.encoder.user_vectors(histories, engine, _times(stacking))
         frames = _dense_frames(retriever.item_index, stacking[USER], vectors, lengths, engine)
         write_ranking(paths.validation_ranking, frames)
     histories, lengths = _histories(retriever, test, settings.depth)
     start = time.monotonic()
-    vectors = retriever.encoder.user_vectors(histories, engine)
+    vectors = retriever.encoder.user_vectors(histories, engine, _times(test))
     frames = _dense_frames(retriever.item_index, test[USER], vectors, lengths, engine)
     rows = write_ranking(paths.ranking, frames)
     speeds = {DENSE: len(histories) / (time.monotonic() - start)}
@@ -76,8 +76,13 @@ def _histories(
     retriever: Retriever, sequences: pl.DataFrame, depth: int
 ) -> tuple[list[Sequence[int]], NDArray[np.int64]]:
     """The items before each target, and the number of items that each user's ranking has."""
-    histories = [sequence[:-1] for sequence in retriever.encoder.inputs.numbers(sequences[ITEMS]).to_list()]
+    histories = [sequence[:-1] for sequence in retriever.encoder.numbers(sequences[ITEMS]).to_list()]
     return histories, np.array([depth + len(set(history)) for history in histories], np.int64)
+
+
+def _times(sequences: pl.DataFrame) -> list[list[int]]:
+    """The times of the items before each target, in milliseconds."""
+    return [times[:-1] for times in sequences[TIMESTAMPS].to_list()]
 
 
 def _dense_frames(

@@ -2,20 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from pixrec_core import prompts
 from pixrec_core.data.sequences import read_items
 from pixrec_core.models import checkpoint
+from pixrec_core.models.backbones import Processor
 from pixrec_core.models.collate import Collator
+from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
+from pixrec_core.models.tower_inputs import image_tokens
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.encode import Encoder, Vectors
+from pixrec_core.retrieval.encode import Encoder, Vectors, load_encoder
 from pixrec_core.retrieval.index import ItemIndex, load_index
+from pixrec_core.retrieval.items_encoder import ItemsEncoder
 from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from pixrec_core.schemas import ITEM_SCHEMA
 
@@ -25,13 +31,15 @@ class Retriever:
     """A trained dual tower and the index over its items.
 
     Attributes:
-        encoder: the towers and their inputs.
+        encoder: of histories and items.
         item_index: over the catalogue.
+        processor: of the backbone, or the frozen encoders; for items outside the catalogue.
         text_tokens: longest item text in tokens; longer ones are cut.
     """
 
-    encoder: Encoder
+    encoder: Encoder | ItemsEncoder
     item_index: ItemIndex
+    processor: Processor | FrozenEncoders
     text_tokens: int
 
     @classmethod
@@ -44,14 +52,23 @@ class Retriever:
         """
         item_index = load_index(paths)
         settings, _ = checkpoint.load_settings(paths.checkpoint)
-        return cls(Encoder.load(paths), item_index, settings.item_tokens)
+        encoder, processor = load_encoder(paths)
+        return cls(encoder, item_index, processor, settings.item_tokens)
+
+    @property
+    def reads_photos(self) -> bool:
+        """Whether the towers read photos: not in text_only, and not of a dataset without photos."""
+        if isinstance(self.encoder, Encoder):
+            return self.encoder.photos is not None
+        return bool(self.encoder.model.config.reads_photos)
 
     def user_batch(self, histories: Sequence[Sequence[int]], vectors: Vectors, lengths: NDArray[np.int64]) -> UserBatch:
         """Users with their vectors (B, D) and nearest items, `lengths` (B,) of them each or the whole catalogue."""
         return UserBatch(self.encoder.crop(histories), vectors, *self.item_index.nearest_lists((vectors, lengths)))
 
     def ranker_catalogue(self, paths: VariantPaths) -> Catalogue:
-        """The catalogue in the form that generative rankers need."""
+        """The catalogue in the form that generative rankers need: they read with `user_encoder = "tokens"`."""
+        assert isinstance(self.encoder, Encoder), "settings allow generative rankers for tokens only"
         texts = [prompts.item_text(item) for item in read_items(paths.dataset).iter_rows(named=True)]
         collator = self.encoder.inputs.collator(self.encoder.photos)
         return Catalogue(self.item_index.items, self.encoder.model, collator, self.item_index.vectors, texts)
@@ -64,9 +81,17 @@ class Retriever:
             photo: in RGB, or None.
             variant: determines which of text and photo the tower reads.
         """
-        inputs = self.encoder.inputs
-        processor, item = inputs.processor, {**dict.fromkeys(ITEM_SCHEMA), **fields}
-        photo_rows = np.array([NO_PHOTO if photo is None else 0])
-        new = item_inputs([item], photo_rows, processor, inputs.inputs.image_tokens, variant, self.text_tokens)
-        pixels = processor.image_inputs(processor.pixels(photo), 1) if photo else {}
-        return self.encoder.encode_new_item(Collator(new, processor, lambda _: pixels))
+        item = {**dict.fromkeys(ITEM_SCHEMA), **fields}
+        if isinstance(self.processor, FrozenEncoders):
+            contents = self.processor.contents(self.encoder.model, item, photo)
+            return self.encoder.encode_new_item({"contents": contents, "numbers": torch.zeros(1, dtype=torch.long)})
+        rows = np.array([NO_PHOTO if photo is None else 0])
+        inputs = item_inputs([item], rows, self.processor, self.image_tokens, variant, self.text_tokens)
+        pixels = self.processor.image_inputs(self.processor.pixels(photo), 1) if photo else {}
+        return self.encoder.encode_new_item(Collator(inputs, self.processor, lambda _: pixels).item_batch([0]))
+
+    @cached_property
+    def image_tokens(self) -> int:
+        """Features per photo of the backbone."""
+        assert isinstance(self.processor, Processor), "frozen encoders have one vector per photo"
+        return image_tokens(self.encoder.model.backbone, self.processor)

@@ -16,12 +16,12 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.comparison import METRIC, Answers, Comparison, compare
 from pixrec_core.evaluation.selection import selection_scores
 from pixrec_core.models import checkpoint
-from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import BLEND, BaselinePaths, DatasetPaths, MethodPaths, VariantPaths
 from pixrec_core.recommenders import load_model
 from pixrec_core.recommenders.blend import Blend
-from pixrec_core.retrieval.encode import photo_features_path
+from pixrec_core.retrieval.encode import photo_features_paths
 from pixrec_core.retrieval.index import load_index
+from pixrec_core.schemas import ITEM
 from pixrec_core.serving import promotion
 from pixrec_core.serving.promotion import Promotion, copy_artefacts, read_promotion, verify_promotion
 from pixrec_core.settings import DatasetSettings
@@ -195,15 +195,12 @@ def _require_items(folder: Path, found: int, n_items: int, stage: str) -> None:
 def _complete_tower(paths: VariantPaths, copies: VariantPaths) -> str:
     """Check that a tower's copies belong together, link its photo features, and return the checksum of its weights."""
     item_index = load_index(copies)
-    model, processor = checkpoint.load(copies.checkpoint)
-    settings, _ = checkpoint.load_settings(copies.checkpoint)
-    inputs = TowerInputs.load(copies, model.backbone, processor, settings.item_tokens)
-    if inputs.items != item_index.items:
+    if read_items(copies.dataset)[ITEM].to_list() != item_index.items:
         raise ArtefactError(
             f"{paths.item_index} and {paths.dataset.sequences} have different items; materialise item_vectors again"
         )
-    if source := photo_features_path(settings, paths, model, inputs):
-        target = photo_features_path(settings, copies, model, inputs)
-        if target and not target.exists():
+    if found := photo_features_paths(copies, paths):
+        target, source = found
+        if not target.exists():
             files.link(files.require(source), target)
     return checkpoint.weights_sha256(copies.checkpoint)

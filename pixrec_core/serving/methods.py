@@ -48,7 +48,10 @@ class Tower(Method):
     def user_vectors(self, histories: ItemLists) -> "Vectors":
         """Return v_U (B, D) of histories, none of which is empty."""
         parts = np.split(histories.values, histories.offsets[1:-1])
-        return self.retriever.encoder.user_vectors([part.tolist() for part in parts])
+        times = None
+        if histories.times is not None:
+            times = [part.tolist() for part in np.split(histories.times, histories.offsets[1:-1])]
+        return self.retriever.encoder.user_vectors([part.tolist() for part in parts], times=times)
 
     def scores(self, histories: ItemLists) -> Scores:
         scores = np.zeros((len(histories), self.n_items), np.float32)
@@ -96,7 +99,7 @@ class Tower(Method):
 def _without_empty(histories: ItemLists) -> tuple[NDArray[np.bool_], ItemLists]:
     """Return (B,) whether a history has items, and the histories that have."""
     lengths = np.diff(histories.offsets)
-    return lengths > 0, ItemLists.of(histories.values, lengths[lengths > 0])
+    return lengths > 0, ItemLists.of(histories.values, lengths[lengths > 0], histories.times)
 
 
 #: Between two items of a history whose times are unknown.

@@ -154,7 +154,7 @@ class Recommender:
         elif name is not None:
             self.promotion.require_method(name)
         tower = self.method(name) if name in able else None
-        if not isinstance(tower, Tower) or (reads == "photos" and tower.retriever.encoder.photos is None):
+        if not isinstance(tower, Tower) or (reads == "photos" and not tower.retriever.reads_photos):
             subject = f"method {name}" if name else "no promoted method"
             raise QueryError(
                 f"{subject} of {self.promotion.dataset} reads {'no' if name else 'any'} {reads or 'texts or photos'}; "

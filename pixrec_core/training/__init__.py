@@ -15,9 +15,8 @@ from transformers import set_seed
 
 from pixrec_core import files, hub, prompts, schemas
 from pixrec_core.data.contract import require_valid_sequences
-from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import LOCAL, Engine, Launcher
-from pixrec_core.errors import ContractError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.models import checkpoint, tuning
 from pixrec_core.models.collate import Collator
@@ -25,14 +24,17 @@ from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.photo_store import feature_store, pixel_store
+from pixrec_core.models.photo_store import current_features, feature_store, pixel_store
 from pixrec_core.models.process_group import RankInfo
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.paths import VariantPaths
+from pixrec_core.retrieval.encode import Encoder
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
+from pixrec_core.training import items
 from pixrec_core.training.batches import JointWindows
+from pixrec_core.training.prepared import Prepared, read_windows
 from pixrec_core.training.process_group_engine import ProcessGroupEngine
 from pixrec_core.training.tracking import mlflow_run
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
@@ -126,20 +128,18 @@ def _run_training(
 ) -> None:
     """Run `train` in one process, alone or in a group whose first process writes the checkpoint."""
     set_seed(settings.seed)
-    model, inputs = build_tower(model_settings, settings, list(datasets.values()), start)
-    frozen = model if model_settings.vision == "frozen" else None
-    parts = {
-        name: _training_data(name, dataset, frozen, tower_inputs, settings, engine)
-        for (name, dataset), tower_inputs in zip(datasets.items(), inputs, strict=True)
-    }
-    validations = {name: part.validation for name, part in parts.items()}
+    if model_settings.user_encoder == "items":
+        prepared = items.prepare(model_settings, settings, datasets, engine)
+    else:
+        prepared = _prepare_tokens(model_settings, settings, datasets, start, engine)
+    model = prepared.model
     trainer = DualTowerTrainer(
         model,
-        JointWindows([(part.windows, part.collator) for part in parts.values()]),
+        prepared.windows,
         settings,
         state,
         paths.curves,
-        validate=MeanValidation(validations) if len(validations) > 1 else next(iter(validations.values())),
+        validate=prepared.validate,
         on_epoch=on_report,
         name=paths.variant,
     )
@@ -154,13 +154,38 @@ def _run_training(
         **trainer.curves(),
         "seconds": round(time.monotonic() - begin, 3),
         "processes": settings.processes,
-        "examples": sum(part.windows.targets for part in parts.values()),
-        "data": {name: part.counts() for name, part in parts.items()},
+        "examples": sum(windows.targets for windows in prepared.windows.windows),
+        "data": prepared.counts,
         **checkpoint.initial_weights(model_settings, start),
     }
-    tuning.merge_lora_adapters(model)
+    if model.backbone is not None:
+        tuning.merge_lora_adapters(model)
     settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}
-    checkpoint.save(paths.checkpoint, model, inputs[0].processor, settings_used, record)
+    checkpoint.save(paths.checkpoint, model, prepared.processor, settings_used, record)
+
+
+def _prepare_tokens(
+    model_settings: ModelSettings,
+    settings: TrainingSettings,
+    datasets: Mapping[str, VariantPaths],
+    start: Path | None,
+    engine: Engine,
+) -> Prepared:
+    """Return a tower that reads whole histories, and its data."""
+    model, inputs = build_tower(model_settings, settings, list(datasets.values()), start)
+    frozen = model if model_settings.vision == "frozen" else None
+    parts = {
+        name: _training_data(name, dataset, frozen, tower_inputs, settings, engine)
+        for (name, dataset), tower_inputs in zip(datasets.items(), inputs, strict=True)
+    }
+    validations = {name: part.validation for name, part in parts.items()}
+    return Prepared(
+        model,
+        JointWindows([(part.windows, part.collator) for part in parts.values()]),
+        MeanValidation(validations) if len(validations) > 1 else next(iter(validations.values())),
+        {name: part.counts() for name, part in parts.items()},
+        inputs[0].processor,
+    )
 
 
 def build_tower(
@@ -204,8 +229,8 @@ def build_tower(
 def _training_texts(datasets: Sequence[VariantPaths]) -> Iterator[str]:
     """Yield the texts of items that occur in training: a tokenizer must not learn from held-out items."""
     for dataset in datasets:
-        items = read_items(dataset.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
-        yield from (prompts.item_text(item) for item in items.iter_rows(named=True))
+        sold = read_items(dataset.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
+        yield from (prompts.item_text(item) for item in sold.iter_rows(named=True))
 
 
 class _TrainingData(NamedTuple):
@@ -240,23 +265,17 @@ def _training_data(
     if inputs.pixels is not None:
         cache = paths.dataset.cache
         photos = feature_store(cache, frozen, inputs.pixels, engine) if frozen else pixel_store(inputs.pixels)
-    sequences = read_sequences(paths.dataset, schemas.TRAIN)
-    windows = TrainingWindows(
-        inputs.numbers(sequences[schemas.ITEMS]),
-        settings.max_history_len,
-        settings.seed,
-        sequences[schemas.TIMESTAMPS] if settings.shuffle_ties else None,
-    )
-    if not len(windows):
-        raise ContractError(
-            f"cannot train on {name}: no user has two training interactions. Lower sequences.min_rating or "
-            "min_item_interactions, set later cuts under the time split, or provide longer histories"
-        )
+    windows = read_windows(name, paths, settings)
     counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
     negatives = Negatives(
         counts, settings.num_sampled_negatives, settings.seed, log_q_correction=settings.log_q_correction
     )
-    validation = Validation(paths.dataset, inputs, photos, settings.max_history_len, ProcessGroupEngine())
+    engine = ProcessGroupEngine()
+
+    def encoder(model: DualTower) -> Encoder:
+        return Encoder(model, inputs, current_features(model, photos, engine) if photos else None)
+
+    validation = Validation(paths.dataset, encoder, settings.max_history_len, engine)
     return _TrainingData(windows, inputs.collator(photos, negatives, RankInfo.current()), validation)
 
 

@@ -5,15 +5,21 @@ are each other's negatives, and an item of another shop is an easy negative: its
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from pixrec_core.models.collate import Batch, Collator
+from pixrec_core.models.items_collate import ItemsCollator
 from pixrec_core.models.windows import TrainingWindow, TrainingWindows
 
 Example = tuple[int, TrainingWindow]
+
+MIN_STEPS: Final = 32  # of an epoch
+POOLED_BATCHES: Final = 8
 
 
 class JointWindows(Dataset[Example]):
@@ -21,11 +27,20 @@ class JointWindows(Dataset[Example]):
 
     Args:
         parts: windows and collator of each dataset; item numbers in both are those of the dataset.
+        by_targets: the size of a batch counts targets, not windows.
     """
 
-    def __init__(self, parts: Sequence[tuple[TrainingWindows, Collator]]) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[TrainingWindows, Collator | ItemsCollator]], *, by_targets: bool = False
+    ) -> None:
         self.windows = [windows for windows, _ in parts]
         self._collators = [collator for _, collator in parts]
+        self._by_targets = by_targets
+
+    def batch_sampler(self, batch_size: int, seed: int) -> "OneDatasetBatchSampler":
+        """Return the sampler of batches of `batch_size` windows or targets."""
+        sampler = TargetsBatchSampler if self._by_targets else OneDatasetBatchSampler
+        return sampler(self.windows, batch_size, seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Cut other windows and draw other negatives; called before each epoch."""
@@ -86,3 +101,31 @@ class OneDatasetBatchSampler(Sampler[list[int]]):
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(hash((self._seed, self._epoch)))
+
+
+class TargetsBatchSampler(OneDatasetBatchSampler):
+    """Batches of about `batch_size` targets, however long the windows are; smaller ones of small data.
+
+    A step costs the same for long and short histories, and every epoch has at least `MIN_STEPS` steps if the data have
+    enough windows. The number of batches is the same in every epoch.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches, offset = list[list[int]](), 0
+        for windows in self._windows:
+            count = self._count(windows)
+            pool = max(1, len(windows) * POOLED_BATCHES // count)  # windows that are sorted by length together
+            order = get_length_grouped_indices(windows.lengths, pool, 1, generator=self._generator())
+            targets = np.array(windows.lengths)[order] - 1
+            batch = (np.cumsum(targets) - targets) * count // windows.targets
+            batches += [(np.array(order)[batch == number] + offset).tolist() for number in range(count)]
+            offset += len(windows)
+        yield from (batches[n] for n in torch.randperm(len(batches), generator=self._generator()))
+
+    def __len__(self) -> int:
+        return sum(map(self._count, self._windows))
+
+    def _count(self, windows: TrainingWindows) -> int:
+        """Return the number of batches. A batch has more targets than any window, so that none is empty."""
+        most = max(1, windows.targets // windows.max_targets)
+        return min(max(-(-windows.targets // self.batch_size), MIN_STEPS), most)

@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.dual_tower import Tower
 
 
-def shard(model: DualTower) -> None:
+def shard(model: Tower) -> None:
     """Shard the first process's weights over all processes, in place.
 
     Each layer of the decoder and the vision tower is gathered while it runs. The rest is gathered for a whole step:
@@ -35,7 +35,7 @@ def shard(model: DualTower) -> None:
 
 
 @contextmanager
-def gathered_weights(model: DualTower) -> Iterator[None]:
+def gathered_weights(model: Tower) -> Iterator[None]:
     """Give every process the complete weights, for reading, until the end of the block.
 
     So each process can encode other inputs. Layers that gather weights as they run would need all processes in step.

@@ -26,11 +26,11 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
-from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.dual_tower import Tower
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.training import sharding
-from pixrec_core.training.batches import JointWindows, OneDatasetBatchSampler
+from pixrec_core.training.batches import JointWindows
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ Epoch = dict[str, float]
 
 LOGGING_STEPS = 10
 FINISHED = "finished"  # marks a checkpoint of the Trainer as complete, so that a half-written one is never resumed
-TERMS = ("loss", "generation", "item_item", "user_item")
 EPOCH_PREFIX, EVAL_PREFIX = "epoch_", "eval_"  # of an epoch's mean training losses and of its validation metrics
 
 
@@ -61,13 +60,13 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
 
     def __init__(
         self,
-        model: DualTower,
+        model: Tower,
         dataset: JointWindows,
         settings: TrainingSettings,
         state: Path,
         curves: Path,
         *,
-        validate: Callable[[DualTower], dict[str, float]],
+        validate: Callable[[Tower], dict[str, float]],
         on_epoch: Callable[[Epoch], None],
         name: str,
     ) -> None:
@@ -87,7 +86,8 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         self.is_distributed_loading_by_transformers = self._fsdp = settings.fsdp  # keeps accelerate from adding DDP
         self._validate = validate
         self._on_epoch = on_epoch
-        self._last_terms = torch.zeros(len(TERMS))
+        self._terms = model.loss_terms
+        self._last_terms = torch.zeros(len(self._terms))
         self._term_sums: Tensor | float = 0.0
         self._steps = 0
         self._epoch_start = time.monotonic()
@@ -131,7 +131,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         if not self._fsdp:
             super()._load_best_model()
 
-    def load_best(self, model: DualTower) -> None:
+    def load_best(self, model: Tower) -> None:
         """Load the weights of the best epoch into a model of the same shape."""
         self._load_from_checkpoint(self.state.best_model_checkpoint, model)
 
@@ -142,7 +142,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         batches to each process, so that items of different processes would not be each other's negatives.
         """
         dataset: JointWindows = self.train_dataset
-        batches = OneDatasetBatchSampler(dataset.windows, self.args.train_batch_size, self.args.seed)
+        batches = dataset.batch_sampler(self.args.train_batch_size, self.args.seed)
         loader = DataLoader(
             dataset, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )
@@ -158,7 +158,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         hence the factor.
         """
         outputs = model(**inputs)
-        terms = torch.stack([outputs[term].detach() for term in TERMS])
+        terms = torch.stack([outputs[term].detach() for term in self._terms])
         self._last_terms = self.accelerator.reduce(terms, "sum")
         self._term_sums = self._term_sums + self._last_terms
         self._steps += 1
@@ -168,7 +168,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the terms of the last step; the Trainer's own mean since the last log differs after a resume."""
         if "loss" in logs:
-            logs |= dict(zip(TERMS, self._last_terms.tolist(), strict=True))
+            logs |= dict(zip(self._terms, self._last_terms.tolist(), strict=True))
         if "train_runtime" not in logs:  # counted from the last resume, so misleading
             super().log(logs, start_time)
 
@@ -189,7 +189,9 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         self.model.train()
         losses = {}
         if isinstance(self._term_sums, Tensor):
-            losses = {term: total / self._steps for term, total in zip(TERMS, self._term_sums.tolist(), strict=True)}
+            losses = {
+                term: total / self._steps for term, total in zip(self._terms, self._term_sums.tolist(), strict=True)
+            }
         losses["seconds"] = round(time.monotonic() - self._epoch_start, 3)
         prefixed = {EPOCH_PREFIX + name: value for name, value in losses.items()}
         return prefixed | {EVAL_PREFIX + name: value for name, value in metrics.items()}
@@ -247,7 +249,7 @@ def _training_arguments(settings: TrainingSettings, state: Path) -> TrainingArgu
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,  # of all processes together: each takes a part
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         seed=settings.seed,

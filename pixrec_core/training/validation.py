@@ -1,6 +1,7 @@
 """Validation during training: the targets of the tuning users, ranked among the whole catalogue."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -9,14 +10,27 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.evaluation import metrics
 from pixrec_core.evaluation.validation import target_ranks, tuning_users
-from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.photo_store import PhotoStore, current_features
-from pixrec_core.models.tower_inputs import TowerInputs
+from pixrec_core.models.dual_tower import Tower
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.ranking_table import popularity_ranks
-from pixrec_core.retrieval import encode
+from pixrec_core.ranking_table import id_lists, popularity_ranks
+from pixrec_core.retrieval.encode import Vectors
 
 SCORES_PER_BLOCK = 2**25  # users x items that are scored at once, 128 MiB
+
+
+class TowerEncoder(Protocol):
+    """What validation needs: `retrieval.encode.Encoder` or `ItemsEncoder`."""
+
+    def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
+        """Vectors (N, D) of all items."""
+
+    def user_vectors(
+        self,
+        histories: Sequence[Sequence[int]],
+        engine: Engine = LOCAL,
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> Vectors:
+        """Vectors (B, D) of histories."""
 
 
 class Validation:
@@ -24,8 +38,7 @@ class Validation:
 
     Args:
         paths: of the dataset.
-        inputs: inputs of the towers.
-        photos: features under a frozen vision tower, pixels under a trained one; None for a variant without photos.
+        encoder: returns the encoder of a model.
         max_history_len: newest items of a history that the model reads.
         engine: encodes items and users.
 
@@ -36,28 +49,27 @@ class Validation:
     def __init__(
         self,
         paths: DatasetPaths,
-        inputs: TowerInputs,
-        photos: PhotoStore | None,
+        encoder: Callable[[Any], TowerEncoder],
         max_history_len: int,
         engine: Engine = LOCAL,
     ) -> None:
         users = read_sequences(paths, schemas.VALIDATION)
         users = users.filter(tuning_users(users.height))
         self.users = users.height
-        sequences = inputs.numbers(users[schemas.ITEMS]).to_list()
+        catalogue = read_items(paths)
+        sequences = id_lists(users[schemas.ITEMS], catalogue[schemas.ITEM]).to_list()
         self._histories = [sequence[-1 - max_history_len : -1] for sequence in sequences]
+        self._times = [times[-1 - max_history_len : -1] for times in users[schemas.TIMESTAMPS].to_list()]
         self._targets = np.array([sequence[-1] for sequence in sequences])
-        self._popularity_ranks = popularity_ranks(read_items(paths)[schemas.TRAIN_COUNT].to_numpy())
-        self._inputs = inputs
-        self._photos = photos
+        self._popularity_ranks = popularity_ranks(catalogue[schemas.TRAIN_COUNT].to_numpy())
+        self._encoder = encoder
         self._engine = engine
 
-    def __call__(self, model: DualTower) -> dict[str, float]:
+    def __call__(self, model: Tower) -> dict[str, float]:
         """Return Recall@10 and NDCG@10 over the whole catalogue, seen items allowed."""
-        photos = current_features(model, self._photos, self._engine) if self._photos else None
-        encoder = encode.Encoder(model, self._inputs, photos)
+        encoder = self._encoder(model)
         items = encoder.item_vectors(self._engine)
-        users = encoder.user_vectors(self._histories, self._engine)
+        users = encoder.user_vectors(self._histories, self._engine, self._times)
         size = max(1, SCORES_PER_BLOCK // len(items))
         blocks = [slice(start, start + size) for start in range(0, self.users, size)]
         ranks = np.concatenate(
@@ -76,7 +88,7 @@ class MeanValidation:
     def __init__(self, datasets: Mapping[str, Validation]) -> None:
         self._datasets = datasets
 
-    def __call__(self, model: DualTower) -> dict[str, float]:
+    def __call__(self, model: Tower) -> dict[str, float]:
         """Return mean Recall@10 and NDCG@10, then `<dataset>/recall@10` and so on."""
         by_dataset = {name: validate(model) for name, validate in self._datasets.items()}
         metric_names = next(iter(by_dataset.values()))

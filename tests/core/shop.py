@@ -14,6 +14,7 @@ from pixrec_core.recommenders import blend
 from pixrec_core.serving import gate
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stats, Work
+from pixrec_core.training import items
 
 DATA_STAGES = (
     pipeline.RAW,
@@ -27,8 +28,8 @@ AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING)
 
 
 def settings(data_dir: Path, **sections: dict) -> Settings:
-    """Return settings of one dataset `shop`, with a model that trains in seconds."""
-    model = {"embedding_dim": 16, "item_tokens": 8} | sections.get("model", {})
+    """Return settings of one dataset `shop`, with a model of tokens that trains in seconds."""
+    model = {"user_encoder": "tokens", "embedding_dim": 16, "item_tokens": 8} | sections.get("model", {})
     training = {"epochs": 2, "batch_size": 16, "max_history_len": 4} | sections.get("training", {})
     source = {"kind": "sample", "users": 60, "items": 40} | sections.get("source", {})
     shop = {"source": source, "model": model, "training": training}
@@ -69,14 +70,18 @@ def untrained(work: Work, seed: int = 0) -> Stats:
     """Write a checkpoint of random weights, item id embeddings included, without a model card."""
     set_seed(seed)
     own, paths = work.dataset_settings, work.variant_paths
-    model, inputs = training.build_tower(own.model, own.training, [paths])
+    if own.model.user_encoder == "items":
+        model, _, processor = items.build_items_tower(own.model, own.training, paths)
+    else:
+        model, (inputs,) = training.build_tower(own.model, own.training, [paths])
+        processor = inputs.processor
     if model.item_id_embedding:
         for table in (model.item_id_embedding.history, model.item_id_embedding.candidate):
             torch.nn.init.normal_(table.weight)
     used = {"model": own.model.model_dump(mode="json"), "training": own.training.model_dump(mode="json")}
     with files.replacing(paths.checkpoint) as folder:
         model.save_pretrained(folder)
-        inputs[0].processor.save_pretrained(folder)
+        processor.save_pretrained(folder)
         files.write_json(folder / checkpoint.SETTINGS, used)
         weights = files.sha256_file(folder / checkpoint.WEIGHTS)
         files.write_json(folder / checkpoint.CURVES, {"weights_sha256": weights})

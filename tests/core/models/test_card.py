@@ -14,7 +14,8 @@ EPOCHS = [
 
 
 def card(variant: str = "multimodal", kind: str = "embedded", name: str = "tiny", **changes) -> str:
-    model = ModelSettings(backbone=name)
+    frozen = kind == "frozen"
+    model = ModelSettings(user_encoder="items") if frozen else ModelSettings(user_encoder="tokens", backbone=name)
     settings = {
         "variant": variant,
         "model": model.model_dump(mode="json"),
@@ -75,3 +76,10 @@ def test_it_names_a_joint_checkpoint_and_all_datasets():
 )
 def test_it_names_the_inputs_of_the_variant(variant: str, sentence: str):
     assert sentence in card(variant)
+
+
+def test_it_names_frozen_encoders():
+    text = card(kind="frozen", name="lsa and histogram")
+    assert "It uses frozen encoders of texts and photos (lsa and histogram)." in text
+    assert "each item is encoded once" in text
+    assert "checkpoint.load(folder)" in text

@@ -13,6 +13,7 @@ from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.models import checkpoint
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.retrieval import encode, index, ranking
+from pixrec_core.retrieval._batches import length_batches
 from pixrec_core.retrieval.rankers import RankedItems
 from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.settings import GenerativeSettings, IndexSettings
@@ -150,5 +151,5 @@ def test_the_sample_of_users_is_deterministic() -> None:
 
 
 def test_batches_go_by_length_and_hold_every_input_once() -> None:
-    assert encode.length_batches([5000, 3, 9000, 20000, 7], 16_384) == [[1, 4, 0], [2], [3]]
-    assert encode.length_batches([], 16_384) == []
+    assert length_batches([5000, 3, 9000, 20000, 7], 16_384) == [[1, 4, 0], [2], [3]]
+    assert length_batches([], 16_384) == []

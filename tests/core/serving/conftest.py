@@ -18,10 +18,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Work:
+@pytest.fixture(scope="session", params=["items", "tokens"])
+def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Work:
     """A dataset with too few users for a blend, so that the first variant serves; tests must not change it."""
-    return served_shop(tmp_path_factory.mktemp("served"), *VARIANTS, baselines=["ease"])
+    model = {"user_encoder": request.param}
+    return served_shop(tmp_path_factory.mktemp("served"), *VARIANTS, baselines=["ease"], model=model)
 
 
 @pytest.fixture(scope="session")
@@ -41,4 +42,4 @@ def blended(tmp_path_factory: pytest.TempPathFactory) -> Work:
 def shop(served: Work, tmp_path: Path) -> Work:
     """A copy of the dataset without hard links, so that tests can damage single files."""
     shutil.copytree(served.settings.root, tmp_path, dirs_exist_ok=True)
-    return open_shop(tmp_path, "text_only")
+    return open_shop(tmp_path, "text_only", model={"user_encoder": served.dataset_settings.model.user_encoder})

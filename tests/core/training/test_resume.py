@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pixrec_core import files, pipeline
 from pixrec_core.models import checkpoint
 from pixrec_core.models.backbones import Processor
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.stages import Work
 from pixrec_core.training import trainer
 from pixrec_core.training.trainer import FINISHED, last_finished, remove_unfinished
@@ -24,7 +26,7 @@ from tests.core.shop import open_shop
 EPOCHS = 3
 
 
-def train_and_die(folder: Path, where: str | int, how: signal.Signals) -> None:
+def train_and_die(folder: Path, where: str | int, how: signal.Signals, model: dict) -> None:
     """Train until a step or until the middle of writing a file, then kill this process."""
     torch.set_num_threads(1)
     trainer.LOGGING_STEPS = 1
@@ -42,14 +44,14 @@ def train_and_die(folder: Path, where: str | int, how: signal.Signals) -> None:
     elif where == "mark":
         trainer._FinishedMark.on_save = die
     elif where == "checkpoint":
-        Processor.save_pretrained = die
+        Processor.save_pretrained = FrozenEncoders.save_pretrained = die
     else:
         trainer._Progress.on_step_end = die_at_step
-    pipeline.CHECKPOINT.materialise(open_shop(folder, training={"epochs": EPOCHS}))
+    pipeline.CHECKPOINT.materialise(open_shop(folder, model=model, training={"epochs": EPOCHS}))
 
 
-def kill(folder: Path, where: str | int, how: signal.Signals) -> None:
-    assert exit_code(train_and_die, folder, where, how) == -how
+def kill(folder: Path, where: str | int, how: signal.Signals, model: dict) -> None:
+    assert exit_code(train_and_die, folder, where, how, model) == -how
 
 
 def points(work: Work) -> dict[tuple[str, int], float]:
@@ -66,25 +68,27 @@ def epochs(work: Work) -> list[dict]:
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record["epochs"]]
 
 
-@pytest.mark.slow
-def test_a_training_killed_again_and_again_ends_with_the_same_bits(opened: Path, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "model", [pytest.param({"user_encoder": "tokens"}, marks=pytest.mark.slow), {"user_encoder": "items"}], ids=str
+)
+def test_a_training_killed_again_and_again_ends_with_the_same_bits(opened: Path, tmp_path, monkeypatch, model) -> None:
     monkeypatch.setattr(trainer, "LOGGING_STEPS", 1)
     for name in ("whole", "killed"):
         shutil.copytree(opened, tmp_path / name)
-    whole, hurt = (open_shop(tmp_path / name, training={"epochs": EPOCHS}) for name in ("whole", "killed"))
+    whole, hurt = (open_shop(tmp_path / name, model=model, training={"epochs": EPOCHS}) for name in ("whole", "killed"))
     steps = pipeline.CHECKPOINT.materialise(whole)["stats"]["steps"]
     one = steps // EPOCHS
     assert one > 3
 
     folder = tmp_path / "killed"
     state = hurt.variant_paths.training
-    kill(folder, 2, signal.SIGTERM)
+    kill(folder, 2, signal.SIGTERM, model)
     assert not list(state.glob(f"*/*/{FINISHED}"))
-    kill(folder, one + 3, signal.SIGKILL)
-    kill(folder, "state", signal.SIGKILL)
-    kill(folder, "mark", signal.SIGTERM)
+    kill(folder, one + 3, signal.SIGKILL, model)
+    kill(folder, "state", signal.SIGKILL, model)
+    kill(folder, "mark", signal.SIGTERM, model)
     assert [path.parent.name for path in state.glob(f"*/*/{FINISHED}")] == [f"checkpoint-{one}"]
-    kill(folder, "checkpoint", signal.SIGKILL)
+    kill(folder, "checkpoint", signal.SIGKILL, model)
     assert not hurt.variant_paths.checkpoint.exists()
     pipeline.CHECKPOINT.materialise(hurt)
 
@@ -102,7 +106,7 @@ def test_tensorboard_shows_live_losses_and_the_record_of_every_epoch(shop, caplo
     steps = pipeline.CHECKPOINT.materialise(work)["stats"]["steps"]
     curves, records = points(work), epochs(work)
     logged = {1, *range(trainer.LOGGING_STEPS, steps + 1, trainer.LOGGING_STEPS)}
-    for name in (*trainer.TERMS, "learning_rate"):
+    for name in (*DualTower.loss_terms, "learning_rate"):
         assert {step for tag, step in curves if tag == f"train/{name}"} == logged
     for number, epoch in enumerate(records, start=1):
         step = number * steps // 2

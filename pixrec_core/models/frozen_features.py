@@ -1,0 +1,132 @@
+"""Contents of items from frozen encoders: vectors of texts and photos, whitened, for one variant."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pixrec_core import prompts
+from pixrec_core.data.item_features import ItemFeatures, read_features
+from pixrec_core.encoders import load_encoder
+from pixrec_core.models.item_inputs import NO_PHOTO, Ids, variant_photo_rows
+from pixrec_core.models.items_collate import FeatureTable
+from pixrec_core.models.items_tower import Contents, ItemsTower
+from pixrec_core.paths import DatasetPaths, VariantPaths
+
+TEXT, PHOTO = "text", "photo"
+MAX_DIM: Final = 256  # of whitened features
+MIN_DIM: Final = 16
+ITEMS_PER_DIM: Final = 8  # with as many dimensions as items, whitened features would be orthogonal and say nothing
+MAX_FITTED: Final = 50_000  # items that the whitening is fitted on
+ROWS_PER_BLOCK: Final = 65_536
+
+
+@dataclass(frozen=True)
+class FrozenEncoders:
+    """The encoders of a variant, for items outside the catalogue.
+
+    Attributes:
+        folders: of the encoder of each modality.
+    """
+
+    folders: Mapping[str, Path]
+
+    @classmethod
+    def of_dataset(cls, paths: DatasetPaths, modalities: Mapping[str, Any]) -> "FrozenEncoders":
+        """Return those that encoded the dataset's items."""
+        return cls.in_folder(paths.item_features, modalities)
+
+    @classmethod
+    def in_folder(cls, folder: Path, modalities: Mapping[str, Any]) -> "FrozenEncoders":
+        """Return those in a folder of item features or of a checkpoint; a modality may have none."""
+        found = {name: folder / f"{name}_encoder" for name in modalities}
+        return cls({name: each for name, each in found.items() if each.exists()})
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Copy the encoders into the folder of a checkpoint."""
+        for name, source in self.folders.items():
+            shutil.copytree(source, folder / f"{name}_encoder")
+
+    def contents(self, model: ItemsTower, item: Mapping[str, Any], photo: Image.Image | None) -> Contents:
+        """Return the contents of one item; modalities that the model does not read are left out.
+
+        Args:
+            model: the tower.
+            item: a row of `ITEM_SCHEMA`.
+            photo: in RGB, or None.
+        """
+        contents = {}
+        for name in model.whitening:
+            raw = torch.zeros(1, model.config.raw_dims[name])
+            text = prompts.item_text(item) if name == TEXT else ""
+            if name in self.folders and text:
+                raw = torch.from_numpy(load_encoder(self.folders[name]).encode_texts([text]))
+            elif name in self.folders and name == PHOTO and photo is not None:
+                raw = torch.from_numpy(load_encoder(self.folders[name]).encode_photos([photo]))
+            contents[name] = model.whiten(name, raw)
+        return contents
+
+
+def variant_features(paths: VariantPaths) -> dict[str, ItemFeatures]:
+    """Return the features that a variant reads, by modality.
+
+    text_only: texts. image_only: photos. multimodal and collaborative: both, or texts if no item has a photo.
+    shuffled_images: the text of each item with the photo of another one.
+
+    Raises:
+        MissingArtefactError: the stage `item_features` has not run.
+        ArtefactError: a file is damaged.
+    """
+    names = {"text_only": (TEXT,), "image_only": (PHOTO,)}.get(paths.variant, (TEXT, PHOTO))
+    features = {name: read_features(paths.dataset.item_features, name) for name in names}
+    if PHOTO in features and len(features) > 1:
+        known = features[PHOTO].known
+        rows = variant_photo_rows(np.where(known, np.arange(len(known)), NO_PHOTO), paths.variant)
+        if not known.any():
+            del features[PHOTO]
+        elif paths.variant == "shuffled_images":
+            features[PHOTO] = replace(features[PHOTO], values=features[PHOTO].values[rows])
+    return features
+
+
+def whitened_dims(features: Mapping[str, ItemFeatures], counts: Ids) -> dict[str, int]:
+    """Return the dimensions of the whitened features of each modality.
+
+    Args:
+        features: by modality.
+        counts: (N,) training interactions of each item.
+    """
+    dims = {}
+    for name, each in features.items():
+        sold = int((each.known & (counts > 0)).sum())
+        dims[name] = min(MAX_DIM, each.values.shape[1], max(MIN_DIM, sold // ITEMS_PER_DIM))
+    return dims
+
+
+def fit_whitening(model: ItemsTower, features: Mapping[str, ItemFeatures], counts: Ids, seed: int) -> None:
+    """Fit the whitening of a tower on items with training interactions."""
+    random = np.random.default_rng(seed)
+    for name, each in features.items():
+        rows = np.flatnonzero(each.known & (counts > 0))
+        if len(rows) > MAX_FITTED:
+            rows = np.sort(random.choice(rows, MAX_FITTED, replace=False))
+        model.fit_whitening(name, torch.from_numpy(each.values[rows]))
+
+
+@torch.inference_mode()
+def feature_table(model: ItemsTower, features: Mapping[str, ItemFeatures]) -> FeatureTable:
+    """Return the whitened features of all items, in main memory."""
+    return FeatureTable({name: _whiten(model, name, each.values) for name, each in features.items()})
+
+
+def _whiten(model: ItemsTower, name: str, values: NDArray[np.float32]) -> torch.Tensor:
+    blocks = range(0, len(values), ROWS_PER_BLOCK)
+    # Copies, since PyTorch warns of read-only arrays.
+    rows = (torch.from_numpy(np.array(values[start : start + ROWS_PER_BLOCK])) for start in blocks)
+    return torch.cat([model.whiten(name, block).cpu() for block in rows])
