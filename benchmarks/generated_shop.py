@@ -9,7 +9,14 @@ from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Work
 
 VARIANT = "multimodal"
-DATA_STAGES = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
+DATA_STAGES = (
+    pipeline.RAW,
+    pipeline.ITEMS,
+    pipeline.INTERACTIONS,
+    pipeline.IMAGES,
+    pipeline.SEQUENCES,
+    pipeline.ITEM_FEATURES,
+)
 INDEX_STAGES = (*DATA_STAGES, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX)
 
 
@@ -27,11 +34,11 @@ def shop(options: Mapping[str, int], folder: Path, **settings: Mapping[str, Any]
     Args:
         options: options of the source `sample`.
         folder: folder of all files.
-        settings: sections `model` and `training`; by default a training has one epoch.
+        settings: sections `model` and `training`; by default a model of tokens, and one epoch.
     """
     sample = {
         "source": {"kind": "sample", **options},
-        "model": {"item_tokens": 16, **settings.get("model", {})},
+        "model": {"user_encoder": "tokens", "item_tokens": 16, **settings.get("model", {})},
         "training": {"epochs": 1, **settings.get("training", {})},
     }
     given = Settings(root=folder, data_dir=folder, datasets={"sample": sample}, variants=(VARIANT,))

@@ -1,10 +1,11 @@
-"""Training examples per second: PixRec against a straightforward implementation of the same objective.
+"""Training examples per second of both user encoders, and of a straightforward implementation of `tokens`.
 
-The straightforward one has one (history, target) pair per example. In each step it decodes the JPEGs of all photos,
-encodes them, encodes each target on its own, and computes logits at every position. Both train the same backbone from
-the same weights on the same sequences, in turns in one process.
+All train on the same sequences, in turns in one process, each with its default settings. `tokens` and `items` with
+`item_encoder = "backbone"` train the backbone `tiny`. The straightforward one has one (history, target) pair per
+example. In each step it decodes the JPEGs of all photos, encodes them, encodes each target on its own, and computes
+logits at every position.
 
-    python -m benchmarks.training [--rounds 5] [--steps 8] [--users 300]
+    python -m benchmarks.training [--rounds 5] [--steps 8] [--users 1000]
 """
 
 import argparse
@@ -22,15 +23,19 @@ from transformers import set_seed
 from benchmarks.generated_shop import DATA_STAGES, open_shop
 from pixrec_core import losses, prompts, schemas
 from pixrec_core.data.images import open_photo
-from pixrec_core.data.sequences import read_sequences
+from pixrec_core.data.sequences import read_items
+from pixrec_core.engine import LOCAL
 from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import NO_PHOTO
-from pixrec_core.models.photo_store import pixel_store
+from pixrec_core.models.negatives import Negatives
+from pixrec_core.models.photo_store import PhotoFiles, pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
+from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
-from pixrec_core.training import build_tower
+from pixrec_core.training import build_tower, items
 from pixrec_core.training.batches import OneDatasetBatchSampler
+from pixrec_core.training.prepared import read_windows
 
 
 class Straightforward:
@@ -80,52 +85,105 @@ class Straightforward:
 
 
 def main() -> None:
-    """Print the examples per second of both, and their ratio."""
+    """Print the examples per second of each, and their ratio to `tokens`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="training steps per round")
-    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--users", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare_rates(open_shop(Path(folder), options.users, DATA_STAGES), options.rounds, options.steps)
 
 
 def compare_rates(work: Work, rounds: int, steps: int) -> None:
-    """Time both implementations in turns."""
-    settings = work.dataset_settings.training
-    set_seed(0)
-    model, (inputs,) = build_tower(work.dataset_settings.model, settings, [work.variant_paths])
-    model.train()
-    sequences = inputs.numbers(read_sequences(work.paths, schemas.TRAIN)[schemas.ITEMS])
-    windows = TrainingWindows(sequences, settings.max_history_len, seed=0)
-    batches = list(OneDatasetBatchSampler([windows], settings.batch_size, seed=0))
-    assert inputs.pixels, "the sample has photos"
-    collator, plain = inputs.collator(pixel_store(inputs.pixels)), Straightforward(work, model, inputs)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
-
-    def batch(step: int) -> list[Any]:
-        return [windows[n] for n in batches[step % len(batches)]]
-
-    def ours(step: int) -> int:
-        taken = batch(step)
-        _step(optimiser, lambda: model(**collator(taken)).loss)
-        return sum(len(window.items) - 1 for window in taken)
-
-    def straightforward(step: int) -> int:
-        examples = [(list(w[:n]), w[n]) for w, _ in batch(step) for n in range(1, len(w))][: settings.batch_size]
-        _step(optimiser, lambda: plain.loss(examples))
-        return len(examples)
-
-    rates: dict[str, list[float]] = {"pixrec": [], "straightforward": []}
+    """Time all implementations in turns."""
+    runs = {
+        "tokens": _tokens(work),
+        "items, tiny": _items(work, "backbone"),
+        "items, frozen": _items(work, "frozen"),
+        "straightforward": _straightforward(work),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds):
-        for name, run in (("pixrec", ours), ("straightforward", straightforward)):
+        for name, run in runs.items():
             start = time.perf_counter()
             done = sum(run(round_ * steps + step) for step in range(steps))
             rates[name].append(done / (time.perf_counter() - start))
     for name, each in rates.items():
-        print(f"{name:16} {statistics.median(each):8.1f} examples/s  ({min(each):.1f} to {max(each):.1f})")
-    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
-    print(f"ratio            {statistics.median(ratios):8.1f}x            ({min(ratios):.1f} to {max(ratios):.1f})")
+        ratios = [ours / tokens for ours, tokens in zip(each, rates["tokens"], strict=True)]
+        print(
+            f"{name:16} {statistics.median(each):8.1f} examples/s  ({min(each):.1f} to {max(each):.1f})"
+            f"{statistics.median(ratios):8.2f}x  ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def _tokens(work: Work) -> Callable[[int], int]:
+    """Return a function that trains one step of `tokens` and returns its number of examples."""
+    model, inputs, windows, batches = _tokens_data(work)
+    collator = inputs.collator(pixel_store(_pixels(inputs)), _negatives(work))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def run(step: int) -> int:
+        taken = [windows[n] for n in batches[step % len(batches)]]
+        _step(optimiser, lambda: model(**collator(taken)).loss)
+        return sum(len(window.items) - 1 for window in taken)
+
+    return run
+
+
+def _items(work: Work, item_encoder: str) -> Callable[[int], int]:
+    """Return the same for `items`."""
+    settings = work.settings.model_dump()["datasets"]["sample"]["source"]
+    dataset = {"source": settings, "model": {"item_tokens": 16, "item_encoder": item_encoder}}
+    given = Settings(root=work.settings.root, data_dir=work.settings.data_dir, datasets={"sample": dataset}).dataset(
+        "sample"
+    )
+    set_seed(0)
+    prepared = items.prepare(given.model, given.training, {"sample": work.variant_paths}, LOCAL)
+    model, windows = prepared.model.train(), prepared.windows
+    batches = list(windows.batch_sampler(given.training.batch_size, seed=0))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def run(step: int) -> int:
+        taken = [windows[n] for n in batches[step % len(batches)]]
+        _step(optimiser, lambda: model(**windows.collate(taken)).loss)
+        return sum(len(window.items) - 1 for _, window in taken)
+
+    return run
+
+
+def _straightforward(work: Work) -> Callable[[int], int]:
+    """Return the same for the straightforward implementation."""
+    model, inputs, windows, batches = _tokens_data(work)
+    plain, size = Straightforward(work, model, inputs), work.dataset_settings.training.batch_size
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def run(step: int) -> int:
+        taken = [windows[n].items for n in batches[step % len(batches)]]
+        examples = [(list(each[:n]), each[n]) for each in taken for n in range(1, len(each))][:size]
+        _step(optimiser, lambda: plain.loss(examples))
+        return len(examples)
+
+    return run
+
+
+def _tokens_data(work: Work) -> tuple[DualTower, TowerInputs, TrainingWindows, list[list[int]]]:
+    settings = work.dataset_settings.training
+    set_seed(0)
+    model, (inputs,) = build_tower(work.dataset_settings.model, settings, [work.variant_paths])
+    windows = read_windows("sample", work.variant_paths, settings)
+    batches = list(OneDatasetBatchSampler([windows], settings.batch_size, seed=0))
+    return model.train(), inputs, windows, batches
+
+
+def _negatives(work: Work) -> Negatives:
+    counts = read_items(work.paths)[schemas.TRAIN_COUNT].to_numpy()
+    return Negatives(counts, work.dataset_settings.training.num_sampled_negatives, seed=0)
+
+
+def _pixels(inputs: TowerInputs) -> PhotoFiles:
+    assert inputs.pixels, "the sample has photos"
+    return inputs.pixels
 
 
 def _step(optimiser: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> None:

@@ -38,9 +38,9 @@ class ItemsCollator:
         Returns:
             `items`: inputs of the C keys, those of the windows first; `history_keys`: number of keys in windows;
             `key_numbers` (C,), `key_offsets` (C,) item number and logit offset of each key, None where all are 0;
-            `window_items` (B, L) keys of the windows, right-padded with 0, `times` (B, L) milliseconds, `lengths`
-            (B,); for the M pairs: `pairs` (M, 2) row and column of the target, `pair_targets` (M,) its key, `excluded` (E, 2) pairs
-            and numbers of items that are no negatives of them.
+            `window_items` (B, L) keys of the windows, right-padded with 0; `times` (B, L) milliseconds; `lengths`
+            (B,); for the M pairs: `pairs` (M, 2) row and column of the target, `pair_targets` (M,) its key,
+            `excluded` (E, 2) pairs and numbers of items that are no negatives of them.
         """
         lengths = np.array([len(window.items) for window in windows])
         items = np.concatenate([np.asarray(window.items, np.int64) for window in windows])

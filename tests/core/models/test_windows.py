@@ -85,7 +85,7 @@ def test_later_items_are_the_rest_of_the_users_sequence(lengths, length, epoch):
     windows = TrainingWindows(users(lengths), length, 7)
     windows.set_epoch(epoch)
     for n in range(len(windows)):
-        items, later = windows[n]
+        items, later, _ = windows[n]
         user = items[-1] // APART
         assert later == list(range(items[-1] + 1, APART * user + lengths[user]))
 
@@ -96,6 +96,7 @@ def test_only_items_with_equal_timestamps_are_shuffled(timestamps, epoch):
     sequences = users([len(each) for each in timestamps])
     windows = TrainingWindows(sequences, 50, 3, column(timestamps))
     windows.set_epoch(epoch)
+    assert [windows[n].times for n in range(len(windows))] == timestamps
     seen = [windows[n].items for n in range(len(windows))]
     assert [sorted(items) for items in seen] == sequences.to_list()
     for items, times in zip(seen, timestamps, strict=True):
