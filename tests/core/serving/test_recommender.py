@@ -9,8 +9,11 @@ import torch
 from PIL import Image
 
 from pixrec_core.data.sequences import read_sequences
+from pixrec_core.encoders import load_encoder
 from pixrec_core.errors import QueryError
+from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.retrieval import encode
+from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.schemas import ITEM, ITEMS, RANK, TEST, USER
 from pixrec_core.serving import Recommendation, Recommender
 from pixrec_core.stages import Work
@@ -89,15 +92,25 @@ def test_items_without_interactions_are_candidates_if_the_settings_include_them(
     assert recommender.for_items([*new][:2], 5), "a new item is no valid history"
 
 
+def text_vector(retriever: Retriever, text: str) -> np.ndarray:
+    """The vector of an item with a text only, from the parts of the tower."""
+    model, processor = retriever.encoder.model, retriever.processor
+    if isinstance(processor, FrozenEncoders):
+        raw = torch.from_numpy(load_encoder(processor.folders["text"]).encode_texts([text]))[0]
+        whitening = model.whitening["text"]
+        content = torch.nn.functional.normalize((raw - whitening.mean) @ whitening.matrix.T, dim=0)
+        vector = model.item_head.maps["text"](content)
+    else:
+        ids = [*processor.start_ids, *processor.text_ids(text)[:8], *processor.text_ids("\n")]
+        hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
+        vector = model.item_head(hidden[0, len(processor.start_ids) :].mean(dim=0))
+    return torch.nn.functional.normalize(vector, dim=0).numpy()
+
+
 @pytest.mark.parametrize("variant", ["collaborative", "text_only"])
 @torch.inference_mode()
 def test_a_text_is_encoded_as_the_title_of_an_item(recommender, variant):
-    encoder = recommender.tower(variant).retriever.encoder
-    model, processor = encoder.model, encoder.inputs.processor
-    ids = [*processor.start_ids, *processor.text_ids("Title: red shirt")[:8], *processor.text_ids("\n")]
-    hidden = model.hidden_states(torch.tensor([ids]), torch.full((1, len(ids)), -1), None)
-    mean = hidden[0, len(processor.start_ids) :].mean(dim=0)
-    vector = torch.nn.functional.normalize(model.item_head(mean), dim=0).numpy()
+    vector = text_vector(recommender.tower(variant).retriever, "Title: red shirt")
     items, vectors = encode.read_item_vectors(recommender.paths.variant(variant).item_vectors)
     best = np.argsort(-(vectors @ vector))[:3]
     answer = recommender.for_text("red shirt", 3, method=variant)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from pixrec_core.models.windows import TrainingWindows
-from pixrec_core.training.batches import JointWindows, OneDatasetBatchSampler
+from pixrec_core.training.batches import JointWindows, OneDatasetBatchSampler, TargetsBatchSampler
 
 BATCH = 8
 USERS = (100, 41, 3)
@@ -116,3 +116,30 @@ def test_windows_of_the_current_epoch_are_batched() -> None:
         windows.set_epoch(epoch)
         sampler.set_epoch(epoch)
         assert padding(windows, list(sampler)) < 0.1
+
+
+@pytest.mark.parametrize("batch_size", [4, 64, 1000, 10**6])
+def test_batches_by_targets_hold_each_window_once_and_about_as_many_targets(
+    windows: TrainingWindows, batch_size: int
+) -> None:
+    sampler = TargetsBatchSampler([windows], batch_size, seed=0)
+    first = list(sampler)
+    assert sorted(n for batch in first for n in batch) == list(range(len(windows)))
+    assert len(first) == len(sampler) == min(max(-(-windows.targets // batch_size), 32), windows.targets // 20)
+    targets = [sum(windows.lengths[n] - 1 for n in batch) for batch in first]
+    assert max(targets) - min(targets) < 2 * 20  # windows have at most 20 targets
+    sampler.set_epoch(1)
+    assert len(list(sampler)) == len(first)
+    assert list(sampler) != first
+
+
+def test_batches_by_targets_have_little_padding() -> None:
+    draw = random.Random(0)
+    users = pl.Series([list(range(draw.choice([2, 2, 3, 40]))) for _ in range(2000)])
+    many = TrainingWindows(users, length=50, seed=0)
+    assert padding(many, list(TargetsBatchSampler([many], 512, seed=0))) < 0.1
+
+
+def test_a_single_window_is_a_batch() -> None:
+    windows = TrainingWindows(pl.Series([[1, 2]]), 5, 0)
+    assert list(TargetsBatchSampler([windows], 1024, seed=0)) == [[0]]
