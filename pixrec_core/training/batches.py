@@ -19,7 +19,7 @@ from pixrec_core.models.windows import TrainingWindow, TrainingWindows
 Example = tuple[int, TrainingWindow]
 
 MIN_STEPS: Final = 32  # of an epoch
-POOLED_BATCHES: Final = 8
+POOLED_BATCHES: Final = 50  # as in transformers
 
 
 class JointWindows(Dataset[Example]):
