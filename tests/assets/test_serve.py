@@ -50,7 +50,7 @@ def wait_for_address(process):
     raise AssertionError(f"the server ended with {process.wait()}")
 
 
-@pytest.mark.parametrize("workers", [1])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_it_answers_until_a_signal(folder, workers):
     process = start(folder, "shop", "--port", "0", "--workers", str(workers))
     try:
@@ -64,6 +64,9 @@ def test_it_answers_until_a_signal(folder, workers):
         assert (answer.status_code, len(answer.json()["items"])) == (200, 10)
         metrics = requests.get(f"{address}/metrics", timeout=600).text
         assert re.search(r'pixrec_request_seconds_count{.*recommend",status="200".*} [12]\.0', metrics)
+    except BaseException:
+        process.kill()
+        raise
     finally:
         process.send_signal(signal.SIGTERM)
         output = process.communicate()[0]
@@ -73,7 +76,11 @@ def test_it_answers_until_a_signal(folder, workers):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["empty"], "nothing of empty has been promoted"), (["shoop"], "did you mean `shop`?")],
+    [
+        (["empty"], "nothing of empty has been promoted"),
+        (["empty", "--workers", "2"], "nothing of empty has been promoted"),
+        (["shoop"], "did you mean `shop`?"),
+    ],
 )
 def test_it_does_not_start_without_a_promotion(folder, arguments, message):
     process = start(folder, *arguments)

@@ -8,11 +8,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from pixrec_core.errors import MissingArtefactError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.serving.recommender import Recommender
 from pixrec_core.serving.server.app import create_app
 from pixrec_core.serving.server.live import open_recommenders
 from pixrec_core.settings import Settings, load_settings
 
-DATASETS = "PIXREC_SERVE_DATASETS"  # names joined by commas, for the processes that uvicorn starts
+DATASETS = "SERVED_DATASETS"  # names joined by commas, for the processes that uvicorn starts; no setting
 
 
 def run_server(settings: Settings, datasets: Sequence[str]) -> None:
@@ -33,10 +35,13 @@ def run_server(settings: Settings, datasets: Sequence[str]) -> None:
         "access_log": False,  # it would print ids of users
         "timeout_graceful_shutdown": int(server.timeout_s) + 1,
         "server_header": False,
+        "timeout_worker_healthcheck": 60,  # a busy machine is no dead process
     }
     if server.workers == 1:
         uvicorn.run(_create(settings, datasets), **options)  # type: ignore[arg-type]
         return
+    for name in datasets:  # uvicorn starts a process that fails again and again
+        Recommender.open(DatasetPaths.of(settings.data_dir, name).promoted.root)
     with tempfile.TemporaryDirectory(prefix="pixrec-metrics-") as folder:
         os.environ |= {
             "PROMETHEUS_MULTIPROC_DIR": folder,
