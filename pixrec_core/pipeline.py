@@ -213,8 +213,10 @@ RAW: Final = Stage(
     external_inputs=_raw_external_inputs,
     digest=_raw_digest,
 )
-ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=2)
-INTERACTIONS: Final = Stage("interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",))
+ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=3)
+INTERACTIONS: Final = Stage(
+    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=2
+)
 IMAGES: Final = Stage(
     "images",
     images,

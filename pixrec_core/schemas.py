@@ -24,6 +24,7 @@ DESCRIPTION: Final = "description"
 PRICE: Final = "price"  # in the shop's currency; null where unset
 IN_STOCK: Final = "in_stock"  # whether it can be bought; null where unknown
 IMAGE_URL: Final = "image_url"  # http(s) URL, or path of a local photo relative to the photo folder; null if none
+OTHER_IMAGE_URLS: Final = "other_image_urls"  # tried in this order if the photo of `image_url` cannot be had
 HAS_IMAGE: Final = "has_image"
 TRAIN_COUNT: Final = "train_count"  # occurrences in training sequences; 0 is a cold item
 SPLIT: Final = "split"
@@ -64,6 +65,7 @@ ITEM_SCHEMA: Final = _schema(
         PRICE: pl.Float64,
         IN_STOCK: pl.Boolean,
         IMAGE_URL: pl.String,
+        OTHER_IMAGE_URLS: pl.List(pl.String),
     }
 )
 
@@ -75,7 +77,7 @@ INTERACTION_SCHEMA: Final = _schema(
 #: One row per rejected row: file, line, reason, and the first 200 characters.
 QUARANTINE_SCHEMA: Final = _schema({"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
 
-#: One row per item with an `image_url`: the outcome of its photo.
+#: One row per item with an `image_url`: the outcome of its photo, which may be that of one of `other_image_urls`.
 IMAGE_SCHEMA: Final = _schema(
     {
         ITEM: pl.String,
@@ -91,7 +93,10 @@ IMAGE_SCHEMA: Final = _schema(
 )
 
 #: Table `items` of sequences.duckdb: the items that rankings contain.
-CATALOGUE_SCHEMA: Final = _schema({**ITEM_SCHEMA, HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64})
+CATALOGUE_SCHEMA: Final = _schema(
+    {name: kind for name, kind in ITEM_SCHEMA.items() if name != OTHER_IMAGE_URLS}
+    | {HAS_IMAGE: pl.Boolean, TRAIN_COUNT: pl.Int64}
+)
 
 #: Table `interactions` of sequences.duckdb: those that passed the filters, in (user, ordinal) order.
 FILTERED_SCHEMA: Final = _schema({**INTERACTION_SCHEMA, ORDINAL: pl.Int64, SPLIT: pl.String})

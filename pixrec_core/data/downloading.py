@@ -4,10 +4,10 @@ import hashlib
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
 from types import TracebackType
@@ -28,11 +28,19 @@ LOOKAHEAD: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One item whose photo is wanted. `previous` is the outcome of the same URL in an earlier run."""
+    """One item whose photo is wanted.
+
+    Attributes:
+        item: its id.
+        url: of its photo.
+        previous: outcome of the same URL in an earlier run.
+        others: URLs that are tried in this order if `url` fails.
+    """
 
     item: str
     url: str
     previous: Outcome | None
+    others: Sequence[str] = ()
 
     @property
     def host(self) -> str:
@@ -72,7 +80,13 @@ class Downloader:
             self._journal.append(previous)
             return False
         tries = previous.attempts if previous and previous.status == TRYING else 0
-        self._journal.append(self._download(task, tries))
+        outcome = self._download(task, tries)
+        for other in task.others if outcome.status == FAILED else ():
+            found = self._download(replace(task, url=other), 0)
+            if found.status == OK:
+                outcome = replace(found, url=task.url)  # the manifest has one row per item, under its first URL
+                break
+        self._journal.append(outcome)
         return True
 
     def _is_stored(self, outcome: Outcome) -> bool:
@@ -87,7 +101,8 @@ class Downloader:
             except FetchError as error:
                 if not error.transient or attempts >= self._settings.attempts:
                     return Outcome(task.item, task.url, FAILED, attempts, error.reason)
-                self._journal.append(Outcome(task.item, task.url, TRYING, attempts, error.reason))
+                if task.url not in task.others:
+                    self._journal.append(Outcome(task.item, task.url, TRYING, attempts, error.reason))
                 if self._stop.wait(wait_s(attempts, error.wait_s)):
                     raise  # the run ends; the next one resumes from the journal
             except photos.PhotoError as error:

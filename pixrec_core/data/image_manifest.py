@@ -49,8 +49,9 @@ WHERE item IS NOT NULL
 #: The last outcome of each item and URL stays. An aggregation spills to disk, which a window function does not.
 _KEEP_LAST: Final = "DELETE FROM outcomes WHERE rowid NOT IN (SELECT max(rowid) FROM outcomes GROUP BY item, url)"
 _CATALOGUE: Final = f"""
-SELECT {", ".join(_COLUMNS)}
-FROM (SELECT item, image_url AS url FROM read_parquet({{items}}) WHERE image_url IS NOT NULL)
+SELECT {", ".join(_COLUMNS)}{{more}}
+FROM (SELECT item, image_url AS url, other_image_urls AS others FROM read_parquet({{items}})
+    WHERE image_url IS NOT NULL)
 LEFT JOIN outcomes USING (item, url)
 WHERE hash(item) % $partitions = $partition
 """  # noqa: S608
@@ -133,8 +134,8 @@ def _valid_lines(path: Path, settings: ImageSettings) -> Iterator[bytes]:
 
 def read_wanted(
     paths: DatasetPaths, size: int, journals: Sequence[Path], partition: int = 0, partitions: int = 1
-) -> Generator[tuple[str, str, Outcome | None]]:
-    """Yield item, URL and previous outcome of every photo that the catalogue names.
+) -> Generator[tuple[str, str, Outcome | None, list[str]]]:
+    """Yield item, URL, previous outcome and other URLs of every photo that the catalogue names.
 
     The outcome comes from the journals, else from the manifest if its photos have the same size. The manifest's
     failures are left out, since a new run tries them again.
@@ -151,9 +152,10 @@ def read_wanted(
         ArtefactError: the catalogue or the manifest is damaged.
     """
     with _outcomes(paths, journals, with_manifest=_stored_size(paths) == str(size)) as connection:
-        for row in _rows(connection, _catalogue(paths), {"partition": partition, "partitions": partitions}):
+        parameters = {"partition": partition, "partitions": partitions}
+        for *row, others in _rows(connection, _catalogue(paths, ", others"), parameters):
             outcome = Outcome(**dict(zip(_COLUMNS, row, strict=True)))
-            yield outcome.item, outcome.url, outcome if outcome.status else None
+            yield outcome.item, outcome.url, outcome if outcome.status else None, others or []
 
 
 def write_manifest(paths: DatasetPaths, size: int, target: Path) -> None:
@@ -182,8 +184,8 @@ def _outcomes(
         yield connection
 
 
-def _catalogue(paths: DatasetPaths) -> str:
-    return _CATALOGUE.format(items=literal(database.parquet_path(paths.items)))
+def _catalogue(paths: DatasetPaths, more: str = "") -> str:
+    return _CATALOGUE.format(items=literal(database.parquet_path(paths.items)), more=more)
 
 
 def _rows(

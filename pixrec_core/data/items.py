@@ -1,5 +1,6 @@
 """The items stage: metadata to the catalogue, one row per item."""
 
+import logging
 from pathlib import Path
 from typing import Final
 
@@ -13,15 +14,19 @@ from pixrec_core.schemas import (
     DETAILS,
     FEATURES,
     IMAGE_URL,
+    IN_STOCK,
     ITEM,
     ITEM_SCHEMA,
     MAIN_CATEGORY,
+    OTHER_IMAGE_URLS,
     PRICE,
     STORE,
     TITLE,
 )
 from pixrec_core.settings import IngestSettings
 from pixrec_core.stages import Stats
+
+log = logging.getLogger(__name__)
 
 #: `plain_text` is a Python function; few texts need it.
 _CLEANING: Final = f"""
@@ -35,20 +40,65 @@ _CLEANED: Final = {
     **{name: f"clean({name})" for name in (TITLE, MAIN_CATEGORY, STORE)},
     **{name: f"clean_list({name})" for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION)},
     PRICE: f"CASE WHEN {PRICE} > 0 AND isfinite({PRICE}) THEN {PRICE} END",
+    IMAGE_URL: "image_urls[1]",
+    OTHER_IMAGE_URLS: "image_urls[2:]",
 }
-#: Of rows with the same item, the first in the file stays.
+#: Of several rows of one item or product: the first value of each column that is not empty, and all photos.
+_MERGED: Final = {
+    **{name: f"coalesce(arg_min({name}, line) FILTER ({name} <> ''), '')" for name in (TITLE, MAIN_CATEGORY, STORE)},
+    **{
+        name: f"coalesce(arg_min({name}, line) FILTER (len({name}) > 0), [])"
+        for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION)
+    },
+    PRICE: f"arg_min({PRICE}, line) FILTER ({PRICE} > 0)",
+    IN_STOCK: f"bool_or({IN_STOCK})",
+    "image_urls": "without_repeats(flatten(list(image_urls ORDER BY line)))",
+}
+_MACROS: Final = """
+CREATE MACRO without_repeats(l) AS list_filter(l, lambda x, i: list_position(l, x) = i);
+"""
+#: Rows of variants, with what they lack from the rows of their product (`parent`), which may have no id of their own.
+_VARIANTS: Final = f"""
+    WITH keyed AS (SELECT *, coalesce(nullif(parent, ''), {ITEM}) AS product FROM judged WHERE fault IS NULL
+        AND (dropped IS NULL OR coalesce({ITEM}, '') = '')),
+    products AS (
+        SELECT product, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())} FROM keyed GROUP BY product
+    )
+    SELECT variants.* EXCLUDE (fault, dropped, product) REPLACE (
+        {", ".join(f"coalesce(nullif(variants.{n}, ''), products.{n}) AS {n}" for n in (TITLE, MAIN_CATEGORY, STORE))},
+        {
+    ", ".join(
+        f"CASE WHEN len(variants.{n}) > 0 THEN variants.{n} ELSE products.{n} END AS {n}"
+        for n in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION)
+    )
+},
+        coalesce(variants.{PRICE}, products.{PRICE}) AS {PRICE},
+        without_repeats(variants.image_urls || products.image_urls) AS image_urls
+    )
+    FROM keyed AS variants JOIN products USING (product) WHERE variants.dropped IS NULL"""  # noqa: S608
 _ITEMS: Final = f"""
+    WITH repeated AS (SELECT {ITEM} FROM {{rows}} GROUP BY {ITEM} HAVING count(*) > 1),
+    merged AS (
+        SELECT {ITEM}, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())}
+        FROM {{rows}} SEMI JOIN repeated USING ({ITEM}) GROUP BY {ITEM}
+        UNION ALL BY NAME
+        SELECT {", ".join([ITEM, *_MERGED])} FROM {{rows}} ANTI JOIN repeated USING ({ITEM})
+    )
     SELECT {", ".join(f"{_CLEANED.get(name, name)} AS {name}" for name in ITEM_SCHEMA)}
-    FROM good WHERE line IN (SELECT min(line) FROM good GROUP BY {ITEM}) ORDER BY {ITEM}"""  # noqa: S608
+    FROM merged ORDER BY {ITEM}"""  # noqa: S608
+
+#: Share of rows with the id of an earlier row, above which their number is a warning.
+MANY_REPEATED: Final = 0.1
 
 
 def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     """Write items.parquet (ITEM_SCHEMA, sorted by item) and the quarantine of rejected rows.
 
-    Missing texts and lists are empty; a missing price or `image_url` is null.
+    Rows with the same id are one item: of each column it has the first value that is not empty. Missing texts and lists
+    are empty; a missing price or `image_url` is null.
 
     Returns:
-        rows, bad_lines, bad_share, duplicates, truncated; with_image, with_price.
+        rows, bad_lines, bad_share, duplicates, truncated; with_image, with_price; balance of the rows read.
 
     Raises:
         MissingArtefactError: the raw stage has not run.
@@ -57,9 +107,44 @@ def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     load = raw_files.loader("items", paths, settings.max_expansion)
     with checked_rows(load, id_fault(ITEM), paths.items_quarantine, settings) as rows:
         rows.db.create_function("plain_text", plain_text, ["VARCHAR"], "VARCHAR")
-        rows.db.execute(_CLEANING)
-        write_query(rows.db, _ITEMS, paths.items)
-        return _stats(rows, paths.items)
+        rows.db.execute(_CLEANING + _MACROS)
+        (variants,) = fetch_row(rows.db, "SELECT count(parent) FROM good")
+        source = "good"
+        if variants:
+            rows.db.execute(f"CREATE TEMP TABLE filled AS {_VARIANTS}")
+            source = "filled"
+        write_query(rows.db, _ITEMS.format(rows=source), paths.items)
+        stats = _stats(rows, paths.items)
+        balance = rows.balance(stats["rows"], "repeats of an id (merged into its item)")
+        log.info("%s: %s", paths.root.name, balance.sentence("items"))
+        _warn(rows, stats)
+        return stats | {"balance": balance.stats}
+
+
+def _warn(rows: CheckedTable, stats: Stats) -> None:
+    """Log what is probably not meant: many rows per id, and texts that are no prices."""
+    if stats["duplicates"] > MANY_REPEATED * rows.good:
+        item, count, titles = fetch_row(
+            rows.db,
+            f"""SELECT {ITEM}, count(*), list(DISTINCT {TITLE})[:3] FROM good GROUP BY {ITEM}
+                ORDER BY count(DISTINCT {TITLE}) DESC, count(*) DESC, {ITEM} LIMIT 1""",  # noqa: S608
+        )
+        log.warning(
+            "warning: %s of %s rows repeat the id of an earlier row and are merged into its item, such as %r (%s rows: "
+            "%s). The run continues; map another column to `item` if these are different products",
+            f"{stats['duplicates']:,}", f"{rows.good:,}", item, f"{count:,}", ", ".join(map(repr, sorted(titles))),
+        )  # fmt: skip
+    unread, prices, example = fetch_row(
+        rows.db,
+        f"SELECT count(unread_price), count({PRICE}), arg_min(unread_price, line) FROM good",  # noqa: S608
+    )
+    if unread:
+        level = logging.INFO if prices else logging.WARNING
+        log.log(
+            level,
+            "%s: %s of %s prices cannot be read and are left empty, such as %r",
+            "note" if prices else "warning", f"{unread:,}", f"{unread + prices:,}", example,
+        )  # fmt: skip
 
 
 def _stats(checked: CheckedTable, path: Path) -> Stats:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import duckdb
 from pydantic import ValidationError
 
 from pixrec_core import files
+from pixrec_core.data import raw_lines
 from pixrec_core.data.raw_table import MACROS, RawTable
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.errors import SettingsError, SourceError
@@ -46,6 +48,27 @@ def watched(source: SourceSettings, root: Path) -> list[Path]:
     return found
 
 
+def preview(source: SourceSettings, root: Path, dataset: str) -> list[str]:
+    """Return lines that show how the first rows of local files are read; none for other sources.
+
+    Raises:
+        SettingsError: unknown kind of source, or wrong options for it.
+        SourceError: the files cannot be read.
+    """
+    module, options = _options(source)
+    with _naming(dataset):
+        return list(module.preview(options, root)) if hasattr(module, "preview") else []
+
+
+@contextmanager
+def _naming(dataset: str) -> Iterator[None]:
+    """Put the dataset's name into errors of a source, which only knows a placeholder."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(str(error).replace("<name>", dataset)) from error
+
+
 def urls(source: SourceSettings) -> tuple[str, ...]:
     """Return the URLs that a source downloads; none if it reads local files or generates its own.
 
@@ -64,8 +87,9 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
         SourceError: a file is missing or empty.
     """
     module, options = _options(source)
-    found: RawFiles = module.fetch(options, root, paths.raw)
-    reviews, metadata = (_entry(path, found.reading, paths) for path in (found.reviews, found.metadata))
+    with _naming(paths.root.name):
+        found: RawFiles = module.fetch(options, root, paths.raw)
+        reviews, metadata = (_entry(path, found.reading, paths) for path in (found.reviews, found.metadata))
     photos = _stored_path(found.photos, paths) if found.photos else None
     manifest = {"kind": source.kind, "reviews": reviews, "metadata": metadata, "photos": photos}
     files.write_json(paths.raw_manifest, manifest | {"reading": found.reading})
@@ -79,14 +103,16 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
 
 
 def _entry(path: Path, reading: dict[str, Any], paths: DatasetPaths) -> dict[str, Any]:
-    if not path.is_file():
-        raise SourceError(f"{path} does not exist; correct [datasets.<name>.source] of pixrec.toml")
-    if path.stat().st_size == 0:
-        raise SourceError(f"{path} is empty; correct [datasets.<name>.source] of pixrec.toml")
-    sha256 = files.sha256_file(path)
+    """Return location, size, checksum and data version of the file or files of a table."""
+    found = raw_lines.list_files(path)
+    for file in found or [path]:
+        raw_lines.require_content(file)
+    checksums = [files.sha256_file(file) for file in found]
+    sha256 = checksums[0] if found == [path] else hashlib.sha256("".join(checksums).encode()).hexdigest()
     settings = hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()
     version = f"{sha256}-{settings}" if reading else sha256
-    return {"path": _stored_path(path, paths), "bytes": path.stat().st_size, "sha256": sha256, "version": version}
+    size = sum(file.stat().st_size for file in found)
+    return {"path": _stored_path(path, paths), "bytes": size, "sha256": sha256, "version": version}
 
 
 def _stored_path(path: Path, paths: DatasetPaths) -> str:
@@ -112,8 +138,8 @@ def locate(paths: DatasetPaths) -> RawFiles:
 
 def loader(
     table: Literal["interactions", "items"], paths: DatasetPaths, max_expansion: float
-) -> Callable[[duckdb.DuckDBPyConnection, Path], RawTable]:
-    """Return the function that loads a raw file into a connection, with a folder for its temporary files.
+) -> Callable[[duckdb.DuckDBPyConnection, Path], list[RawTable]]:
+    """Return the function that loads raw files into a connection, with a folder for its temporary files.
 
     Raises:
         MissingArtefactError: the raw stage has not run.
@@ -122,9 +148,10 @@ def loader(
     kind = files.read_json(paths.raw_manifest).get("kind", "amazon_2023")  # older manifests are of JSON lines only
     module = load_plugin(SOURCES, kind)
 
-    def load(db: duckdb.DuckDBPyConnection, folder: Path) -> RawTable:
+    def load(db: duckdb.DuckDBPyConnection, folder: Path) -> list[RawTable]:
         db.execute(f"CREATE MACRO has_local_photos() AS {raw.photos is not None};" + MACROS)
-        loaded: RawTable = getattr(module, f"load_{table}")(db, raw, folder, max_expansion)
+        with _naming(paths.root.name):
+            loaded: list[RawTable] = getattr(module, f"load_{table}")(db, raw, folder, max_expansion)
         return loaded
 
     return load

@@ -1,11 +1,15 @@
 """Raw files as plain lines that can be counted, even if they are compressed or damaged."""
 
+import codecs
+import glob
 import gzip
+import zipfile
 import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -22,36 +26,85 @@ ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any gzip file may expand to
 
 _STRETCH = 1 << 18  # fits a core's cache
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZIP_MAGIC = b"PK\x03\x04"
+_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".gz", ".zip")  # endings of the files of a folder
+#: Longest first: the mark of UTF-32 begins with that of UTF-16.
+_MARKS: Final = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_SAVE: Final = "save it as CSV in UTF-8 and name that file"
+#: First bytes of files that are no table: what they are, and what to do.
+_OTHERS: Final = {
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an Excel workbook", _SAVE),
+    b"BZh": ("compressed with bzip2", "unpack it, or compress it with gzip"),
+    b"\xfd7zXZ": ("compressed with xz", "unpack it, or compress it with gzip"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it, or compress it with gzip"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it and name the file inside"),
+    b"Rar!": ("a rar archive", "unpack it and name the file inside"),
+    b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
+    b"ARROW1": ("an Arrow file", "write it as Parquet"),
+    b"%PDF": ("a PDF", "export the table as CSV"),
+    b"PAR1": ("a compressed Parquet file", "unpack it: Parquet is compressed inside"),
+}
 
 
 @dataclass(frozen=True)
 class PlainFile:
-    """A file of lines, unpacked.
+    """An unpacked file of lines.
 
     Attributes:
-        path: the raw file itself, or its unpacked copy.
-        damage: why the packed file ends before its end; None where it is whole.
+        path: the raw file itself, or a copy that is unpacked and in UTF-8.
+        damage: why a gzip file could not be read to its end; None if it is complete.
+        encoding: that of the raw file, if it is not UTF-8.
     """
 
     path: Path
     damage: str | None = None
+    encoding: str | None = None
 
 
 class DamageError(Exception):
-    """A packed file ends before its end, or its checksum is wrong; what came before has been yielded."""
+    """A gzip file ends before its end, or its checksum is wrong; what came before has been yielded."""
+
+
+def list_files(path: Path) -> list[Path]:
+    """Return the files that a path names, sorted: one file, all tables below a folder, or the matches of `*` and `?`.
+
+    Files whose names begin with `.` or `_` are left out of folders, as tools write them beside tables. A path that
+    does not exist is returned, for `require_content` to report.
+    """
+    if path.is_dir():
+        return sorted(
+            file
+            for file in path.rglob("*")
+            if file.name.lower().endswith(_TABLES)
+            and file.is_file()
+            and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        )
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - an absolute pattern
+    return [file for name in found for file in list_files(name)] or [path]
 
 
 def is_packed(path: Path) -> bool:
     """Whether a file is gzip, by its first bytes."""
+    return _starts_with(path, _GZIP_MAGIC)
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
     with path.open("rb") as file:
-        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        return file.read(len(magic)) == magic
 
 
 def unpacked(path: Path) -> Iterator[bytes]:
-    """What a gzip file holds, all its members, in pieces of at most `CHUNK` bytes.
+    """Yield what a gzip file contains, all its members, in pieces of at most `CHUNK` bytes.
 
     Raises:
-        DamageError: the file is cut short or spoilt.
+        DamageError: the file is truncated or corrupt.
     """
     with gzip.open(path) as packed:
         try:
@@ -61,43 +114,124 @@ def unpacked(path: Path) -> Iterator[bytes]:
             raise DamageError(str(error)) from error
 
 
-def unpack(path: Path, folder: Path, max_expansion: float) -> PlainFile:
-    """The plain form of `path`: gzip, known by its first bytes, is unpacked into `folder`.
+def read_chunks(path: Path) -> tuple[Iterator[bytes], str | None]:
+    """Return the content of a file in UTF-8, in chunks, and its encoding if it is another Unicode form.
 
-    One thread unpacks anyway; from a plain file DuckDB then parses with all of them. What comes
-    before a damage is kept.
+    A gzip file and the only file of a zip archive are unpacked. Text without a mark of its encoding stays as it is.
 
     Raises:
-        SourceError: the file is not there or empty, it unpacks to more than `max_expansion` times its size (and
-            more than `ALWAYS_ALLOWED` bytes), or the disk is full.
+        SourceError: the file is a workbook, an archive of several files, or of another kind that is no table.
+        DamageError: while the chunks are read: a gzip file is truncated or corrupt.
+    """
+    chunks = _raw_chunks(path)
+    try:
+        first = next(chunks, b"")
+    except DamageError:
+        return _raw_chunks(path), None
+    encoding = _unicode_form(first)
+
+    def rest() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    _refuse_other_kinds(path, first)
+    return (recode(rest(), encoding) if encoding else rest()), encoding
+
+
+def recode(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield text of another encoding in UTF-8; a character that cannot be decoded becomes U+FFFD."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for chunk in chunks:
+        yield decoder.decode(chunk).encode()
+    yield decoder.decode(b"", final=True).encode()
+
+
+def _raw_chunks(path: Path) -> Iterator[bytes]:
+    if is_packed(path):
+        yield from unpacked(path)
+    elif _starts_with(path, _ZIP_MAGIC):
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
+                yield from iter(partial(file.read, CHUNK), b"")
+        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it has a password
+            raise SourceError(
+                f"{path} is a zip archive or an Excel workbook that cannot be read ({error}); save it as CSV in UTF-8 "
+                "and name that file"
+            ) from error
+    else:
+        with path.open("rb") as file:
+            yield from iter(partial(file.read, CHUNK), b"")
+
+
+def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if "[Content_Types].xml" in names or "mimetype" in names:
+        raise SourceError(f"{path} is a spreadsheet (Excel or OpenDocument), whatever its name says; {_SAVE}")
+    if len(names) != 1:
+        shown = ", ".join(map(repr, names[:5]))
+        raise SourceError(f"{path} is a zip archive of {len(names)} files ({shown}); unpack it and name one of them")
+    return names[0]
+
+
+def _unicode_form(first: bytes) -> str | None:
+    """Return UTF-16 or UTF-32, by the mark at the beginning or by the zero bytes of ASCII characters."""
+    for mark, encoding in _MARKS.items():
+        if first.startswith(mark):
+            return encoding
+    head = first[:1024]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if max(even, odd) > len(head) // 5 and min(even, odd) == 0:
+        return "utf-16-le" if odd else "utf-16-be"
+    return None
+
+
+def _refuse_other_kinds(path: Path, first: bytes) -> None:
+    for magic, (kind, fix) in _OTHERS.items():
+        if first.startswith(magic):
+            raise SourceError(f"{path} is {kind}; {fix}")
+    if first.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise SourceError(
+            f"{path} is a web page or XML, such as the page of an error or a login; open it, and download or export "
+            "the table as CSV"
+        )
+
+
+def unpack(path: Path, folder: Path, max_expansion: float) -> PlainFile:
+    """Return the plain form of `path` in UTF-8: a compressed file or UTF-16 is written to `folder`.
+
+    Python unpacks with one thread, but from a plain file DuckDB parses with all. What comes before a damage is kept.
+
+    Raises:
+        SourceError: the file is missing, empty or of a kind that is no table, it unpacks to more than `max_expansion`
+            times its size (and more than `ALWAYS_ALLOWED` bytes), or the disk is full.
     """
     require_content(path)
-    if not is_packed(path):
+    chunks, encoding = read_chunks(path)
+    if not (encoding or is_packed(path) or _starts_with(path, _ZIP_MAGIC)):
         return PlainFile(path)
     target = folder / UNPACKED
-    chunks = _bounded(path, max_expansion)
     try:
         with target.open("wb") as plain:
-            for chunk in chunks:
+            for chunk in _bounded(path, chunks, max_expansion):
                 plain.write(chunk)
     except DamageError as damage:
-        return PlainFile(target, str(damage))
+        return PlainFile(target, str(damage), encoding)
     except OSError as error:
-        raise SourceError(f"{path} cannot be unpacked into {folder}: {error.strerror}; make room and go on") from error
-    return PlainFile(target)
+        raise SourceError(f"{path} cannot be unpacked into {folder}: {error.strerror}; free disk space") from error
+    return PlainFile(target, None, encoding)
 
 
-def _bounded(path: Path, max_expansion: float) -> Iterator[bytes]:
-    """`unpacked`, up to the bytes that are allowed: a small file may hold a disk full of zeros."""
+def _bounded(path: Path, chunks: Iterable[bytes], max_expansion: float) -> Iterator[bytes]:
+    """Yield chunks up to the bytes that are allowed: a small file may contain a disk full of zeros."""
     packed = path.stat().st_size
     left = max(ALWAYS_ALLOWED, max_expansion * packed)
-    for chunk in unpacked(path):
+    for chunk in chunks:
         left -= len(chunk)
         if left < 0:
             raise SourceError(
-                f"{path} unpacks to more than {max_expansion:g} times its {packed:,} bytes, as only a spoilt or "
-                "hostile file does. If it is in order, unpack it yourself or raise "
-                "max_expansion in [ingest] of pixrec.toml"
+                f"{path} unpacks to more than {max_expansion:g} times its {packed:,} bytes, as only a corrupt or "
+                "hostile file does. If it is valid, unpack it yourself or raise max_expansion in [ingest] of "
+                "pixrec.toml"
             )
         yield chunk
 
@@ -105,7 +239,8 @@ def _bounded(path: Path, max_expansion: float) -> Iterator[bytes]:
 def require_content(path: Path) -> None:
     """Raise SourceError for a file that is missing or empty."""
     if not path.is_file() or path.stat().st_size == 0:
-        state = "is empty" if path.is_file() else "does not exist"
+        kind = "contains no table (CSV, TSV or Parquet)" if path.is_dir() else "does not exist"
+        state = "is empty" if path.is_file() else kind
         raise SourceError(
             f"{path} {state}; correct [datasets.<name>.source] of pixrec.toml and run the stage `raw` again"
         )

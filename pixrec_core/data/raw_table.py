@@ -1,7 +1,8 @@
-"""Rows of a raw file: good rows in a DuckDB view, rejected rows in a quarantine table."""
+"""Rows of raw files: good rows in a DuckDB view, rejected rows in a quarantine table."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import merge
@@ -14,6 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pixrec_core import files
+from pixrec_core.data.balance import Balance
 from pixrec_core.data.database import CONFIG, literal
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
@@ -46,8 +48,8 @@ class RawTable:
 
     Attributes:
         path: the raw file.
-        query: SQL of its rows: the canonical columns, `line` (line number from 1) and `fault` (why the source rejects
-            the row; NULL for a good row).
+        query: SQL of its rows: the canonical columns, `line` (line number from 1), `fault` (why the source rejects the
+            row; NULL for a good row) and `dropped` (the rule that leaves it out; NULL for most).
         raw: returns the raw bytes of lines, given their numbers in ascending order.
         faults: lines that the reader could not turn into a row, ascending.
         explain: returns a more exact reason for a raw line, or None.
@@ -68,38 +70,48 @@ class RawTable:
 
 @dataclass(frozen=True)
 class CheckedTable:
-    """A raw file whose rows have been checked.
+    """Raw files whose rows have been checked.
 
     Attributes:
-        db: has the view `good`: the canonical columns and `line`.
+        db: has the view `good`: the canonical columns and `line`, which continues from file to file.
         good: number of good rows.
         stats: bad_lines, bad_share (of the lines that are not blank), truncated.
+        read: number of rows that were read.
+        rejected: number of bad rows by reason.
+        dropped: number of rows that a rule of the source leaves out, by rule.
     """
 
     db: duckdb.DuckDBPyConnection
     good: int
     stats: Stats
+    read: int
+    rejected: Mapping[str, int]
+    dropped: Mapping[str, int]
+
+    def balance(self, kept: int, rule: str) -> Balance:
+        """Return the balance of a stage that keeps `kept` good rows, and leaves out the others by `rule`."""
+        return Balance(self.read, kept, self.rejected, {**self.dropped, rule: self.good - kept})
 
 
 @contextmanager
 def checked_rows(
-    load: Callable[[duckdb.DuckDBPyConnection, Path], RawTable],
+    load: Callable[[duckdb.DuckDBPyConnection, Path], Sequence[RawTable]],
     faults: str,
     quarantine: Path,
     settings: IngestSettings,
 ) -> Iterator[CheckedTable]:
-    """Load a raw file, write its rejected rows to `quarantine` (QUARANTINE_SCHEMA) and yield the good ones.
+    """Load raw files, write their rejected rows to `quarantine` (QUARANTINE_SCHEMA) and yield the good ones.
 
     Memory stays flat: a temporary folder next to `quarantine` takes what does not fit.
 
     Args:
-        load: loads the file into a connection; the folder is for its temporary files.
+        load: loads the files into a connection; the folder is for its temporary files.
         faults: SQL of the reason to reject a row, over the canonical columns; NULL for a good row.
         quarantine: the Parquet file to write.
         settings: limits.
 
     Raises:
-        SourceError: the file is missing or has no good row, its share of rejected rows exceeds `max_bad_share`, or it
+        SourceError: a file is missing, no row is good, the share of rejected rows exceeds `max_bad_share`, or a file
             expands past `max_expansion`.
     """
     folder = quarantine.with_name(f".{quarantine.stem}.work")  # a fixed name, so that a rerun removes a killed run's
@@ -108,21 +120,39 @@ def checked_rows(
     try:
         with duckdb.connect(config=CONFIG | {"temp_directory": str(folder / "spill")}) as db:
             db.execute("SET TimeZone = 'UTC'")  # times without an offset are UTC
-            table = load(db, folder)
-            columns = f"* REPLACE (coalesce(fault, {faults}) AS fault)"
-            db.execute(f"CREATE VIEW judged AS SELECT {columns} FROM ({table.query})")  # noqa: S608
-            bad, first = _write_quarantine(_rejected_rows(db, table), quarantine)
-            bad += max(table.lost - 1, 0)  # one row of the quarantine table stands for all
-            db.execute("CREATE VIEW good AS SELECT * EXCLUDE (fault) FROM judged WHERE fault IS NULL")
+            tables = load(db, folder)
+            _judge(db, tables, faults)
+            rejected, first = _write_quarantine(_rejected_rows(db, tables), quarantine)
+            for table in tables:  # one row of the quarantine table stands for all
+                rejected += Counter({_kind_of(_lost(table)): table.lost - 1} if table.lost > 1 else {})
+            dropped = db.execute(
+                "SELECT dropped, count(*) FROM judged WHERE dropped IS NOT NULL GROUP BY dropped ORDER BY dropped"
+            ).fetchall()
             (good,) = fetch_row(db, "SELECT count(*) FROM good")
+            bad = rejected.total()
             share = bad / max(good + bad, 1)
-            stats = {"bad_lines": bad, "bad_share": share, "truncated": table.damage is not None}
-            checked = CheckedTable(db, good, stats)
-            _check_share(checked, first, table.path, quarantine, settings.max_bad_share)
-            log.info("%s: %s good rows, %s rejected lines", table.path, f"{good:,}", f"{bad:,}")
+            stats = {"bad_lines": bad, "bad_share": share, "truncated": any(table.damage for table in tables)}
+            checked = CheckedTable(
+                db, good, stats, good + bad + sum(n for _, n in dropped), dict(rejected), dict(dropped)
+            )
+            _check_share(checked, first, tables[0].path, quarantine, settings.max_bad_share)
             yield checked
     finally:
         files.remove(folder)
+
+
+def _judge(db: duckdb.DuckDBPyConnection, tables: Sequence[RawTable], faults: str) -> None:
+    """Create the views `judged_0`, `judged_1`, ... of each file, `judged` of all, and `good`."""
+    before, parts = 0, []
+    for number, table in enumerate(tables):
+        fault = f"CASE WHEN dropped IS NULL THEN coalesce(fault, {faults}) END AS fault"
+        db.execute(f"CREATE VIEW judged_{number} AS SELECT * REPLACE ({fault}) FROM ({table.query})")  # noqa: S608
+        parts.append(f"SELECT * REPLACE (line + {before} AS line) FROM judged_{number}")  # noqa: S608
+        before += table.lines
+    db.execute(f"CREATE VIEW judged AS {' UNION ALL '.join(parts) if len(parts) > 1 else 'FROM judged_0'}")
+    db.execute(
+        "CREATE VIEW good AS SELECT * EXCLUDE (fault, dropped) FROM judged WHERE fault IS NULL AND dropped IS NULL"
+    )
 
 
 def id_fault(column: str) -> str:
@@ -148,35 +178,48 @@ def fetch_row(
     return row
 
 
-def _rejected_rows(db: duckdb.DuckDBPyConnection, table: RawTable) -> Iterator[RejectedRow]:
-    """Yield the rows of the quarantine table in file order."""
-    cursor = db.execute("SELECT line, fault FROM judged WHERE fault IS NOT NULL ORDER BY line")
-    faults, again = tee(merge(iter(cursor.fetchone, None), table.faults))
-    lines = table.raw(number for number, _ in again)
-    for (number, fault), raw in zip(faults, lines, strict=True):
-        if raw.strip():
-            yield str(table.path), number, (table.explain and table.explain(raw)) or fault, _prefix(raw)
-    if table.lost:
-        yield str(table.path), table.lines, f"{table.lost:,} lines of the file belong to no row", ""
-    if table.damage:
-        yield str(table.path), table.lines, f"the file is damaged and readable only up to here: {table.damage}", ""
+def _rejected_rows(db: duckdb.DuckDBPyConnection, tables: Sequence[RawTable]) -> Iterator[RejectedRow]:
+    """Yield the rows of the quarantine table in the order of the files."""
+    for index, table in enumerate(tables):
+        path = str(table.path)
+        cursor = db.execute(f"SELECT line, fault FROM judged_{index} WHERE fault IS NOT NULL ORDER BY line")  # noqa: S608
+        faults, again = tee(merge(iter(cursor.fetchone, None), table.faults))
+        lines = table.raw(number for number, _ in again)
+        for (number, fault), raw in zip(faults, lines, strict=True):
+            if raw.strip():
+                yield path, number, (table.explain and table.explain(raw)) or fault, _prefix(raw)
+        if table.lost:
+            yield path, table.lines, _lost(table), ""
+        if table.damage:
+            reason = f"the file is damaged and readable only up to here: {table.damage}"
+            yield path, table.lines, reason, ""
+
+
+def _lost(table: RawTable) -> str:
+    return f"{table.lost:,} lines of the file belong to no row"
+
+
+def _kind_of(reason: str) -> str:
+    """Return a reason without the value that it names, so that equal reasons can be counted."""
+    return "lines of the file belong to no row" if reason.endswith("belong to no row") else reason.partition(": ")[0]
 
 
 def _prefix(raw: bytes) -> str:
     return raw[: 4 * RAW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")[:RAW_CHARACTERS]
 
 
-def _write_quarantine(rows: Iterator[RejectedRow], path: Path) -> tuple[int, list[RejectedRow]]:
-    """Write all rows in batches; return their number and the first three."""
-    count, first = 0, list(islice(rows, 3))
+def _write_quarantine(rows: Iterator[RejectedRow], path: Path) -> tuple[Counter[str], list[RejectedRow]]:
+    """Write all rows in batches; return their number by reason, and the first three."""
+    counts: Counter[str] = Counter()
+    first = list(islice(rows, 3))
     rows = chain(first, rows)
     with files.replacing(path) as temporary:
         empty = pl.DataFrame(schema=QUARANTINE_SCHEMA).to_arrow()
         with pq.ParquetWriter(temporary, empty.schema) as writer:
             while batch := list(islice(rows, _BATCH)):
                 writer.write_table(pl.DataFrame(batch, schema=QUARANTINE_SCHEMA, orient="row").to_arrow())
-                count += len(batch)
-    return count, first
+                counts.update(_kind_of(reason) for _, _, reason, _ in batch)
+    return counts, first
 
 
 def _check_share(checked: CheckedTable, first: list[RejectedRow], path: Path, quarantine: Path, allowed: float) -> None:

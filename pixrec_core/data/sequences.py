@@ -85,7 +85,7 @@ CREATE TEMP TABLE item_counts AS
 _ITEMS: Final = """
 CREATE TABLE items AS
     SELECT
-        all_items.*,
+        all_items.* EXCLUDE (other_image_urls),
         item IN (SELECT item FROM items_with_photo) AS has_image,
         coalesce(train_count, 0) AS train_count
     FROM all_items {join} JOIN item_counts USING (item)

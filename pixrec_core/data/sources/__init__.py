@@ -10,10 +10,15 @@ A source module has five names:
     same bytes;
 `watched(options, root) -> list[Path]`
     the local files that are read in place, reviews before metadata, so that a change makes later stages stale;
-`load_interactions(db, raw, folder, max_expansion) -> RawTable`, `load_items(...)`
-    load a raw file into a DuckDB connection as canonical rows: `user`, `item`, `timestamp`, `rating` and `is_variant`,
-    or the columns of `ITEM_SCHEMA`. `folder` is for temporary files; a gzip file may expand to `max_expansion` times
-    its size. Limits of values, repeated rows, order and quarantine are the stages' work.
+`load_interactions(db, raw, folder, max_expansion) -> list[RawTable]`, `load_items(...)`
+    load each raw file into a DuckDB connection as canonical rows: `user`, `item`, `timestamp`, `rating` and
+    `is_variant`, or the columns of `ITEM_SCHEMA` with `image_urls` (a list) in place of its URLs, `parent` (id of the
+    product whose variants the rows are) and `unread_price` (a text that is no price); and `fault` and `dropped` (why a
+    row is rejected, or left out by a rule). `folder` is for temporary files; a gzip file may expand to
+    `max_expansion` times its size. Limits of values, repeated rows, order and quarantine are the stages' work.
+
+It may have `preview(options, root) -> list[str]`: lines for `pixrec doctor` that show how the first rows are read.
+In messages, `<name>` stands for the dataset's name.
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +31,8 @@ class RawFiles:
     """Local raw files of one dataset.
 
     Attributes:
-        reviews: file of the interactions.
-        metadata: file of the items.
+        reviews: file of the interactions, or a folder or pattern of files (`raw_lines.list_files`).
+        metadata: file of the items, likewise.
         photos: folder of local photos, which the metadata name by their paths relative to it; None if all photos are
             on the web.
         reading: how to read the files, as JSON values; part of their data version.

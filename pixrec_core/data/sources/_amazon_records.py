@@ -4,21 +4,23 @@ Fields of the 2018 release (`asin`, `category`, `brand`, `imageURLHighRes`, ...)
 2023.
 """
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import duckdb
 
 from pixrec_core.data.database import literal
-from pixrec_core.data.raw_table import RawTable
+from pixrec_core.data.raw_table import RawTable, fetch_row
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.data.sources._json_lines import Shape, load_json_lines
+from pixrec_core.data.sources._times import NAMES, SURE, UNITS
 from pixrec_core.schemas import (
     CATEGORIES,
     DESCRIPTION,
     DETAILS,
     FEATURES,
-    IMAGE_URL,
     IN_STOCK,
     ITEM,
     MAIN_CATEGORY,
@@ -29,6 +31,8 @@ from pixrec_core.schemas import (
     TITLE,
     USER,
 )
+
+log = logging.getLogger(__name__)
 
 _KEY: Final = "coalesce(raw.parent_asin, raw.asin)"
 # A cast alone would round 1.5 and accept 1e3.
@@ -66,12 +70,16 @@ _LISTS: Final = {CATEGORIES: ("categories", "category"), FEATURES: ("features", 
 _PHOTOS: Final = ("images", "imageURLHighRes", "imageURL")
 
 #: `entries`: "key: value" of a JSON object, or of the text of one, without `_NOISE`, long numbers and nested objects.
-#: `list_items`: strings of a JSON list, or a single string. `photo`: the image marked MAIN, else the first with an
-#: address. `large` (500 pixels) is preferred to `hi_res`: it is larger than a model's input, at a tenth of the bytes.
+#: `list_items`: strings of a JSON list, or a single string. `photos`: the image marked MAIN, then the others with an
+#: address; images are a list of objects, the hub's object of lists, or a list of addresses. `large` (500 pixels) is
+#: preferred to `hi_res`: it is larger than a model's input, at a tenth of the bytes.
 _MACROS: Final = rf"""
+CREATE MACRO flat_items(j) AS list_transform(
+    list_filter(from_json(j, '["JSON"]')::VARCHAR[], lambda x: x[1] = '"'), lambda x: text(x));
 CREATE MACRO list_items(j) AS CASE
-    WHEN j[1] = '[' THEN list_transform(
-        list_filter(from_json(j, '["JSON"]')::VARCHAR[], lambda x: x[1] = '"'), lambda x: text(x))
+    WHEN starts_with(j, '[[') THEN flatten(list_transform(from_json(j, '["JSON"]')::VARCHAR[],
+        lambda l: CASE WHEN l[1] = '[' THEN flat_items(l) WHEN l[1] = '"' THEN [text(l)] ELSE [] END))
+    WHEN j[1] = '[' THEN flat_items(j)
     WHEN j[1] = '"' THEN [text(j)] ELSE [] END;
 CREATE MACRO scalar(j) AS CASE
     WHEN j[1] = '"' THEN text(j)
@@ -87,13 +95,23 @@ CREATE MACRO entries(j) AS coalesce(list_transform(
         AND NOT regexp_full_match(p.value, '[0-9Xx -]{{8,}}')),
     lambda p: p.key || ': ' || p.value), []);
 CREATE MACRO addresses(l) AS list_filter(list_transform(l, lambda t: address(t)), lambda t: t IS NOT NULL);
+CREATE MACRO zipped(d) AS list_transform(
+    list_zip(d.variant, d.large, d.hi_res, d.thumb),
+    lambda z: {{variant: z[1], "large": z[2], hi_res: z[3], thumb: z[4]}});
 CREATE MACRO images(j) AS list_transform(
     CASE WHEN j[1] = '[' THEN from_json(j, '[{{"variant":"VARCHAR","large":"VARCHAR","hi_res":"VARCHAR",
-        "thumb":"VARCHAR"}}]') ELSE [] END,
-    lambda i: {{main: i.variant = 'MAIN', url: coalesce(address(i.large), address(i.hi_res), address(i.thumb))}});
-CREATE MACRO photo(j) AS coalesce(
-    list_filter(images(j), lambda i: i.main AND i.url IS NOT NULL)[1].url,
-    list_filter(images(j), lambda i: i.url IS NOT NULL)[1].url);
+            "thumb":"VARCHAR"}}]')
+        WHEN j[1] = '{{' THEN zipped(from_json(j, '{{"variant":["VARCHAR"],"large":["VARCHAR"],"hi_res":["VARCHAR"],
+            "thumb":["VARCHAR"]}}'))
+        ELSE [] END,
+    lambda i: {{main: coalesce(i.variant = 'MAIN', false),
+        url: coalesce(address(i.large), address(i.hi_res), address(i.thumb))}});
+CREATE MACRO of_images(l) AS list_transform(
+    list_filter(l, lambda i: i.main AND i.url IS NOT NULL)
+    || list_filter(l, lambda i: NOT i.main AND i.url IS NOT NULL),
+    lambda i: i.url);
+CREATE MACRO photos(j) AS CASE
+    WHEN j IS NULL THEN [] WHEN starts_with(j, '["') THEN addresses(list_items(j)) ELSE of_images(images(j)) END;
 """
 
 
@@ -106,7 +124,7 @@ def _type_faults() -> str:
     """Return SQL of the first field with the wrong JSON type."""
     kinds = [(name, "text", '"') for names in _TEXTS.values() for name in names]
     kinds += [(name, "a list", '["') for names in _LISTS.values() for name in names]
-    kinds += [(name, "a list", "[") for name in _PHOTOS]
+    kinds += [(name, "a list", "[{") for name in _PHOTOS]
     return " ".join(
         f"WHEN NOT contains('{start}', raw.{name}[1]) THEN '{name} is not {kind}'" for name, kind, start in kinds
     )
@@ -122,24 +140,42 @@ METADATA: Final = Shape(
         PRICE: """CASE WHEN raw.price[1] = '"' THEN number(trim(text(raw.price)))
             ELSE TRY_CAST(raw.price AS DOUBLE) END""",
         IN_STOCK: "NULL::BOOLEAN",
-        IMAGE_URL: "coalesce(photo(raw.images), addresses(list_items(raw.imageURLHighRes))[1], "
-        "addresses(list_items(raw.imageURL))[1])",
+        "unread_price": """CASE WHEN raw.price[1] = '"' AND number(trim(text(raw.price))) IS NULL
+            THEN nullif(trim(text(raw.price)), '') END""",
+        "image_urls": """coalesce(photos(raw.images), []) || addresses(list_items(raw.imageURLHighRes))
+            || addresses(list_items(raw.imageURL))""",
+        "parent": "NULL::VARCHAR",
     },
     fault=f"coalesce(id_fault('parent_asin', {_KEY}), CASE {_type_faults()} END)",
     macros=_MACROS,
 )
 
 
-def load_interactions(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
+def load_interactions(
+    db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float
+) -> list[RawTable]:
     """Load the reviews; `folder` is for temporary files.
+
+    Times are milliseconds. If nearly all look like another unit instead, they are in that unit, and a note says so.
 
     Raises:
         SourceError: the file is missing or empty, or expands past `max_expansion`.
     """
-    return load_json_lines(db, raw.reviews, REVIEWS, folder, max_expansion)
+    (table,) = load_json_lines(db, raw.reviews, REVIEWS, folder, max_expansion)
+    units = {unit: values for unit, values in UNITS.items() if unit in ("s", "us", "ns")}
+    counts = ", ".join(
+        f"count(*) FILTER (timestamp >= {low!r} AND timestamp < {high!r})" for *_, low, high in units.values()
+    )
+    rows, *found = fetch_row(db, f"SELECT count(timestamp), {counts} FROM parsed")  # noqa: S608
+    for (unit, (factor, *_)), count in zip(units.items(), found, strict=True):
+        if count > SURE * rows:
+            log.info("note: %s: times are in %s, not milliseconds, and are read as such", raw.reviews, NAMES[unit])
+            query = f"SELECT * REPLACE (floor(timestamp * {factor!r})::BIGINT AS timestamp) FROM ({table.query})"  # noqa: S608
+            return [replace(table, query=query)]
+    return [table]
 
 
-def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
+def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> list[RawTable]:
     """Load the metadata; `folder` is for temporary files.
 
     Raises:

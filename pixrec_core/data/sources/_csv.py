@@ -5,16 +5,18 @@ the line breaks inside of quoted cells, and the lines without a row: rejected on
 DuckDB take the lines behind it for one cell: the line of the quote is rejected and the file is read again without it.
 """
 
+import codecs
 import csv
 import io
 import re
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -24,15 +26,19 @@ import pyarrow as pa
 
 from pixrec_core.data import raw_lines
 from pixrec_core.data.database import literal
-from pixrec_core.data.raw_lines import LineIndex
+from pixrec_core.data.raw_lines import LineIndex, PlainFile
 from pixrec_core.data.raw_table import RawTable, fetch_row
-from pixrec_core.data.sources._names import known
+from pixrec_core.data.sources._mapping import Mapping
 from pixrec_core.errors import SourceError
 
 LONGEST: Final = 2_000_000  # bytes of a row
 MAX_REJECTS: Final = 250_000  # faults of unreadable rows, which DuckDB holds in memory
 READINGS: Final = 12  # of a file with stray quotes
 HEAD: Final = 8 << 20  # bytes at the start of a file that `load_head` reads
+DELIMITERS: Final = ",;\t|"
+
+_CLEAR: Final = 8  # characters that are not ASCII, from which the kind of encoding is clear
+_UNDEFINED: Final = frozenset(chr(0xDC00 + byte) for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))  # in Windows-1252
 
 _HEADER_BYTES: Final = 1 << 20
 _CHUNK_ROWS: Final = 1 << 20
@@ -66,123 +72,139 @@ class CsvFormat:
     Attributes:
         path: the file that messages name.
         header: names of the columns.
-        lines: number of lines of the header.
+        lines: number of lines of the header, with the line `sep=;` that Excel may write above it.
         delimiter: between two cells.
+        named: whether there is a line `sep=;`.
+        encoding: of the file, if it is not UTF-8.
     """
 
     path: Path
     header: Sequence[str]
     lines: int
     delimiter: str
+    named: bool = False
+    encoding: str | None = None
 
     @classmethod
-    def of_file(cls, path: Path, plain: Path, delimiter: str) -> "CsvFormat":
-        """Read the header of `plain`, the expanded form of `path`.
+    def of_file(cls, path: Path, plain: PlainFile, mapping: Mapping, delimiter: str | None) -> "CsvFormat":
+        """Read the header of `plain`, the plain form of `path`.
+
+        The delimiter is the one that separates the mapped columns in the header; if several do, the one of the line
+        `sep=;`, then `delimiter`, then the one with the most columns.
 
         Raises:
             SourceError: the file does not start with a CSV header.
         """
-        with plain.open("rb") as file:
+        with plain.path.open("rb") as file:
             head = file.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
-        reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True)
-        try:
-            return cls(path, next(reader, []), reader.line_num, delimiter)
-        except csv.Error as error:
-            raise SourceError(f"{path} does not start with a CSV header: {error}") from error
+        line = re.match(r'"?sep=(.)"?\r?\n', head)
+        text = head[line.end() if line else 0 :]
+        preferred = line[1] if line else delimiter
+        found: list[tuple[tuple[int, bool, int], CsvFormat]] = []
+        for each in dict.fromkeys([*(preferred or ""), *DELIMITERS]):
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=each, strict=True)
+            try:
+                header = next(reader, [])
+            except csv.Error as error:
+                fault = error
+                continue
+            known = sum(theirs in mapping.resolved(header) for theirs in mapping.names.values())
+            layout = cls(path, header, reader.line_num + bool(line), each, bool(line), plain.encoding)
+            found.append(((known, each == preferred, len(header)), layout))
+        if not found:
+            raise SourceError(f"{path} does not start with a CSV header: {fault}")
+        return max(found, key=lambda each: each[0])[1]
 
-    def scan(self, plain: Path, columns: Mapping[str, str], more: Sequence[str], options: str) -> str:
+    def scan(self, plain: Path, mapping: Mapping, more: Sequence[str], options: str) -> str:
         """Return SQL that reads `plain`: the mapped columns under our names, and the expressions `more`."""
-        names = [f"c{n}" for n in range(len(self.header))]
-        mapped = [f'c{self.header.index(theirs)} AS "{ours}"' for ours, theirs in columns.items()]
-        types = ", ".join(f"{name}: 'VARCHAR'" for name in names)
-        return f"""SELECT {", ".join([*mapped, *more])} FROM read_csv({literal(plain)}, columns = {{{types}}},
-            header = true, auto_detect = false, delim = {literal(self.delimiter)}, quote = '"', escape = '"',
-            max_line_size = {LONGEST}, compression = 'none', {options})"""  # noqa: S608
+        types = ", ".join(f"{cell}: 'VARCHAR'" for cell in self.cells)
+        rows = f"""read_csv({literal(plain)}, columns = {{{types}}}, header = true, skip = {int(self.named)},
+            auto_detect = false, delim = {literal(self.delimiter)}, quote = '"', escape = '"',
+            max_line_size = {LONGEST}, compression = 'none', {options})"""
+        cells = dict(zip(self.header, self.cells, strict=True))
+        return mapping.select(rows, self.header, cells, more)
+
+    @property
+    def cells(self) -> list[str]:
+        """Names of the columns in SQL."""
+        return [f"pixrec_cell_{n}" for n in range(len(self.header))]
 
     @property
     def line_breaks(self) -> str:
         """SQL of the number of line breaks inside of a row's cells."""
-        counts = (f"coalesce(length(c{n}) - length(replace(c{n}, chr(10), '')), 0)" for n in range(len(self.header)))
+        counts = (f"coalesce(length({cell}) - length(replace({cell}, chr(10), '')), 0)" for cell in self.cells)
         return f"{' + '.join(counts)} AS breaks"
 
 
-def check_columns(path: Path, columns: Mapping[str, str], header: Sequence[str]) -> None:
-    """Raise SourceError for a mapped column that the file has not exactly once."""
-    for ours, theirs in columns.items():
-        if header.count(theirs) != 1:
-            state = "more than one column" if theirs in header else "no column"
-            raise SourceError(
-                f"{path} has {state} {theirs!r}, which [datasets.<name>.source] of pixrec.toml maps to `{ours}`; "
-                f"{known(theirs, header)}. Correct the mapping, or `delimiter` if these are not columns"
-            )
-
-
 def load_head(
-    db: duckdb.DuckDBPyConnection, path: Path, columns: Mapping[str, str], delimiter: str, folder: Path
-) -> None:
+    db: duckdb.DuckDBPyConnection,
+    path: Path,
+    mapping: Mapping,
+    delimiter: str | None,
+    encoding: str | None,
+    folder: Path,
+) -> CsvFormat:
     """Load the rows in the first `HEAD` bytes into the table `parsed`, the mapped columns under our names.
 
     Raises:
         SourceError: as `load_csv`.
     """
     head, left = folder / "head", HEAD
-    with ExitStack() as stack:
-        chunks: Iterator[bytes]
-        if raw_lines.is_packed(path):
-            chunks = raw_lines.unpacked(path)
-        else:
-            file = stack.enter_context(path.open("rb"))
-            chunks = iter(partial(file.read, raw_lines.CHUNK), b"")
-        target = stack.enter_context(head.open("wb"))
-        with suppress(raw_lines.DamageError):
-            for chunk in chunks:
-                target.write(chunk[:left])
-                left -= len(chunk)
-                if left <= 0:
-                    break
-    readable = _with_uniform_line_ends(head, folder)
-    layout = CsvFormat.of_file(path, readable, delimiter)
-    check_columns(path, columns, layout.header)
-    _Loader(db, layout, columns, "*", folder).load(readable)
+    chunks, unicode = raw_lines.read_chunks(path)
+    with head.open("wb") as target, suppress(raw_lines.DamageError):
+        for chunk in chunks:
+            target.write(chunk[:left])
+            left -= len(chunk)
+            if left <= 0:
+                break
+    plain = _readable(path, PlainFile(head, None, unicode), encoding, folder)
+    layout = CsvFormat.of_file(path, plain, mapping, delimiter)
+    mapping.check(path, layout.header)
+    _Loader(db, layout, mapping, "*", folder).load(plain.path)
+    return layout
 
 
 def load_csv(
     db: duckdb.DuckDBPyConnection,
     path: Path,
-    columns: Mapping[str, str],
+    mapping: Mapping,
     select: str,
-    delimiter: str,
+    delimiter: str | None,
+    encoding: str | None,
     folder: Path,
     max_expansion: float,
+    number: int = 0,
 ) -> RawTable:
-    """Load a CSV file in UTF-8 with a header, plain or gzip.
+    """Load a CSV file with a header, plain or compressed.
 
     Args:
-        db: where the table `parsed` is created.
+        db: where the table `parsed_<number>` is created.
         path: the file.
-        columns: the file's columns by our names.
-        select: SQL of the canonical columns and `fault`, of the mapped columns as texts.
-        delimiter: between two cells.
+        mapping: the file's columns by our names.
+        select: SQL of the canonical columns, `fault` and `dropped`, of the mapped columns as texts.
+        delimiter: between two cells; None for the one in the header.
+        encoding: of the file; None for UTF-8, UTF-16 or Windows-1252, by its content.
         folder: for temporary files.
-        max_expansion: the most that a gzip file may expand, as a multiple of its size.
+        max_expansion: the most that a compressed file may expand, as a multiple of its size.
+        number: of the file among those of the table.
 
     Raises:
-        SourceError: the file is missing or empty, has no header or lacks a column, has too many unreadable rows, or
-            expands past `max_expansion`.
+        SourceError: the file is missing, empty or no CSV, lacks a column, has too many unreadable rows, or expands
+            past `max_expansion`.
     """
-    plain = raw_lines.unpack(path, folder, max_expansion)
-    readable = _with_uniform_line_ends(plain.path, folder)
-    layout = CsvFormat.of_file(path, readable, delimiter)
-    check_columns(path, columns, layout.header)
-    loaded = _Loader(db, layout, columns, select, folder).load(readable)
+    unpacked = raw_lines.unpack(path, folder, max_expansion)
+    plain = _readable(path, unpacked, encoding, folder)
+    layout = CsvFormat.of_file(path, plain, mapping, delimiter)
+    mapping.check(path, layout.header)
+    loaded = _Loader(db, layout, mapping, select, folder, number).load(plain.path)
     return RawTable(
         path,
         loaded.query,
-        partial(raw_lines.pick, readable, raw_lines.index(readable)),
+        partial(raw_lines.pick, plain.path, raw_lines.index(plain.path)),
         loaded.lines,
         tuple(sorted(loaded.faults.items())),
         lost=loaded.lost,
-        damage=plain.damage,
+        damage=unpacked.damage,
     )
 
 
@@ -198,18 +220,24 @@ class _Reject:
 
 @dataclass
 class _Loader:
-    """Loads one file into the table `parsed`; the attributes after `folder` are results."""
+    """Loads one file into the table `parsed` or `parsed_<number>`; the attributes after `number` are results."""
 
     db: duckdb.DuckDBPyConnection
     layout: CsvFormat
-    columns: Mapping[str, str]
+    mapping: Mapping
     select: str
     folder: Path
+    number: int | None = None
     faults: dict[int, str] = field(default_factory=dict)
     query: str = ""
     lines: int = 0
     lost: int = 0
     in_cells: bool = False  # whether `parsed` has the column `breaks`
+
+    @property
+    def table(self) -> str:
+        """Name of the table."""
+        return "parsed" if self.number is None else f"parsed_{self.number}"
 
     def load(self, path: Path) -> "_Loader":
         for _ in range(READINGS):
@@ -230,18 +258,20 @@ class _Loader:
         return self
 
     def _read(self, path: Path, index: LineIndex, parallel: bool = True) -> list[_Reject]:
-        """Create the table `parsed` and return the rejected rows in file order."""
+        """Create the table and return the rejected rows in file order."""
         for table in ("reject_errors", "reject_scans"):
             self.db.execute(f"DROP TABLE IF EXISTS {table}")
         scan = self.layout.scan(
             path,
-            self.columns,
+            self.mapping,
             [self.layout.line_breaks] if self.in_cells else [],
             f"store_rejects = true, rejects_limit = {MAX_REJECTS + 1}, rejects_line_size_limit = {LONGEST + 1}, "
             f"parallel = {str(parallel).lower()}",
         )
         breaks = ", breaks" if self.in_cells else ""
-        self.db.execute(f"CREATE OR REPLACE TABLE parsed AS SELECT {self.select}{breaks} FROM ({scan}) AS raw")  # noqa: S608
+        query = f"CREATE OR REPLACE TABLE {self.table} AS SELECT {self.select}{breaks} FROM ({scan}) AS raw"  # noqa: S608
+        with self.mapping.reporting_where(self.layout.path):
+            self.db.execute(query)
         rows = self.db.execute(_REJECTS).fetchall()
         if sum(row[-1] for row in rows) > MAX_REJECTS:
             raise SourceError(
@@ -266,21 +296,21 @@ class _Loader:
                 shifts = self._shifts(rejects, blank)
                 if shifts.lines == index.count:
                     break
-            self.db.execute("ALTER TABLE parsed DROP COLUMN breaks")
+            self.db.execute(f"ALTER TABLE {self.table} DROP COLUMN breaks")
         self.lost = max(index.count - shifts.lines, 0)
         self.faults |= {reject.line: reject.reason for reject in rejects}
         if len(shifts.first) == 1:
-            self.query = f"SELECT *, rowid + {shifts.shift[0]} AS line FROM parsed"  # noqa: S608
+            self.query = f"SELECT *, rowid + {shifts.shift[0]} AS line FROM {self.table}"  # noqa: S608
             return
         self.db.register("numbers", pa.RecordBatchReader.from_batches(_LINE, shifts.batches()))
-        self.db.execute("CREATE TABLE line_numbers AS FROM numbers")
+        self.db.execute(f"CREATE TABLE lines_of_{self.table} AS FROM numbers")
         self.db.unregister("numbers")
-        self.query = "SELECT * FROM parsed POSITIONAL JOIN line_numbers"
+        self.query = f"SELECT * FROM {self.table} POSITIONAL JOIN lines_of_{self.table}"  # noqa: S608
 
     def _shifts(self, rejects: Iterable[_Reject], blank: Iterable[int]) -> "_Shifts":
-        (rows,) = fetch_row(self.db, "SELECT count(*) FROM parsed")
+        (rows,) = fetch_row(self.db, f"SELECT count(*) FROM {self.table}")  # noqa: S608
         skips = sorted([*((reject.line, 1 + reject.breaks) for reject in rejects), *((line, 1) for line in blank)])
-        query = "SELECT rowid, breaks FROM parsed WHERE breaks > 0 ORDER BY rowid"
+        query = f"SELECT rowid, breaks FROM {self.table} WHERE breaks > 0 ORDER BY rowid"  # noqa: S608
         return _Shifts.of_rows(
             rows, self.layout.lines + 1, skips, self.db.execute(query).fetchall() if self.in_cells else []
         )
@@ -359,6 +389,69 @@ def _without_lines(path: Path, removed: set[int], folder: Path) -> Path:
     with copy.open("wb") as file:
         for number, line in enumerate(raw_lines.lines(path), start=1):
             file.write(b"\n" if number in removed else line)
+    return copy
+
+
+def _readable(path: Path, plain: PlainFile, encoding: str | None, folder: Path) -> PlainFile:
+    r"""Return `plain`, or a copy in UTF-8 with `\n` for every line end where they are mixed, which DuckDB refuses.
+
+    Text that is not UTF-8 is Windows-1252 if single characters among ASCII letters are, as in Western names.
+
+    Raises:
+        SourceError: the encoding is not clear.
+    """
+    if not plain.encoding:
+        if encoding is None and not _is_utf8(plain.path):
+            encoding = _western(path, plain.path)
+        if encoding and codecs.lookup(encoding).name != "utf-8":
+            plain = PlainFile(_recoded(plain.path, encoding, folder), plain.damage, encoding)
+    return replace(plain, path=_with_uniform_line_ends(plain.path, folder))
+
+
+def _is_utf8(path: Path) -> bool:
+    """Return whether text is UTF-8, but for a truncated last character; fast for ASCII."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        while chunk := file.read(raw_lines.CHUNK):
+            if not chunk.isascii() or decoder.getstate()[0]:
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    return False
+    return True
+
+
+def _western(path: Path, plain: Path) -> str | None:
+    """Return cp1252 for text of one byte per character, None for UTF-8 with broken bytes, which are bad rows.
+
+    Raises:
+        SourceError: many characters follow each other that are not ASCII, as in Cyrillic or Chinese text.
+    """
+    decoded = single = runs = 0
+    first = b""
+    for line in raw_lines.lines(plain):
+        if line.isascii():
+            continue
+        text = line.decode("utf-8", "surrogateescape")
+        broken = [n for n, character in enumerate(text) if "\udc80" <= character <= "\udcff"]
+        decoded += sum(not character.isascii() for character in text) - len(broken)
+        single += len(broken)
+        runs += sum(b - a == 1 for a, b in pairwise(broken))
+        first = first or (line if broken else b"")
+        undefined = any(text[n] in _UNDEFINED for n in broken)
+        if undefined or (single >= _CLEAR and runs > single / 4):
+            raise SourceError(
+                f"{path} is not UTF-8: {first.strip()[:60]!r}. Set `encoding` in [datasets.<name>.source] of "
+                "pixrec.toml, such as cp1251, gb18030 or shift_jis, or save the file as UTF-8"
+            )
+    return None if decoded else "cp1252"
+
+
+def _recoded(path: Path, encoding: str, folder: Path) -> Path:
+    copy = folder / "recoded"
+    with path.open("rb") as source, copy.open("wb") as file:
+        for chunk in raw_lines.recode(iter(partial(source.read, raw_lines.CHUNK), b""), encoding):
+            file.write(chunk)
     return copy
 
 

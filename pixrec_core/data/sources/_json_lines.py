@@ -46,7 +46,7 @@ class Shape:
 
 def load_json_lines(
     db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path, max_expansion: float
-) -> RawTable:
+) -> list[RawTable]:
     """Load a file of JSON lines, plain or gzip; `folder` is for temporary files.
 
     Raises:
@@ -54,14 +54,16 @@ def load_json_lines(
     """
     plain = raw_lines.unpack(path, folder, max_expansion)
     index = _load(db, plain.path, shape, folder)
-    return RawTable(
-        path,
-        "SELECT *, rowid + 1 AS line FROM parsed",
-        partial(raw_lines.pick, plain.path, index),
-        index.count,
-        explain=_why_unreadable,
-        damage=plain.damage,
-    )
+    return [
+        RawTable(
+            path,
+            "SELECT *, rowid + 1 AS line, NULL::VARCHAR AS dropped FROM parsed",
+            partial(raw_lines.pick, plain.path, index),
+            index.count,
+            explain=_why_unreadable,
+            damage=plain.damage,
+        )
+    ]
 
 
 def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path) -> LineIndex:

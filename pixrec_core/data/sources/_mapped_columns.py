@@ -2,36 +2,37 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
-
-import duckdb
+from typing import Any, Final
 
 from pixrec_core.data.database import literal
+from pixrec_core.data.sources import _times
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import CATEGORIES, DESCRIPTION, DETAILS, FEATURES, IN_STOCK, MAIN_CATEGORY, PRICE, STORE, TITLE
 
-TimeUnit = Literal["s", "ms", "us", "iso"]
-
-#: Per unit: its milliseconds, and the range of numbers that look like it: from March 1973 to November 2286.
-UNITS: Final = {"s": (1e3, 1e8, 1e10), "ms": (1.0, 1e11, 1e13), "us": (1e-3, 1e14, 1e16)}
-NAMES: Final = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601"}
-SURE: Final = 0.99  # share of values that must look like one unit; real files have some nonsense
-HEAD_ROWS: Final = 32_768  # rows that decide the unit
-
 _TEXTS: Final = (TITLE, MAIN_CATEGORY, STORE)
 _LISTS: Final = (CATEGORIES, FEATURES, DESCRIPTION)
-_TYPED: Final = "typed"  # the "unit" of Parquet's dates and times
-_ISO: Final = r"'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?'"
-_NUMBER: Final = "TRY_CAST(timestamp AS DOUBLE)"
-#: A quantity, a truth value, or the words of product feeds. Other words are unknown.
+_FLOATS: Final = ("DOUBLE", "FLOAT")
+_NUMBERS: Final = (*_FLOATS, "DECIMAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
+
+#: How programs write a missing value as text.
+_NULLS: Final = r"|NULL|null|None|nan|NaN|<NA>|\N|"
+#: Blanks, line ends and characters without width, which may surround an id.
+_BLANKS: Final = "' ' || chr(9) || chr(10) || chr(13) || chr(160) || chr(8203) || chr(12288) || chr(65279)"
+_QUANTITY: Final = r"'\s*[(]?[+\x{2212}\x{2013}-]?[0-9][0-9.,\s]*[)]?\s*'"
+#: A whole number that was stored as a float.
+WHOLE: Final = "'[+-]?[0-9]+[.]0+'"
+#: A quantity, a truth value, or the words of product feeds. Other words are unknown. `IN` would become a join in
+#: DuckDB, which changes the order of the rows.
 _IN_STOCK: Final = """CASE
     WHEN TRY_CAST(in_stock AS DOUBLE) IS NOT NULL THEN TRY_CAST(in_stock AS DOUBLE) > 0
-    WHEN lower(translate(trim(in_stock::VARCHAR), '-_ ', '')) IN
-        ('true', 't', 'yes', 'y', 'instock', 'available', 'preorder', 'backorder', 'onbackorder') THEN true
-    WHEN lower(translate(trim(in_stock::VARCHAR), '-_ ', '')) IN
-        ('false', 'f', 'no', 'n', 'outofstock', 'soldout', 'unavailable', 'discontinued') THEN false END"""
-_URL: Final = "regexp_full_match(trim(image::VARCHAR), '(?i)https?://.*')"
+    WHEN list_contains(['true', 't', 'yes', 'y', 'instock', 'available', 'preorder', 'backorder', 'onbackorder'],
+        lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN true
+    WHEN list_contains(['false', 'f', 'no', 'n', 'outofstock', 'soldout', 'unavailable', 'discontinued'],
+        lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN false END"""
+
+FILTERED: Final = "left out by `where`"
+RETURNED: Final = "returns (a quantity of 0 or less)"
+PHOTO_ROW: Final = "more photos of a product"
 
 
 @dataclass(frozen=True)
@@ -40,109 +41,103 @@ class MappedColumns:
 
     Attributes:
         names: the file's columns by our names.
-        types: DuckDB's types of the columns by our names.
+        types: DuckDB's types of the columns by our names; `keep` if there is a row filter.
+        reading: how to read the values, from the settings and the first rows: `time` (a form of `_times`), `strict`
+            (whether a time must look like the form), `constant_rating`, `point` (decimal separator of prices),
+            `separator`, `image_separator`, `whole` (names of ids that are whole numbers stored as floats).
+        has_photos: whether an image that is not a URL is the path of a local photo.
     """
 
     names: Mapping[str, str]
     types: Mapping[str, str]
+    reading: Mapping[str, Any]
+    has_photos: bool = False
 
-    def interactions(self, unit: str, rating: float, *, strict: bool) -> str:
-        """Return SQL of the canonical columns of interactions and of `fault`.
-
-        Args:
-            unit: of the times, from `time_unit`.
-            rating: stars of every interaction if no column has them.
-            strict: whether to reject a time that does not look like the unit, as when the unit was guessed.
-        """
-        time = _milliseconds(unit)
-        stars = "TRY_CAST(rating AS DOUBLE)" if "rating" in self.names else f"{rating!r}::DOUBLE"
+    def interactions(self) -> str:
+        """Return SQL of the canonical columns of interactions, of `fault` and of `dropped`."""
+        form = _times.TYPED if self.types["timestamp"].startswith(("TIMESTAMP", "DATE")) else self.reading["time"]
+        time = _times.milliseconds(form)
+        rating = f"{self.reading['constant_rating']!r}::DOUBLE"
         faults = [self._empty(name) for name in self.names]
-        if unit != _TYPED:
-            fits = f"{_looks_like(unit)} AND ({time}) IS NOT NULL" if strict else f"({time}) IS NOT NULL"
-            faults.append(self._not("timestamp", fits, f"a time in {NAMES[unit]}"))
+        if form != _times.TYPED:
+            fits = f"({time}) IS NOT NULL"
+            fits = f"{_times.looks_like(form)} AND {fits}" if self.reading["strict"] else fits
+            faults.append(self._not("timestamp", fits, f"a time in {_times.name_of(form)}"))
         if "rating" in self.names:
-            faults.append(self._not("rating", f"isfinite({stars})", "a number"))
-        return f"""{self._id("user")} AS "user", {self._id("item")} AS item, {time} AS timestamp, {stars} AS rating,
-            false AS is_variant, CASE {" ".join(faults)} END AS fault"""
+            rating = "TRY_CAST(rating AS DOUBLE)"
+            if self.types["rating"] == "VARCHAR":
+                rating = f"coalesce({rating}, TRY_CAST(replace(rating, ',', '.') AS DOUBLE))"
+            faults.append(self._not("rating", f"isfinite({rating})", "a number"))
+        returned = "false"
+        if "quantity" in self.names:
+            faults.append(self._not("quantity", f"regexp_full_match(quantity::VARCHAR, {_QUANTITY})", "a quantity"))
+            negative = r"regexp_matches(quantity::VARCHAR, '[-\x{2212}\x{2013}(]')"
+            returned = f"{negative} OR NOT regexp_matches(quantity::VARCHAR, '[1-9]')"
+        return f"""{self._id("user")} AS "user", {self._id("item")} AS item, {time} AS timestamp, {rating} AS rating,
+            false AS is_variant, {self._verdict(faults, (RETURNED, returned))}"""
 
-    def items(self, separator: str | None, *, has_photos: bool) -> str:
-        """Return SQL of the canonical columns of items and of `fault`.
-
-        Args:
-            separator: between the texts of a list that is a single text and not JSON.
-            has_photos: whether an image that is not a URL is the path of a local photo.
+    def items(self) -> str:
+        """Return SQL of the canonical columns of items, of `parent`, `unread_price`, `fault` and `dropped`.
 
         Raises:
-            SourceError: a column of lists has a type that is neither text nor a list.
+            SourceError: a column has a type that cannot be read.
         """
         faults = [self._empty("item")]
-        columns = {"item": self._id("item")}
-        columns |= {name: f"coalesce({name}::VARCHAR, '')" if name in self.names else "''" for name in _TEXTS}
+        columns = {"item": self._id("item"), "parent": self._id("parent") if "parent" in self.names else "NULL"}
+        columns |= {name: f"coalesce({self._text(name)}, '')" if name in self.names else "''" for name in _TEXTS}
         for name in _LISTS:
-            columns[name], fault = self._list(name, separator)
+            columns[name], fault = self._list(name)
             faults += fault
         columns[DETAILS] = self._details()
-        columns[PRICE] = "NULL::DOUBLE"
-        if PRICE in self.names:
-            columns[PRICE] = "number(trim(price::VARCHAR))"
         columns[IN_STOCK] = _IN_STOCK if IN_STOCK in self.names else "NULL::BOOLEAN"
-        path = "WHEN trim(image::VARCHAR) <> '' THEN trim(image::VARCHAR)" if has_photos else ""
-        address = f"address(CASE WHEN {_URL} THEN trim(image::VARCHAR) {path} END)"
-        columns["image_url"] = address if "image" in self.names else "NULL::VARCHAR"
+        columns[PRICE], columns["unread_price"] = self._price()
+        columns["image_urls"] = self.images
         selected = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
-        return f"{selected}, CASE {' '.join(faults)} END AS fault"
+        photo_row = f"{columns['parent']} <> '' AND ({self._is_empty('item')})" if "parent" in self.names else "false"
+        return f"{selected}, {self._verdict(faults, (PHOTO_ROW, photo_row))}"
 
-    def time_unit(self, db: duckdb.DuckDBPyConnection, head: str, path: Path, given: TimeUnit | None) -> str:
-        """Return the unit of the column `timestamp`: `given`, or the one that the values look like.
-
-        Args:
-            db: connection.
-            head: SQL of the first rows.
-            path: the file, for messages.
-            given: the setting.
-
-        Raises:
-            SourceError: no setting, and the values do not look like one unit.
-        """
-        if self.types["timestamp"].startswith(("TIMESTAMP", "DATE")):
-            return _TYPED
-        if given:
-            return given
-        counts = ", ".join(f"count(*) FILTER ({_looks_like(unit)})" for unit in NAMES)
-        query = f"SELECT count(*), {counts} FROM ({head}) WHERE timestamp::VARCHAR <> ''"  # noqa: S608
-        ((total, *found),) = db.execute(query).fetchall()
-        looks = dict(zip(NAMES, found, strict=True))
-        likely = max(looks, key=lambda unit: looks[unit])
-        if total == 0 or looks[likely] < SURE * total:
-            shares = ", ".join(f"{count:,} look like {NAMES[unit]}" for unit, count in looks.items())
-            raise SourceError(
-                f"{path}: the unit of time in {self.names['timestamp']!r} is not clear: of its first {total:,} values "
-                f"{shares}. Set `time_unit` in [datasets.<name>.source] of pixrec.toml to s, ms, us or iso"
-            )
-        return likely
-
-    def check_urls(self, db: duckdb.DuckDBPyConnection, head: str, path: Path) -> None:
-        """Raise SourceError if the column `image` has values but no URL, and the source has no photo folder."""
-        query = f"""SELECT count(*), count(*) FILTER (is_url), any_value(image) FILTER (NOT is_url)
-            FROM (SELECT image::VARCHAR AS image, {_URL} AS is_url FROM ({head}) WHERE image::VARCHAR <> '')"""  # noqa: S608
-        ((values, urls, other),) = db.execute(query).fetchall()
-        if values and not urls:
-            raise SourceError(
-                f"{path}: {self.names['image']!r} has no URL but {other!r}; if these are files, set `photos` in "
-                "[datasets.<name>.source] of pixrec.toml to their folder"
-            )
+    def _verdict(self, faults: list[str], rule: tuple[str, str]) -> str:
+        """Return SQL of `fault` and `dropped`; a row that the filter leaves out has no fault."""
+        reason, condition = rule
+        where = f"WHEN NOT coalesce(keep, false) THEN {literal(FILTERED)}" if "keep" in self.types else ""
+        filtered = "WHEN NOT coalesce(keep, false) THEN NULL" if where else ""
+        if reason == PHOTO_ROW and condition != "false":
+            filtered += f" WHEN {condition} THEN NULL"
+        dropped = f"CASE {where} WHEN {condition} THEN {literal(reason)} END"
+        if condition == "false":
+            dropped = f"CASE {where} END" if where else "NULL::VARCHAR"
+        return f"CASE {filtered} {' '.join(faults)} END AS fault, {dropped} AS dropped"
 
     def _id(self, name: str) -> str:
-        """Return SQL of an id as text; a whole number stored as a float loses its `.0`."""
-        column = f'"{name}"'
-        if self.types[name] in ("DOUBLE", "FLOAT"):
+        """Return SQL of an id as text.
+
+        Surrounding blanks are removed and its Unicode form is NFC. A whole number stored as a float loses its `.0`.
+        The condition is much faster than the functions, and few ids fulfil it.
+        """
+        column, text = f'"{name}"', f'"{name}"::VARCHAR'
+        if self.types[name] in _FLOATS:
             whole = f"CASE WHEN {column} = floor({column}) THEN TRY_CAST({column} AS BIGINT)::VARCHAR END"
-            return f"coalesce({whole}, {column}::VARCHAR)"
-        return f"{column}::VARCHAR"
+            return f"coalesce({whole}, {text})"
+        if self.types[name].startswith(_NUMBERS):
+            return text
+        unclean = f"{text} < '!' OR right({text}, 1) <= ' ' OR strlen({text}) <> length({text})"
+        clean = f"CASE WHEN {unclean} THEN trim(nfc_normalize({text}), {_BLANKS}) ELSE {text} END"
+        if name in self.reading.get("whole", ()):
+            clean = f"regexp_replace({clean}, '^([+-]?[0-9]+)[.]0+$', '\\1')"
+        return clean
+
+    def _text(self, name: str) -> str:
+        return f"CASE WHEN NOT {_is_missing(f'trim({name}::VARCHAR)')} THEN {name}::VARCHAR END"
+
+    def _is_empty(self, name: str) -> str:
+        if self.types[name] in _FLOATS:
+            return f'"{name}" IS NULL OR isnan("{name}")'
+        text = f'"{name}"::VARCHAR'
+        missing = f" OR {_is_missing(text)}" if name in ("user", "item", "parent") else ""
+        return f"\"{name}\" IS NULL OR {text} = ''{missing}"
 
     def _empty(self, name: str) -> str:
-        empty = f'isnan("{name}")' if self.types[name] in ("DOUBLE", "FLOAT") else f"\"{name}\"::VARCHAR = ''"
-        return f'WHEN "{name}" IS NULL OR {empty} THEN {literal(f"{self.names[name]} is empty")}'
+        return f"WHEN {self._is_empty(name)} THEN {literal(f'{self.names[name]} is empty')}"
 
     def _not(self, name: str, fits: str, kind: str) -> str:
         text = literal(f"{self.names[name]} is not {kind}: ")
@@ -158,7 +153,38 @@ class MappedColumns:
         ]
         return f"list_filter([{', '.join(cells)}]::VARCHAR[], lambda t: t IS NOT NULL)"
 
-    def _list(self, name: str, separator: str | None) -> tuple[str, list[str]]:
+    def _price(self) -> tuple[str, str]:
+        """Return SQL of the price, and of a text that is no price."""
+        if PRICE not in self.names:
+            return "NULL::DOUBLE", "NULL::VARCHAR"
+        self._require_text_or(PRICE, *_NUMBERS)
+        if self.types[PRICE].startswith(_NUMBERS):
+            return "price::DOUBLE", "NULL::VARCHAR"
+        price = f"price_from(digits(trim(price)), {literal(self.reading.get('point') or '')})"
+        return price, f"CASE WHEN ({price}) IS NULL THEN left(nullif({self._text('price')}, ''), 40) END"
+
+    @property
+    def images(self) -> str:
+        """SQL of the list of photos."""
+        if "image" not in self.names:
+            return "[]::VARCHAR[]"
+        kind = self.types["image"]
+        if "BLOB" in kind:
+            raise SourceError(
+                f"column {self.names['image']!r} has the type {kind}: the photos are inside of the table. Write each "
+                "into a file, name the file in the column, and set `photos` in [datasets.<name>.source] of pixrec.toml"
+            )
+        text = "to_json(image)::VARCHAR" if kind.endswith("]") or kind.startswith("STRUCT") else self._text("image")
+        images = f"cell_images({text})"
+        if separator := self.reading.get("image_separator"):
+            images = f"string_split({text}, {literal(separator)})"
+        clean = "trim(x, ' ,;|' || chr(9) || chr(10) || chr(13) || chr(34) || chr(39))"
+        urls = f"list_transform({images}, lambda x: as_url({clean}, {str(self.has_photos).lower()}))"
+        known = f"list_filter({urls}, lambda x: x <> '' AND NOT {_is_missing('x')})"
+        other = f"CASE WHEN regexp_matches({text}, '[^\\s\\[\\]{{}}]') THEN [left({text}, 200)] ELSE [] END"
+        return f"coalesce(CASE WHEN len({known}) > 0 THEN {known} ELSE {other} END, [])"
+
+    def _list(self, name: str) -> tuple[str, list[str]]:
         """Return SQL of a list of texts, and of its faults."""
         if name not in self.names:
             return "[]::VARCHAR[]", []
@@ -166,34 +192,30 @@ class MappedColumns:
         if kind.endswith("]"):
             texts = f"list_filter({name}::VARCHAR[], lambda t: t IS NOT NULL)"
             return f"coalesce({texts}, [])", []
-        if kind.startswith(("STRUCT", "MAP")):
-            raise SourceError(
-                f"column {self.names[name]!r} has the type {kind}, which is not a list of texts; map another column to "
-                f"`{name}` in [datasets.<name>.source] of pixrec.toml"
-            )
-        text = f"nullif({name}::VARCHAR, '')"
+        self._require_text_or(name, *_NUMBERS)
+        separator = self.reading.get("separator")
+        text = f"nullif({self._text(name)}, '')"
         parts = f"list_transform(string_split({text}, {literal(separator)}), lambda t: trim(t))"
         split = f"list_filter({parts}, lambda t: t <> '')"
         other = split if separator else f"CASE WHEN NOT starts_with(trim({text}), '[') THEN [{text}] END"
         is_json = f"json_valid({text}) AND json_type({text}) = 'ARRAY'"
         texts = f"list_filter(from_json({text}, '[\"VARCHAR\"]'), lambda t: t IS NOT NULL)"
-        column = f"CASE WHEN {text} IS NULL THEN [] WHEN {is_json} THEN {texts} ELSE {other} END"
-        return column, [self._not(name, f"({column}) IS NOT NULL", "a JSON list")]
+        notation = f"WHEN is_notation({text}) THEN parts({text})"
+        column = f"CASE WHEN {text} IS NULL THEN [] WHEN {is_json} THEN {texts} {notation} ELSE {other} END"
+        return column, [self._not(name, f"({column}) IS NOT NULL", "a list in JSON")]
+
+    def _require_text_or(self, name: str, *kinds: str) -> None:
+        kind = self.types[name]
+        if not kind.startswith(("VARCHAR", "ENUM", "JSON", '"NULL"', *kinds)):
+            raise SourceError(
+                f"column {self.names[name]!r} has the type {kind}, which cannot be read as `{name}`; map another "
+                "column in [datasets.<name>.source] of pixrec.toml, or write it as text"
+            )
 
 
-def _looks_like(unit: str) -> str:
-    """Return SQL of whether a value looks like a time of this unit."""
-    if unit == "iso":
-        return f"regexp_full_match(trim(timestamp::VARCHAR), {_ISO})"
-    _, low, high = UNITS[unit]
-    return f"({_NUMBER} >= {low!r} AND {_NUMBER} < {high!r})"
+def _is_missing(text: str) -> str:
+    """Return SQL of whether a text stands for a missing value.
 
-
-def _milliseconds(unit: str) -> str:
-    """Return SQL of the time; NULL for a value that is not a time of this unit. Without an offset it is UTC."""
-    if unit == _TYPED:
-        return "epoch_ms(timestamp::TIMESTAMPTZ)"
-    if unit == "iso":
-        time = "epoch_ms(TRY_CAST(trim(timestamp::VARCHAR) AS TIMESTAMPTZ))"
-        return f"CASE WHEN {_looks_like(unit)} THEN {time} END"
-    return f"TRY_CAST(floor({_NUMBER} * {UNITS[unit][0]!r}) AS BIGINT)"
+    `IN` would become a join in DuckDB, which changes the order of the rows.
+    """
+    return f"(strlen({text}) <= 4 AND contains({literal(_NULLS)}, '|' || {text} || '|'))"

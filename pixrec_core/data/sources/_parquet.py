@@ -1,7 +1,7 @@
 """Parquet files, read by DuckDB; the line of a row is its number from 1."""
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ import duckdb
 
 from pixrec_core.data.database import literal
 from pixrec_core.data.raw_table import RawTable, fetch_row
+from pixrec_core.data.sources._mapping import Mapping, quoted
 from pixrec_core.errors import SourceError
 
 _MAGIC: Final = b"PAR1"
@@ -21,10 +22,16 @@ def is_parquet(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def scan_parquet(path: Path, columns: Mapping[str, str]) -> str:
-    """Return SQL that reads the mapped columns under our names."""
-    mapped = ", ".join(f'"{theirs.replace(chr(34), chr(34) * 2)}" AS "{ours}"' for ours, theirs in columns.items())
-    return f"SELECT {mapped} FROM read_parquet({literal(glob.escape(str(path)))})"  # noqa: S608
+def scan_parquet(db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) -> str:
+    """Return SQL that reads the mapped columns under our names.
+
+    Raises:
+        SourceError: the file is damaged or lacks a column.
+    """
+    header = parquet_header(db, path)
+    mapping.check(path, header)
+    cells = {name: quoted(name) for name in header}
+    return mapping.select(f"read_parquet({_literal(path)}, hive_partitioning = false)", header, cells)
 
 
 def parquet_header(db: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
@@ -34,10 +41,14 @@ def parquet_header(db: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
         SourceError: the file is damaged.
     """
     try:
-        rows = db.execute(f"DESCRIBE FROM read_parquet({literal(glob.escape(str(path)))})").fetchall()
+        rows = db.execute(f"DESCRIBE FROM read_parquet({_literal(path)}, hive_partitioning = false)").fetchall()
     except duckdb.Error as error:
         raise damaged_error(path, error) from error
     return [row[0] for row in rows]
+
+
+def _literal(path: Path) -> str:
+    return literal(glob.escape(str(path)))
 
 
 def damaged_error(path: Path, error: duckdb.Error) -> SourceError:
@@ -45,36 +56,46 @@ def damaged_error(path: Path, error: duckdb.Error) -> SourceError:
     return SourceError(f"{path} is a damaged Parquet file ({str(error).partition(chr(10))[0]}); write it again")
 
 
-def load_parquet(db: duckdb.DuckDBPyConnection, path: Path, columns: Mapping[str, str], select: str) -> RawTable:
-    """Load a Parquet file into the table `parsed`.
+def load_parquet(
+    db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping, scan: str, select: str, number: int
+) -> RawTable:
+    """Load a Parquet file into the table `parsed_<number>`.
 
     Args:
         db: where the table is created.
         path: the file.
-        columns: the file's columns by our names.
-        select: SQL of the canonical columns and `fault`, of the mapped columns in their types.
+        mapping: its columns by our names.
+        scan: SQL that reads them, from `scan_parquet`.
+        select: SQL of the canonical columns, `fault` and `dropped`, of the mapped columns in their types.
+        number: of the file among those of the table.
 
     Raises:
-        SourceError: the file is damaged.
+        SourceError: the file is damaged, or the filter `where` is not valid.
     """
-    scan = scan_parquet(path, columns)
+    table = f"parsed_{number}"
     try:
-        db.execute(f"CREATE TABLE parsed AS SELECT {select} FROM ({scan}) AS raw")  # noqa: S608
+        with mapping.reporting_where(path):
+            db.execute(f"CREATE TABLE {table} AS SELECT {select} FROM ({scan}) AS raw")  # noqa: S608
     except duckdb.Error as error:
         raise damaged_error(path, error) from error
-    (rows,) = fetch_row(db, "SELECT count(*) FROM parsed")
-    return RawTable(path, "SELECT *, rowid + 1 AS line FROM parsed", partial(_raw_rows, db, path, columns), rows)
+    (rows,) = fetch_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608
+    found, constants = mapping.resolved(parquet_header(db, path)), dict(mapping.constants)
+    cells = ", ".join(
+        f"{literal(theirs)}, {literal(constants[name]) if name in constants else quoted(name)}"
+        for theirs, name in found.items()
+    )
+    raw = partial(_raw_rows, db, path, cells, f"judged_{number}")
+    return RawTable(path, f"SELECT *, rowid + 1 AS line FROM {table}", raw, rows)  # noqa: S608
 
 
 def _raw_rows(
-    db: duckdb.DuckDBPyConnection, path: Path, columns: Mapping[str, str], numbers: Iterable[int]
+    db: duckdb.DuckDBPyConnection, path: Path, cells: str, judged: str, numbers: Iterable[int]
 ) -> Iterator[bytes]:
     """Yield the mapped columns of the rows that the view `judged` rejects, as JSON."""
-    cells = ", ".join(f'{literal(theirs)}, "{theirs.replace(chr(34), chr(34) * 2)}"' for theirs in columns.values())
     cursor = db.cursor().execute(
         f"""SELECT json_object({cells})::VARCHAR
-            FROM read_parquet({literal(glob.escape(str(path)))}, file_row_number = true)
-            WHERE file_row_number + 1 IN (SELECT line FROM judged WHERE fault IS NOT NULL)
+            FROM read_parquet({_literal(path)}, file_row_number = true, hive_partitioning = false)
+            WHERE file_row_number + 1 IN (SELECT line FROM {judged} WHERE fault IS NOT NULL)
             ORDER BY file_row_number"""  # noqa: S608
     )
     for _, row in zip(numbers, iter(cursor.fetchone, None), strict=True):

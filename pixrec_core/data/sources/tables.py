@@ -1,28 +1,43 @@
 """Interactions and items from CSV or Parquet files, with a mapping of their columns.
 
-Both files are read in place. The line of a row is the line of a CSV file that the row starts on, and the number of a
-Parquet row from 1.
+Files are read in place. The line of a row is the line of a CSV file that the row starts on, and the number of a
+Parquet row from 1. `fetch` looks at the first rows and decides how values are read; what it assumes is logged as a note
+and recorded in `RawFiles.reading`, so that every later stage reads the same.
 """
 
+import codecs
+import logging
+import zoneinfo
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import duckdb
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pixrec_core import files
 from pixrec_core.data import raw_lines
-from pixrec_core.data.database import CONFIG
-from pixrec_core.data.raw_table import RawTable, fetch_row
-from pixrec_core.data.sources import RawFiles
-from pixrec_core.data.sources._csv import check_columns, load_csv, load_head
-from pixrec_core.data.sources._mapped_columns import HEAD_ROWS, MappedColumns, TimeUnit
-from pixrec_core.data.sources._parquet import damaged_error, is_parquet, load_parquet, parquet_header, scan_parquet
+from pixrec_core.data.raw_table import RawTable
+from pixrec_core.data.sources import RawFiles, _heads
+from pixrec_core.data.sources._cell_macros import MACROS
+from pixrec_core.data.sources._csv import load_csv
+from pixrec_core.data.sources._mapped_columns import MappedColumns
+from pixrec_core.data.sources._mapping import Mapping
+from pixrec_core.data.sources._parquet import is_parquet, load_parquet, scan_parquet
+from pixrec_core.data.sources._times import TimeUnit
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import DETAILS
+
+log = logging.getLogger(__name__)
 
 Column = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(pattern=r'^[^"\x00-\x1f]+$')]  # part of a quoted name in SQL
@@ -32,16 +47,23 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class InteractionColumns(_Section):
+class _Columns(_Section):
+    where: Column | None = Field(
+        None, description="DuckDB expression over the file's columns; rows for which it is not true are left out"
+    )
+
+
+class InteractionColumns(_Columns):
     """The columns of the interactions file, by their content."""
 
     user: Column = Field(description="id of the user")
     item: Column = Field(description="id of the item, as in the items file")
-    timestamp: Column = Field(description="when; see `time_unit`")
+    timestamp: Column = Field(description="when; see `time_unit` and `time_format`")
     rating: Column | None = Field(None, description="stars, 0 to 5; none: `constant_rating` for all")
+    quantity: Column | None = Field(None, description="pieces; rows of 0 or less are returns and left out")
 
 
-class ItemColumns(_Section):
+class ItemColumns(_Columns):
     """The columns of the items file, by their content; lists are JSON, Parquet lists, or one text (`separator`)."""
 
     item: Column = Field(description="id of the item")
@@ -52,9 +74,12 @@ class ItemColumns(_Section):
     features: Column | None = Field(None, description="list of short texts")
     details: dict[Label, Column] = Field({}, description="more columns that say something, by name of the property")
     description: Column | None = Field(None, description="list of texts")
-    price: Column | None = Field(None, description="in the shop's currency, with a point")
+    price: Column | None = Field(None, description="in the shop's currency; see `decimal`")
     in_stock: Column | None = Field(None, description="true or false, a quantity, or words of product feeds")
-    image: Column | None = Field(None, description="URL, or name of a file below `photos`")
+    image: Column | None = Field(None, description="URLs, or files below `photos`; the first that works is used")
+    parent: Column | None = Field(
+        None, description="id of the product whose variants the rows are; fills their empty cells"
+    )
 
     @model_serializer(mode="wrap")
     def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, str]:
@@ -66,113 +91,160 @@ class ItemColumns(_Section):
 class Options(_Section):
     """Fields of `[datasets.<name>.source]` besides `kind = "tables"`."""
 
-    interactions: Path = Field(description="CSV (plain or .gz) or Parquet; relative to the folder of pixrec.toml")
+    interactions: Path = Field(
+        description="CSV or Parquet: a file (plain, .gz or .zip), a folder, or a pattern such as orders-*.csv; "
+        "relative to the folder of pixrec.toml"
+    )
     items: Path = Field(description="likewise")
     interaction_columns: InteractionColumns
     item_columns: ItemColumns
     photos: Path | None = Field(None, description="folder of the files that `image` names; none: they are URLs")
-    time_unit: TimeUnit | None = Field(None, description="s, ms, us (since 1970) or iso; none: guessed from the values")
+    time_unit: TimeUnit | None = Field(
+        None, description="s, ms, us or ns (since 1970), excel (days) or iso; none: by the values"
+    )
+    time_format: str | None = Field(None, min_length=2, description="as of strptime, such as %d.%m.%Y %H:%M")
+    time_zone: str = Field("UTC", description="zone of times without an offset, such as Europe/Berlin")
+    decimal: Annotated[str, Field(pattern="^[.,]$")] | None = Field(
+        None, description="decimal separator of prices, `.` or `,`; none: by the values"
+    )
     constant_rating: float = Field(5.0, ge=0, le=5, description="stars of every interaction without a rating column")
     separator: str | None = Field(None, min_length=1, description="between the texts of a list that is one text")
-    delimiter: str = Field(",", min_length=1, max_length=1, description="between the cells of CSV")
+    image_separator: str | None = Field(
+        None, min_length=1, description="between the photos of a cell; none: by the values"
+    )
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="between the cells of CSV; none: by the header of each file"
+    )
+    encoding: str | None = Field(
+        None, description="of CSV, such as cp1251; none: UTF-8, UTF-16 or Windows-1252, by the content of each file"
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            return encoding and codecs.lookup(encoding).name
+        except LookupError as error:
+            raise ValueError(f"{error}; such as utf-8, cp1252 or gb18030") from None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        try:
+            return zoneinfo.ZoneInfo(zone).key
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+            raise ValueError(f"unknown time zone {zone!r}; write it as Europe/Berlin or UTC") from None
+
+    @model_validator(mode="after")
+    def _one_form_of_time(self) -> Self:
+        if self.time_unit and self.time_format:
+            raise ValueError("give `time_unit` or `time_format`, not both")
+        if self.time_format and "%" not in self.time_format:
+            raise ValueError(f"`time_format` is {self.time_format!r}; write it as %d.%m.%Y %H:%M")
+        return self
 
 
 def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
     """Check both tables and return them; nothing is copied.
 
     Raises:
-        SourceError: a file or the photo folder is missing, a file is damaged or lacks a column, the unit of its times
+        SourceError: a file or the photo folder is missing, a file is damaged or lacks a column, the form of its times
             is not clear, or it names images without a photo folder.
     """
-    interactions, items = watched(options, root)
     photos = _photos(options, root)
-    reading = options.model_dump(mode="json", exclude={"interactions", "items", "photos"}, exclude_none=True)
-    names = reading["interaction_columns"]
-    with _first_rows(interactions, names, options.delimiter) as (db, head):
-        reading["unit"] = _mapped(db, names, head).time_unit(db, head, interactions, options.time_unit)
-    names = reading["item_columns"]
-    with _first_rows(items, names, options.delimiter) as (db, head):
-        columns = _mapped(db, names, head)
-        columns.items(options.separator, has_photos=photos is not None)
-        if photos is None and "image" in names:
-            columns.check_urls(db, head, items)
+    with _heads_of(options, root) as (interactions, items):
+        found = _heads.decide(interactions, items, options, has_photos=photos is not None)
+    for note in found.notes:
+        log.info("%s", note)
     files.remove(raw)  # of another source
-    return RawFiles(interactions, items, photos, reading)
+    return RawFiles(_resolved(options.interactions, root), _resolved(options.items, root), photos, found.reading)
+
+
+def preview(options: Options, root: Path) -> list[str]:
+    """Return lines that show how the first rows of both tables are read, and notes on what is assumed.
+
+    Raises:
+        SourceError: as `fetch`.
+    """
+    photos = _photos(options, root) is not None
+    with _heads_of(options, root) as (interactions, items):
+        found = _heads.decide(interactions, items, options, has_photos=photos)
+        return [*_heads.preview(interactions, items, found, has_photos=photos), *found.notes]
 
 
 def watched(options: Options, root: Path) -> list[Path]:
-    """Return both tables."""
-    return [_resolved(options.interactions, root), _resolved(options.items, root)]
+    """Return the files of both tables."""
+    return [
+        file for path in (options.interactions, options.items) for file in raw_lines.list_files(_resolved(path, root))
+    ]
 
 
-def load_interactions(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
-    """Load the interactions; `folder` is for temporary files.
-
-    Raises:
-        SourceError: the file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
-    """
-    reading = raw.reading
-
-    def select(columns: MappedColumns) -> str:
-        return columns.interactions(reading["unit"], reading["constant_rating"], strict="time_unit" not in reading)
-
-    return _load(db, raw.reviews, reading["interaction_columns"], select, reading["delimiter"], folder, max_expansion)
-
-
-def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> RawTable:
-    """Load the items; `folder` is for temporary files.
+def load_interactions(
+    db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float
+) -> list[RawTable]:
+    """Load the files of the interactions; `folder` is for temporary files.
 
     Raises:
-        SourceError: the file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
+        SourceError: a file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
     """
-    reading = raw.reading
+    db.execute(f"SET TimeZone = '{raw.reading['time_zone']}'")
+    return _load(db, raw, "interaction", MappedColumns.interactions, folder, max_expansion)
 
-    def select(columns: MappedColumns) -> str:
-        return columns.items(reading.get("separator"), has_photos=raw.photos is not None)
 
-    return _load(db, raw.metadata, reading["item_columns"], select, reading["delimiter"], folder, max_expansion)
+def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_expansion: float) -> list[RawTable]:
+    """Load the files of the items; `folder` is for temporary files.
+
+    Raises:
+        SourceError: a file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
+    """
+    return _load(db, raw, "item", MappedColumns.items, folder, max_expansion)
 
 
 def _load(
     db: duckdb.DuckDBPyConnection,
-    path: Path,
-    names: dict[str, str],
+    raw: RawFiles,
+    table: str,
     select: Callable[[MappedColumns], str],
-    delimiter: str,
     folder: Path,
     max_expansion: float,
-) -> RawTable:
-    raw_lines.require_content(path)
-    if is_parquet(path):
-        check_columns(path, names, parquet_header(db, path))
-        return load_parquet(db, path, names, select(_mapped(db, names, scan_parquet(path, names))))
-    columns = MappedColumns(names, dict.fromkeys(names, "VARCHAR"))
-    return load_csv(db, path, names, select(columns), delimiter, folder, max_expansion)
+) -> list[RawTable]:
+    db.execute(MACROS)
+    reading, has_photos = raw.reading, raw.photos is not None
+    columns = dict(reading[f"{table}_columns"])
+    where = columns.pop("where", None)
+    loaded = []
+    for number, path in enumerate(raw_lines.list_files(raw.reviews if table == "interaction" else raw.metadata)):
+        raw_lines.require_content(path)
+        mapping = Mapping(columns, where, reading[f"{table}_numbers"]).of_file(path)
+        if is_parquet(path):
+            scan = scan_parquet(db, path, mapping)
+            with mapping.reporting_where(path):
+                types = {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {scan}").fetchall()}
+            sql = select(MappedColumns(columns, types, reading, has_photos))
+            loaded.append(load_parquet(db, path, mapping, scan, sql, number))
+            continue
+        types = dict.fromkeys(columns, "VARCHAR") | ({"keep": "BOOLEAN"} if where else {})
+        sql = select(MappedColumns(columns, types, reading, has_photos))
+        work = folder / str(number)
+        work.mkdir()
+        settings = (reading.get("delimiter"), reading.get("encoding"))
+        loaded.append(load_csv(db, path, mapping, sql, *settings, work, max_expansion, number))
+    return loaded
 
 
 @contextmanager
-def _first_rows(path: Path, names: dict[str, str], delimiter: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-    """Yield a connection and SQL of the first rows of the mapped columns."""
-    raw_lines.require_content(path)
-    with TemporaryDirectory(prefix="pixrec-") as folder, duckdb.connect(config=CONFIG) as db:
-        rows = "FROM parsed"
-        if is_parquet(path):
-            check_columns(path, names, parquet_header(db, path))
-            rows = scan_parquet(path, names)
-        else:
-            load_head(db, path, names, delimiter, Path(folder))
-        head = f"FROM ({rows} LIMIT {HEAD_ROWS})"
-        try:
-            (count,) = fetch_row(db, f"SELECT count(*) {head}")
-        except duckdb.Error as error:
-            raise damaged_error(path, error) from error
-        if not count:
-            raise SourceError(f"{path} has no row below its header; name a file that has")
-        yield db, head
+def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _heads.Head]]:
+    """Yield the first rows of both tables."""
 
+    def opened(path: Path, columns: BaseModel) -> AbstractContextManager[_heads.Head]:
+        names = columns.model_dump(exclude_none=True)
+        return _heads.open_head(_resolved(path, root), names, options.delimiter, options.encoding)
 
-def _mapped(db: duckdb.DuckDBPyConnection, names: dict[str, str], rows: str) -> MappedColumns:
-    return MappedColumns(names, {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {rows}").fetchall()})
+    with (
+        opened(options.interactions, options.interaction_columns) as interactions,
+        opened(options.items, options.item_columns) as items,
+    ):
+        yield interactions, items
 
 
 def _resolved(path: Path, root: Path) -> Path:

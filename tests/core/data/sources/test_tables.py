@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pixrec_core import files
 from pixrec_core.data import interactions, items, raw_files
 from pixrec_core.data.sources import _csv, tables
+from pixrec_core.data.sources._mapping import Mapping
 from pixrec_core.errors import SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import INTERACTION_SCHEMA, ITEM_SCHEMA
@@ -181,12 +182,16 @@ def test_the_time_unit_comes_from_the_values_or_the_settings(tmp_path, value, un
 
 @pytest.mark.parametrize(
     "values",
-    [["20240501"], ["1"], ["05/01/2024"], ["-5"], ["1714521600", "1714521600000"], ["2024-05-01", "1714521600"], [""]],
+    [["1"], ["05/01/2024"], ["-5"], ["1714521600", "1714521600000"], ["2024-05-01", "1714521600"], ["May", "June"]],
 )
-def test_an_ambiguous_time_unit_is_an_error(tmp_path, values):
+def test_unclear_times_are_an_error_with_the_first_value(tmp_path, values):
     orders = ORDERS + "".join(f"u,s,{value},5\n" for value in values)
-    with pytest.raises(SourceError, match=r"the unit of time in 'bought_at' is not clear: .* Set `time_unit`"):
+    with pytest.raises(SourceError) as caught:
         fetched(tmp_path, orders)
+    assert "the times in 'bought_at' are not clear: " in str(caught.value)
+    assert repr(values[0]) in str(caught.value)
+    assert "Set `time_" in str(caught.value)
+    assert "in [datasets.shop.source] of pixrec.toml" in str(caught.value)
 
 
 def test_few_invalid_times_do_not_hide_the_unit(tmp_path):
@@ -228,8 +233,8 @@ def test_a_truncated_gzip_keeps_its_readable_rows_and_is_reported(tmp_path):
     [
         (
             "orders.csv",
-            {"user": "Customer"},
-            "no column 'Customer', .* maps to `user`; close: customer; known: customer, sku",
+            {"user": "Costumer"},
+            "no column 'Costumer', .* maps to `user`; close: customer; known: customer, sku",
         ),
         ("orders.csv", {"item": "product"}, "no column 'product', .* maps to `item`; known: customer, sku, bought_at"),
         ("orders.csv", {"item": "twice"}, "more than one column 'twice'"),
@@ -314,11 +319,11 @@ def test_products_become_items(tmp_path):
     assert rows["s"] == {
         "item": "s", "title": 'A "big" lamp', "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
         "features": ["Red", "Big"], "details": ["Fabric: wool"], "description": ["One text"], "price": 1299.5,
-        "in_stock": None, "image_url": "https://h/a+b.jpg",
+        "in_stock": None, "image_url": "https://h/a+b.jpg", "other_image_urls": [],
     }  # fmt: skip
     assert rows["t"] == {
         "item": "t", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
-        "details": [], "description": [], "price": None, "in_stock": None, "image_url": None,
+        "details": [], "description": [], "price": None, "in_stock": None, "image_url": None, "other_image_urls": [],
     }  # fmt: skip
 
 
@@ -349,11 +354,11 @@ def test_parquet_lists_and_decimals_are_used(tmp_path):
 
 
 def test_a_list_that_is_not_json_is_rejected_without_a_separator(tmp_path):
-    products = "sku,cats\nr,\"['A', 'B']\"\ns,one text\n"
+    products = 'sku,cats\nr,"[A, B]"\ns,one text\n'
     rows, bad = items_of(tmp_path, products, {"categories": "cats"})
     assert rows["s"]["categories"] == ["one text"]
     assert bad.select("file", "line", "reason").rows() == [
-        (str(tmp_path / "products.csv"), 2, "cats is not a JSON list: ['A', 'B']")
+        (str(tmp_path / "products.csv"), 2, "cats is not a list in JSON: [A, B]")
     ]
 
 
@@ -412,7 +417,8 @@ def loaded(folder, raw):
     path = folder / "t.csv"
     path.write_bytes(raw)
     with duckdb.connect() as db:
-        table = _csv.load_csv(db, path, {"x": "a", "y": "b"}, "x, y, NULL::VARCHAR AS fault", ",", folder, 100)
+        select, mapping = "x, y, NULL::VARCHAR AS fault", Mapping({"x": "a", "y": "b"})
+        table = _csv.load_csv(db, path, mapping, select, ",", None, folder, 100)
         return db.execute(f"SELECT line, x, y FROM ({table.query}) ORDER BY line").fetchall(), table
 
 

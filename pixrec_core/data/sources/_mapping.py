@@ -1,0 +1,110 @@
+"""The mapping of a table's columns: names in the file by our names, and the row filter `where`."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as Dict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from pixrec_core.data.database import literal
+from pixrec_core.data.sources._names import known
+from pixrec_core.errors import SourceError
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The mapped columns of the files of one table.
+
+    Attributes:
+        names: the table's columns by our names.
+        where: SQL over the table's columns; only rows for which it is true are read. None reads all.
+        numbers: columns of CSV that contain only numbers, and are numbers in `where`.
+        constants: columns that the path of a file gives, as in `year=2024/orders.csv`.
+    """
+
+    names: Dict[str, str]
+    where: str | None = None
+    numbers: Sequence[str] = ()
+    constants: Sequence[tuple[str, str]] = ()
+
+    def of_file(self, path: Path) -> "Mapping":
+        """Return the mapping with the constants of a path."""
+        found = [re.fullmatch(r"([^=]+)=([^=]+)", part) for part in path.parent.parts]
+        return Mapping(self.names, self.where, self.numbers, [(m[1], m[2]) for m in found if m])
+
+    def resolved(self, header: Sequence[str]) -> dict[str, str]:
+        """Return the exact name of each mapped column that the file has exactly once, by the name in the settings.
+
+        Blanks around a name, its case and its Unicode form do not matter if only one column has the name otherwise.
+        """
+        found = {}
+        every = [*header, *(name for name, _ in self.constants if name not in header)]
+        for theirs in self.names.values():
+            if theirs in every:
+                exact = [theirs] * every.count(theirs)
+            else:
+                exact = [name for name in every if _plain(name) == _plain(theirs)]
+            if len(exact) == 1:
+                found[theirs] = exact[0]
+        return found
+
+    def check(self, path: Path, header: Sequence[str]) -> None:
+        """Raise SourceError for a mapped column that the file has not exactly once."""
+        found = self.resolved(header)
+        for ours, theirs in self.names.items():
+            if theirs not in found:
+                state = "more than one column" if theirs in header else "no column"
+                raise SourceError(
+                    f"{path} has {state} {theirs!r}, which [datasets.<name>.source] of pixrec.toml maps to `{ours}`; "
+                    f"{known(theirs, header)}. Correct the mapping, or `delimiter` if these are not columns"
+                )
+
+    def select(self, rows: str, header: Sequence[str], cells: Dict[str, str], more: Sequence[str] = ()) -> str:
+        """Return SQL of the mapped columns under our names, of `keep` if there is a filter, and of `more`.
+
+        Args:
+            rows: SQL of the file's rows.
+            header: names of the file's columns.
+            cells: SQL of each column by its name in the file.
+            more: more expressions.
+        """
+        found, constants = self.resolved(header), dict(self.constants)
+        values = {name: literal(value) for name, value in constants.items()} | dict(cells)
+        columns = [f'{values[found[theirs]]} AS "{ours}"' for ours, theirs in self.names.items() if theirs in found]
+        if self.where:
+            folded = [name.casefold() for name in values]
+            shown = (
+                f"{f'TRY_CAST({cell} AS DOUBLE)' if name in self.numbers else cell} AS {quoted(name)}"
+                for name, cell in values.items()
+                if name and folded.count(name.casefold()) == 1 and cell != quoted(name)
+            )
+            rows = f"(SELECT *, ({self.where}) AS keep FROM (SELECT {', '.join(['*', *shown])} FROM {rows}))"  # noqa: S608
+            columns.append("keep")
+        return f"SELECT {', '.join([*columns, *more])} FROM {rows}"  # noqa: S608
+
+    @contextmanager
+    def reporting_where(self, path: Path) -> Iterator[None]:
+        """Raise SourceError for an error of DuckDB within the block, if the filter can have caused it."""
+        try:
+            yield
+        except duckdb.Error as error:
+            if not self.where:
+                raise
+            message = str(error).partition("\n")[0]
+            raise SourceError(
+                f"{path}: `where` in [datasets.<name>.source] of pixrec.toml is not a valid filter: {self.where!r}: "
+                f"{message}. It is a DuckDB expression over the columns of the file"
+            ) from error
+
+
+def quoted(name: str) -> str:
+    """Return a column's name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip(" \t\n\r\ufeff\u200b\"'").casefold()
