@@ -39,7 +39,7 @@ from pixrec_core import files
 from pixrec_core.data import images
 from pixrec_core.data.photos import QUALITY
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import IMAGE_URL, ITEM
+from pixrec_core.schemas import IMAGE_URL, ITEM, OTHER_IMAGE_URLS
 from pixrec_core.settings import ImageSettings
 
 CORES = 2
@@ -71,7 +71,9 @@ def ours(job: Job, folder: Path) -> float:
     """Return the seconds of the stage `images`."""
     paths = DatasetPaths(folder)
     url = pl.format("{}{}", pl.lit(job.base), pl.int_range(job.count))
-    pl.select(url.alias(ITEM), url.alias(IMAGE_URL)).lazy().sink_parquet(paths.items)
+    pl.select(url.alias(ITEM), url.alias(IMAGE_URL), pl.lit([]).alias(OTHER_IMAGE_URLS)).lazy().sink_parquet(
+        paths.items
+    )
     entry = {"path": "unused", "bytes": 1, "sha256": ""}
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": None})
     settings = ImageSettings(size=job.size, threads=job.threads, per_host=job.threads, allow_private_hosts=True)

@@ -25,6 +25,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_URL, ITEM
 
 NO_FOLDER: Final = "no photo folder"
+IMAGES: Final = "images"  # folder in that of an Amazon dataset; like the photo folder, it may be a symbolic link
 
 _STAT: Final = ("bytes", "modified_ns")  # nanoseconds since 1970; both -1 if there is no file
 _KEY: Final = (ITEM, "url")
@@ -69,15 +70,16 @@ def read_photo(folder: Path | None, path: str, max_bytes: int) -> bytes:
 
     Raises:
         PhotoError: "no photo folder", "outside the photo folder" (an absolute path, a `..`, or a symbolic link that
-            leads out), "no such file", "unreadable file" or "too many bytes".
+            leads out, other than the folder `images` itself), "no such file", "unreadable file" or "too many bytes".
     """
     if folder is None:
         raise PhotoError(NO_FOLDER)
     if path.startswith("/") or ".." in path.split("/"):
         raise PhotoError("outside the photo folder")
     try:
-        root, target = os.path.realpath(folder), os.path.realpath(folder / path)
-        if os.path.commonpath([root, target]) != root:
+        target = os.path.realpath(folder / path)
+        roots = {os.path.realpath(folder), os.path.realpath(folder / IMAGES)}
+        if not any(os.path.commonpath([root, target]) == root for root in roots):
             raise PhotoError("outside the photo folder")
         with open(target, "rb", opener=_open) as file:  # Path.open has no opener
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

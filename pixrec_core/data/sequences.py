@@ -14,6 +14,7 @@ cold item, with `train_count` 0. Items without interactions would dilute the met
 `include_cold_items`. An item's text comes from the metadata, whatever the split.
 """
 
+import logging
 from typing import Final
 
 import duckdb
@@ -21,12 +22,15 @@ import polars as pl
 
 from pixrec_core import files
 from pixrec_core.data import contract, database, splits
+from pixrec_core.data.balance import Balance
 from pixrec_core.data.profile import profile_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
+
+log = logging.getLogger(__name__)
 
 _INPUTS: Final = """
 CREATE TEMP VIEW all_items AS FROM read_parquet({items});
@@ -92,6 +96,15 @@ CREATE TABLE items AS
     ORDER BY item
 """
 
+#: Rules that leave out interactions, in words.
+RULES: Final = {
+    "unknown_item": "with items that the items file lacks",
+    "low_rating": "with a rating below `min_rating`",
+    "repeat": "consecutive repeats of an item (`collapse_repeats`)",
+    "rare_item": "with items of fewer than `min_item_interactions`",
+    "short_user": "of users with fewer than `min_user_interactions`",
+}
+
 
 def build_sequences(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
     """Build `sequences.duckdb`, and write the results of its validation.
@@ -110,18 +123,21 @@ def build_sequences(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
     with files.replacing(paths.sequences) as temporary:
         with database.create_database(temporary) as connection:
             left_out = _fill_tables(connection, settings, paths)
+            balance = _balance(connection, left_out)
         with database.open_read_only(temporary) as connection:
             profile = profile_sequences(connection)
             held_out, cuts = splits.held_out_counts(connection), splits.cuts(connection)
         if failed := contract.check_profile("sequences", profile, paths):
             temporary.replace(paths.sequences_rejected)
             raise ContractError(_rejection(failed, left_out, paths))
+    log.info("%s: %s", paths.root.name, balance.sentence("interactions in sequences"))
     return {
         "split": settings.split,
         "cuts": {split: splits.iso(start) for split, start in cuts.items()},
         "profile": contract.informative_metrics("sequences", profile),
         **left_out,
         "users_left_out": left_out["users_seen"] - profile["users"],
+        "balance": balance.stats,
         **held_out,
     }
 
@@ -144,6 +160,14 @@ def _fill_tables(
     connection.execute(_ITEMS.format(join="LEFT" if settings.include_cold_items else "INNER"))
     ((with_interactions,),) = connection.execute("SELECT count(*) FROM item_counts").fetchall()
     return {"items_seen": items, "items_never_bought": items - with_interactions, **dropped}
+
+
+def _balance(connection: duckdb.DuckDBPyConnection, left_out: dict[str, int]) -> Balance:
+    """Return what became of the interactions that were read."""
+    ((read, kept),) = connection.execute(
+        "SELECT (SELECT count(*) FROM all_interactions), (SELECT count(*) FROM interactions)"
+    ).fetchall()
+    return Balance(read, kept, dropped={words: left_out.get(f"dropped_{rule}", 0) for rule, words in RULES.items()})
 
 
 def _rejection(failed: list[contract.CheckResult], left_out: dict[str, int], paths: DatasetPaths) -> str:

@@ -4,7 +4,9 @@ A download in progress is `.<name>.partial`. That file and the complete one each
 version. URLs come from the user's settings, so every address is allowed, and environment proxies are used.
 """
 
+import errno
 import logging
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -95,10 +97,13 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
                 if failures >= ATTEMPTS:
                     raise SourceError(
                         f"{transfer.shown} cannot be downloaded: {error}, {ATTEMPTS} times in a row; run again to "
-                        f"resume from byte {transfer.size:,}"
+                        f"resume from byte {transfer.size:,}, or download the file elsewhere and {_USE_FOLDER}"
                     ) from None
                 log.warning("warning: %s: %s; trying again", transfer.shown, error)
                 time.sleep(wait_s(failures, error.wait_s))
+
+
+_USE_FOLDER: Final = "set its `folder` in [datasets.<name>.source] of pixrec.toml"
 
 
 class _Download:
@@ -131,6 +136,11 @@ class _Download:
         except (requests.exceptions.SSLError, requests.exceptions.InvalidURL, requests.TooManyRedirects) as error:
             raise SourceError(f"{self.shown} cannot be downloaded: {_reason(error)}; correct the URL") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if _lacks_network(error):
+                raise SourceError(
+                    f"{self.shown} cannot be downloaded: its host cannot be found or reached from here. Check the "
+                    f"network and HTTPS_PROXY, or download the file elsewhere and {_USE_FOLDER}"
+                ) from None
             raise _InterruptedError(_reason(error)) from None
         if received:
             self._finish()
@@ -174,7 +184,7 @@ class _Download:
             raise _InterruptedError(f"http {code}", retry_after(response.raw))
         raise SourceError(
             f"{self.shown} cannot be downloaded: http {code}; correct the URL or the category in "
-            "[datasets.<name>.source] of pixrec.toml, or download the file yourself and set its `folder` there"
+            f"[datasets.<name>.source] of pixrec.toml, or download the file yourself and {_USE_FOLDER}"
         )
 
     def _receive(self, response: requests.Response, version: Version, rest: int | None) -> None:
@@ -273,6 +283,15 @@ def _range_headers(part: Version, size: int) -> dict[str, str]:
 def _conditional_headers(complete: Version | None) -> dict[str, str]:
     headers = {"If-None-Match": complete.etag, "If-Modified-Since": complete.modified} if complete else {}
     return {name: value for name, value in headers.items() if value}
+
+
+def _lacks_network(error: Exception) -> bool:
+    """Return whether another attempt would fail too: the name of the host is unknown, or there is no route to it."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(cause)
+    return isinstance(cause, urllib3.exceptions.NameResolutionError) or any(
+        os.strerror(code) in text for code in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+    )
 
 
 def _reason(error: Exception) -> str:

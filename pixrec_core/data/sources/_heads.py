@@ -19,6 +19,7 @@ from pixrec_core.data.sources._csv import CsvFormat, load_head
 from pixrec_core.data.sources._mapped_columns import WHOLE, MappedColumns
 from pixrec_core.data.sources._parquet import damaged_error, is_parquet, parquet_header, scan_parquet
 from pixrec_core.errors import SourceError
+from pixrec_core.printable import printable
 
 HEAD_ROWS: Final = 32_768  # rows of a file that decide
 SHOWN_ROWS: Final = 1000
@@ -233,7 +234,8 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
         return formats[0], False, _notes_on_times(head, formats[0], first)
     if formats:
         raise SourceError(
-            f"{head.name}: the times in {column!r} are not clear: {first!r} can be {' or '.join(formats)}. Set {guess} {_SET}"
+            f"{head.name}: the times in {column!r} are not clear: {first!r} can be {' or '.join(formats)}. "
+            f"Set {guess} {_SET}"
         )
     shares = ", ".join(f"{count:,} look like {names[form]}" for form, count in looks.items() if count)
     raise SourceError(
@@ -246,11 +248,9 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
 def _notes_on_times(head: Head, form: str, first: str) -> list[str]:
     notes = []
     if form != "iso":
-        rows = head.db.execute(
-            f"SELECT make_timestamp_ms({_times.milliseconds(form)}) FROM ({head.rows}) WHERE timestamp::VARCHAR = $first",  # noqa: S608
-            {"first": first},
-        ).fetchall()
-        shown = f": {first!r} is {rows[0][0]:%Y-%m-%d %H:%M:%S} UTC" if rows and rows[0][0] else ""
+        time = f"any_value(make_timestamp_ms({_times.milliseconds(form)}))"
+        (read,) = head.count(time, where=f"timestamp::VARCHAR = {literal(first)}")
+        shown = f": {first!r} is {read:%Y-%m-%d %H:%M:%S} UTC" if read else ""
         notes.append(f"note: {head.name}: times are in {_times.name_of(form)}{shown}")
     exponent = "regexp_matches(timestamp::VARCHAR, '[0-9][eE][+]?[0-9]')"
     if head.types["timestamp"] == "VARCHAR" and (value := head.first("timestamp", exponent)):
@@ -349,10 +349,8 @@ def _notes_on_images(head: Head, columns: MappedColumns, *, has_photos: bool) ->
         )
     if several:
         value = head.first("image", f"{urls} > 1")[:100]
-        return [
-            f"note: {head.name}: {several:,} of {cells:,} cells of {column!r} name several photos; the first that works "
-            f"is used: {value!r}"
-        ]
+        note = f"{several:,} of {cells:,} cells of {column!r} name several photos; the first that works is used"
+        return [f"note: {head.name}: {note}: {value!r}"]
     return []
 
 
@@ -403,8 +401,3 @@ def _shown_counts(head: Head) -> str:
 
 def _quoted(ids: Sequence[str]) -> str:
     return ", ".join(map(repr, sorted(ids)[:SHOWN_VALUES])) or "none"
-
-
-def printable(text: str) -> str:
-    """Return a text from a file without control characters, which a terminal would obey."""
-    return text if text.isprintable() else repr(text)
