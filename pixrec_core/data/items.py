@@ -126,14 +126,16 @@ def _warn(rows: CheckedTable, stats: Stats) -> None:
     if stats["duplicates"] > MANY_REPEATED * rows.good:
         item, count, titles = fetch_row(
             rows.db,
-            f"""SELECT {ITEM}, count(*), list(DISTINCT {TITLE})[:3] FROM good GROUP BY {ITEM}
-                ORDER BY count(DISTINCT {TITLE}) DESC, count(*) DESC, {ITEM} LIMIT 1""",  # noqa: S608
+            f"""SELECT {ITEM}, count(*), list(DISTINCT {TITLE}) FILTER ({TITLE} <> '') FROM good GROUP BY {ITEM}
+                ORDER BY count(DISTINCT nullif({TITLE}, '')) DESC, count(*) DESC, {ITEM} LIMIT 1""",  # noqa: S608
         )
-        log.warning(
-            "warning: %s of %s rows repeat the id of an earlier row and are merged into its item, such as %r (%s rows: "
-            "%s). The run continues; map another column to `item` if these are different products",
-            f"{stats['duplicates']:,}", f"{rows.good:,}", item, f"{count:,}", ", ".join(map(repr, sorted(titles))),
-        )  # fmt: skip
+        if len(titles or ()) > 1:
+            log.warning(
+                "warning: %s of %s rows repeat the id of an earlier row and are merged into its item, such as %r (%s "
+                "rows: %s). The run continues; map another column to `item` if these are different products",
+                f"{stats['duplicates']:,}", f"{rows.good:,}", item, f"{count:,}",
+                ", ".join(map(repr, sorted(titles)[:3])),
+            )  # fmt: skip
     unread, prices, example = fetch_row(
         rows.db,
         f"SELECT count(unread_price), count({PRICE}), arg_min(unread_price, line) FROM good",  # noqa: S608

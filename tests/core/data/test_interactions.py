@@ -38,6 +38,7 @@ def test_rows_are_sorted_by_user_time_and_line(tmp_path):
     assert stats == {
         "rows": 4, "bad_lines": 0, "bad_share": 0.0, "duplicates": 0, "truncated": False, "users": 2, "items": 4,
         "first_time": "1970-01-01T00:00:00+00:00", "last_time": "1970-01-01T00:00:00+00:00", "variants": 4,
+        "balance": {"read": 4, "kept": 4, "rejected": {}, "dropped": {}},
     }  # fmt: skip
 
 

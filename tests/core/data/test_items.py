@@ -35,7 +35,7 @@ def test_a_complete_line(tmp_path):
     assert only(tmp_path, line) == {
         "item": "p", "title": "Lamp", "main_category": "Home", "categories": ["Home", "Lamps"], "store": "Lux",
         "features": ["Red", "Big"], "details": ["Colour: red"], "description": ["Shines."], "price": 12.5,
-         "image_url": "http://h/a+b,c.jpg",
+        "in_stock": None, "image_url": "http://h/a+b,c.jpg", "other_image_urls": [],
     }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_missing_fields_are_empty(tmp_path, empty):
     names = ("title", "main_category", "store", "categories", "features", "description", "price", "images")
     assert only(tmp_path, item(**dict.fromkeys(names, empty))) == {
         "item": "p", "title": "", "main_category": "", "categories": [], "store": "", "features": [],
-        "details": [], "description": [], "price": None, "image_url": None,
+        "details": [], "description": [], "price": None, "in_stock": None, "image_url": None, "other_image_urls": [],
     }  # fmt: skip
 
 
@@ -72,6 +72,7 @@ def test_sorts_by_item_and_keeps_the_first_of_duplicates(tmp_path):
     assert rows.select("item", "title").rows() == [("a", "Lamp"), ("b", "first")]
     assert stats == {
         "rows": 2, "bad_lines": 0, "bad_share": 0.0, "duplicates": 1, "truncated": False,
+        "balance": {"read": 3, "kept": 2, "rejected": {}, "dropped": {"repeats of an id (merged into its item)": 1}},
         "with_image": 0, "with_price": 0,
     }  # fmt: skip
 

@@ -118,5 +118,5 @@ def test_a_gzip_bomb_is_an_error_but_a_small_file_may_expand(tmp_path, monkeypat
 def test_a_full_disk_is_not_reported_as_damage(tmp_path):
     path = lines_of(tmp_path, gzip.compress(b"{}\n"))
     (tmp_path / "unpacked").symlink_to("/dev/full")
-    with pytest.raises(SourceError, match=r"cannot be unpacked .* No space left on device; make room"):
+    with pytest.raises(SourceError, match=r"cannot be unpacked .* No space left on device; free disk space"):
         raw_lines.unpack(path, tmp_path, 100)

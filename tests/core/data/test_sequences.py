@@ -155,6 +155,12 @@ def test_every_number_of_a_small_dataset(paths):
         "history_max": 3,
     }
     assert build_sequences(SequenceSettings(min_rating=2), paths) == {
+        "balance": {
+            "read": 12,
+            "kept": 9,
+            "rejected": {},
+            "dropped": {"with items that the items file lacks": 2, "with a rating below `min_rating`": 1},
+        },
         "split": "leave_one_out",
         "cuts": {},
         "profile": profiled,

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from pixrec_core.data import raw_files
-from pixrec_core.data.sources import _mapped_columns
+from pixrec_core.data.sources import _heads, _times
 from pixrec_core.data.sources._download import ATTEMPTS
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.settings import IngestSettings
@@ -33,7 +33,7 @@ def test_documented_numbers_are_those_of_the_code():
     ingest = IngestSettings()
     assert f"max_bad_share = {ingest.max_bad_share:g} " in PAGE
     assert f"max_expansion = {ingest.max_expansion:g} " in PAGE
-    assert f"the first {_mapped_columns.HEAD_ROWS:,} values" in PAGE
-    assert f"at least {_mapped_columns.SURE:.0%}".replace("%", " %") in PAGE
+    assert f"the first {_heads.HEAD_ROWS:,} values" in PAGE
+    assert f"at least {_times.SURE:.0%}".replace("%", " %") in PAGE
     assert ATTEMPTS == 5
     assert "up to five times in a row" in PAGE
