@@ -45,14 +45,19 @@ def make(settings: EngineSettings) -> "RayEngine":
 
 
 class _Worker:
-    """An actor that holds the function of one map."""
+    """An actor that fetches the function of a map once."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")  # Ray sends this output to the driver
         logging.getLogger("pixrec_core").setLevel(logging.INFO)
-        self._function = function
+        self._function: Callable[[Any], Any] | None = None
 
-    def run(self, shard: Any) -> Any:
+    def run(self, function_refs: list[Any], shard: Any) -> Any:
+        """Return the function of the shard; Ray does not resolve the reference to the function, as it is in a list."""
+        import ray
+
+        self._function = self._function or ray.get(function_refs[0])
+        assert self._function is not None, "fetched above"
         return self._function(shard)
 
 
@@ -75,11 +80,11 @@ class RayEngine:
         count = min(self._fitting_workers(), len(shards))
         retries = {"max_restarts": RESTARTS, "max_task_retries": -1}  # a shard is tried as often as actors restart
         start = ray.remote(num_cpus=self.settings.cpus, num_gpus=self.settings.gpus, **retries)(_Worker).remote
-        function_ref = ray.put(function)  # kept to the end: an actor that is restarted fetches it again
+        function_refs = [ray.put(function)]  # kept to the end: an actor that is restarted fetches it again
         with _TURN:
-            actors = [start(function_ref) for _ in range(count)]
+            actors = [start() for _ in range(count)]
             try:
-                yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(shard), shards)
+                yield from ActorPool(actors).map(lambda actor, shard: actor.run.remote(function_refs, shard), shards)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
