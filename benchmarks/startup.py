@@ -1,9 +1,10 @@
 """Start-up: wall and CPU seconds of commands from start to exit, next to what they cannot do without.
 
-    python -m benchmarks.startup [--folder FOLDER] [--rounds 7]
+    python -m benchmarks.startup [--folder FOLDER] [--methods ease sasrec] [--rounds 7]
 
 `FOLDER` is a project whose sample has been promoted (`pixrec demo` in it); without one, only commands that need no data
-run. Every round runs each line once, so that a busy minute does not fall on one line alone.
+run. Every round runs each line once, so that a busy minute does not fall on one line alone. A recommendation needs what
+its method needs: a baseline without a network needs neither PyTorch nor transformers, a dual tower both.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from pixrec_core.data.sequences import read_sequences
+import polars as pl
+
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import TEST, USER
+from pixrec_core.schemas import USER
 from pixrec_core.serving.promotion import read_promotion
 
 PIXREC = str(Path(sys.executable).with_name("pixrec"))
@@ -33,7 +36,7 @@ REFERENCES = {
 CODE_LOCATION = "from pixrec_assets.definitions import defs; defs.get_repository_def()"
 
 
-def commands_of(folder: Path | None) -> dict[str, list[str]]:
+def commands_of(folder: Path | None, methods: Sequence[str]) -> dict[str, list[str]]:
     """The command of each line, by name."""
     lines = {name: [sys.executable, "-c", code] for name, code in REFERENCES.items()}
     lines["pixrec --help"] = [PIXREC, "--help"]
@@ -41,11 +44,17 @@ def commands_of(folder: Path | None) -> dict[str, list[str]]:
     if folder:
         lines["pixrec status"] = [PIXREC, "status"]
         paths = DatasetPaths.of(folder / "data", DATASET)
-        promotion, user = read_promotion(paths.promoted), read_sequences(paths, TEST)[USER][0]
-        for method in promotion.methods:
-            serves = " (serves)" if method == promotion.method else ""
-            name = f"pixrec recommend --method {method}{serves}"
-            lines[name] = [PIXREC, "recommend", DATASET, "--user", user, "--method", method]
+        promotion, user = read_promotion(paths.promoted), pl.read_parquet(paths.interactions)[USER][0]
+        for method in (promotion.method, *methods):
+            lines[f"pixrec recommend --method {method}"] = [
+                PIXREC,
+                "recommend",
+                DATASET,
+                "--user",
+                user,
+                "--method",
+                method,
+            ]
     return lines
 
 
@@ -62,8 +71,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="project with a promoted sample")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--methods", nargs="*", default=["ease", "sasrec"], help="ask these, besides the one that serves"
+    )
     arguments = parser.parse_args()
-    lines = commands_of(arguments.folder)
+    lines = commands_of(arguments.folder, arguments.methods)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in lines}
     for command in lines.values():
         run(command, arguments.folder)  # reads the files from disk once
