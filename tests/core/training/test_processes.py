@@ -124,7 +124,10 @@ def test_adapters_train_with_shards(shop) -> None:
 
 def log_and_wait(*, on_report) -> None:
     logging.getLogger("pixrec_core.somewhere").info("at work in %d", os.getpid())
-    on_report({"pid": os.getpid()})
+    processes = [psutil.Process(), psutil.Process(os.getppid())]
+    sockets = [each for process in processes for each in process.net_connections("inet")]
+    listening = [each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN]
+    on_report({"pid": os.getpid(), "addresses": listening})
     signal.pause()
 
 
@@ -135,8 +138,10 @@ def refuse(*, on_report) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_all_processes(caplog) -> None:
+def test_an_interrupt_ends_all_processes_which_listen_on_loopback_only(caplog) -> None:
     caplog.set_level(logging.INFO, "pixrec_core")
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    handlers = [signal.getsignal(each) for each in signals]
     reported = []
 
     def interrupt(epoch: dict) -> None:
@@ -148,6 +153,8 @@ def test_an_interrupt_ends_all_processes(caplog) -> None:
     (epoch,) = reported
     assert [r.message for r in caplog.records if r.name == "pixrec_core.somewhere"] == [f"at work in {epoch['pid']}"]
     assert not psutil.pid_exists(epoch["pid"])
+    assert {address.removeprefix("::ffff:") for address in epoch["addresses"]} == {"127.0.0.1"}
+    assert [signal.getsignal(each) for each in signals] == handlers
 
 
 @pytest.mark.slow
@@ -195,23 +202,6 @@ def test_another_error_is_raised_with_the_traceback_of_its_process() -> None:
     ):
         LOCAL.run_process_group(fail_in_another_way, 2, print)
     assert set(Path(tempfile.gettempdir()).glob("pytorch-errorfile-*")) <= before
-
-
-def listen_and_report(*, on_report) -> None:
-    processes = [psutil.Process(), psutil.Process(os.getppid())]
-    sockets = [each for process in processes for each in process.net_connections("inet")]
-    on_report({"addresses": [each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN]})
-    torch.distributed.barrier()
-
-
-@pytest.mark.slow
-def test_processes_listen_on_loopback_only_and_signal_handlers_stay() -> None:
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    handlers = [signal.getsignal(each) for each in signals]
-    reported = []
-    LOCAL.run_process_group(listen_and_report, 2, reported.append)
-    assert {address.removeprefix("::ffff:") for address in reported[0]["addresses"]} == {"127.0.0.1"}
-    assert [signal.getsignal(each) for each in signals] == handlers
 
 
 def failure(tmp_path: Path, rank: int, *codes: int, traceback: str = "") -> Exception:

@@ -12,7 +12,7 @@ from pixrec_core import files, pipeline
 from pixrec_core.errors import ContractError, EngineError, LostProcessError
 from pixrec_core.models import checkpoint
 from pixrec_core.stages import Work
-from tests.core.training.test_processes import epochs, fail_in_another_way, refuse, weights
+from tests.core.training.test_processes import epochs, refuse, weights
 
 pytestmark = pytest.mark.slow
 
@@ -102,11 +102,6 @@ def test_an_error_of_one_process_is_raised_unchanged(ray_engines, monkeypatch) -
     with pytest.raises(ContractError, match=r"^nothing to train on$"):
         ray_engines[2].run_process_group(refuse, 2, print)
     psutil.wait_procs(training_processes())
-
-
-def test_another_error_is_raised_with_the_traceback_of_its_process(ray_engines) -> None:
-    with pytest.raises(Exception, match=r"(?s)fail_in_another_way.*ValueError: a mistake in the code"):
-        ray_engines[2].run_process_group(fail_in_another_way, 2, print)
 
 
 def test_more_processes_than_the_cluster_has_room_for_are_refused(ray_engines) -> None:
