@@ -79,6 +79,10 @@ class DatasetPaths:
         return self.root / "online"
 
     @property
+    def online_metrics(self) -> Path:
+        return self.online / "metrics.json"
+
+    @property
     def images_manifest(self) -> Path:
         return self.root / "images.parquet"
 

@@ -453,6 +453,9 @@ class ServerSettings(Section):
     max_batch: Positive = Field(1000, description="most histories of one batch request")
     reload_s: float = Field(2.0, gt=0, description="seconds between two looks for a new promotion")
     log_answers: bool = Field(False, description="write what is recommended to `data/<dataset>/online/`")
+    attribution_days: float = Field(
+        7.0, gt=0, description="asset `online_metrics`: days after a logged list in which a purchase counts for it"
+    )
 
 
 class EngineSettings(Section):

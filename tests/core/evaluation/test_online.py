@@ -1,0 +1,58 @@
+"""Hit rates of shown lists, counted by hand."""
+
+import json
+
+import polars as pl
+import pytest
+
+from pixrec_core.evaluation.online import measure_online
+
+DAY = 86_400_000
+
+
+@pytest.fixture
+def interactions(tmp_path):
+    path = tmp_path / "interactions[1].parquet"
+    rows = [
+        ("u", "a", 100 * DAY),
+        ("u", "b", 103 * DAY),
+        ("u", "b", 104 * DAY),
+        ("v", "a", 90 * DAY),
+        ("v", "c", 120 * DAY),
+    ]
+    pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row").write_parquet(path)
+    return path
+
+
+def line(time, user, items, method="blend"):
+    return json.dumps({"time": time, "user": user, "method": method, "promotion": 1, "items": items})
+
+
+def test_hits_by_method_and_position(tmp_path, interactions):
+    lines = [
+        line(99 * DAY, "u", ["x", "a", "b"]),  # a after one day, b after four and five: positions 2 and 3
+        line(101 * DAY, "u", ["a", "b"]),  # a was bought before it: position 2
+        line(95 * DAY, "v", ["a", "c"]),  # a was bought before it, c after 25 days: no hit
+        line(99 * DAY, "w", ["a"]),  # another user
+        line(99 * DAY, None, ["a"]),
+        line(119 * DAY, "v", ["c", "a"], method="ease"),  # position 1
+    ]
+    (tmp_path / "shown-1.jsonl").write_text("\n".join(lines[:3]) + "\n")
+    (tmp_path / "shown-2.jsonl").write_text("\n".join(lines[3:]) + "\n" + lines[0][:40])  # cut by a crash
+    (tmp_path / "shown-3.jsonl").write_text("")
+    assert measure_online(tmp_path, interactions, 7) == {
+        "lists": 6,
+        "lists_without_user": 1,
+        "unreadable_lines": 1,
+        "window_days": 7,
+        "until": 120 * DAY,
+        "methods": {
+            "blend": {"lists": 4, "hits": 2, "hit_rate": 0.5, "hits_by_position": {"2": 2, "3": 1}},
+            "ease": {"lists": 1, "hits": 1, "hit_rate": 1.0, "hits_by_position": {"1": 1}},
+        },
+    }
+
+
+def test_without_a_log_there_is_nothing_to_report(tmp_path, interactions):
+    measured = measure_online(tmp_path / "none", interactions, 7)
+    assert (measured["lists"], measured["methods"]) == (0, {})
