@@ -81,6 +81,8 @@ def _value(field: Mapping[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if field.get("type") == "array":
         return f"list of {_value(field['items'])}" + _bounds(field)
+    if "patternProperties" in field:
+        return "table by host pattern"
     kind = field.get("format") or {"boolean": "`true` or `false`"}.get(field["type"], field["type"])
     return f"{kind}{_bounds(field)}"
 

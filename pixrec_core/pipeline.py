@@ -225,6 +225,7 @@ IMAGES: Final = Stage(
     ("images",),
     external_inputs=_images_external_inputs,
     digest=_images_digest,
+    version=2,
 )
 SEQUENCES: Final = Stage(
     "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=5

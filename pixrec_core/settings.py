@@ -17,7 +17,16 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin
 
 import pydantic_settings
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -55,6 +64,16 @@ ModelName = Annotated[
     str,
     PlainSerializer(lambda name: Path(name).name if Path(name).is_absolute() else name, when_used="json"),
 ]
+
+
+def _one_line(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().isprintable():
+        raise ValueError("a header must be one line without control characters")
+    return value
+
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+HeaderValue = Annotated[SecretStr, AfterValidator(_one_line)]
 
 
 class Section(BaseModel):
@@ -129,6 +148,15 @@ class ImageSettings(Section):
         (), description="allowed hosts, such as `*.example.com`; empty allows any"
     )
     deny_hosts: tuple[HostPattern, ...] = Field((), description="forbidden hosts; takes precedence over `allow_hosts`")
+    headers: dict[HostPattern, dict[HeaderName, HeaderValue]] = Field(
+        {},
+        description="HTTP headers for the hosts that match a pattern, such as `User-Agent`; values are never printed",
+    )
+    decode_memory_mb: int = Field(
+        2048,
+        ge=256,
+        description="memory for decoding all photos together in MiB; there is one process per 1,024 MiB and core",
+    )
 
 
 class SequenceSettings(Section):
@@ -864,10 +892,11 @@ def _reason(error: ErrorDetails, model: type[BaseModel], spell: Callable[[Sequen
     if error["type"] == "extra_forbidden":
         kind = "section" if isinstance(received, dict) else "setting"
         return f"unknown {kind} `{path[-1]}`{_nearest(path, model, spell)}"
+    shown = "" if "headers" in path or isinstance(received, dict) else f" (received {received!r})"  # headers are secrets
     if error["type"] in ("dict_type", "model_type"):
-        return f"must be a table, such as [{'.'.join(path)}] (received {received!r})"
+        return f"must be a table, such as [{'.'.join(path)}]{shown}"
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-    return reason if isinstance(received, dict) else f"{reason} (received {received!r})"
+    return f"{reason}{shown}"
 
 
 def _nearest(path: Sequence[str], model: type[BaseModel], spell: Callable[[Sequence[str]], str]) -> str:

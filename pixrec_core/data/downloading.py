@@ -1,7 +1,6 @@
 """Download photos in threads, with a limit per host: read, retry, decode, store, and log the outcome in the journal."""
 
 import hashlib
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pixrec_core import files
 from pixrec_core.data import local_photos, photos
+from pixrec_core.data.decoding import Decoders, StoppedError
 from pixrec_core.data.fetching import Fetcher, FetchError
 from pixrec_core.data.image_manifest import FAILED, OK, TRYING, Journal, Outcome
 from pixrec_core.data.retrying import wait_s
@@ -61,22 +61,23 @@ class Downloader:
         self._folder = local_photos.photo_folder(paths)
         self._stop = stop
         self._idle: list[Fetcher] = []
-        self._fetchers = ExitStack()
-        # A decoded photo can take hundreds of megabytes, and decoding more photos than there are cores gains nothing.
-        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._resources = ExitStack()
+        self._decoders = self._resources.enter_context(Decoders(settings.decode_memory_mb, stop))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._fetchers.close()
+        self._resources.close()
 
     def process(self, task: Task) -> bool:
-        """Store the photo or the reason for its failure; returns whether it had to be read or downloaded."""
+        """Store the photo or the reason for its failure; returns whether it had to be read or downloaded.
+
+        Raises:
+            StoppedError: `stop` was set.
+        """
         previous = task.previous
-        if previous and previous.status == FAILED:  # in the journal of the killed run that this run resumes
-            return False
-        if previous and previous.status == OK and self._is_stored(previous):
+        if previous and (previous.status == FAILED or (previous.status == OK and self._is_stored(previous))):
             self._journal.append(previous)
             return False
         tries = previous.attempts if previous and previous.status == TRYING else 0
@@ -104,7 +105,7 @@ class Downloader:
                 if task.url not in task.others:
                     self._journal.append(Outcome(task.item, task.url, TRYING, attempts, error.reason))
                 if self._stop.wait(wait_s(attempts, error.wait_s)):
-                    raise  # the run ends; the next one resumes from the journal
+                    raise StoppedError from None  # the next run resumes from the journal
             except photos.PhotoError as error:
                 return Outcome(task.item, task.url, FAILED, attempts, str(error))
 
@@ -115,20 +116,18 @@ class Downloader:
         try:
             fetcher = self._idle.pop()
         except IndexError:
-            fetcher = self._fetchers.enter_context(Fetcher(self._settings))
+            fetcher = self._resources.enter_context(Fetcher(self._settings, self._stop))
         try:
             return fetcher.get(url.strip())
         finally:
             self._idle.append(fetcher)
 
     def _store(self, task: Task, body: bytes, attempts: int) -> Outcome:
-        with self._decoding:
-            photo = photos.normalise(body, self._settings.size, self._settings.max_pixels)
-            data = photos.encode(photo)
+        photo = self._decoders.decode(body, self._settings.size, self._settings.max_pixels)
         with files.replacing(self._paths.image(task.item)) as temporary:
-            temporary.write_bytes(data)
-        sha256 = hashlib.sha256(data).hexdigest()
-        return Outcome(task.item, task.url, OK, attempts, None, sha256, photo.width, photo.height, len(data))
+            temporary.write_bytes(photo.data)
+        sha256 = hashlib.sha256(photo.data).hexdigest()
+        return Outcome(task.item, task.url, OK, attempts, None, sha256, photo.width, photo.height, len(photo.data))
 
 
 class _HasHost(Protocol):

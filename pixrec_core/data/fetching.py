@@ -1,50 +1,59 @@
 """Safe HTTP GET of URLs from strangers: limits of address, size and time.
 
 A catalogue may name `http://169.254.169.254/`, and the downloading machine is inside somebody's network. So every
-connection checks its host and address where the socket is created: the name is resolved once, and the checked address
-is the one that is connected to. A check before the request would leave time for the name to change its address (DNS
-rebinding).
+address is checked where its socket is created, after the name was resolved: a check before the request would leave
+time for the name to change its address (DNS rebinding).
 
-A socket's timeout limits a single read, so a server that sends one byte now and then could hold a thread for days.
-Here every connection, TLS handshake and read waits no longer than the photo's deadline allows.
+libcurl, by pycurl, does the rest: it limits the time of the whole transfer and not of single reads, keeps connections,
+unpacks gzip and brotli, and runs outside Python's lock. A photo takes 0.10 ms CPU with it, and 0.34 ms with urllib3.
 
 Environment proxies, `.netrc` and cookies are not used: behind a proxy the address could not be checked, and a
-catalogue's URL has no claim to credentials except those in it. urllib3 is used directly because a session of
-`requests` doubles the time per photo.
+catalogue's URL has no claim to credentials except those in it.
 """
 
-import functools
-import io
 import ipaddress
+import math
 import socket
+import threading
 import time
-from contextlib import closing
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http import HTTPStatus
-from http.client import HTTPResponse
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import unquote, urljoin
 
 import certifi
-from urllib3 import BaseHTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, SSLError
-from urllib3.exceptions import TimeoutError as NoAnswerError
-from urllib3.poolmanager import PoolManager
+import pycurl
+from urllib3.exceptions import LocationParseError
 from urllib3.util import make_headers, parse_url
 
 from pixrec_core import __version__
+from pixrec_core.data.decoding import StoppedError
 from pixrec_core.data.photos import PhotoError
 from pixrec_core.data.retrying import is_transient, retry_after
 from pixrec_core.settings import ImageSettings
 
 MAX_REDIRECTS: Final = 5
-CHUNK_BYTES: Final = 65_536
-HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
+HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept": "image/*"}
 NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: Addresses at which clouds tell a machine its credentials, besides the link-local 169.254.0.0/16 and fe80::/10.
+METADATA: Final = {
+    ipaddress.ip_address(address) for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16")
+}
+
+#: Reasons of addresses and hosts that the settings exclude.
+NOT_PUBLIC: Final = "address not public"
+NOT_ALLOWED: Final = "host not allowed"
+
+_REASONS: Final = {
+    pycurl.E_URL_MALFORMAT: "bad url",
+    pycurl.E_FILESIZE_EXCEEDED: "too many bytes",
+    pycurl.E_PEER_FAILED_VERIFICATION: "tls",
+    pycurl.E_SSL_CONNECT_ERROR: "tls",
+}
 
 
 class FetchError(PhotoError):
@@ -63,219 +72,244 @@ class FetchError(PhotoError):
         self.wait_s = wait_s
 
 
+class _Target(NamedTuple):
+    """A parsed URL: `url` is in the form that curl reads as this host and no other."""
+
+    url: str
+    host: str
+    credentials: dict[str, str]
+
+
 class Fetcher:
     """Fetches one photo after another over connections that stay open. Each thread needs its own fetcher."""
 
-    def __init__(self, settings: ImageSettings) -> None:
+    def __init__(self, settings: ImageSettings, stop: threading.Event | None = None) -> None:
+        """Open no connection yet; `get` raises `StoppedError` within about a second after `stop` is set."""
         self._settings = settings
-        self._guard = Guard(settings)
-        self._pools = GuardedPools(self._guard, ca_certs=certifi.where())
+        self._stop = stop or threading.Event()
+        self._refused = False
+        self._opened: list[socket.socket] = []
+        self._curl = curl = pycurl.Curl()
+        for option, value in {
+            pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+            pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+            pycurl.PATH_AS_IS: 1,
+            pycurl.ACCEPT_ENCODING: "",  # all that this libcurl unpacks
+            pycurl.PROXY: "",  # no proxy of the environment either
+            pycurl.CAINFO: certifi.where(),
+            pycurl.NOSIGNAL: 1,  # signals belong to the main thread
+            pycurl.MAXFILESIZE_LARGE: settings.max_bytes,
+            pycurl.CONNECTTIMEOUT_MS: math.ceil(settings.timeout_s * 1000),
+            pycurl.LOW_SPEED_LIMIT: 1,
+            pycurl.LOW_SPEED_TIME: math.ceil(settings.timeout_s),
+            pycurl.OPENSOCKETFUNCTION: self._open_socket,
+            pycurl.NOPROGRESS: 0,
+            pycurl.XFERINFOFUNCTION: lambda *_: self._stop.is_set(),
+        }.items():
+            curl.setopt(option, value)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._pools.clear()
+        self._curl.close()
 
     def get(self, url: str) -> bytes:
         """The body of a URL, after at most `MAX_REDIRECTS` redirects, each of which is checked.
 
         Raises:
             FetchError: the URL has no body, or exceeds a limit.
+            StoppedError: `stop` was set.
         """
-        self._guard.deadline = time.monotonic() + self._settings.deadline_s
-        try:
-            return self._follow(url)
-        except (HTTPError, ValueError, TimeoutError) as error:
-            raise self._failure(error) from error
-
-    def _follow(self, url: str) -> bytes:
+        deadline = time.monotonic() + self._settings.deadline_s
         for _ in range(1 + MAX_REDIRECTS):
-            with closing(self._request(url)) as response:  # an unread body closes its connection
-                target = response.get_redirect_location()
-                if not target:
-                    return self._body(response)
-            url = urljoin(url, target.encode("latin-1").decode())  # sent as UTF-8, decoded as Latin-1 by http.client
+            answer = self._request(_parse(url), deadline)
+            if answer.status == HTTPStatus.OK:
+                return bytes(answer.body)
+            if not answer.is_redirect:
+                wait_s = retry_after(answer.header("Retry-After"))
+                raise FetchError(f"http {answer.status}", transient=is_transient(answer.status), wait_s=wait_s)
+            url = _redirected(url, answer.header("Location") or "")
         raise FetchError("too many redirects")
 
-    def _request(self, url: str) -> BaseHTTPResponse:
+    def _request(self, target: _Target, deadline: float) -> "_Answer":
+        """The answer to one request; its body is complete if its status is 200."""
+        if not _is_allowed(target.host, self._settings):
+            raise FetchError(NOT_ALLOWED)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise FetchError("deadline")
+        headers = HEADERS | _headers_for(target.host, self._settings) | target.credentials
+        curl, answer = self._curl, _Answer(self._settings.max_bytes)
+        self._refused = False
+        curl.setopt(pycurl.URL, target.url)
+        curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+        curl.setopt(pycurl.TIMEOUT_MS, math.ceil(left * 1000))
+        curl.setopt(pycurl.HEADERFUNCTION, answer.read_header)
+        curl.setopt(pycurl.WRITEFUNCTION, answer.read_body)
+        try:
+            curl.perform()
+        except pycurl.error as error:
+            if not answer.has_unread_body:
+                raise self._failure(error.args[0], target, answer, deadline) from None
+        finally:
+            while self._opened:
+                self._opened.pop().close()  # libcurl has its copy
+        return answer
+
+    def _failure(self, code: int, target: _Target, answer: "_Answer", deadline: float) -> FetchError:
+        """The reason of an error of libcurl, so that failures can be counted by kind."""
+        if code == pycurl.E_ABORTED_BY_CALLBACK:
+            raise StoppedError
+        if self._refused:
+            return FetchError(NOT_PUBLIC)
+        if answer.is_too_long:
+            return FetchError("too many bytes")
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            is_deadline = time.monotonic() >= deadline
+            return FetchError("deadline") if is_deadline else FetchError("timeout", transient=True)
+        if code == pycurl.E_COULDNT_RESOLVE_HOST:
+            return FetchError("unknown host", transient=_may_be_known_later(target.host))
+        if code in _REASONS:
+            return FetchError(_REASONS[code])
+        return FetchError("cut short" if answer.status else "connection", transient=True)
+
+    def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
+        """A socket for an address that curl wants to connect to, unless the settings exclude the address."""
+        family, kind, protocol, (ip, *_) = address
+        if may_connect(ip.decode() if isinstance(ip, bytes) else ip, self._settings):
+            opened = socket.socket(family, kind, protocol)
+            self._opened.append(opened)
+            return opened
+        self._refused = True
+        bad: int = pycurl.SOCKET_BAD
+        return bad
+
+
+class _Answer:
+    """An answer while it arrives."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._headers: list[bytes] = []
+        self.body = bytearray()
+        self.is_too_long = False
+        self.has_unread_body = False  # libcurl reports it as an error
+
+    def read_header(self, line: bytes) -> None:
+        if line.startswith(b"HTTP/"):  # a `100 Continue` has come before
+            self._headers.clear()
+        self._headers.append(line)
+
+    def read_body(self, part: bytes) -> int:
+        """Keep a part of the body; 0 aborts the transfer."""
+        if self.status != HTTPStatus.OK:
+            self.has_unread_body = True
+            return 0
+        self.body += part
+        self.is_too_long = len(self.body) > self._max_bytes
+        return 0 if self.is_too_long else len(part)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status; 0 if no header has arrived."""
+        return int(self._headers[0].split()[1]) if self._headers else 0
+
+    @property
+    def is_redirect(self) -> bool:
+        return self.status in {301, 302, 303, 307, 308} and bool(self.header("Location"))
+
+    def header(self, name: str) -> str | None:
+        """A header's value, read as UTF-8."""
+        for line in self._headers[1:]:
+            found, _, value = line.decode(errors="replace").partition(":")
+            if found.strip().lower() == name.lower():
+                return value.strip()
+        return None
+
+
+def _parse(url: str) -> _Target:
+    try:
         parts = parse_url(url)
         if parts.scheme not in {"http", "https"} or not parts.host:
             raise FetchError("bad url")
-        credentials = make_headers(basic_auth=unquote(parts.auth)) if parts.auth else {}
-        return self._pools.connection_from_host(parts.host, parts.port, parts.scheme).urlopen(
-            "GET",
-            parts.request_uri,
-            headers=HEADERS | credentials,
-            timeout=self._guard.timeout_s(),
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            preload_content=False,
-        )
-
-    def _body(self, response: BaseHTTPResponse) -> bytes:
-        code = response.status
-        if code != HTTPStatus.OK:
-            raise FetchError(f"http {code}", transient=is_transient(code), wait_s=retry_after(response))
-        declared = response.headers.get("Content-Length", "")
-        limit = self._settings.max_bytes
-        body = bytearray()
-        if declared.isdecimal() and len(declared) < 20 and int(declared) > limit:
-            raise FetchError("too many bytes")
-        try:
-            for chunk in response.stream(CHUNK_BYTES):
-                body += chunk
-                if len(body) > limit:
-                    raise FetchError("too many bytes")
-        except ProtocolError:
-            raise FetchError("cut short", transient=True) from None
-        return bytes(body)
-
-    def _failure(self, error: Exception) -> FetchError:
-        """The reason of a urllib3 exception, so that failures can be counted by kind."""
-        if isinstance(error, ValueError):  # raised for URLs only: reading and writing raise urllib3's exceptions
-            return FetchError("bad url")
-        if time.monotonic() >= self._guard.deadline:
-            return FetchError("deadline")
-        if isinstance(error, SSLError):
-            return FetchError("tls")
-        if isinstance(error, NoAnswerError) and not isinstance(error, NewConnectionError):
-            return FetchError("timeout", transient=True)
-        return FetchError("connection", transient=True)
+        parts.host.strip("[]").encode("idna")  # no label is empty or too long
+    except (LocationParseError, UnicodeError):
+        raise FetchError("bad url") from None
+    credentials = make_headers(basic_auth=unquote(parts.auth)) if parts.auth else {}
+    plain = parts._replace(auth=None, fragment=None)
+    return _Target(plain.url, parts.host, {name.title(): value for name, value in credentials.items()})
 
 
-@dataclass
-class Guard:
-    """Limits of the connections of one fetcher.
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise FetchError("bad url") from None
 
-    Attributes:
-        settings: timeout in seconds, and which hosts and addresses may be connected to.
-        deadline: when the present photo must be complete, on the monotonic clock.
-    """
 
-    settings: ImageSettings
-    deadline: float = 0.0
+def _may_be_known_later(host: str) -> bool:
+    """Whether the resolver failed to answer, and did not answer that the host does not exist."""
+    try:
+        socket.getaddrinfo(host, None)
+    except socket.gaierror as error:
+        return error.errno == socket.EAI_AGAIN
+    return True
 
-    def timeout_s(self) -> float:
-        """Seconds to wait for the next bytes.
 
-        Raises:
-            TimeoutError: the deadline has passed.
-        """
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the photo's deadline has passed")
-        return min(self.settings.timeout_s, left)
+def _matches(name: str, patterns: Any) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    def resolve(self, host: str, port: int) -> list[str]:
-        """Addresses of a host, all of which may be connected to.
 
-        Raises:
-            FetchError: the host is unknown or not allowed, or one of its addresses is not public.
-        """
-        if not _is_allowed(host, self.settings):
-            raise FetchError("host not allowed")
-        try:
-            answers = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        except UnicodeError:
-            raise FetchError("bad url") from None
-        except socket.gaierror as error:
-            raise FetchError("unknown host", transient=error.errno == socket.EAI_AGAIN) from None
-        addresses = [str(answer[4][0]) for answer in answers]
-        if not (self.settings.allow_private_hosts or all(map(is_public, addresses))):
-            raise FetchError("address not public")
-        return addresses
+def _host_name(host: str) -> str:
+    return host.strip("[]").rstrip(".").lower()
 
 
 def _is_allowed(host: str, settings: ImageSettings) -> bool:
     """Whether the settings allow requests to a host; `deny_hosts` overrules `allow_hosts`."""
-    name = host.strip("[]").rstrip(".").lower()
+    name, allowed = _host_name(host), settings.allow_hosts
+    return not _matches(name, settings.deny_hosts) and (not allowed or _matches(name, allowed))
 
-    def matches(patterns: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    return not matches(settings.deny_hosts) and (not settings.allow_hosts or matches(settings.allow_hosts))
+def _headers_for(host: str, settings: ImageSettings) -> dict[str, str]:
+    """The headers that the settings add for a host; later patterns take precedence."""
+    name = _host_name(host)
+    found: dict[str, str] = {}
+    for pattern, headers in settings.headers.items():
+        if fnmatchcase(name, pattern):
+            found |= {key.title(): value.get_secret_value() for key, value in headers.items()}
+    return found
+
+
+def may_connect(address: str, settings: ImageSettings) -> bool:
+    """Whether the settings allow connections to an IP address, as `getaddrinfo` returns it.
+
+    `allow_private_hosts` does not include link-local addresses and those of cloud metadata: a pattern of `allow_hosts`
+    that is more than `*` must match such an address itself, and not only a name that resolves to it.
+    """
+    if is_public(address):
+        return True
+    ip = _embedded(ipaddress.ip_address(address))
+    if not settings.allow_private_hosts:
+        return False
+    if ip.is_link_local or ip in METADATA:
+        return _matches(str(ip), (pattern for pattern in settings.allow_hosts if pattern.strip("*.:")))
+    return True
 
 
 def is_public(address: str) -> bool:
     """Whether an IP address, as `getaddrinfo` returns it, belongs to the public internet.
 
-    Private, loopback, link-local, shared, reserved, multicast and unspecified addresses do not, nor do IPv6 addresses
-    that embed one of them: mapped (`::ffff:`), 6to4 and NAT64.
+    Private, loopback, link-local, shared, reserved, multicast, unspecified and metadata addresses do not, nor do IPv6
+    addresses that embed one of them: mapped (`::ffff:`), 6to4 and NAT64.
     """
-    ip = ipaddress.ip_address(address)
+    ip = _embedded(ipaddress.ip_address(address))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in METADATA
+
+
+def _embedded(ip: IPAddress) -> IPAddress:
+    """The IPv4 address in an IPv6 address; without one, the address itself."""
     if isinstance(ip, ipaddress.IPv6Address):
         nat64 = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
-        ip = nat64 or ip.ipv4_mapped or ip.sixtofour or ip
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads from a socket with the guard's timeout."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, guard: Guard) -> None:
-        self._raw, self._sock, self._guard = raw, sock, guard
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._guard.timeout_s())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(HTTPResponse):
-    def __init__(self, guard: Guard, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, guard))
-
-
-class _GuardedHTTP(HTTPConnection):
-    def __init__(self, *args: Any, guard: Guard, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._guard = guard
-        self.response_class = functools.partial(_TimedResponse, guard)  # type: ignore[assignment]
-
-    def _new_conn(self) -> socket.socket:
-        """Connect to a checked address: the first, in the resolver's order, that accepts."""
-        name = self._dns_host
-        *others, last = self._guard.resolve(name, self.port)
-        for address in others:
-            try:
-                return self._connect_to(address, name)
-            except ConnectTimeoutError:  # refused, unreachable or silent
-                continue
-        return self._connect_to(last, name)
-
-    def _connect_to(self, address: str, name: str) -> socket.socket:
-        self._dns_host = address
-        self.timeout = self._guard.timeout_s()
-        try:
-            connected = super()._new_conn()
-        finally:
-            self._dns_host = name  # certificates and the Host header need the name
-        connected.settimeout(self._guard.timeout_s())  # of the whole TLS handshake
-        return connected
-
-
-class _GuardedHTTPS(_GuardedHTTP, HTTPSConnection):
-    pass
-
-
-class GuardedPools(PoolManager):
-    """Pools of guarded connections, kept alive between requests."""
-
-    def __init__(self, guard: Guard, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._guard = guard
-
-    def _new_pool(self, scheme: str, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
-        pool = super()._new_pool(scheme, *args, **kwargs)
-        connection = _GuardedHTTPS if scheme == "https" else _GuardedHTTP
-        pool.ConnectionCls = functools.partial(connection, guard=self._guard)  # type: ignore[assignment]
-        return pool
+        return nat64 or ip.ipv4_mapped or ip.sixtofour or ip
+    return ip

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 from pixrec_core import files
 from pixrec_core.data import database
 from pixrec_core.data.database import literal
+from pixrec_core.data.photos import CRASHES, TOO_LARGE, TOO_SLOW
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA
@@ -33,7 +34,12 @@ from pixrec_core.settings import ImageSettings
 OK: Final = "ok"
 FAILED: Final = "failed"
 TRYING: Final = "trying"
-SIZE_KEY: Final = "pixrec.size"  # Parquet metadata: the setting `images.size` of the stored photos
+#: Settings in the manifest's Parquet metadata: its outcomes hold only under the same ones.
+SIZE_KEY: Final = "pixrec.size"
+MEMORY_KEY: Final = "pixrec.decode_memory_mb"  # photos that exceeded the limits of decoding
+
+#: Reasons of failures that the same bytes would repeat at great cost.
+FINAL_REASONS: Final = (TOO_SLOW, TOO_LARGE, CRASHES)
 
 _BATCH: Final = 512
 _SQL_TYPES: Final = {pl.String: "VARCHAR", pl.Int32: "INTEGER", pl.Int64: "BIGINT"}
@@ -42,6 +48,7 @@ _COLUMNS: Final = {name: _SQL_TYPES[type(kind)] for name, kind in IMAGE_SCHEMA.i
 #: Rows in the order of their logging. The journal's line of settings becomes a row of nulls, which is left out.
 _CREATE: Final = f"CREATE TEMP TABLE outcomes ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})"
 _READ_MANIFEST: Final = "INSERT INTO outcomes BY NAME SELECT * FROM read_parquet($file) WHERE status = 'ok'"
+_READ_FINAL: Final = "INSERT INTO outcomes BY NAME SELECT * FROM read_parquet($file) WHERE reason IN $reasons"
 _READ_JOURNAL: Final = f"""
 INSERT INTO outcomes BY NAME SELECT * FROM read_json($file, format = 'newline_delimited', columns = {_COLUMNS})
 WHERE item IS NOT NULL
@@ -133,16 +140,16 @@ def _valid_lines(path: Path, settings: ImageSettings) -> Iterator[bytes]:
 
 
 def read_wanted(
-    paths: DatasetPaths, size: int, journals: Sequence[Path], partition: int = 0, partitions: int = 1
+    paths: DatasetPaths, settings: ImageSettings, journals: Sequence[Path], partition: int = 0, partitions: int = 1
 ) -> Generator[tuple[str, str, Outcome | None, list[str]]]:
     """Yield item, URL, previous outcome and other URLs of every photo that the catalogue names.
 
-    The outcome comes from the journals, else from the manifest if its photos have the same size. The manifest's
-    failures are left out, since a new run tries them again.
+    The outcome comes from the journals, else from the manifest if its photos have the same size. Of the manifest's
+    failures only those of `FINAL_REASONS` are included; a new run tries the others again.
 
     Args:
         paths: of the dataset.
-        size: the setting `images.size`.
+        settings: of the present run.
         journals: of the present run; later ones take precedence.
         partition: which part of the photos, from 0.
         partitions: number of parts; a hash of the item selects the part.
@@ -151,17 +158,18 @@ def read_wanted(
         MissingArtefactError: the catalogue has not been built.
         ArtefactError: the catalogue or the manifest is damaged.
     """
-    with _outcomes(paths, journals, with_manifest=_stored_size(paths) == str(size)) as connection:
+    with _outcomes(paths, journals, settings) as connection:
         parameters = {"partition": partition, "partitions": partitions}
         for *row, others in _rows(connection, _catalogue(paths, ", others"), parameters):
             outcome = Outcome(**dict(zip(_COLUMNS, row, strict=True)))
             yield outcome.item, outcome.url, outcome if outcome.status else None, others or []
 
 
-def write_manifest(paths: DatasetPaths, size: int, target: Path) -> None:
+def write_manifest(paths: DatasetPaths, settings: ImageSettings, target: Path) -> None:
     """Write the journals' outcomes of the catalogue's photos to `target`, sorted by item. Schema: `IMAGE_SCHEMA`."""
-    metadata = f"KV_METADATA {{{literal(SIZE_KEY)}: {literal(size)}}}"
-    with _outcomes(paths, paths.images_journals, with_manifest=False) as connection:
+    entries = (f"{literal(key)}: {literal(value)}" for key, value in _metadata(settings).items())
+    metadata = f"KV_METADATA {{{', '.join(entries)}}}"
+    with _outcomes(paths, paths.images_journals) as connection:
         connection.execute(
             f"COPY ({_catalogue(paths)} ORDER BY item) TO {literal(target)} "
             f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20_480, {metadata})",
@@ -171,13 +179,20 @@ def write_manifest(paths: DatasetPaths, size: int, target: Path) -> None:
 
 @contextmanager
 def _outcomes(
-    paths: DatasetPaths, journals: Sequence[Path], *, with_manifest: bool
+    paths: DatasetPaths, journals: Sequence[Path], manifest_under: ImageSettings | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with a table `outcomes`: the last outcome of each item and URL."""
+    """A connection with a table `outcomes`: the last outcome of each item and URL.
+
+    The outcomes of the manifest that hold under the settings `manifest_under` are included.
+    """
     with database.connect_in_memory(database.LOW_MEMORY) as connection:
         connection.execute(_CREATE)
-        if with_manifest:
-            connection.execute(_READ_MANIFEST, {"file": glob.escape(str(paths.images_manifest))})
+        before, now = _stored_metadata(paths), _metadata(manifest_under) if manifest_under else {}
+        if SIZE_KEY in now and before.get(SIZE_KEY) == now[SIZE_KEY]:
+            manifest = {"file": glob.escape(str(paths.images_manifest))}
+            connection.execute(_READ_MANIFEST, manifest)
+            if before.get(MEMORY_KEY) == now[MEMORY_KEY]:
+                connection.execute(_READ_FINAL, manifest | {"reasons": FINAL_REASONS})
         for journal in journals:
             connection.execute(_READ_JOURNAL, {"file": glob.escape(str(journal))})
         connection.execute(_KEEP_LAST)
@@ -196,11 +211,15 @@ def _rows(
         yield from batch
 
 
-def _stored_size(paths: DatasetPaths) -> str | None:
-    """The setting `images.size` of the manifest's photos; None if there is no manifest or it does not say."""
+def _metadata(settings: ImageSettings) -> dict[str, str]:
+    return {SIZE_KEY: str(settings.size), MEMORY_KEY: str(settings.decode_memory_mb)}
+
+
+def _stored_metadata(paths: DatasetPaths) -> dict[str, str]:
+    """The metadata of the manifest; empty if there is none."""
     path = paths.images_manifest
     try:
-        return pl.read_parquet_metadata(path).get(SIZE_KEY) if path.exists() else None
+        return pl.read_parquet_metadata(path) if path.exists() else {}
     except pl.exceptions.PolarsError as error:
         raise _damaged(path, error) from error
 

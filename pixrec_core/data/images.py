@@ -70,7 +70,7 @@ def download_images(settings: ImageSettings, paths: DatasetPaths, engine: Engine
         _log_replaced_photos(paths, journal)
     fetched = sum(engine.map_shards(DownloadTask(settings, paths), split_work(settings, engine.workers)))
     with files.replacing(paths.images_manifest) as temporary:
-        image_manifest.write_manifest(paths, settings.size, temporary)
+        image_manifest.write_manifest(paths, settings, temporary)
         _remove_orphans(paths, temporary)
     for journal_file in reversed(paths.images_journals):  # the run's main journal last
         files.remove(journal_file)
@@ -107,7 +107,7 @@ class DownloadTask:
         with (
             Journal(own, self.settings) as journal,
             Downloader(self.settings, paths, journal, stop) as downloader,
-            closing(image_manifest.read_wanted(paths, self.settings.size, journals, *part)) as wanted,
+            closing(image_manifest.read_wanted(paths, self.settings, journals, *part)) as wanted,
         ):
             tasks = starmap(Task, wanted)
             done = map_by_host(downloader.process, tasks, partition.threads, partition.per_host, stop)

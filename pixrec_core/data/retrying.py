@@ -15,10 +15,10 @@ def is_transient(code: int) -> bool:
     return code >= 500 or code in TRANSIENT_CODES
 
 
-def retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
-    """Return the seconds of the `Retry-After` header, at most `MAX_WAIT_S`; None if it is missing or malformed."""
+def retry_after(value: str | None) -> float | None:
+    """Return the seconds in a `Retry-After` header, at most `MAX_WAIT_S`; None if it is missing or malformed."""
     try:
-        return urllib3.Retry(retry_after_max=int(MAX_WAIT_S)).get_retry_after(response)
+        return urllib3.Retry(retry_after_max=int(MAX_WAIT_S)).parse_retry_after(value) if value else None
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return None
 

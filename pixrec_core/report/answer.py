@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pixrec_core.data.photos import normalise
+from pixrec_core.data.decoding import decode_photo
 from pixrec_core.errors import QueryError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.printable import printable_json
@@ -115,7 +115,7 @@ def as_json(answer: Answer) -> str:
 def as_html(answer: Answer, paths: DatasetPaths) -> str:
     """The answer as a page with the photos of the dataset at `paths`."""
     album, promotion, query = Album(paths, answer.titles), answer.recommender.promotion, answer.query
-    photo = normalise(query.photo, THUMBNAIL_SIZE, promotion.max_pixels) if query.kind == "photo" else None
+    photo = decode_photo(query.photo, THUMBNAIL_SIZE, promotion.max_pixels) if query.kind == "photo" else None
     seen = set(answer.history)
     context = {
         "promotion": promotion,

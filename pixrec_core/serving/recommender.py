@@ -13,7 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixrec_core.data.photos import PhotoError, normalise
+from pixrec_core.data.decoding import decode_photo
+from pixrec_core.data.photos import PhotoError
 from pixrec_core.data.sequences import Histories, read_items
 from pixrec_core.errors import ArtefactError, PixRecError, QueryError
 from pixrec_core.paths import BLEND, DatasetPaths, PromotedPaths
@@ -349,7 +350,7 @@ class Recommender:
         """
         tower = self.tower(method, "photos")
         try:
-            image = normalise(photo, self.promotion.photo_size, self.promotion.max_pixels)
+            image = decode_photo(photo, self.promotion.photo_size, self.promotion.max_pixels)
         except PhotoError as error:
             raise QueryError(f"the photo cannot be used: {error}") from error
         return self._for_new_item(tower, {}, image, top, rules)

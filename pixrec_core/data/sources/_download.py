@@ -181,7 +181,7 @@ class _Download:
         if code == requests.codes.requested_range_not_satisfiable:
             self._restart("the file on the server is shorter than before")
         if is_transient(code):
-            raise _InterruptedError(f"http {code}", retry_after(response.raw))
+            raise _InterruptedError(f"http {code}", retry_after(response.headers.get("Retry-After")))
         raise SourceError(
             f"{self.shown} cannot be downloaded: http {code}; correct the URL or the category in "
             f"[datasets.<name>.source] of pixrec.toml, or download the file yourself and {_USE_FOLDER}"

@@ -14,7 +14,10 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def jpeg(width=40, height=30, colour=(200, 30, 60), **options):
-    return encoded(Image.new("RGB", (width, height), colour), "JPEG", **options)
+    """A photo of one colour with a white corner; one without is a placeholder."""
+    photo = Image.new("RGB", (width, height), colour)
+    photo.paste("white", (width - width // 4, height - height // 4, width, height))
+    return encoded(photo, "JPEG", **options)
 
 
 def encoded(image, kind, **options):
@@ -55,6 +58,17 @@ def trickles(data: bytes, every_s: float, then: bytes = b"") -> Answer:
         handler.wfile.write(data)
         while not handler.server.ends.wait(every_s):
             handler.wfile.write(then)
+
+    return answer
+
+
+def waits(data: bytes = b"") -> Answer:
+    """Return an answer that sends `data`, and nothing more until the client hangs up."""
+
+    def answer(handler):
+        handler.close_connection = True
+        handler.wfile.write(data)
+        handler.connection.recv(1)
 
     return answer
 

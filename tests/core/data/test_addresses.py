@@ -1,6 +1,7 @@
 import pytest
 
-from pixrec_core.data.fetching import is_public
+from pixrec_core.data.fetching import is_public, may_connect
+from pixrec_core.settings import ImageSettings
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,8 @@ def test_public_addresses_are_public(address):
         "172.16.0.1",
         "192.168.1.1",
         "169.254.169.254",  # cloud metadata
+        "168.63.129.16",  # metadata of Azure
+        "fd00:ec2::254",
         "100.64.0.1",  # shared by a carrier's customers
         "192.0.2.1",  # for documentation
         "198.18.0.1",  # for benchmarks
@@ -44,3 +47,33 @@ def test_public_addresses_are_public(address):
 )
 def test_other_addresses_are_not_public(address):
     assert not is_public(address)
+
+
+METADATA = ["169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%1", "fd00:ec2::254", "fd20:ce::254", "168.63.129.16"]
+METADATA += ["100.100.100.200", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"]
+
+
+@pytest.mark.parametrize("address", METADATA)
+@pytest.mark.parametrize("named", [(), ("*",), ("*.*",), ("metadata.google.internal",)])
+def test_metadata_addresses_must_be_named(address, named):
+    assert not may_connect(address, ImageSettings(allow_private_hosts=True, allow_hosts=named))
+
+
+@pytest.mark.parametrize(
+    ("address", "pattern"),
+    [
+        ("169.254.169.254", "169.254.169.254"),
+        ("169.254.7.7", "169.254.*"),
+        ("fd00:ec2::254", "fd00:ec2::254"),
+        ("::ffff:169.254.169.254", "169.254.169.254"),
+    ],
+)
+def test_a_named_metadata_address_is_a_private_one(address, pattern):
+    assert may_connect(address, ImageSettings(allow_private_hosts=True, allow_hosts=(pattern,)))
+    assert not may_connect(address, ImageSettings(allow_hosts=(pattern,)))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "fc00::1", "192.168.1.1", "8.8.8.8"])
+def test_other_private_addresses_need_the_setting_only(address):
+    assert may_connect(address, ImageSettings(allow_private_hosts=True))
+    assert may_connect(address, ImageSettings()) == (address == "8.8.8.8")

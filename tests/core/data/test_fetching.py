@@ -1,13 +1,21 @@
 import gzip
+import json
 import logging
 import socket
+from typing import ClassVar
 
 import pytest
 
+from pixrec_core.data import fetching
 from pixrec_core.data.fetching import MAX_REDIRECTS, Fetcher, FetchError
 from pixrec_core.data.retrying import MAX_WAIT_S
-from pixrec_core.settings import ImageSettings
-from tests.core.data.hostile_server import hostile_server, raw, sends, trickles
+from pixrec_core.errors import SettingsError
+from pixrec_core.settings import ImageSettings, load_settings
+from tests.core.data.fake_resolver import resolves
+from tests.core.data.hostile_server import hostile_server, raw, sends, trickles, waits
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+BROTLI = b"\x0b\x02\x80photo\x03"  # "photo", packed by brotli 1.2
 
 
 @pytest.fixture
@@ -93,27 +101,27 @@ def test_retry_after_is_read_and_bounded(server, fetch, header, wait_s):
 
 class TestLimits:
     def test_a_silent_server(self, server, fetch):
-        error = failure(fetch, server.url("/a", lambda handler: handler.server.ends.wait()), timeout_s=0.2)
+        error = failure(fetch, server.url("/a", waits()), timeout_s=0.2)
         assert (error.reason, error.transient) == ("timeout", True)
 
     def test_a_body_that_stops(self, server, fetch):
-        answer = trickles(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc", every_s=1)
+        answer = waits(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc")
         error = failure(fetch, server.url("/a", answer), timeout_s=0.2)
         assert (error.reason, error.transient) == ("timeout", True)
 
     @pytest.mark.parametrize(
         "start",
         [
-            b"",
+            b"HTTP/1.1 200 ",
             b"HTTP/1.1 200 OK\r\nX-Long: ",
             b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTrailer: ",
             b"HTTP/1.1 302 Found\r\nLocation: /b\r\nX: ",
         ],
-        ids=["status line", "headers", "body", "chunk length", "redirect"],
+        ids=["status line", "headers", "body", "trailer", "redirect"],
     )
     def test_a_slow_body_is_aborted_at_the_deadline(self, server, fetch, start):
-        error = failure(fetch, server.url("/a", trickles(start, every_s=0.02, then=b"1")), timeout_s=5, deadline_s=0.4)
+        error = failure(fetch, server.url("/a", trickles(start, every_s=0.02, then=b"0")), timeout_s=5, deadline_s=0.4)
         assert (error.reason, error.transient) == ("deadline", False)
 
     def test_the_body_of_a_redirect_is_not_read(self, server, fetch):
@@ -122,7 +130,7 @@ class TestLimits:
         assert fetch(server.url("/a", endless)) == b"photo"
 
     def test_a_body_with_a_too_large_length_is_not_read(self, server, fetch):
-        answer = trickles(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", every_s=1)
+        answer = waits(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
         assert failure(fetch, server.url("/a", answer), max_bytes=1000).reason == "too many bytes"
 
     def test_a_body_without_a_length_is_counted(self, server, fetch):
@@ -148,14 +156,36 @@ class TestLimits:
             b"",
             b"\x00\xff" * 50,
             b"HTTP/1.1 OK\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000,
-            b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ",
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 400_000,
+            b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 60_000 + b"\r\n",
+            *(
+                CHUNKED + size + b"\r\nabc\r\n0\r\n\r\n"
+                for size in (b"ZZ", b"-1", b"-3", b"f" * 15, b"f" * 99, b"0" * 99)
+            ),
+            CHUNKED + b"3\r\nabcdef\r\n0\r\n\r\n",
+            CHUNKED + b"3\r\nabc\r\n",
         ],
-        ids=["nothing", "noise", "no code", "long header", "many headers", "bad chunk"],
     )
-    def test_answers_that_are_not_http(self, server, fetch, answer):
-        assert failure(fetch, server.url("/a", raw(answer))).reason in {"connection", "cut short"}
+    def test_faults_of_the_server_are_retried(self, server, fetch, answer):
+        error = failure(fetch, server.url("/a", raw(answer)))
+        assert (error.reason in {"connection", "cut short"}, error.transient) == (True, True)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            CHUNKED + b"3\r\npho\r\n2;name=value\r\nto\r\n0\r\nTrailer: x\r\nOther: y\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"5\r\nphoto\r\n0\r\n\r\n",
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto",
+            b"HTTP/1.0 200 OK\r\n\r\nphoto",
+        ],
+        ids=["trailers", "100 Continue", "103 Early Hints", "HTTP/1.0"],
+    )
+    def test_rare_forms_of_answers(self, server, fetch, answer):
+        assert fetch(server.url("/a", raw(answer))) == b"photo"
+
+    @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("br", lambda _: BROTLI)])
+    def test_packed_answers_are_unpacked(self, server, fetch, coding, pack):
+        assert fetch(server.url("/a", sends(pack(b"photo"), Content_Encoding=coding))) == b"photo"
 
     def test_a_closed_port(self, fetch):
         with socket.socket() as idle:  # bound and not listening: the port is nobody else's
@@ -199,41 +229,32 @@ class TestAddresses:
         assert failure(fetch, url, allow_private_hosts=False).reason == "address not public"
         assert dict(server.hits) == {"/a": 1}
 
-    def test_a_name_is_resolved_once_for_check_and_connection(self, server, fetch, monkeypatch):
-        """A name that is public at first and loopback later must not reach loopback."""
-        answers = iter(["192.0.2.1"])
-        asked = []
-        real = socket.getaddrinfo
-
-        def rebinding(host, port, *args, **kwargs):
-            if host != "rebind.test":
-                return real(host, port, *args, **kwargs)
-            asked.append(host)
-            return real(next(answers, "127.0.0.1"), port, *args, **kwargs)
-
-        monkeypatch.setattr(socket, "getaddrinfo", rebinding)
-        monkeypatch.setattr("pixrec_core.data.fetching.is_public", lambda ip: ip != "127.0.0.1")
-        error = failure(fetch, f"http://rebind.test:{server.server_port}/a", allow_private_hosts=False, timeout_s=0.3)
-        assert error.reason in {"timeout", "connection"}
-        assert asked == ["rebind.test"]
+    def test_a_name_that_changes_its_address_does_not_reach_a_private_one(self, server, fetch, monkeypatch):
+        """DNS rebinding: the name is public when it is first resolved, and loopback later."""
+        answers = [["192.0.2.1"], ["127.0.0.1"], ["192.0.2.1", "127.0.0.1"]]
+        resolves(monkeypatch, {"rebind.test": lambda: answers.pop(0)})
+        monkeypatch.setattr(fetching, "is_public", lambda ip: ip == "192.0.2.1")
+        monkeypatch.setattr(socket, "getaddrinfo", None)  # no name is resolved for a check beforehand
+        url = f"http://rebind.test:{server.server_port}/a"
+        with Fetcher(ImageSettings(timeout_s=0.3, deadline_s=2)) as fetcher:
+            reasons = [failure(fetcher.get, url).reason for _ in range(3)]
+        assert reasons[0] in {"timeout", "connection"}
+        assert reasons[1] == "address not public"
+        assert not answers
         assert not server.hits
 
-    def test_a_name_with_one_private_address_is_refused(self, server, fetch, monkeypatch):
-        two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("93.184.216.34", "127.0.0.1")]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: two)
-        assert failure(fetch, "http://two.test/a", allow_private_hosts=False).reason == "address not public"
+    def test_of_several_addresses_only_public_ones_are_connected_to(self, server, fetch, monkeypatch):
+        resolves(monkeypatch, {"two.test": ["127.0.0.2", "127.0.0.1"]})
+        monkeypatch.setattr(fetching, "is_public", lambda ip: ip == "127.0.0.1")
+        connected = []
+        server.url("/a", lambda handler: (connected.append(handler.request.getsockname()[0]), sends(b"photo")(handler)))
+        assert fetch(f"http://two.test:{server.server_port}/a", allow_private_hosts=False) == b"photo"
+        assert connected == ["127.0.0.1"]
 
     def test_the_next_address_is_tried_if_the_first_does_not_answer(self, server, fetch, monkeypatch):
-        real = socket.getaddrinfo
-
-        def two(host, port, *args, **kwargs):
-            addresses = ["127.0.0.2", "127.0.0.1"] if host == "two.test" else [host]
-            return [found for ip in addresses for found in real(ip, port, *args, **kwargs)]
-
-        monkeypatch.setattr(socket, "getaddrinfo", two)
+        resolves(monkeypatch, {"two.test": ["127.0.0.2", "127.0.0.1"]})
         server.url("/a", sends(b"photo"))
-        url = f"http://two.test:{server.server_port}/a"
-        assert fetch(url) == b"photo"
+        assert fetch(f"http://two.test:{server.server_port}/a") == b"photo"
 
     def test_the_host_header_keeps_the_name(self, server, fetch):
         named = []
@@ -324,3 +345,51 @@ class TestPrivacy:
             fetcher.get(url)
             fetcher.get(url)
         assert seen == [None, None]
+
+
+class TestHeaders:
+    HEADERS: ClassVar = {
+        "*": {"User-Agent": "shop", "X-All": "1"},
+        "127.0.0.1": {"authorization": "sesame", "x-all": "2"},
+        "other.test": {"Cookie": "sesame"},
+    }
+
+    def test_headers_go_to_matching_hosts_only(self, server, fetch, monkeypatch):
+        resolves(monkeypatch, {"other.test": ["127.0.0.1"], "third.test": ["127.0.0.1"]})
+        seen = {}
+
+        def answer(then):
+            return lambda handler: (seen.update({handler.path: handler.headers}), then(handler))
+
+        elsewhere = f"http://third.test:{server.server_port}/b"
+        server.url("/b", answer(sends(b"photo")))
+        url = server.url("/a", answer(sends(b"", 302, Location=elsewhere)))
+        assert fetch(url, headers=self.HEADERS) == b"photo"
+        names = ("User-Agent", "X-All", "Authorization", "Cookie")
+        assert [seen["/a"][name] for name in names] == ["shop", "2", "sesame", None]
+        assert [seen["/b"][name] for name in names] == ["shop", "1", None, None]
+
+    def test_credentials_of_the_url_take_precedence(self, server, fetch):
+        seen = []
+        url = server.url("/a", lambda handler: (seen.append(handler.headers["Authorization"]), sends(b"")(handler)))
+        fetch(url.replace("://", "://user:pass@"), headers=self.HEADERS)
+        assert seen == ["Basic dXNlcjpwYXNz"]
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"*": {"Cookie": "sesame\r\nHost: x"}},
+            {"*": {"Coo kie": "sesame"}},
+            {"a/b": {"Cookie": "sesame"}},
+            {"*": ["sesame"]},
+            ["sesame"],
+            {"*": {"Cookie": ["sesame"]}},
+        ],
+    )
+    def test_errors_do_not_contain_values(self, tmp_path, monkeypatch, headers):
+        (tmp_path / "pixrec.toml").write_text('[datasets.shop.source]\nkind = "sample"\n')
+        monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / "pixrec.toml"))
+        monkeypatch.setenv("PIXREC_IMAGES__HEADERS", json.dumps(headers))
+        with pytest.raises(SettingsError, match="headers") as caught:
+            load_settings()
+        assert "sesame" not in str(caught.value)

@@ -19,7 +19,7 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError, SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
 from pixrec_core.settings import ImageSettings
-from tests.core.data.hostile_server import hostile_server, in_turn, jpeg, raw, sends
+from tests.core.data.hostile_server import encoded, hostile_server, in_turn, jpeg, raw, sends
 from tests.core.forks import CONTEXT
 
 
@@ -216,6 +216,18 @@ def test_one_host_gets_few_requests_at_a_time(server, paths):
     assert server.most == 3
 
 
+def test_values_of_headers_are_in_no_file_and_no_log(server, paths, caplog):
+    caplog.set_level(logging.DEBUG)
+    secret = settings(headers={"*": {"Authorization": "sesame"}}, attempts=2)
+    write_items(paths, {"a": server.url("/a", sends(b"", 503)), "b": server.url("/b", sends(jpeg()))})
+    with Journal(paths.images_journal, secret) as journal:
+        journal.append(Outcome("a", server.url("/a"), "trying", 1, "http 503"))
+    assert "sesame" not in paths.images_journal.read_text()
+    images.download_images(secret, paths)
+    assert not [name for name, content in snapshot(paths).items() if b"sesame" in content]
+    assert "sesame" not in caplog.text + repr(secret) + str(secret.model_dump())
+
+
 class TestAgain:
     def test_stored_photos_are_not_downloaded_again(self, server, paths):
         write_items(paths, {str(n): server.url(f"/{n}", sends(jpeg())) for n in range(5)})
@@ -232,6 +244,19 @@ class TestAgain:
         server.url("/a", sends(jpeg()))
         stats = images.download_images(settings(), paths)
         assert (stats["ok"], stats["reused"], dict(server.hits)) == (2, 1, {"/a": 2, "/b": 1})
+
+    def test_photos_that_exceed_the_decoder_are_not_tried_again(self, server, paths):
+        """Unless the memory for decoding or the URL changes."""
+        large = encoded(Image.new("RGB", (7000, 9000), "red"), "PNG", compress_level=1)
+        write_items(paths, {"a": server.url("/a", sends(large)), "b": server.url("/b", sends(jpeg()))})
+        few = settings(decode_memory_mb=256, max_pixels=70_000_000)
+        stats = [images.download_images(few, paths) for _ in range(2)]
+        assert [found["failed_by_reason"] for found in stats] == [{"needs too much memory to decode": 1}] * 2
+        assert [found["reused"] for found in stats] == [0, 2]
+        server.url("/a", sends(jpeg()))
+        assert images.download_images(few, paths)["failed"] == 1
+        assert server.hits["/a"] == 1
+        assert images.download_images(few.model_copy(update={"decode_memory_mb": 512}), paths)["failed"] == 0
 
     @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x")], ids=["lost", "changed"])
     def test_a_damaged_photo_is_downloaded_again(self, server, paths, damage):

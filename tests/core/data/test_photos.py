@@ -5,8 +5,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
+from pixrec_core.data import photos
 from pixrec_core.data.photos import PhotoError, encode, normalise
 from tests.core.data.hostile_server import encoded, jpeg
 
@@ -33,13 +34,13 @@ def test_large_photos_are_scaled_down_and_small_ones_are_kept(given, stored):
 
 @pytest.mark.parametrize("shape", [(1500, 1000), (1000, 1500), (1500, 1500)])
 def test_decoding_at_a_smaller_scale_keeps_the_detail(shape):
-    """A large JPEG is decoded at half its size; the result equals that of decoding the full size."""
+    """A large JPEG is decoded at a quarter of its size; the result is that of the full size, nearly."""
     blocks = np.random.default_rng(0).integers(0, 256, (shape[0] // 20, shape[1] // 20, 3), dtype=np.uint8)
     body = encoded(Image.fromarray(blocks).resize(shape[::-1], Image.Resampling.BICUBIC), "JPEG", quality=95)
     got = small(body, size=256, max_pixels=3_000_000)
     careful = Image.open(io.BytesIO(body)).resize(got.size, Image.Resampling.LANCZOS)
     error = np.asarray(got, dtype=float) - np.asarray(careful, dtype=float)
-    assert np.sqrt((error**2).mean()) < 1
+    assert np.sqrt((error**2).mean()) < 1.5
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
@@ -148,15 +149,130 @@ def test_decompression_bombs_are_rejected_by_their_header(side):
     ids=["text", "international text", "profile"],
 )
 def test_compressed_chunks_other_than_pixels_are_not_unpacked(bomb):
-    """100 MB in 100 kB, in chunks that are not read."""
+    """100 MB in 100 kB, in chunks that are no pixels: the picture is kept without them."""
     kind, head = bomb
     body = png(8, 8, (kind, head + zlib.compress(b"\0" * 100_000_000)))
     tracemalloc.start()
-    with pytest.raises(PhotoError, match=r"not an image|damaged image"):
-        small(body)
+    assert small(body).size == (8, 8)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("length", [70_000, 3_000_000])
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"npOl"])
+def test_png_with_large_or_damaged_metadata(kind, length):
+    heads = {b"zTXt": b"note\0\0", b"iTXt": b"note\0\0\0\0\0"}
+    content = heads.get(kind, b"") + bytes(range(256)) * (length // 256)
+    assert small(png(8, 8, (kind, content))).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_is_ignored(kind, exif):
+    assert small(encoded(Image.new("RGB", (40, 30), RED), kind, exif=exif)).size == (40, 30)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+def test_an_unknown_orientation_is_ignored(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert small(encoded(Image.new("RGB", (40, 30), RED), "PNG", exif=exif)).size == (40, 30)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(orientation):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = encoded(photo, "PNG", exif=exif)
+    assert small(body).tobytes() == ImageOps.exif_transpose(Image.open(io.BytesIO(body))).tobytes()
+
+
+def profile_of(space):
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
+
+
+def wide_profile():
+    """A profile of sRGB whose red and green primaries are exchanged, so that its effect can be told by hand."""
+    profile = bytearray(profile_of("sRGB"))
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132]), 12)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "Wide".encode("utf-16-be")).replace(b"sRGB", b"Wide")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_converted_from_their_profile_to_srgb(kind, mode):
+    if (kind, mode) == ("JPEG", "RGBA"):
+        pytest.skip("JPEG has no transparency")
+    body = encoded(Image.new(mode, (8, 8), (200, 40, 60)), kind, icc_profile=wide_profile())
+    assert_near(small(body).getpixel((4, 4)), (40, 200, 60), within=8)
+
+
+@pytest.mark.parametrize("profile", [b"", b"profile" * 9, profile_of("LAB"), profile_of("sRGB"), wide_profile()[:200]])
+def test_a_profile_that_cannot_be_used_leaves_the_colours(profile):
+    body = encoded(Image.new("RGB", (8, 8), RED), "PNG", icc_profile=profile)
+    assert small(body).getpixel((4, 4)) == RED
+
+
+def test_a_profile_of_another_mode_leaves_the_greys():
+    body = encoded(Image.new("L", (8, 8), 77), "PNG", icc_profile=wide_profile())
+    assert small(body).getpixel((4, 4)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.parametrize("white", [1, 255, 65_535])
+def test_deep_grey_keeps_its_shades(dtype, white):
+    if (dtype, white) == (np.int32, 1):
+        pytest.skip("0 and 1 are near black among whole numbers")
+    shades = np.array([[0, 0.25 * white, 0.5 * white, white]]).astype(dtype)
+    photo = small(encoded(Image.fromarray(shades), "TIFF"))
+    assert [photo.getpixel((x, 0))[0] for x in range(4)] == pytest.approx([0, 63, 127, 255], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "options"),
+    [
+        ("JPEG", 2, {}),
+        ("JPEG", 1, {}),
+        ("JPEG", 12, {}),
+        ("JPEG", 2, {"progressive": True}),
+        ("PNG", 12, {}),
+        ("PNG", 5, {}),
+        ("GIF", 1, {}),
+    ],
+)
+def test_a_missing_end_is_ignored(kind, cut, options):
+    shades = np.tile(np.arange(0, 250, 2, dtype=np.uint8), (125, 1))
+    whole = encoded(Image.fromarray(shades), kind, **options)
+    got, expected = np.asarray(small(whole[:-cut])), np.asarray(small(whole))
+    assert np.array_equal(got[:-4], expected[:-4])
+
+
+def test_large_photos_are_converted_in_parts(monkeypatch):
+    """In parts or whole: the same photo."""
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 4), dtype=np.uint8)
+    body = encoded(Image.fromarray(pixels), "PNG")
+    whole = small(body, size=10)
+    monkeypatch.setattr(photos, "_TILE", 16)
+    assert small(body, size=10).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("photo", "expected"),
+    [
+        (Image.new("RGB", (1, 1)), True),
+        (Image.new("RGB", (300, 200), (9, 200, 77)), True),
+        (Image.linear_gradient("L").convert("RGB"), False),
+    ],
+)
+def test_photos_of_one_colour_are_placeholders(photo, expected):
+    assert photos.is_placeholder(photo) == expected
 
 
 def test_stored_bytes_depend_on_the_pixels_only():
