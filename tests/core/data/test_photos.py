@@ -197,7 +197,7 @@ def profile_of(space):
 
 
 def wide_profile():
-    """A profile of sRGB whose red and green primaries are exchanged, so that its effect can be told by hand."""
+    """A profile of sRGB whose red and green primaries are exchanged, so that its effect is known by hand."""
     profile = bytearray(profile_of("sRGB"))
     tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132]), 12)}
     red, green = tags[b"rXYZ"], tags[b"gXYZ"]
