@@ -149,7 +149,7 @@ class TestPhotos:
         server.hits.clear()
         killed = threading.Event()
         second_share = {
-            urlsplit(url).path for _, url, _ in image_manifest.read_wanted(on_ray, SETTINGS, [], 1, WORKERS)
+            urlsplit(url).path for _, url, *_ in image_manifest.read_wanted(on_ray, SETTINGS, [], 1, WORKERS)
         }
         assert len(second_share) > ANSWERED
 
@@ -199,7 +199,7 @@ def test_shares_divide_the_catalogue_and_the_limits(tmp_path):
         (1, 3, 2, 2),
         (2, 3, 2, 1),
     ]
-    parts = [{item: url for item, url, _ in image_manifest.read_wanted(paths, SETTINGS, [], n, 3)} for n in range(3)]
+    parts = [{item: url for item, url, *_ in image_manifest.read_wanted(paths, SETTINGS, [], n, 3)} for n in range(3)]
     assert all(parts)
     assert sum(map(len, parts)) == 40
     assert parts[0] | parts[1] | parts[2] == wanted
