@@ -18,9 +18,8 @@ import polars as pl
 
 from pixrec_core import recommenders
 from pixrec_core.data.item_features import ItemFeatures
-from pixrec_core.encoders import lsa
 from pixrec_core.plugins import load_plugin
-from pixrec_core.recommenders import _sequence_training, blend, content_tower, ease
+from pixrec_core.recommenders import _sequence_training, blend, ease
 from pixrec_core.recommenders._blend_features import DAY_MS, ItemTable, MethodLists, Queries, find_candidates
 from pixrec_core.recommenders.base import ItemLists, Method, TrainData
 from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, PRICE
@@ -34,7 +33,6 @@ BATCH = 512
 #: Module -> constants that make its fit short.
 SHORT = (
     (ease, {"PENALTIES": (250.0,)}),
-    (content_tower, {"EPOCHS": 1}),
     (_sequence_training, {"EPOCHS": 1, "DROPOUTS": (0.1,)}),
 )
 
@@ -134,7 +132,6 @@ def main() -> None:
         validation=without_target(tuning),
         targets=tuning.values[tuning.offsets[1:] - 1],
         texts=texts,
-        text_features=lambda: ItemFeatures(lsa.fit(texts).encode_texts(texts), known),
         photo_features=lambda: ItemFeatures(np.zeros((given.items, 2), np.float32), ~known),
     )
     models = fit_methods(data, ["image_knn", *given.without])

@@ -288,7 +288,7 @@ RANKING: Final = Stage(
     version=2,
 )
 BASELINES: Final = Stage(
-    "baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES, ITEM_FEATURES), ("retrieval",), version=7
+    "baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES, ITEM_FEATURES), ("retrieval",), version=8
 )
 BLEND: Final = Stage(
     "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=3

@@ -18,7 +18,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from pixrec_core.recommenders import _sequence_training, content_tower
+from pixrec_core.recommenders import _sequence_training
 
 PIXREC = Path(sys.executable).with_name("pixrec")
 
@@ -86,7 +86,6 @@ def pixrec(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[Pix
     monkeypatch.setattr(os, "environ", os.environ | {"COLUMNS": "300"})
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(_sequence_training, "EPOCHS", 2)  # conformance tests train in full
-    monkeypatch.setattr(content_tower, "EPOCHS", 2)
     cli = importlib.import_module("pixrec_assets.cli")
     torch.set_num_threads(1)
 

@@ -31,16 +31,6 @@ class ItemFeatures:
     known: NDArray[np.bool_]
 
 
-def read_text_features(paths: DatasetPaths) -> ItemFeatures:
-    """Return the vectors of the item texts, in the order of the catalogue.
-
-    Raises:
-        MissingArtefactError: the stage `item_features` has not run.
-        ArtefactError: a file is damaged.
-    """
-    return read_features(paths.item_features, "text")
-
-
 def read_photo_features(paths: DatasetPaths) -> ItemFeatures:
     """Return the vectors of the photos, in the order of the catalogue.
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from pixrec_core import files, prompts
-from pixrec_core.data.item_features import ItemFeatures, read_photo_features, read_text_features
+from pixrec_core.data.item_features import ItemFeatures, read_photo_features
 from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
@@ -48,7 +48,6 @@ class TrainData:
         validation: histories of the tuning users, to choose settings by; not to learn from.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
-        text_features: returns the vectors of the texts. A function, since few methods need them.
         photo_features: returns the vectors of the photos.
     """
 
@@ -58,7 +57,6 @@ class TrainData:
     validation: ItemLists
     targets: NDArray[np.int64]
     texts: Sequence[str]
-    text_features: Callable[[], ItemFeatures]
     photo_features: Callable[[], ItemFeatures]
 
     @classmethod
@@ -79,7 +77,6 @@ class TrainData:
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
-            text_features=partial(read_text_features, paths),
             photo_features=partial(read_photo_features, paths),
         )
 

@@ -29,7 +29,6 @@ METHODS: Final = {
     "recent_popularity": ("Recent popularity", "most interactions of late"),
     "bm25_text": ("BM25 text", "similar words"),
     "image_knn": ("Image kNN", "similar colours and edges"),
-    "content_tower": ("Content tower", "linear dual tower on item texts"),
     "ease": ("EASE", "linear item-item model"),
     "gru4rec": ("GRU4Rec", "recurrent network over item ids"),
     "sasrec": ("SASRec", "self-attention over item ids"),

@@ -59,7 +59,7 @@ def rank(name, train, histories, depth, **content):
 
 def test_these_are_the_baselines():
     assert NAMES == [
-        "bm25_text", "co_occurrence", "content_tower", "ease", "gru4rec", "image_knn", "markov_chain", "popularity",
+        "bm25_text", "co_occurrence", "ease", "gru4rec", "image_knn", "markov_chain", "popularity",
         "recent_popularity", "repeat_last", "sasrec",
     ]  # fmt: skip
 

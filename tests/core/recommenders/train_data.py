@@ -3,7 +3,6 @@
 import numpy as np
 
 from pixrec_core.data.item_features import ItemFeatures
-from pixrec_core.encoders import lsa
 from pixrec_core.recommenders.base import ItemLists, TrainData
 
 
@@ -16,15 +15,13 @@ def make_train_data(train, n_items, *, validation=(), times=None, texts=None, ph
         photos: (n_items, F) features.
     """
     lists = ItemLists.from_lists(train)
-    texts = texts or [""] * n_items
     return TrainData(
         n_items=n_items,
         train=lists,
         times=ItemLists.from_lists(times).values if times else np.arange(len(lists.values)),
         validation=ItemLists.from_lists([history for history, _ in validation]),
         targets=np.array([target for _, target in validation], np.int64),
-        texts=texts,
-        text_features=lambda: features(lsa.fit(texts).encode_texts(texts)),
+        texts=texts or [""] * n_items,
         photo_features=lambda: features(np.zeros((n_items, 2)) if photos is None else photos),
     )
 
