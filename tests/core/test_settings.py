@@ -391,3 +391,60 @@ def test_paths_start_from_the_settings_file_or_the_home(write, tmp_path: Path, m
 def test_a_backbone_that_is_no_folder_stays_a_name(write) -> None:
     write(f"[model]\nbackbone = 'org/model'\n{TOML}")
     assert load_settings().dataset("books").model.backbone == "org/model"
+
+
+def test_defaults_follow_the_encoders_and_never_replace_a_setting(write) -> None:
+    write("""
+[datasets.items]
+source = { kind = "sample" }
+
+[datasets.tokens]
+source = { kind = "sample" }
+model = { user_encoder = "tokens" }
+training = { learning_rate = 0.003 }
+
+[datasets.backbone]
+source = { kind = "sample" }
+model = { item_encoder = "backbone" }
+training = { epochs = 30 }
+""")
+    loaded = load_settings()
+    found = {
+        name: (each.model.embedding_dim, each.training.batch_size, each.training.learning_rate, each.training.epochs)
+        for name, each in loaded.datasets.items()
+    }
+    assert found == {
+        "items": (256, 1024, 3e-3, 30),
+        "tokens": (128, 16, 3e-3, 3),
+        "backbone": (128, 256, 5e-4, 30),
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "training = { processes = 2 }",
+            "processes is 2, but a training with model.user_encoder = `items` runs in one",
+        ),
+        (
+            'generative = { rankers = ["beams"] }',
+            "rankers are beams, but with model.user_encoder = `items` no language",
+        ),
+    ],
+)
+def test_what_items_cannot_do_is_rejected(write, setting: str, message: str) -> None:
+    write(f'[datasets.books]\nsource = {{ kind = "sample" }}\n{setting}\n')
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+    write(f'[datasets.books]\nsource = {{ kind = "sample" }}\nmodel = {{ user_encoder = "tokens" }}\n{setting}\n')
+    load_settings()
+
+
+def test_a_joint_training_reads_tokens(write) -> None:
+    write(JOINT)
+    loaded = load_settings()
+    assert loaded.joint["media"].model.user_encoder == loaded.datasets["books"].model.user_encoder == "tokens"
+    write(JOINT.replace("[joint.media.model]", '[joint.media.model]\nuser_encoder = "items"'))
+    with pytest.raises(SettingsError, match="is `items`, but a joint training needs `tokens`"):
+        load_settings()
