@@ -102,7 +102,7 @@ class CausalHistory(nn.Module):
         `ties` has no effect: a network reads tied items in the given order.
         """
         del ties
-        outputs = functional.pad(self._outputs(items, times)[:, :-1], (0, 0, 1, 0))
+        outputs = functional.pad(self._outputs(items[:, :-1], times[:, :-1]), (0, 0, 1, 0))
         return functional.normalize(self.pooled.before_each(items, times, lengths), dim=-1) + outputs
 
     def newest(self, items: Tensor, times: Tensor, lengths: Tensor) -> Tensor:
