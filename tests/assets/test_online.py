@@ -21,4 +21,4 @@ def test_it_writes_hit_rates_and_shows_them(tmp_path):
     context = dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None})
     result = online_metrics(context)
     assert files.read_json(paths.online_metrics)["methods"]["blend"]["hits_by_position"] == {"2": 1}
-    assert "| blend | 1 | 1 | 100.00% |" in result.metadata["hit_rates"].text
+    assert "| blend | 1 | 1 | 100.00% |" in result.metadata["hit_rates"].md_str
