@@ -12,6 +12,7 @@ import polars as pl
 from PIL import Image, ImageOps
 
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.printable import without_secrets
 from pixrec_core.schemas import ITEM, QUARANTINE_SCHEMA
 
 Metadata = dict[str, Any]
@@ -42,7 +43,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    text = without_secrets(" ".join(str(value).split()), to_end=True).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…"
 
 

@@ -37,13 +37,13 @@ from pydantic_settings import (
 )
 
 from pixrec_core.errors import SettingsError
+from pixrec_core.printable import shown_url
 
 CONFIG_FILE = "pixrec.toml"
 ENV_PREFIX = "PIXREC_"
 ENV_DELIMITER = "__"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-
-_URL = re.compile(r"""(\w+://)(?:[^\s'"]*@)?([^\s'"?#]*)(?:[?#][^\s'"]*)?""")
+MAX_SHOWN = 100  # characters of a received value in a message
 
 #: Variables that Kubernetes sets for a service whose name starts with `pixrec`.
 _SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$")
@@ -850,11 +850,6 @@ def config_path() -> Path:
     return resolve_path(Path(), os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
 
 
-def without_secrets(text: str) -> str:
-    """Return `text` with user, password, query and fragment removed from its URLs; signed URLs have keys there."""
-    return _URL.sub(r"\1\2", text)
-
-
 def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line per wrong setting: its path or environment variable, what is wrong, and the received value.
 
@@ -871,7 +866,15 @@ def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
             continue  # a shared section is wrong: its error returns in every dataset that it is merged into
         where = variable or ".".join(path)
         lines[".".join(path), each["type"]] = f"{where}: {reason}" if where else reason
-    return list(dict.fromkeys(without_secrets(line) for line in lines.values()))
+    return list(dict.fromkeys(lines.values()))
+
+
+def _received(value: Any) -> str:
+    """A received value as a message may show it: whole tables could hold anything, and URLs hold passwords."""
+    if value and isinstance(value, list | dict):
+        return f"received a {'list' if isinstance(value, list) else 'table'}"
+    text = repr(shown_url(value)) if isinstance(value, str) and ("@" in value or "://" in value) else repr(value)
+    return f"received {text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + '…'}"
 
 
 def _env_name(path: Sequence[str]) -> str:
@@ -892,9 +895,7 @@ def _reason(error: ErrorDetails, model: type[BaseModel], spell: Callable[[Sequen
     if error["type"] == "extra_forbidden":
         kind = "section" if isinstance(received, dict) else "setting"
         return f"unknown {kind} `{path[-1]}`{_nearest(path, model, spell)}"
-    shown = (
-        "" if "headers" in path or isinstance(received, dict) else f" (received {received!r})"
-    )  # headers are secrets
+    shown = "" if "headers" in path or isinstance(received, dict) else f" ({_received(received)})"  # headers are secrets
     if error["type"] in ("dict_type", "model_type"):
         return f"must be a table, such as [{'.'.join(path)}]{shown}"
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]

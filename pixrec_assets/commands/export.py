@@ -28,7 +28,8 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write; an earlier export in it is replaced.",
 )
-def export(dataset: str, method: str | None, output: Path) -> None:
+@click.option("--whole-urls", is_flag=True, help="Write photo URLs with password and query, which may be secret.")
+def export(dataset: str, method: str | None, output: Path, whole_urls: bool) -> None:
     """Write the item vectors of a DATASET as Parquet, for a vector database.
 
     They come from a promoted checkpoint, even if another has been trained since: docs/serving.md.
@@ -38,7 +39,7 @@ def export(dataset: str, method: str | None, output: Path) -> None:
     settings = load_settings()
     settings.dataset(dataset)
     folder = DatasetPaths.of(settings.data_dir, dataset).promoted
-    written = module.export_items(folder, output.resolve(), method)
+    written = module.export_items(folder, output.resolve(), method, whole_urls=whole_urls)
     out.print(
         f"{written['items']:,} vectors of {written['dimension']} numbers, {written['method']} of {dataset}: "
         f"{escape(str(output / module.EXPORTED))}"

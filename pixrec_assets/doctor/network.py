@@ -12,8 +12,9 @@ from pixrec_core import engine
 from pixrec_core.data import raw_files
 from pixrec_core.errors import PixRecError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.printable import shown_url, without_secrets
 from pixrec_core.schemas import IMAGE_URL
-from pixrec_core.settings import EngineSettings, ImageSettings, Settings, without_secrets
+from pixrec_core.settings import EngineSettings, ImageSettings, Settings
 
 TIMEOUT_S: Final = 3.0
 
@@ -42,18 +43,24 @@ def _engine(settings: EngineSettings) -> Finding:
     except PixRecError as error:
         return Finding("engine", Level.FAULT, str(error), "install it, or remove [engine] from pixrec.toml")
     host, _, port = (settings.address or "").rpartition(":")
+    subject = f"{settings.kind} at {shown_url(settings.address or '')}"
     if not host:
         return Finding("engine", Level.OK, f"{settings.kind}, on this machine")
     try:
         socket.create_connection((host, int(port)), TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         fix = "start the cluster, or correct `address` in [engine]: HOST:PORT of its head; docs/ray.md"
-        return Finding("engine", Level.FAULT, f"{settings.kind} at {settings.address} does not answer: {error}", fix)
-    return Finding("engine", Level.OK, f"{settings.kind} at {settings.address} answers")
+        return Finding(
+            "engine",
+            Level.FAULT,
+            f"{subject} does not answer: {without_secrets(str(error))}",
+            fix,
+        )
+    return Finding("engine", Level.OK, f"{subject} answers")
 
 
 def _raw(subject: str, url: str) -> Finding:
-    shown = without_secrets(url)
+    shown = shown_url(url)
     try:
         with requests.get(url, timeout=TIMEOUT_S, stream=True) as response:  # some servers refuse HEAD
             status = response.status_code
@@ -85,7 +92,7 @@ def _photo_host(subject: str, url: str, images: ImageSettings) -> Finding:
     """Download one photo with the limits of all photos."""
     from pixrec_core.data.fetching import Fetcher, FetchError
 
-    shown = without_secrets(url)
+    shown = shown_url(url)
     quick = images.model_copy(update={"timeout_s": TIMEOUT_S, "deadline_s": 2 * TIMEOUT_S})
     try:
         with Fetcher(quick) as fetcher:

@@ -12,6 +12,7 @@ from pixrec_core import files
 from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import QueryError, SettingsError
 from pixrec_core.paths import DatasetPaths, PromotedPaths
+from pixrec_core.printable import shown_url
 from pixrec_core.retrieval.encode import Vectors, read_item_vectors
 from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, TITLE
 from pixrec_core.serving.promotion import Promotion, parts_of_method, read_promotion, verify_promotion
@@ -24,13 +25,14 @@ VECTOR: Final = "vector"
 ROWS_PER_BATCH: Final = 65_536  # 33 MB of vectors with 128 dimensions
 
 
-def export_items(folder: PromotedPaths, output: Path, method: str | None = None) -> Stats:
+def export_items(folder: PromotedPaths, output: Path, method: str | None = None, *, whole_urls: bool = False) -> Stats:
     """Write all items with their vectors, and a manifest. The folder appears complete or not at all.
 
     Args:
         folder: the promoted folder.
         output: folder to write; replaces an earlier export.
         method: a dual tower; by default the best one on validation.
+        whole_urls: write photo URLs with password and query, which may be secret.
 
     Returns:
         The manifest: the origin of the vectors and the metric that compares them.
@@ -48,6 +50,9 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None)
     items, vectors = read_item_vectors(copies.variant(tower).item_vectors)
     catalogue = read_items(copies)
     assert catalogue[ITEM].to_list() == items, "the vectors and the catalogue of a promotion differ"
+    if not whole_urls:
+        urls = (url and shown_url(url) for url in catalogue[IMAGE_URL])
+        catalogue = catalogue.with_columns(pl.Series(IMAGE_URL, urls, pl.String))
     with files.replacing(output) as temporary:
         temporary.mkdir()
         _write_frames(temporary / EXPORTED, _frames(catalogue, vectors))

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
 
 from pixrec_core import files
 from pixrec_core.errors import SettingsError
 from pixrec_core.models import checkpoint
-from pixrec_core.settings import without_secrets
+from pixrec_core.printable import shown_url, without_secrets
 from pixrec_core.stages import StageInputs, Work
 from pixrec_core.training.trainer import Epoch
 
@@ -94,8 +93,8 @@ def _open_run(uri: str, work: Work, inputs: StageInputs) -> "_Run":
             run = _Run(uri, client, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
         run.log_settings({"model": work.trained.model, "training": work.trained.training})
     except Exception as error:
-        reason = _without_secrets(uri, error)
-        raise SettingsError(f"MLflow cannot use tracking.uri = {without_secrets(uri)!r}: {reason}") from None
+        reason = without_secrets(str(error), uri)
+        raise SettingsError(f"MLflow cannot use tracking.uri = {shown_url(uri)!r}: {reason}") from None
     log.info("%s: run %s of MLflow experiment %s", name, run.id, experiment_name)
     return run
 
@@ -110,14 +109,6 @@ def _experiment_id(client: "MlflowClient", name: str, data_dir: Path) -> str:
     has_server = client.tracking_uri.startswith(("http:", "https:", "databricks"))
     location = None if has_server else (data_dir / ".mlflow").as_uri()
     return str(client.create_experiment(name, artifact_location=location))
-
-
-def _without_secrets(uri: str, error: Exception) -> str:
-    """Return an error's message without the URI's secrets; MLflow and database drivers may quote any part of it."""
-    parts, text = urlsplit(uri), str(error)
-    for secret in filter(None, (parts.password, unquote(parts.password or ""), parts.query)):
-        text = text.replace(secret, "***")
-    return without_secrets(text)
 
 
 class _Run:
@@ -136,7 +127,7 @@ class _Run:
             yield
         except Exception as error:
             log.warning(
-                "warning: Could not log to MLflow, but training continues: %s", _without_secrets(self._uri, error)
+                "warning: Could not log to MLflow, but training continues: %s", without_secrets(str(error), self._uri)
             )
 
     def log_settings(self, sections: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from pixrec_core import __version__, files, progress
 from pixrec_core.data import raw_lines
 from pixrec_core.data.retrying import is_transient, retry_after, wait_s
 from pixrec_core.errors import PixRecError, SourceError
-from pixrec_core.settings import without_secrets
+from pixrec_core.printable import shown_url
 
 ATTEMPTS: Final = 5  # consecutive attempts without new bytes
 TIMEOUT_S: Final = 60.0  # to connect, and to wait for the next bytes
@@ -57,7 +57,7 @@ class Version:
     def of(cls, url: str, response: requests.Response) -> "Version":
         get = response.headers.get
         length = get("Content-Length", "")
-        return cls(without_secrets(url), get("ETag"), get("Last-Modified"), int(length) if length.isdecimal() else None)
+        return cls(shown_url(url), get("ETag"), get("Last-Modified"), int(length) if length.isdecimal() else None)
 
     @property
     def validator(self) -> str | None:
@@ -110,7 +110,7 @@ class _Download:
     """The attempts to download one URL, and their files."""
 
     def __init__(self, session: requests.Session, url: str, target: Path, sha256: str | None) -> None:
-        self.shown = without_secrets(url)
+        self.shown = shown_url(url)
         self._session, self._url, self._target, self._sha256 = session, url, target, sha256
         self._partial = target.with_name(f".{target.name}.partial")
         self._partial_record = target.with_name(f".{target.name}.partial.json")
