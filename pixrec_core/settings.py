@@ -895,7 +895,8 @@ def _reason(error: ErrorDetails, model: type[BaseModel], spell: Callable[[Sequen
     if error["type"] == "extra_forbidden":
         kind = "section" if isinstance(received, dict) else "setting"
         return f"unknown {kind} `{path[-1]}`{_nearest(path, model, spell)}"
-    shown = "" if "headers" in path or isinstance(received, dict) else f" ({_received(received)})"  # headers are secrets
+    is_secret = "headers" in path or isinstance(received, dict)
+    shown = "" if is_secret else f" ({_received(received)})"
     if error["type"] in ("dict_type", "model_type"):
         return f"must be a table, such as [{'.'.join(path)}]{shown}"
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]

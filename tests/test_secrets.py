@@ -40,7 +40,7 @@ tracking = {{ uri = "sqlite:///{folder}/mlflow.db" }}
 
 [datasets.shop]
 source = {{ kind = "amazon_2023", reviews_url = '{reviews}', metadata_url = '{metadata}' }}
-images = {{ allow_private_hosts = true }}
+images = {{ allow_private_hosts = true, headers = {{ "127.0.0.1" = {{ Authorization = "PLANTEDj" }} }} }}
 ingest = {{ max_bad_share = 0.2 }}
 model = {{ embedding_dim = 16, item_tokens = 8 }}
 training = {{ epochs = 1, max_history_len = 4 }}
