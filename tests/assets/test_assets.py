@@ -77,7 +77,7 @@ def test_the_whole_pipeline_records_numbers_samples_and_data_versions(materialis
     assert metadata(evaluation, "report")["report"].value == "# report"
 
 
-def test_a_kept_contract_passes_and_what_failed_in_it_is_a_warning(materialise, settings: Settings):
+def test_a_kept_contract_passes_and_its_failed_rules_are_warnings(materialise, settings: Settings):
     make(settings, DATA[:-1])
     result = materialise([pipeline.SEQUENCES], "sample")
     (check,) = result.get_asset_check_evaluations()
@@ -88,7 +88,7 @@ def test_a_kept_contract_passes_and_what_failed_in_it_is_a_warning(materialise, 
 
 
 @pytest.mark.parametrize("artefact", ["items", "interactions", "images", "sequences"])
-def test_a_broken_contract_fails_the_check_and_nothing_reads_the_artefact(
+def test_a_broken_contract_fails_the_check_and_stops_later_stages(
     materialise, settings: Settings, monkeypatch, artefact
 ):
     stage = replace(getattr(pipeline, artefact.upper()), run=fake_stages.broken(artefact))
@@ -140,9 +140,7 @@ def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, set
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
-def test_what_another_try_would_not_mend_is_not_tried_again(
-    materialise, settings: Settings, monkeypatch, error, reported
-):
+def test_errors_that_a_retry_cannot_fix_are_not_retried(materialise, settings: Settings, monkeypatch, error, reported):
     assert issubclass(CheckpointError, PixRecError)
     make(settings, DATA)
     runs = fail(monkeypatch, "checkpoint", error)
@@ -153,7 +151,7 @@ def test_what_another_try_would_not_mend_is_not_tried_again(
 
 
 @pytest.mark.parametrize(("error", "again"), [(LostProcessError("killed"), True), (CheckpointError("bad"), False)])
-def test_a_training_that_lost_a_process_may_be_tried_again(settings: Settings, error: PixRecError, again: bool):
+def test_a_training_that_lost_a_process_is_retried(settings: Settings, error: PixRecError, again: bool):
     def lost(_: Work) -> Stats:
         raise error
 

@@ -44,7 +44,7 @@ def build_all(settings: Settings) -> None:
         run.stage.materialise(run.work, **({"on_epoch": lambda _: None} if run.stage.name == "checkpoint" else {}))
 
 
-def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, settings):
+def test_the_demo_builds_every_artefact_once_and_shows_metrics(pixrec, settings):
     code, out, _ = pixrec("demo")
     assert code == 0
     assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "blend", "promoted", "evaluation", "report"]
@@ -55,20 +55,20 @@ def test_the_demo_makes_everything_once_and_shows_how_good_it_is(pixrec, setting
     assert out.count("up to date (built 20") == 23
 
 
-def test_a_changed_setting_remakes_what_depends_on_it_alone(pixrec, settings, monkeypatch):
+def test_a_changed_setting_rebuilds_only_what_depends_on_it(pixrec, settings, monkeypatch):
     build_all(settings)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
     assert built(pixrec("run", "sample", "--variant", "text_only")[1]) == TRAINED
     assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "blend", "promoted", "evaluation", "report"]
 
 
-def test_the_same_bytes_again_make_nothing_else_stale(pixrec):
+def test_a_rebuild_with_the_same_bytes_makes_no_other_stage_stale(pixrec):
     assert pixrec("run", "sample", "--stage", "raw", "--stage", "items")[0] == 0
     assert built(pixrec("run", "sample", "--stage", "raw", "--force")[1]) == ["raw"]
     assert built(pixrec("run", "sample", "--stage", "items")[1]) == []
 
 
-def test_status_tells_made_stale_and_missing(pixrec, monkeypatch):
+def test_status_shows_current_stale_and_missing_artefacts(pixrec, monkeypatch):
     pixrec("run", "sample", "--stage", "raw", "--stage", "items")
     monkeypatch.setenv("PIXREC_INGEST__MAX_BAD_SHARE", "0.5")
     code, out, _ = pixrec("status")
@@ -95,7 +95,7 @@ def test_a_refused_promotion_is_reported_in_every_run_and_fails_none(pixrec, mon
     ("passed", "reported"),
     [({"seconds": 59}, "0 min"), ({"minutes": 119}, "1 h"), ({"hours": 23}, "23 h"), ({"days": 8, "hours": 9}, "8 d")],
 )
-def test_how_fresh_it_is_is_reported_in_the_largest_unit(passed, reported):
+def test_an_age_is_formatted_in_its_largest_unit(passed, reported):
     assert format_age(timedelta(**passed)) == f"{reported} ago"
 
 
@@ -117,14 +117,14 @@ class TestPhotos:
     def photos(self, settings):
         pipeline.IMAGES.run(Work(settings, "sample"))
 
-    def test_how_many_by_status_and_reason_and_how_to_go_on(self, pixrec):
+    def test_counts_by_status_and_reason_and_the_next_command(self, pixrec):
         code, out, _ = pixrec("photos", "sample")
         rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in out.splitlines() if "│" in line]
         assert code == 0
         assert rows == [["ok", "-", "1"], ["failed", "HTTP 404", "1"]]
         assert "pixrec run sample --stage images --force" in out
 
-    def test_each_one_that_failed(self, pixrec):
+    def test_failed_photos_are_listed(self, pixrec):
         code, out, _ = pixrec("photos", "sample", "--failed")
         assert code == 0
         assert [cell.strip() for cell in out.splitlines()[3].split("│")[1:5]] == [
@@ -145,20 +145,20 @@ class TestPhotos:
         url = "http://127.0.0.1/b.jpg"
         assert json.loads(failed) == [{"item": "b", "url": url, "reason": "HTTP 404", "attempts": 4}]
 
-    def test_without_failures_nothing_is_to_be_tried_again(self, pixrec, settings):
+    def test_without_failures_no_retry_is_suggested(self, pixrec, settings):
         path = Work(settings, "sample").paths.images_manifest
         pl.read_parquet(path).filter(status="ok").write_parquet(path)
         assert "--force" not in pixrec("photos", "sample")[1]
         assert json.loads(pixrec("photos", "sample", "--failed", "--json")[1]) == []
 
-    def test_before_any_download_the_stage_to_run_is_named(self, pixrec, settings):
+    def test_before_a_download_the_error_names_the_stage_to_run(self, pixrec, settings):
         Work(settings, "sample").paths.images_manifest.unlink()
         code, _, err = pixrec("photos", "sample")
         assert code == 1
         assert "images.parquet does not exist; run the stage" in err
 
 
-def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypatch):
+def test_a_known_error_is_one_message_and_the_next_command(pixrec, monkeypatch):
     def broken(_):
         raise SettingsError("the folder [x] is not there")
 
@@ -172,7 +172,7 @@ def test_a_known_error_is_one_message_and_the_command_to_go_on(pixrec, monkeypat
     assert "Stack Trace" not in err
 
 
-def test_a_partition_that_another_process_is_making_is_refused_with_the_reason(pixrec, settings):
+def test_a_partition_that_another_process_builds_is_refused(pixrec, settings):
     pixrec("run", "sample", "--stage", "raw")
     with FileLock(pipeline.ITEMS.stamp_path(Work(settings, "sample")).with_suffix(".lock")):
         code, _, err = pixrec("run", "sample")
@@ -182,7 +182,7 @@ def test_a_partition_that_another_process_is_making_is_refused_with_the_reason(p
     assert pixrec("run", "sample")[0] == 0
 
 
-def test_an_unexpected_error_shows_where_it_arose_and_where_the_log_is(pixrec, settings, monkeypatch):
+def test_an_unexpected_error_shows_its_traceback_and_the_log(pixrec, settings, monkeypatch):
     replace_stage(monkeypatch, "items", run=lambda _: 1 // 0)
     code, _, err = pixrec("run", "sample")
     assert code == 1
@@ -231,7 +231,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
     assert os.environ["DAGSTER_HOME"] == str(tmp_path)
 
 
-def test_variants_come_one_after_the_other_and_what_compares_them_last(settings):
+def test_variants_run_in_turn_and_comparisons_last(settings):
     order = [(run.stage.name, run.work.variant) for run in plan_dataset(settings, "sample")]
     variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
     assert order[7:] == [*variants, *((name, None) for name in ("blend", "promoted", "evaluation", "report"))]
@@ -252,7 +252,7 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, number, code):
+def test_a_signal_ends_the_run_and_keeps_finished_artefacts(settings, tmp_path, number, code):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", INTERRUPTED, "run", "sample"]
     with subprocess.Popen(
@@ -271,7 +271,7 @@ def test_a_signal_ends_cleanly_and_keeps_what_was_made(settings, tmp_path, numbe
     assert pipeline.CHECKPOINT.stamp(work) is None
 
 
-def test_nothing_to_do_needs_no_dagster(settings):
+def test_a_run_without_stale_stages_does_not_import_dagster(settings):
     build_all(settings)
     code = "from tests.assets import fake_stages; fake_stages.install(); import sys\n"
     code += "from pixrec_assets.cli import cli; cli(['demo'], standalone_mode=False)\n"

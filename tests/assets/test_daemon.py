@@ -75,7 +75,7 @@ def is_made(paths: DatasetPaths, stage: Stage) -> bool:
     return paths.stamp(stage.name).exists()
 
 
-def test_the_schedule_and_the_sensor_can_be_turned_on_and_a_new_file_makes_a_run(server: Server, folder: Path) -> None:
+def test_schedule_and_sensor_can_be_turned_on_and_a_new_file_starts_a_run(server: Server, folder: Path) -> None:
     schedule = server.ask(START_SCHEDULE, at=PLACE | {"scheduleName": "weekly_data"})["startSchedule"]["scheduleState"]
     assert schedule["status"] == "RUNNING"
     assert time.gmtime(schedule["nextTick"]["timestamp"])[3:7] == (3, 0, 0, 0), "Monday at 03:00 UTC"

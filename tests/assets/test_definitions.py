@@ -63,14 +63,14 @@ def test_each_job_takes_its_partition(job, key):
     assert key in partitions.get_partition_keys()
 
 
-def test_what_starts_runs_by_itself_is_shipped_stopped():
+def test_schedules_and_sensors_are_off_by_default():
     schedule = defs.resolve_schedule_def("weekly_data")
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
     assert schedule.cron_schedule == "0 3 * * 1"
     assert defs.resolve_sensor_def("follow_data").default_status == dg.DefaultSensorStatus.STOPPED
 
 
-def test_the_weekly_schedule_asks_for_one_run_a_dataset():
+def test_the_weekly_schedule_requests_one_run_per_dataset():
     tick = defs.resolve_schedule_def("weekly_data").evaluate_tick(
         dg.build_schedule_context(repository_def=defs.get_repository_def())
     )

@@ -124,7 +124,7 @@ def test_each_epoch_is_an_observation_of_the_joint_partition(materialise, settin
     assert materialise(("checkpoint",), "books|text_only").success
 
 
-def test_new_data_ask_for_the_joint_training_before_what_starts_from_it(materialise, instance, settings):
+def test_new_data_request_the_joint_training_before_its_successors(materialise, instance, settings):
     defs = fresh("definitions").defs
     _, cursor = evaluate(defs, instance)
     for dataset in ("books", "toys"):
@@ -141,7 +141,7 @@ def test_new_data_ask_for_the_joint_training_before_what_starts_from_it(material
     assert asked["checkpoint"] == set(names)
 
 
-def test_a_run_of_a_dataset_makes_its_joint_training_first_and_nothing_twice(pixrec):
+def test_a_run_of_a_dataset_builds_its_joint_training_first_and_no_stage_twice(pixrec):
     code, out = pixrec("run", "books", "--variant", "text_only")
     assert code == 0
     assert built(out) == [
@@ -157,7 +157,7 @@ def test_a_run_of_a_dataset_makes_its_joint_training_first_and_nothing_twice(pix
     ]
 
 
-def test_a_dataset_that_starts_from_none_has_nothing_to_do_with_it(pixrec):
+def test_a_dataset_without_a_joint_training_does_not_run_it(pixrec):
     assert not any("both" in line or "books" in line for line in built(pixrec("run", "cars")[1]))
 
 
@@ -165,7 +165,7 @@ def test_one_stage_of_a_dataset_leaves_the_others_alone(pixrec):
     assert built(pixrec("run", "books", "--stage", "raw")[1]) == ["raw books"]
 
 
-def test_a_new_joint_checkpoint_makes_the_one_that_started_from_it_stale(pixrec, settings: Settings, monkeypatch):
+def test_a_new_joint_checkpoint_makes_its_successor_stale(pixrec, settings: Settings, monkeypatch):
     pixrec("run", "books", "--variant", "text_only")
     pixrec("run", "toys", "--variant", "text_only")
     assert pipeline.CHECKPOINT.is_current(Work(settings, "books", "text_only"))

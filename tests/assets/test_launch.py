@@ -49,7 +49,7 @@ def launch(settings: Settings, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_three_jobs_make_everything(launch, tmp_path):
+def test_the_three_jobs_build_every_artefact(launch, tmp_path):
     (tmp_path / "pixrec.toml").write_text('variants = ["text_only"]\n')
     launch("--job", "prepare_data", "--partition", "sample")
     launch("--job", "train", "--partition", "sample|text_only")

@@ -23,7 +23,7 @@ def test_stats_are_flattened_and_empty_values_left_out():
     assert flatten_stats({"a": 1, "b": {"c": 0.5, "d": {"e": "x"}}, "f": None}) == {"a": 1, "b/c": 0.5, "b/d/e": "x"}
 
 
-def test_no_cell_can_end_a_table_or_bring_markup():
+def test_cells_cannot_end_a_table_or_contain_markup():
     table = markdown_table(["title"], [["a | b\n<script>"], ["x" * 100]]).md_str
     assert table.splitlines() == ["| title |", "| --- |", "| a \\| b &lt;script> |", f"| {'x' * 79}… |"]
 

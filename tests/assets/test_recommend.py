@@ -109,7 +109,7 @@ def test_each_kind_in_each_format(pixrec, asked, kind):
 
 
 @pytest.mark.parametrize("shape", ["table", "json", "html"])
-def test_a_file_gets_what_the_terminal_would_show(pixrec, tmp_path, shape):
+def test_a_file_has_the_same_output_as_the_terminal(pixrec, tmp_path, shape):
     arguments = ["shop", "--text", "cup", "--top", "2", "--format", shape]
     path = tmp_path / "new folder" / "answer"
     code, out, _ = pixrec(*arguments, "--output", str(path))
@@ -178,7 +178,7 @@ def test_a_text_is_answered_by_a_variant_whatever_serves(pixrec, served):
         (["shop", "--photo", "pixrec.toml", "--method", "text_only"], 1, "method text_only of shop reads no photos"),
     ],
 )
-def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, code, reported):
+def test_wrong_arguments_are_reported_without_a_traceback(pixrec, served, arguments, code, reported):
     (served.settings.root / "large").write_bytes(b"\0" * 100_001)
     got, out, err = pixrec(*arguments)
     assert (got, out) == (code, "")
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_named_without_a_traceback(pixrec, served, arguments, c
     assert "Traceback" not in err
 
 
-def test_what_answers_can_be_exported(pixrec, recommender, tmp_path):
+def test_the_method_that_answers_can_be_exported(pixrec, recommender, tmp_path):
     arguments = ["shop", "--method", "multimodal", "--output", str(tmp_path / "vectors")]
     code, out, err = pixrec(*arguments, command="export")
     path, count = tmp_path / "vectors" / "items.parquet", len(recommender.tower().retriever.item_index.items)

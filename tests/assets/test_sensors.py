@@ -72,13 +72,13 @@ def folders(project: Path) -> Folders:
     return Folders(load_settings())
 
 
-def test_new_datasets_are_prepared_whole_and_once(folders):
+def test_new_datasets_are_prepared_completely_and_once(folders):
     assert folders.tick() == {"books": ALL, "films": ALL}
     assert folders.tick() == {}
     assert folders.reported.skip_message == "no file in a local folder has new content"
 
 
-def test_other_reviews_lead_to_what_reads_reviews_and_other_metadata_to_all(folders):
+def test_new_reviews_run_the_stages_of_reviews_and_new_metadata_all(folders):
     folders.tick()
     folders.write("books", "reviews", '{"more": 1}\n')
     assert folders.tick() == {"books": {"raw_reviews", "raw_metadata", "interactions", "sequences"}}
@@ -87,13 +87,13 @@ def test_other_reviews_lead_to_what_reads_reviews_and_other_metadata_to_all(fold
     assert folders.tick() == {}
 
 
-def test_the_same_content_under_another_time_is_no_news(folders):
+def test_the_same_content_with_another_time_requests_no_run(folders):
     folders.tick()
     folders.write("books", "reviews", "{}\n")
     assert folders.tick() == {}
 
 
-def test_a_content_that_comes_back_is_asked_for_under_another_key(folders):
+def test_content_that_returns_is_requested_under_another_key(folders):
     folders.tick()
     before = folders.keys
     for text in ('{"other": 1}\n', "{}\n"):
@@ -111,7 +111,7 @@ def test_a_file_that_is_being_copied_waits(folders):
     assert set(folders.tick()) == {"books"}
 
 
-def test_a_folder_that_is_gone_is_reported_and_keeps_no_other_waiting(folders):
+def test_a_missing_folder_is_reported_and_does_not_delay_others(folders):
     folders.tick()
     (folders.settings.root / "books").rename(folders.settings.root / "moved")
     folders.write("films", "reviews", '{"more": 1}\n')
@@ -121,7 +121,7 @@ def test_a_folder_that_is_gone_is_reported_and_keeps_no_other_waiting(folders):
     assert "is not a folder; correct `folder`" in folders.reported.skip_message
 
 
-def test_what_was_prepared_before_the_sensor_was_started_is_not_prepared_again(folders, monkeypatch):
+def test_datasets_prepared_before_the_sensor_started_are_not_prepared_again(folders, monkeypatch):
     def external_inputs(work: Work) -> Any:
         return raw_files.describe(work.dataset_settings.source, work.settings.root)
 
@@ -131,7 +131,7 @@ def test_what_was_prepared_before_the_sensor_was_started_is_not_prepared_again(f
     assert set(folders.tick()) == {"films"}
 
 
-def test_runs_of_the_sensor_are_of_the_job_and_are_let_through_by_dagster(folders, monkeypatch, instance):
+def test_dagster_accepts_the_runs_that_the_sensor_requests(folders, monkeypatch, instance):
     for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
         monkeypatch.delitem(sys.modules, name)  # partitions are read at import
     fresh = importlib.import_module("pixrec_assets.definitions").defs
@@ -155,7 +155,7 @@ VARIANTS = {f"sample|{variant}" for variant in ("multimodal", "collaborative", "
 MODEL = ("checkpoint", "item_vectors", "item_index", "ranking")
 
 
-def test_new_sequences_ask_for_every_variant_and_the_baselines(instance, settings):
+def test_new_sequences_request_every_variant_and_the_baselines(instance, settings):
     """The contract of the sequences has a warning here, which stops nothing."""
     _, cursor = evaluate(defs, instance)
     materialise(instance, "prepare_data")
@@ -172,13 +172,13 @@ def evaluated(instance: dg.DagsterInstance, settings: Settings) -> dg.DagsterIns
     return instance
 
 
-def test_the_same_data_again_ask_for_nothing(evaluated):
+def test_unchanged_data_request_nothing(evaluated):
     _, cursor = evaluate(defs, evaluated)
     materialise(evaluated, "prepare_data")
     assert evaluate(defs, evaluated, cursor)[0] == {}
 
 
-def test_other_data_ask_for_training_and_only_then_for_the_evaluation(evaluated, monkeypatch):
+def test_new_data_request_training_and_then_the_evaluation(evaluated, monkeypatch):
     _, cursor = evaluate(defs, evaluated)
     monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, version=99))
     materialise(evaluated, "prepare_data")
@@ -193,7 +193,7 @@ def test_other_data_ask_for_training_and_only_then_for_the_evaluation(evaluated,
     }
 
 
-def test_data_that_broke_their_contract_ask_for_nothing(instance, settings, monkeypatch):
+def test_data_with_a_broken_contract_request_nothing(instance, settings, monkeypatch):
     _, cursor = evaluate(defs, instance)
     monkeypatch.setattr(pipeline, "SEQUENCES", replace(pipeline.SEQUENCES, run=fake_stages.broken("sequences")))
     job = defs.resolve_job_def("prepare_data")

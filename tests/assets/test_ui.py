@@ -164,7 +164,7 @@ def test_the_graph_names_every_asset_and_draws_every_dependency(page: Page) -> N
 @pytest.mark.parametrize(
     ("dataset", "status", "reported"), [("books", "SUCCESS", "Success"), ("broken", "FAILURE", "Failure")]
 )
-def test_a_partition_that_is_chosen_in_the_ui_is_made_by_a_run(page: Page, launched, dataset, status, reported) -> None:
+def test_a_run_builds_the_partition_that_is_chosen_in_the_ui(page: Page, launched, dataset, status, reported) -> None:
     assert launched[dataset]["status"] == status
     page.open(f"/runs/{launched[dataset]['runId']}")
     page.find(f"//*[text()='{reported}']")
