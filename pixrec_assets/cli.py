@@ -18,7 +18,7 @@ from pixrec_assets.commands.run import backfill, demo, run
 from pixrec_assets.commands.serve import serve
 from pixrec_assets.commands.settings import settings
 from pixrec_assets.commands.status import status
-from pixrec_assets.terminal import err, prepare_streams, stopped_by_signals
+from pixrec_assets.terminal import err, prepare_streams, stopped_by_signals, use_utf8
 from pixrec_core.errors import PixRecError
 from pixrec_core.settings import CONFIG_VARIABLE
 
@@ -51,6 +51,7 @@ for command in (backfill, demo, doctor, export, photos, recommend, run, serve, s
 
 def main() -> None:
     """Entry point. An error that the user can fix is printed as one message, without a traceback."""
+    use_utf8()
     prepare_streams()
     with stopped_by_signals() as signals:
         try:
@@ -71,3 +72,7 @@ def main() -> None:
             err.print(traceback.format_exc(), markup=False)
             err.print("[red]This is unexpected; please report it with the lines above.[/]")
             sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

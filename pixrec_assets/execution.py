@@ -1,5 +1,6 @@
 """Runs one asset for one partition as one Dagster run in this process."""
 
+import os
 import socket
 from functools import cache
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any, Final
 
 import dagster as dg
 import psutil
+from filelock import FileLock
 
 from pixrec_assets.assets import ASSETS
-from pixrec_assets.home import dagster_home
+from pixrec_assets.home import VARIABLE, dagster_home
 from pixrec_assets.stage_asset import INTERRUPTED, asset_keys
 from pixrec_assets.workers import Failure
-from pixrec_core.stages import Stage, StageInputs, Work
+from pixrec_core.stages import Stage, StageInputs, Work, disk_problem
 
 HOST: Final = "pixrec/host"
 PROCESS: Final = "pixrec/process"
@@ -27,23 +29,42 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
     Raises:
         KeyboardInterrupt: the run was interrupted.
     """
-    result = dg.materialize(
-        ASSETS,
-        selection=asset_keys(stage),
-        partition_key=stage.partition_key(work),
-        resources={"settings": work.settings, "inputs": inputs},
-        instance=open_instance(dagster_home(work.settings)),
-        run_config=QUIET,
-        tags=_process_tags(psutil.Process()),
-        raise_on_error=False,
-    )
+    try:
+        result = _job_of(stage, work, inputs).execute_in_process(
+            partition_key=stage.partition_key(work),
+            instance=open_instance(dagster_home(work.settings)),
+            run_config=QUIET,
+            tags=_process_tags(psutil.Process()),
+            raise_on_error=False,
+        )
+    except Exception as error:  # of Dagster's storage: SQLAlchemy's, or one of the file system
+        data_dir, home = work.settings.data_dir, Path(os.environ.get(VARIABLE) or work.settings.data_dir)
+        given = (data_dir, "data_dir") if home.is_relative_to(data_dir) else (home, VARIABLE)
+        if (problem := disk_problem(error, *given)) is None:
+            raise
+        return Failure(f"Cannot record `{stage.name}` of {stage.partition_key(work)} in Dagster. {problem}.", True)
     return None if result.success else _describe_failure(result)
+
+
+def _job_of(stage: Stage, work: Work, inputs: StageInputs | None) -> dg.JobDefinition:
+    """The job of one asset, whose name is that of the run in the UI."""
+    name = f"pixrec_{stage.name}"
+    return dg.Definitions(
+        assets=ASSETS,
+        jobs=[dg.define_asset_job(name, selection=asset_keys(stage))],
+        resources={"settings": work.settings, "inputs": inputs},
+    ).resolve_job_def(name)
 
 
 @cache
 def open_instance(home: Path) -> dg.DagsterInstance:
-    """Open the Dagster instance, once per process: it takes longer than a small stage."""
-    instance = dg.DagsterInstance.from_config(str(home))
+    """Open the Dagster instance, once per process: it takes longer than a small stage.
+
+    One process at a time: two that create Dagster's tables at once collide.
+    """
+    with FileLock(home / "pixrec.lock"):
+        instance = dg.DagsterInstance.from_config(str(home))
+        instance.get_runs(limit=1)
     fail_orphaned_runs(instance)
     return instance
 

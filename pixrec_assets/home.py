@@ -1,6 +1,8 @@
 """The folder of Dagster's history of runs."""
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,7 @@ def dagster_home(settings: Settings) -> Path:
     """`$DAGSTER_HOME`; else the folder of `pixrec.toml` where it holds a `dagster.yaml`; else `<data_dir>/.dagster`.
 
     The last is created if it does not exist. The variable is set for Dagster and for processes that it starts.
+    A path that Dagster's SQLite URLs cannot hold is replaced by a link in the user's cache folder.
 
     Raises:
         SettingsError: the variable is not the absolute path of a folder.
@@ -25,8 +28,21 @@ def dagster_home(settings: Settings) -> Path:
     home = Path(os.environ.get(VARIABLE) or _default(settings))
     if not home.is_absolute() or not home.is_dir():
         raise SettingsError(f"{VARIABLE} is {str(home)!r}; set it to the absolute path of an existing folder")
+    home = _without_url_syntax(home)
     os.environ[VARIABLE] = str(home)
     return home
+
+
+def _without_url_syntax(home: Path) -> Path:
+    """Return a path of the folder without `?` and `%`: the folder, or a link to it that all processes share."""
+    if not set("?%") & set(str(home)):
+        return home
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    link = cache / "pixrec" / hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    if not (link.is_symlink() and link.readlink() == home):
+        with files.replacing(link) as temporary:
+            temporary.symlink_to(home)
+    return link
 
 
 def _default(settings: Settings) -> Path:
@@ -34,6 +50,11 @@ def _default(settings: Settings) -> Path:
         return settings.root
     home = settings.data_dir / ".dagster"
     if not (home / INSTANCE_FILE).exists():
-        with files.replacing(home / INSTANCE_FILE) as temporary:
-            temporary.write_bytes(SHIPPED_INSTANCE.read_bytes())
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=home, delete=False
+        ) as temporary:  # several first runs may write it at once
+            temporary.write(SHIPPED_INSTANCE.read_bytes())
+        Path(temporary.name).chmod(0o644)
+        Path(temporary.name).replace(home / INSTANCE_FILE)
     return home

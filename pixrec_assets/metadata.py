@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
-import duckdb
 import polars as pl
 from PIL import Image, ImageOps
 
+from pixrec_core.data.database import open_read_only
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.printable import without_secrets
 from pixrec_core.schemas import ITEM, QUARANTINE_SCHEMA
@@ -49,7 +49,7 @@ def _cell(value: Any) -> str:
 
 def table_metadata(path: Path, name: str = "sample") -> Metadata:
     """Return row count, columns and the first rows of a Parquet file."""
-    table = pl.scan_parquet(path)
+    table = pl.scan_parquet(path, glob=False)
     columns = [dg.TableColumn(column, str(kind)) for column, kind in table.collect_schema().items()]
     return {
         "dagster/row_count": table.select(pl.len()).collect().item(),
@@ -62,7 +62,7 @@ def quarantine_metadata(path: Path) -> Metadata:
     """Return the number of rejected lines, their reasons, and the first of them."""
     if not path.exists():
         return {}
-    lines = pl.read_parquet(path)
+    lines = pl.read_parquet(path, glob=False)
     reasons = lines.group_by("reason").len("lines").sort("lines", "reason", descending=[True, False])
     return {
         "quarantine_lines": lines.height,
@@ -73,7 +73,7 @@ def quarantine_metadata(path: Path) -> Metadata:
 
 def sequences_metadata(path: Path) -> Metadata:
     """Return users per split and the first sequences; opened read-only, so a writer is not blocked."""
-    with duckdb.connect(str(path), read_only=True) as database:
+    with open_read_only(path) as database:
         splits = database.sql(
             "select split, count(*) as users, round(avg(len(items)), 2) as mean_items "
             "from sequences group by split order by users desc, split"
@@ -91,7 +91,7 @@ def _rows(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 def photo_metadata(paths: DatasetPaths) -> Metadata:
     """Return a contact sheet of the first photos, embedded in the Markdown, and the reasons of failed ones."""
-    manifest = pl.read_parquet(paths.images_manifest)
+    manifest = pl.read_parquet(paths.images_manifest, glob=False)
     failed = manifest.filter(pl.col("status") != "ok").group_by("reason").len("photos")
     stored = manifest.filter(pl.col("status") == "ok").get_column(ITEM).head(MONTAGE_PHOTOS)
     shown = {"failures": _rows(failed.sort("photos", "reason", descending=[True, False]))}

@@ -47,6 +47,12 @@ class _LogFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
+def use_utf8() -> None:
+    """Start the command again in Python's UTF-8 mode under a locale that cannot write every path and text."""
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})  # noqa: S606
+
+
 def prepare_streams() -> None:
     """Let standard output and error write every text in any locale, and warnings of settings as one line, once."""
     for stream in (sys.stdout, sys.stderr):

@@ -263,10 +263,10 @@ class ModelSettings(Section):
     last_layers: Positive = Field(2, description="number of trained decoder layers with tune = last_layers")
     embedding_dim: Positive = Field(256, description="D, dimension of user and item vectors; 128 with a backbone")
     item_tokens: Positive = Field(32, description="maximum text tokens per item; longer texts are truncated")
-    text_encoder: str = Field(
+    text_encoder: ModelName = Field(
         "lsa", description="frozen encoder of item texts: `lsa`, or a Hugging Face name or folder of an embedding model"
     )
-    photo_encoder: str = Field(
+    photo_encoder: ModelName = Field(
         "histogram",
         description="frozen encoder of photos: `histogram`, `cnn` (extra `photos`), or a Hugging Face name or folder",
     )
@@ -740,12 +740,15 @@ class Settings(BaseSettings, Sections):
     @model_validator(mode="after")
     def _make_paths_absolute(self) -> Self:
         object.__setattr__(self, "data_dir", resolve_path(self.root, self.data_dir))
+        if "\\" in str(self.data_dir):
+            raise ValueError(f"data_dir is {self.data_dir}, but DuckDB takes a backslash for `/`; name another folder")
         trainings: list[DatasetSettings | JointSettings] = [*self.datasets.values(), *self.joint.values()]
         for trained in trainings:
-            folder = resolve_path(self.root, trained.model.backbone)
-            if folder.is_dir() and trained.model.backbone != TINY:
-                model = trained.model.model_copy(update={"backbone": str(folder)})
-                object.__setattr__(trained, "model", model)
+            names = ("backbone", "text_encoder", "photo_encoder")
+            folders = {name: resolve_path(self.root, getattr(trained.model, name)) for name in names}
+            found = {name: str(folder) for name, folder in folders.items() if any(folder.glob("*.json"))}
+            if found:
+                object.__setattr__(trained, "model", trained.model.model_copy(update=found))
         return self
 
     @classmethod
@@ -831,12 +834,14 @@ def resolve_path(root: Path, path: str | Path) -> Path:
     """Return the absolute path of a path in the settings: `~` is the home, a relative path starts from `root`.
 
     Raises:
-        SettingsError: there is no home of that user.
+        SettingsError: there is no home of that user, or the working folder was deleted.
     """
     try:
         return (root / Path(path).expanduser()).resolve()
     except RuntimeError as error:
         raise SettingsError(f"the path {str(path)!r} cannot be used: {error}") from None
+    except FileNotFoundError:
+        raise SettingsError("the working folder no longer exists; change to another folder") from None
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +30,39 @@ Stats = dict[str, Any]
 Stamp = dict[str, Any]
 STAMP_KEYS: Final = frozenset({"fingerprint", "data_version", "stats"})
 
-#: Errors of system calls that cannot write any more: disk full, quota reached, file size limit reached.
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Texts of errors that mean that nothing more can be written: disk full, quota or file size limit reached. Each library
+#: has its own exception for them; the last is SQLite's.
+FULL: Final = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "database or disk is full")
+#: The same for folders that cannot be written; the last are SQLite's.
+READ_ONLY: Final = (
+    *map(os.strerror, (errno.EROFS, errno.EACCES, errno.EPERM)),
+    "attempt to write a readonly database",
+    "unable to open database file",
+)
+#: Errors of a path in which a file stands in place of a folder.
+NO_FOLDER: Final = (NotADirectoryError, FileExistsError)
+
+
+def disk_problem(error: Exception, folder: Path, setting: str = "data_dir") -> str | None:
+    """Return why nothing can be written and how to fix it; None if the error has another reason.
+
+    Args:
+        error: of any library.
+        folder: the folder that was written to; permissions of other files, such as raw files, are another reason.
+        setting: that names the folder.
+    """
+    text = str(error)
+    first_line = text.partition("\n")[0]
+    full = "disk I/O error" in text and shutil.disk_usage(folder).free < 2**20  # SQLite's, which may have other reasons
+    if full or any(sign in text for sign in FULL):
+        return f"No room in {folder} ({first_line}). Free disk space or set another `{setting}`, then run again"
+    if isinstance(error, OSError) and not Path(error.filename or folder).is_relative_to(folder):
+        return None
+    if isinstance(error, NO_FOLDER):
+        return f"{folder}, or a folder in it, is a file ({first_line}). Set another `{setting}`, then run again"
+    if not isinstance(error, PixRecError) and any(sign in text for sign in READ_ONLY):
+        return f"{folder} is not writable ({first_line}). Make it writable or set another `{setting}`, then run again"
+    return None
 
 
 @dataclass(frozen=True)
@@ -233,9 +265,8 @@ class Stage:
             PixRecError: any fault that the stage reports.
         """
         lock = self.stamp_path(work).with_suffix(".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(lock, timeout=0), self._full_disk_named(work):
+            with self._reporting_disk(work), _locked(lock):
                 return self._materialise(work, inputs or self.inspect_inputs(work), callbacks)
         except Timeout:
             raise BusyError(
@@ -259,19 +290,26 @@ class Stage:
         return stamp
 
     @contextmanager
-    def _full_disk_named(self, work: Work) -> Iterator[None]:
-        """Raise the same error for a full disk whichever library met it: each has its own exception and message."""
+    def _reporting_disk(self, work: Work) -> Iterator[None]:
+        """Raise the same error for a full or read-only disk whichever library met it."""
         try:
             yield
-        except PixRecError:
+        except Timeout:  # an OSError of the lock
             raise
         except Exception as error:
-            if not any(os.strerror(code) in str(error) for code in FULL):
+            if (problem := disk_problem(error, work.settings.data_dir)) is None:
                 raise
             raise ArtefactError(
-                f"No room for `{self.name}` of {self.partition_key(work)} in {work.settings.data_dir} ({error}). "
-                "Free disk space or set another `data_dir`, then run again; earlier artefacts are kept."
+                f"Cannot write `{self.name}` of {self.partition_key(work)}. {problem}; earlier artefacts are kept."
             ) from error
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold the lock of a stage. Without waiting: Timeout if another process holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=0):
+        yield
 
 
 @dataclass(frozen=True)

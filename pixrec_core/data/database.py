@@ -6,6 +6,7 @@ one when it is complete.
 
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,12 +41,26 @@ def create_database(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     for leftover in leftovers:  # DuckDB would replay the log of a killed run into the new file
         files.remove(leftover)
     try:
-        with duckdb.connect(path, config=CONFIG | {"temp_directory": str(spill)}) as connection:
-            yield connection
+        with _creatable(path) as target, duckdb.connect(target, config=CONFIG | {"temp_directory": str(spill)}) as db:
+            yield db
     except duckdb.Error as error:
         raise ArtefactError(f"{path} could not be written: {error}") from error
     finally:
         files.remove(spill)
+
+
+@contextmanager
+def _creatable(path: Path) -> Iterator[Path]:
+    """Yield where DuckDB can create a database file that is at `path` afterwards.
+
+    DuckDB takes `?` in a path for the start of options and writes its log elsewhere, also through a symbolic link.
+    """
+    if "?" not in str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="pixrec-") as folder:
+        yield Path(folder) / path.name
+        shutil.move(Path(folder) / path.name, path)
 
 
 @contextmanager
@@ -124,6 +139,11 @@ def connect_in_memory(config: Config = CONFIG) -> Iterator[duckdb.DuckDBPyConnec
 def literal(value: Any) -> str:
     """Return `value` as an SQL text literal, for statements that accept no parameter."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def file_literal(path: Path) -> str:
+    """Return an SQL text literal of one file for `read_parquet`, `read_csv` and `read_json`, which expand patterns."""
+    return literal(glob.escape(str(path)))
 
 
 def parquet_path(path: Path) -> str:

@@ -233,7 +233,7 @@ def read_manifest(paths: DatasetPaths) -> pl.DataFrame:
     """
     path = files.require(paths.images_manifest)
     try:
-        return pl.read_parquet(path, schema=IMAGE_SCHEMA)
+        return pl.read_parquet(path, schema=IMAGE_SCHEMA, glob=False)
     except pl.exceptions.PolarsError as error:
         raise _damaged(path, error) from error
 

@@ -101,7 +101,7 @@ class DownloadTask:
         """
         paths, own = self.paths, self.paths.images_journal_of(partition.number)
         journals = [paths.images_journal, own]
-        urls = pl.scan_parquet(paths.items).select(pl.col(IMAGE_URL).count()).collect().item()
+        urls = pl.scan_parquet(paths.items, glob=False).select(pl.col(IMAGE_URL).count()).collect().item()
         part = (partition.number, partition.partitions)
         stop = threading.Event()
         with (
@@ -145,9 +145,9 @@ def _hash(name: str) -> int:
 
 
 def _stats(paths: DatasetPaths, fetched: int, seconds: float) -> Stats:
-    manifest = pl.scan_parquet(paths.images_manifest)
+    manifest = pl.scan_parquet(paths.images_manifest, glob=False)
     urls, stored_bytes = manifest.select(pl.len(), pl.col("bytes").sum()).collect().row(0)
-    items = pl.scan_parquet(paths.items).select(pl.len()).collect().item()
+    items = pl.scan_parquet(paths.items, glob=False).select(pl.len()).collect().item()
     counts = image_manifest.count_outcomes(manifest)
     reasons: dict[str, int] = dict(counts.filter(status=FAILED).drop("status").iter_rows())
     failed = sum(reasons.values())

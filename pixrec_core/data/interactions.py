@@ -98,7 +98,7 @@ def _stats(checked: CheckedTable, path: Path) -> Stats:
     rows, users, items, first, last = fetch_row(
         checked.db,
         f"""SELECT count(*), count(DISTINCT "{USER}"), count(DISTINCT {ITEM}), min({TIMESTAMP}), max({TIMESTAMP})
-            FROM read_parquet({database.literal(path)})""",  # noqa: S608
+            FROM read_parquet({database.file_literal(path)})""",  # noqa: S608
     )
     (variants,) = fetch_row(checked.db, "SELECT count(*) FILTER (is_variant) FROM good")
     return checked.stats | {

@@ -152,7 +152,7 @@ def _warn(rows: CheckedTable, stats: Stats) -> None:
 def _stats(checked: CheckedTable, path: Path) -> Stats:
     rows, with_image, with_price = fetch_row(
         checked.db,
-        f"SELECT count(*), count({IMAGE_URL}), count({PRICE}) FROM read_parquet({database.literal(path)})",  # noqa: S608
+        f"SELECT count(*), count({IMAGE_URL}), count({PRICE}) FROM read_parquet({database.file_literal(path)})",  # noqa: S608
     )
     return checked.stats | {
         "rows": rows,

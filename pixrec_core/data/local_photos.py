@@ -106,7 +106,7 @@ def stat_snapshot(paths: DatasetPaths) -> pl.DataFrame:
         MissingArtefactError: the catalogue or the raw files have not been built.
     """
     folder = raw_files.locate(paths).photos
-    catalogue = pl.scan_parquet(files.require(paths.items)).select(ITEM, url=IMAGE_URL)
+    catalogue = pl.scan_parquet(files.require(paths.items), glob=False).select(ITEM, url=IMAGE_URL)
     local = catalogue.filter(is_local(pl.col("url")) & (folder is not None)).sort(ITEM).collect()
     found = np.full((local.height, len(_STAT)), -1)
     for row, url in enumerate(local["url"] if folder else ()):
@@ -134,7 +134,11 @@ def replaced_photos(paths: DatasetPaths, now: pl.DataFrame) -> pl.DataFrame:
     if not paths.photo_snapshot.exists():
         return now.select(_KEY).clear()
     changed = pl.any_horizontal(pl.col(name) != pl.col(f"{name}_before") for name in _STAT)
-    return now.join(pl.read_parquet(paths.photo_snapshot), on=_KEY, suffix="_before").filter(changed).select(_KEY)
+    return (
+        now.join(pl.read_parquet(paths.photo_snapshot, glob=False), on=_KEY, suffix="_before")
+        .filter(changed)
+        .select(_KEY)
+    )
 
 
 def write_snapshot(paths: DatasetPaths, now: pl.DataFrame) -> None:

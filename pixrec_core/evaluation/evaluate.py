@@ -67,7 +67,7 @@ def _generative(
     folder = paths.generative
     speeds = files.read_json(folder / SPEEDS)
     rankings = {method: folder / f"{method}.parquet" for method in speeds}
-    ranked_users = targets.of_users(pl.read_parquet(rankings[DENSE], columns=[USER])[USER].unique())
+    ranked_users = targets.of_users(pl.read_parquet(rankings[DENSE], columns=[USER], glob=False)[USER].unique())
     outcomes = _outcomes(rankings, ranked_users, item_facts, depth)
     protocols = _protocols(outcomes, ranked_users, [m for m in speeds if m != DENSE])
     named = {f"{paths.variant}/{m}": outcome for m, outcome in outcomes[SEEN_ALLOWED].items() if m != DENSE}

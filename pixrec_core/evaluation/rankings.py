@@ -20,11 +20,11 @@ def read_ranking(path: Path, method: str, targets: Targets, depth: int) -> pl.Da
             catalogue, an item twice in a list, gaps in ranks, or lists that are shorter than `depth` without the seen
             items.
     """
-    columns = pl.read_parquet_schema(path)
+    columns = pl.scan_parquet(path, glob=False).collect_schema()
     if {name: columns.get(name) for name in RANKING_SCHEMA} != dict(RANKING_SCHEMA):
         raise ArtefactError(f"ranking of {method}: {path} has columns {columns}; expected {dict(RANKING_SCHEMA)}")
     ranking = (
-        pl.scan_parquet(path)
+        pl.scan_parquet(path, glob=False)
         .select(
             id_indices(pl.col(USER), targets.users, strict=False).alias(USER_INDEX),
             id_indices(pl.col(ITEM), targets.items, strict=False).alias(ITEM_INDEX),

@@ -137,7 +137,7 @@ def photo_rows(catalogue: pl.DataFrame) -> tuple[Ids, list[str]]:
 
 def photo_files(paths: DatasetPaths, with_photo: Sequence[str], processor: Processor) -> PhotoFiles:
     """The stored photos of some items, in the order of their ids `with_photo`."""
-    manifest = pl.read_parquet(paths.images_manifest, columns=[schemas.ITEM, "sha256"])
+    manifest = pl.read_parquet(paths.images_manifest, columns=[schemas.ITEM, "sha256"], glob=False)
     hashes = dict(manifest.iter_rows())
     settings = processor.image_processor.to_json_string()
     key = _hash("photos", processor.edge, settings, [hashes[item] for item in with_photo])

@@ -384,16 +384,17 @@ def test_a_folder_as_settings_file_is_reported(tmp_path: Path, monkeypatch: pyte
 def test_paths_start_from_the_settings_file_or_the_home(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever the working folder is: for the data folder, the settings file, and the folder of a backbone."""
     (tmp_path / "smol").mkdir()
+    (tmp_path / "smol" / "config.json").write_text("{}")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "elsewhere")
     for folder, backbone in (("out", "smol"), ("~/out", "~/smol"), (tmp_path / "out", tmp_path / "smol")):
-        write(f"data_dir = '{folder}'\n[model]\nbackbone = '{backbone}'\n{TOML}")
+        write(f"data_dir = '{folder}'\n[model]\nbackbone = '{backbone}'\ntext_encoder = '{backbone}'\n{TOML}")
         monkeypatch.setenv(CONFIG_VARIABLE, "~/pixrec.toml")
         loaded = load_settings()
         assert loaded.data_dir == (tmp_path / "out").resolve()
         model = loaded.dataset("books").model
-        assert model.backbone == str((tmp_path / "smol").resolve())
+        assert model.backbone == model.text_encoder == str((tmp_path / "smol").resolve())
         assert model.model_dump(mode="json")["backbone"] == "smol", "a moved project stays current"
 
 

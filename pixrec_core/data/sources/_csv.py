@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from pixrec_core.data import raw_lines
-from pixrec_core.data.database import literal
+from pixrec_core.data.database import file_literal, literal
 from pixrec_core.data.raw_lines import LineIndex, PlainFile
 from pixrec_core.data.raw_table import RawTable, fetch_row
 from pixrec_core.data.sources._mapping import Mapping
@@ -118,7 +118,7 @@ class CsvFormat:
     def scan(self, plain: Path, mapping: Mapping, more: Sequence[str], options: str) -> str:
         """Return SQL that reads `plain`: the mapped columns under our names, and the expressions `more`."""
         types = ", ".join(f"{cell}: 'VARCHAR'" for cell in self.cells)
-        rows = f"""read_csv({literal(plain)}, columns = {{{types}}}, header = true, skip = {int(self.named)},
+        rows = f"""read_csv({file_literal(plain)}, columns = {{{types}}}, header = true, skip = {int(self.named)},
             auto_detect = false, delim = {literal(self.delimiter)}, quote = '"', escape = '"',
             max_line_size = {LONGEST}, compression = 'none', {options})"""
         cells = dict(zip(self.header, self.cells, strict=True))

@@ -13,7 +13,7 @@ from typing import Final
 import duckdb
 
 from pixrec_core.data import raw_lines
-from pixrec_core.data.database import literal
+from pixrec_core.data.database import file_literal
 from pixrec_core.data.raw_lines import LineIndex
 from pixrec_core.data.raw_table import RawTable, fetch_row
 
@@ -89,7 +89,7 @@ def _create(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape) -> int:
     (rows,) = fetch_row(
         db,
         f"""CREATE OR REPLACE TABLE parsed AS SELECT {columns}, {shape.fault} AS fault FROM (
-            SELECT {casts} FROM read_json({literal(path)}, format = 'newline_delimited', compression = 'none',
+            SELECT {casts} FROM read_json({file_literal(path)}, format = 'newline_delimited', compression = 'none',
                 maximum_object_size = {raw_lines.LONGEST}, ignore_errors = true, columns = {{{keys}}})) AS raw""",  # noqa: S608
     )
     return int(rows)
