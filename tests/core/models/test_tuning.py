@@ -102,10 +102,32 @@ def test_lora_targets_limit_adapters_to_named_layers() -> None:
     assert adapted == {"q_proj", "v_proj"}
 
 
+@torch.no_grad()
+def test_adapters_of_an_embedding_that_is_not_tied_merge_without_changing_logits() -> None:
+    model = small().model
+    head = model.backbone.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.clone())
+    targets = ("q_proj", "embed_tokens")
+    tuning.select_trainable_weights(model, ModelSettings(tune="lora", lora=LoraSettings(targets=targets)))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            nn.init.normal_(parameter, std=0.1)
+    tokens = torch.arange(8)[None]
+    before = model.backbone.eval()(input_ids=tokens).logits
+    tuning.merge_lora_adapters(model)
+    torch.testing.assert_close(model.backbone(input_ids=tokens).logits, before, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"tune": "lora", "lora": LoraSettings(targets=("query",))}, r"model\.lora\.targets \('query',\).*q_proj"),
+        (
+            {"tune": "lora", "lora": LoraSettings(targets=("q_proj", "v_porj"))},
+            r"no layer .* is named v_porj; .*v_proj",
+        ),
+        ({"tune": "lora", "lora": LoraSettings(targets=("q_proj", "lm_head"))}, r"no layer .* is named lm_head;"),
+        ({"tune": "lora", "lora": LoraSettings(targets=("embed_tokens",))}, r"names embed_tokens, but the output head"),
         ({"tune": "last_layers", "last_layers": 3}, r"model\.last_layers is 3, but LlamaModel has 2 layers"),
     ],
 )
