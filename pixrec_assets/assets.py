@@ -38,6 +38,7 @@ from pixrec_core.stages import Work
     ],
     partitions_def=DATASETS,
     required_resource_keys=RESOURCES,
+    config_schema={},
 )
 def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
     """One download builds both files; the data version of each is its checksum."""

@@ -1,12 +1,33 @@
 """All that Dagster loads: assets with their checks, jobs, the schedule and the sensors."""
 
+import sys
+from types import TracebackType
+from typing import Final
+
+import click
 import dagster as dg
+from dagster._core.errors import DagsterInvalidSubsetError, DagsterUnknownPartitionError
 
 from pixrec_assets.assets import ASSETS
 from pixrec_assets.jobs import JOBS, weekly_data
 from pixrec_assets.online import online_metrics
 from pixrec_assets.partitions import SETTINGS
 from pixrec_assets.sensors import follow_data, new_raw_files
+
+#: What `dg launch` raises for a selection or partition that does not exist.
+WRONG_SELECTION: Final = (DagsterInvalidSubsetError, DagsterUnknownPartitionError)
+
+
+def report_wrong_selection(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print a message in place of a traceback where `dg launch` was called with a wrong selection or partition."""
+    if not isinstance(error, WRONG_SELECTION):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    groups = "groups `data` and `evaluation` with --partition DATASET, group `model` with --partition 'DATASET|VARIANT'"
+    click.echo(f"{error}\nLaunch {groups}; `dg list defs` lists all assets.", err=True)
+
+
+sys.excepthook = report_wrong_selection  # `dg launch` loads this module into its own process
 
 defs = dg.Definitions(
     assets=(*ASSETS, online_metrics),

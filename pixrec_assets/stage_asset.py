@@ -7,6 +7,7 @@ from typing import Any, Final
 import dagster as dg
 
 from pixrec_assets.checks import contract_result
+from pixrec_assets.headline import format_figure
 from pixrec_assets.metadata import Metadata, flatten_stats
 from pixrec_assets.partitions import (
     ACROSS_VARIANTS,
@@ -121,13 +122,16 @@ def stage_asset(
         description=f"{inspect.getdoc(stage.run)}\n\n{details}",
         automation_condition=None if group == "data" else _condition(stage),
         required_resource_keys=RESOURCES,
+        config_schema={},  # settings come from pixrec.toml: without a schema Dagster accepts any config and ignores it
         **options,
     )(build)
     return asset
 
 
 def _order_metadata(stage: Stage, work: Work, stamp: Stamp, first: Metadata) -> Metadata:
-    """The UI keeps this order: `first`, path, seconds, then the statistics, of which there may be dozens."""
+    """The UI keeps this order: the main figure, `first`, path, seconds, then dozens of statistics."""
+    if figure := format_figure(stage.name, stamp["stats"]):
+        first = {"summary": figure, **first}
     rest = {"path": dg.MetadataValue.path(stage.artefact(work)), "seconds": stamp["seconds"]}
     rest |= flatten_stats(stamp["stats"])
     return {**first, **{name: value for name, value in rest.items() if name not in first}}
@@ -186,6 +190,7 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None, **c
         return stage.materialise(work, inputs=inputs, **callbacks)
     except PixRecError as error:
         is_retried = isinstance(error, LostProcessError)
-        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=is_retried) from error
+        text = str(error).replace("<name>", work.dataset)  # of [datasets.<name>], which sources do not know
+        raise dg.Failure(f"{type(error).__name__}: {text}", allow_retries=is_retried) from error
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
         raise dg.Failure(INTERRUPTED, allow_retries=False) from interrupt

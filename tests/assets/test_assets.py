@@ -1,12 +1,14 @@
 """Materialised for real: what is recorded, what a broken contract stops, what is tried again."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterInvalidSubsetError
 
-from pixrec_assets import stage_asset
+from pixrec_assets import execution, headline, stage_asset
 from pixrec_assets.definitions import ASSETS
 from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import pipeline
@@ -75,6 +77,39 @@ def test_the_whole_pipeline_records_numbers_samples_and_data_versions(materialis
     assert metadata(evaluation, "evaluation")["multimodal/NDCG@10"].value == 0.25
     assert "| popularity | 0.1250 |" in metadata(evaluation, "evaluation")["headline"].value
     assert metadata(evaluation, "report")["report"].value == "# report"
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.op.name)
+def test_run_config_that_would_be_ignored_is_rejected(asset: dg.AssetsDefinition):
+    """Settings come from pixrec.toml; Dagster accepts any config of an asset without a schema."""
+    job = dg.Definitions(
+        assets=ASSETS,
+        jobs=[dg.define_asset_job("one", selection=list(asset.keys))],
+        resources={"settings": 0, "inputs": 0},
+    ).resolve_job_def("one")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="epochs"):
+        dg.validate_run_config(job, {"ops": {asset.op.name: {"config": {"epochs": 9}}}})
+
+
+def test_a_run_of_pixrec_has_the_name_of_its_stage_and_metadata_start_with_its_figure(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch
+):
+    make(settings, DATA[:1])
+    monkeypatch.setattr(execution, "open_instance", lambda _: instance)
+    monkeypatch.setattr(headline, "FIGURES", {"items": "{items:,} items"})
+    assert execution.materialise(pipeline.ITEMS, Work(settings, "sample")) is None
+    (run,) = instance.get_runs()
+    assert run.job_name == "pixrec_items"
+    (record,) = instance.fetch_materializations(dg.AssetKey("items"), limit=1).records
+    first, value = next(iter(record.asset_materialization.metadata.items()))
+    assert (first, value.value) == ("summary", "2 items")
+
+
+def test_a_wrong_selection_of_dg_launch_ends_in_a_message(capsys):
+    sys.excepthook(DagsterInvalidSubsetError, DagsterInvalidSubsetError("nosuch is no asset"), None)
+    err = capsys.readouterr().err
+    assert err.startswith("nosuch is no asset\nLaunch groups `data`")
+    assert "Traceback" not in err
 
 
 def test_a_kept_contract_passes_and_its_failed_rules_are_warnings(materialise, settings: Settings):
