@@ -1,6 +1,7 @@
 """Checks of folders: raw files, artefacts, and Dagster's history."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,17 +12,23 @@ from pixrec_assets.doctor.finding import Finding, Level
 from pixrec_assets.home import VARIABLE, dagster_home
 from pixrec_core.data import raw_files
 from pixrec_core.errors import PixRecError
-from pixrec_core.settings import Settings, SourceSettings
+from pixrec_core.settings import TINY, Settings, SourceSettings
 
 #: Free bytes below which any run may fail, and below which a run of a large category may.
 MIN_FREE: Final = 2**30
 ENOUGH_FREE: Final = 10 * 2**30
 
 
+#: What a folder of a backbone must have, as patterns.
+BACKBONE_FILES: Final = ("config.json", "*.safetensors", "tokenizer.json", "preprocessor_config.json")
+HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
 def check_folders(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on the source of each dataset, the data folder, and the Dagster instance."""
+    """Yield findings on source and backbone of each dataset, the data folder, and the Dagster instance."""
     for name, dataset in settings.datasets.items():
-        yield _source(f"source {name}", dataset.source, settings.root)
+        yield _source(name, dataset.source, settings.root)
+    yield from _backbones(settings)
     yield from _folder("data_dir", settings.data_dir)
     before = os.environ.get(VARIABLE)
     try:
@@ -37,14 +44,33 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
     yield _instance(home)
 
 
-def _source(subject: str, source: SourceSettings, root: Path) -> Finding:
+def _source(dataset: str, source: SourceSettings, root: Path) -> Finding:
     """Check its options and that the local files exist."""
+    subject = f"source {dataset}"
     try:
         described = raw_files.describe(source, root)
     except PixRecError as error:
-        return Finding(subject, Level.FAULT, str(error), "correct [datasets.NAME.source] of pixrec.toml")
+        text = str(error).replace("<name>", dataset)
+        return Finding(subject, Level.FAULT, text, f"correct [datasets.{dataset}.source] of pixrec.toml")
     files = ", ".join(described) if described else "generated or downloaded by a run"
     return Finding(subject, Level.OK, files)
+
+
+def _backbones(settings: Settings) -> Iterator[Finding]:
+    """Check each dataset's backbone in a local folder; models of the hub are checked with the network."""
+    for name, dataset in settings.datasets.items():
+        backbone = dataset.model.backbone
+        subject, folder = f"backbone {name}", Path(backbone)
+        fix = f"correct `backbone` in [datasets.{name}.model] or [model] of pixrec.toml; docs/backbones.md"
+        if backbone == TINY:
+            yield Finding(subject, Level.OK, f"`{TINY}`, built by the training")
+        elif folder.is_dir():
+            missing = [pattern for pattern in BACKBONE_FILES if not any(folder.glob(pattern))]
+            text = f"{folder} lacks {', '.join(missing)}" if missing else str(folder)
+            yield Finding(subject, *((Level.FAULT, text, fix) if missing else (Level.OK, text)))
+        elif not HUB_NAME.fullmatch(backbone):
+            text = f"{backbone!r} is neither `{TINY}`, nor a folder, nor a name on the Hugging Face hub (owner/model)"
+            yield Finding(subject, Level.FAULT, text, fix)
 
 
 def _folder(subject: str, folder: Path) -> Iterator[Finding]:

@@ -43,7 +43,7 @@ def _torch() -> Finding:
     if torch.version.cuda:
         fix = "check `nvidia-smi` and the driver, or use the CPU"
         return Finding("torch", Level.WARNING, f"{torch.__version__} is built for CUDA but sees no GPU", fix)
-    return Finding("torch", Level.OK, f"{torch.__version__} on the CPU, which is enough for the backbone `tiny`")
+    return Finding("torch", Level.OK, f"{torch.__version__} on the CPU, enough for small backbones such as `tiny`")
 
 
 def _gib(count: float) -> str:

@@ -2,19 +2,21 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import polars as pl
 import requests
 
 from pixrec_assets.doctor.finding import Finding, Level
+from pixrec_assets.doctor.folders import HUB_NAME
 from pixrec_core import engine
 from pixrec_core.data import raw_files
 from pixrec_core.errors import PixRecError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.printable import shown_url, without_secrets
 from pixrec_core.schemas import IMAGE_URL
-from pixrec_core.settings import EngineSettings, ImageSettings, Settings
+from pixrec_core.settings import TINY, EngineSettings, ImageSettings, Settings
 
 TIMEOUT_S: Final = 3.0
 
@@ -23,15 +25,18 @@ HOST: Final = r"^(https?://[^/?#]+)"
 
 
 def check_network(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for the engine, for each URL of raw files, and for the main photo host of each dataset."""
+    """Yield a finding for the engine, and for each dataset's backbone on the hub, URLs and main photo host."""
     if settings.engine.kind != "local":
         yield _engine(settings.engine)
     for name, dataset in settings.datasets.items():
+        model = dataset.model
+        if model.backbone != TINY and not Path(model.backbone).is_dir() and HUB_NAME.fullmatch(model.backbone):
+            yield _hub_model(name, model.backbone, model.revision)
         try:
             urls = raw_files.urls(dataset.source)
         except PixRecError:
             continue  # the check of the source has reported it
-        yield from (_raw(f"network {name}", url) for url in urls)
+        yield from (_raw(name, url) for url in urls)
         if url := _photo(DatasetPaths.of(settings.data_dir, name)):
             yield _photo_host(f"network {name}", url, dataset.images)
 
@@ -59,7 +64,26 @@ def _engine(settings: EngineSettings) -> Finding:
     return Finding("engine", Level.OK, f"{subject} answers")
 
 
-def _raw(subject: str, url: str) -> Finding:
+def _hub_model(dataset: str, name: str, revision: str | None) -> Finding:
+    """Check that a backbone is in the local cache, or can be had from the hub."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    subject = f"backbone {dataset}"
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return Finding(subject, Level.OK, f"{name}, in the local cache")
+    try:
+        status = requests.get(f"{constants.ENDPOINT}/api/models/{name}", timeout=TIMEOUT_S).status_code
+    except requests.RequestException as error:
+        fix = f"download it elsewhere, and set `backbone` in [datasets.{dataset}.model] or [model] to the folder"
+        return Finding(subject, Level.FAULT, f"the hub cannot be reached for {name}: {type(error).__name__}", fix)
+    if status != requests.codes.ok:
+        fix = f"correct `backbone` in [datasets.{dataset}.model] or [model] of pixrec.toml, or log in to the hub"
+        return Finding(subject, Level.FAULT, f"the hub answers HTTP {status} for {name}", fix)
+    return Finding(subject, Level.OK, f"{name}, on the hub")
+
+
+def _raw(dataset: str, url: str) -> Finding:
+    subject = f"network {dataset}"
     shown = shown_url(url)
     try:
         with requests.get(url, timeout=TIMEOUT_S, stream=True) as response:  # some servers refuse HEAD
@@ -70,7 +94,7 @@ def _raw(subject: str, url: str) -> Finding:
             subject, Level.FAULT, text, "check the network and proxy, or download the files and set `folder`"
         )
     if status >= requests.codes.bad_request:
-        fix = "correct the URL in [datasets.NAME.source] of pixrec.toml, or try again later"
+        fix = f"correct the URL in [datasets.{dataset}.source] of pixrec.toml, or try again later"
         return Finding(subject, Level.FAULT, f"{shown} answers HTTP {status}", fix)
     return Finding(subject, Level.OK, f"{shown} answers")
 
@@ -81,7 +105,7 @@ def _photo(paths: DatasetPaths) -> str | None:
         return None
     from pixrec_core.data.local_photos import is_local
 
-    urls = pl.scan_parquet(paths.items).filter(~is_local(pl.col(IMAGE_URL)))
+    urls = pl.scan_parquet(paths.items, glob=False).filter(~is_local(pl.col(IMAGE_URL)))
     urls = urls.select(IMAGE_URL, host=pl.col(IMAGE_URL).str.extract(HOST)).drop_nulls()
     hosts = urls.group_by("host").agg(pl.len(), pl.col(IMAGE_URL).first()).sort("len", "host", descending=True)
     found = hosts.head(1).collect()

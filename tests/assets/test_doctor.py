@@ -41,7 +41,8 @@ def test_nothing_is_wrong_without_a_network(doctor, monkeypatch, tmp_path):
     code, found = doctor()
     assert code == 0
     assert found.keys() == {
-        *("python", "machine", "torch", "settings", "source sample", "data_dir", "DAGSTER_HOME", "dagster")
+        *("python", "machine", "torch", "settings", "source sample", "backbone sample", "data_dir", "DAGSTER_HOME"),
+        "dagster",
     }
     assert {found[name][0] for name in ("python", "settings", "source sample", "data_dir")} == {"ok"}
     assert found["dagster"][0] == "warning", "an instance without dagster.yaml has pools that need a daemon"
@@ -70,6 +71,30 @@ def test_a_missing_source(doctor):
     code, found = doctor()
     assert (code, found["source books"][0]) == (1, "fault")
     assert "nowhere is not a folder; correct `folder`" in found["source books"][1]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "level", "text"),
+    [
+        ("tiny", "ok", "built by the training"),
+        ("models/whole", "ok", "models/whole"),
+        ("models/half", "fault", "models/half lacks *.safetensors, preprocessor_config.json"),
+        ("./nowhere", "fault", "is neither `tiny`, nor a folder, nor a name on the Hugging Face hub"),
+        ("no/model", "fault", "the hub cannot be reached for no/model"),
+    ],
+)
+def test_the_backbone_of_each_dataset_is_looked_for(doctor, monkeypatch, project, backbone, level, text):
+    for folder, left_out in (("whole", ()), ("half", ("model.safetensors", "preprocessor_config.json"))):
+        (project / "models" / folder).mkdir(parents=True)
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"):
+            if name not in left_out:
+                (project / "models" / folder / name).touch()
+    monkeypatch.setattr(socket.socket, "connect", None)
+    write(f'[datasets.books]\nsource = {{ kind = "sample" }}\nmodel = {{ backbone = "{backbone}" }}\n')
+    code, found = doctor()
+    assert (code, found["backbone books"][0]) == (int(level == "fault"), level)
+    assert text in found["backbone books"][1]
+    assert level == "ok" or "[datasets.books.model]" in found["backbone books"][1]
 
 
 @pytest.mark.parametrize("home", ["relative", "/proc/nowhere"])
