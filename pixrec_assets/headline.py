@@ -1,4 +1,4 @@
-"""The main metrics of an evaluation, for the terminal and for Dagster."""
+"""The main figure of each stage and the main metrics of an evaluation, for the terminal and for Dagster."""
 
 from typing import Any, Final
 
@@ -12,9 +12,36 @@ METRICS: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
 DECIDING: Final = "NDCG@10"
 COLUMNS: Final = ("method", *METRICS)
 
+#: The main figure of each stage, from the statistics in its stamp.
+FIGURES: Final = {
+    "raw": "{reviews_bytes:,} + {metadata_bytes:,} bytes",
+    "items": "{profile[rows]:,} items",
+    "interactions": "{profile[rows]:,} interactions",
+    "images": "{ok:,} of {urls:,} photos",
+    "sequences": "{profile[users]:,} users, {profile[test_users]:,} tested",
+    "item_features": "{items:,} items",
+    "baselines": "{users:,} users",
+    "joint_checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
+    "checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
+    "item_vectors": "{items:,} vectors of {dimension}",
+    "item_index": "{kind}, index recall {recall@10:.3f}",
+    "ranking": "{users:,} users",
+    "blend": "{summary}",
+    "promoted": "{serves} serves",
+    "evaluation": "{users:,} users",
+}
+
+
+def format_figure(stage: str, stats: dict[str, Any]) -> str:
+    """Return a stage's main figure; empty if an earlier version of the stage did not record it."""
+    try:
+        return FIGURES.get(stage, "").format(**stats)
+    except (KeyError, TypeError, ValueError):
+        return ""
+
 
 def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
-    """Return method -> metric -> value, the best NDCG@10 last.
+    """Return method -> metric -> value, the best NDCG@10 first.
 
     Raises:
         MissingArtefactError: the dataset has not been evaluated.
@@ -24,7 +51,7 @@ def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
         method: {metric: metrics[metric]["value"] for metric in METRICS if metric in metrics}
         for method, metrics in methods.items()
     }
-    return dict(sorted(measured.items(), key=lambda each: (each[1].get(DECIDING, 0.0), each[0])))
+    return dict(sorted(measured.items(), key=lambda each: (-each[1].get(DECIDING, 0.0), each[0])))
 
 
 def served_method(work: Work) -> str | None:

@@ -63,6 +63,31 @@ def plan_dataset(
         yield from runs
 
 
+def find_outdated(runs: Sequence[StageRun]) -> dict[str, str]:
+    """Return the stage runs that a run would build, or build if their inputs change: run -> why.
+
+    The reason is "not built", "stale", or "behind X" for an artefact whose direct or indirect input X is either. An
+    artefact behind another may stay as it is: a download of unchanged bytes makes nothing else stale.
+
+    Args:
+        runs: inputs first.
+    """
+    reasons: dict[str, str] = {}
+    roots: dict[str, str] = {}
+    for run in runs:
+        key = str(run)
+        source = next((str(each) for each in run.stage.reads(run.work) if str(each) in roots), None)
+        if run.stage.stamp(run.work) is None:
+            reasons[key] = "not built"
+        elif source:
+            reasons[key] = f"behind {roots[source]}"
+        elif not run.stage.is_current(run.work):
+            reasons[key] = "stale"
+        if key in reasons:
+            roots[key] = roots[source] if source else run.stage.name
+    return reasons
+
+
 def _partitions(settings: Settings, dataset: str, variants: Sequence[str], partitioned_by: str) -> list[Work]:
     """The partitions of a dataset, or of a joint training, for stages of one partitioning."""
     joint = dataset if dataset in settings.joint else settings.dataset(dataset).start_from

@@ -147,12 +147,10 @@ class Runner:
         self.console.print(f"[bold]{run.stage.name}[/] {escape(run.partition)}: {escape(text)}{more}")
 
     def _print_promotion(self, run: StageRun) -> None:
-        """Print the decision of `promoted` and its warnings, in each call until another promotion passes."""
+        """Print the decision of `promoted`, in each call until another promotion passes."""
         stats = (run.stage.stamp(run.work) or {}).get("stats", {})
         if "promoted" in stats:
             self.console.print(f"  [{'dim' if stats['promoted'] else 'yellow'}]{escape(stats['verdict'])}[/]")
-            for warning in stats.get("warnings", []):
-                self.console.print(f"  [yellow]{escape(warning)}[/]")
 
 
 def _inspect_built(run: StageRun) -> StageInputs | None:

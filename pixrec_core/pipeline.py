@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pixrec_core import files
+from pixrec_core.plugins import code_digest
 from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
 
@@ -199,6 +200,20 @@ def _item_features_external_inputs(work: Work) -> Any:
     return [[name, model_state(name)] for name in (model.text_encoder, model.photo_encoder)]
 
 
+def _baselines_external_inputs(work: Work) -> Any:  # noqa: ARG001  # the same for every dataset
+    """The code of the methods but the blend's: a new file is a new method."""
+    return code_digest("pixrec_core.recommenders", lambda module: "blend" not in module)
+
+
+def _blend_external_inputs(work: Work) -> Any:  # noqa: ARG001
+    return code_digest("pixrec_core.recommenders", lambda module: "blend" in module)
+
+
+def _evaluation_external_inputs(work: Work) -> Any:  # noqa: ARG001
+    """The code of the metrics: a new file is a new metric."""
+    return code_digest("pixrec_core.evaluation")
+
+
 def _checkpoint_digest(work: Work) -> str:
     from pixrec_core.models import checkpoint as module
 
@@ -288,10 +303,22 @@ RANKING: Final = Stage(
     version=2,
 )
 BASELINES: Final = Stage(
-    "baselines", baselines, lambda w: w.paths.baselines, (SEQUENCES, ITEM_FEATURES), ("retrieval",), version=8
+    "baselines",
+    baselines,
+    lambda w: w.paths.baselines,
+    (SEQUENCES, ITEM_FEATURES),
+    ("retrieval",),
+    version=8,
+    external_inputs=_baselines_external_inputs,
 )
 BLEND: Final = Stage(
-    "blend", blend, lambda w: w.paths.blend.root, (RANKING, BASELINES), ("blend", "retrieval"), version=3
+    "blend",
+    blend,
+    lambda w: w.paths.blend.root,
+    (RANKING, BASELINES),
+    ("blend", "retrieval"),
+    version=3,
+    external_inputs=_blend_external_inputs,
 )
 EVALUATION: Final = Stage(
     "evaluation",
@@ -300,6 +327,7 @@ EVALUATION: Final = Stage(
     (ITEM_FEATURES, RANKING, BASELINES, BLEND),
     ("retrieval",),
     version=6,
+    external_inputs=_evaluation_external_inputs,
 )
 PROMOTED: Final = Stage(
     "promoted", promoted, lambda w: w.paths.promoted.manifest, (RANKING, BASELINES, BLEND), ("promotion",), version=2

@@ -7,25 +7,24 @@ from typing import Any, Final
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
+from pixrec_assets.answer import print_answer
 from pixrec_assets.commands.options import dataset_arguments, deprecated_option
-from pixrec_assets.headline import COLUMNS, headline, rows_of, served_method
 from pixrec_assets.home import dagster_home
-from pixrec_assets.plan import plan_datasets
+from pixrec_assets.plan import find_outdated, plan_dataset, plan_datasets
 from pixrec_assets.runner import READABLE, Outcome, Runner, State, summarise
-from pixrec_assets.terminal import err, out, show_progress
+from pixrec_assets.terminal import err, out, show_progress, warn
 from pixrec_assets.workers import InProcessPool, WorkerPool
 from pixrec_core import pipeline
-from pixrec_core.errors import MissingArtefactError
-from pixrec_core.paths import DatasetPaths
+from pixrec_core.errors import BackboneError, ContractError, MissingArtefactError, SettingsError, SourceError
 from pixrec_core.settings import Settings, load_settings
-from pixrec_core.stages import Work
+from pixrec_core.stages import StageRun, Work
 
 SAMPLE: Final = "sample"
 STAGES: Final = tuple(stage.name for stage in pipeline.STAGES)
-#: Which item of each test user is to be predicted, by split.
-TARGETS: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
+
+#: Errors after which the same command fails again until a setting, a path or the data are corrected.
+CORRECTABLE: Final = tuple(each.__name__ for each in (BackboneError, ContractError, SettingsError, SourceError))
 
 EXAMPLES: Final = f"""\b
 Stages, inputs first:
@@ -96,9 +95,22 @@ def run(
             *(word for option, names in options.items() for name in names for word in (option, name)),
         ]
         _explain_and_exit(settings, outcomes, [*words, *(["--workers", str(workers)] if workers > 1 else [])])
+    _warn_of_outdated(settings, runs, datasets)
     for dataset in datasets:
         if dataset in settings.datasets:
-            _show_metrics(settings, dataset)
+            print_answer(Work(settings, dataset), out)
+
+
+def _warn_of_outdated(settings: Settings, runs: Sequence[StageRun], datasets: Sequence[str]) -> None:
+    """Warn where a stage of this call depends on a stale artefact that was not part of the call."""
+    for dataset in datasets:
+        outdated = find_outdated(list(plan_dataset(settings, dataset)))
+        behind = next((run for run in runs if outdated.get(str(run), "").startswith("behind")), None)
+        if behind and behind.work.dataset == dataset:
+            warn(
+                f"{behind.stage.name} of {behind.partition} is {outdated[str(behind)]}. "
+                f"To make everything current: pixrec run {dataset}"
+            )
 
 
 def _spelling(name: str, summary: str, **fixed: Any) -> click.Command:
@@ -136,19 +148,10 @@ def _explain_and_exit(settings: Settings, outcomes: Sequence[Outcome], words: Se
     if not failed or not all(each.failure and each.failure.text.startswith(lacks_input) for each in failed):
         config = click.get_current_context().find_root().params.get("config")
         command = shlex.join(["pixrec", *(["--config", str(config)] if config else []), *words])
-        err.print(f"Finished artefacts are kept. To continue: [bold]{escape(command)}[/]")
+        texts = [each.failure.text for each in failed if each.failure]
+        must_correct = bool(texts) and all(text.startswith(CORRECTABLE) for text in texts)
+        then = "After the correction, continue with" if must_correct else "To continue"
+        err.print(f"Finished artefacts are kept. {then}: [bold]{escape(command)}[/]")
     if any(outcome.state in (State.STOPPED, State.NOT_STARTED) for outcome in outcomes):
         raise KeyboardInterrupt
     sys.exit(1)
-
-
-def _show_metrics(settings: Settings, dataset: str) -> None:
-    paths = DatasetPaths.of(settings.data_dir, dataset)
-    if not paths.metrics.exists():
-        return
-    target = TARGETS[settings.dataset(dataset).sequences.split]
-    table = Table(*COLUMNS, title=f"{dataset}: {target}, seen items allowed", title_justify="left")
-    for row in rows_of(headline(paths), served_method(Work(settings, dataset))):
-        table.add_row(*map(escape, row))
-    out.print(table)
-    out.print(f"report: {paths.report / 'index.html'}")

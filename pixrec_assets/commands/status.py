@@ -1,15 +1,18 @@
 """`pixrec status`."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from pixrec_assets.commands.options import dataset_arguments
-from pixrec_assets.headline import DECIDING, headline, served_method
-from pixrec_assets.plan import plan_dataset
+from pixrec_assets.headline import DECIDING, format_figure, headline, served_method
+from pixrec_assets.plan import find_outdated, plan_dataset
 from pixrec_assets.terminal import out
 from pixrec_core import pipeline
 from pixrec_core.settings import load_settings
@@ -21,55 +24,50 @@ Examples:
   pixrec status books
 """
 
-#: The main figure of each stage, from the statistics in its stamp.
-FIGURES: Final = {
-    "raw": "{reviews_bytes:,} + {metadata_bytes:,} bytes",
-    "items": "{profile[rows]:,} items",
-    "interactions": "{profile[rows]:,} interactions",
-    "images": "{ok:,} of {urls:,} photos",
-    "sequences": "{profile[users]:,} users ({profile[test_users]:,} tested), {profile[items]:,} items",
-    "baselines": "{users:,} users",
-    "joint_checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
-    "checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",
-    "item_vectors": "{items:,} vectors of {dimension}",
-    "item_index": "{kind}, index recall@10 {recall@10:.3f}",
-    "ranking": "{users:,} users",
-    "blend": "{summary}",
-    "promoted": "{serves} serves",
-    "evaluation": "{users:,} users",
-}
-
 
 @click.command(epilog=EXAMPLES)
 @dataset_arguments
 def status(datasets: tuple[str, ...]) -> None:
     """Show the artefacts of each DATASET: when they were built, whether they are current, and their main figure.
 
-    An artefact is stale if its inputs, settings or code have changed since; `pixrec run` builds it again. Without a
-    DATASET, all datasets and joint trainings are shown. Times are UTC.
+    An artefact is stale if its settings, code or inputs from outside have changed since, and "behind" an artefact if
+    that one is stale or has not been built; `pixrec run` builds both again. Without a DATASET, all datasets and joint
+    trainings are shown.
     """
     settings = load_settings()
     for name in datasets or (*settings.joint, *settings.datasets):
-        table = Table("artefact", "partition", "built", "state", "figure", title=name, title_justify="left")
-        for run in plan_dataset(settings, name):
-            if run.work.dataset == name:
-                table.add_row(run.stage.name, escape(run.partition), *_cells(run))
+        plan = list(plan_dataset(settings, name))
+        outdated = find_outdated(plan)
+        shown = [run for run in plan if run.work.dataset == name]
+        columns = ["artefact", "variant", "built", "state", "figure"]
+        if not any(run.work.variant for run in shown):
+            columns.remove("variant")
+        table = Table(
+            *(Column(column, no_wrap=column != "figure") for column in columns),
+            title=name, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0),
+        )  # fmt: skip
+        for run in shown:
+            table.add_row(*_cells(run, outdated.get(str(run)), columns))
         out.print(table)
         _show_best(Work(settings, name))
+        if outdated:
+            out.print(f"To make everything current: [bold]pixrec run {name}[/]\n")
 
 
-def _cells(run: StageRun) -> tuple[str, str, str]:
-    """When the artefact was built, its state, and its figure."""
+def _cells(run: StageRun, outdated: str | None, columns: Sequence[str]) -> list[str | Text]:
+    """The artefact, its variant, when it was built, its state, and its figure, which is cut to keep to one line."""
     stamp = run.stage.stamp(run.work)
-    if stamp is None:
-        return "-", "[dim]not built[/]", ""
-    if not run.stage.is_current(run.work):
-        state = "[yellow]stale[/]"
+    built, stats = "-", {}
+    if stamp:
+        built, stats = format_age(datetime.now(UTC) - datetime.fromisoformat(stamp["finished_at"])), stamp["stats"]
+    if outdated:
+        state = f"[{'yellow' if stamp else 'dim'}]{outdated}[/]"
     else:
-        state = "[green]current[/]" if stamp["stats"].get("promoted", True) else "[yellow]refused[/]"
-    built = datetime.fromisoformat(stamp["finished_at"])
-    figure = format_figure(run.stage.name, stamp["stats"])
-    return f"{built:%Y-%m-%d %H:%M} ({format_age(datetime.now(UTC) - built)})", state, figure
+        state = "[green]current[/]" if stats.get("promoted", True) else "[yellow]refused[/]"
+    figure = Text(format_figure(run.stage.name, stats), no_wrap=True, overflow="ellipsis")
+    cells: dict[str, str | Text] = {"artefact": run.stage.name, "variant": run.work.variant or "", "built": built}
+    cells |= {"state": state, "figure": figure}
+    return [cells[column] for column in columns]
 
 
 def format_age(age: timedelta) -> str:
@@ -79,18 +77,10 @@ def format_age(age: timedelta) -> str:
     return f"{int(age.total_seconds() // seconds)} {unit} ago"
 
 
-def format_figure(stage: str, stats: dict[str, Any]) -> str:
-    """Return a stage's main figure; empty if an earlier version of the stage did not record it."""
-    try:
-        return FIGURES.get(stage, "").format(**stats)
-    except (KeyError, TypeError, ValueError):
-        return ""
-
-
 def _show_best(work: Work) -> None:
     """Print the best and the served method, and the warnings of the last promotion."""
     if work.paths.metrics.exists() and (measured := headline(work.paths)):
-        method, metrics = list(measured.items())[-1]
+        method, metrics = next(iter(measured.items()))
         served = served_method(work)
         line = f"best {DECIDING}: {metrics.get(DECIDING, 0.0):.4f} by {escape(method)}"
         if served == method:

@@ -153,7 +153,7 @@ def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> In
     return Inputs(
         dataset=dataset,
         paths=paths,
-        metrics=_read_json(files.require(paths.metrics), Metrics),
+        metrics=read_metrics(paths),
         served=served,
         sequences=sequences.read_sequences(paths, TEST),
         titles=titles_of(sequences.read_items(paths)),
@@ -164,6 +164,16 @@ def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> In
         contract={stage: _read_json(path, list[Check]) for stage, path in contracts.items() if path.exists()},
         period=_period(paths.interactions),
     )
+
+
+def read_metrics(paths: DatasetPaths) -> Metrics:
+    """Read the metrics of the evaluation stage.
+
+    Raises:
+        MissingArtefactError: the dataset has not been evaluated.
+        ArtefactError: the file is damaged.
+    """
+    return _read_json(files.require(paths.metrics), Metrics)
 
 
 def _read_stats(stamps: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

@@ -154,7 +154,8 @@ def evaluation(work: Work) -> Stats:
         }
 
     methods = {"multimodal": measured(0.25), "popularity": measured(0.125)}
-    files.write_json(work.paths.metrics, {"protocols": {"seen_allowed": {"methods": methods}}})
+    protocols = {"seen_allowed": {"users": 1, "methods": methods}}
+    files.write_json(work.paths.metrics, {"users": 1, "items": 2, "depth": 100, "protocols": protocols})
     return {"methods": 2}
 
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
-from pixrec_assets import cli
+from pixrec_assets import cli, headline
 from pixrec_assets.commands.status import format_age
 from pixrec_assets.home import dagster_home
 from pixrec_assets.plan import plan_dataset
@@ -30,6 +30,15 @@ TRAINED = ["checkpoint", "item_vectors", "item_index", "ranking"]
 
 def built(out: str) -> list[str]:
     return [line.split(" ")[0] for line in out.splitlines() if line.endswith("building ...")]
+
+
+def read_states(out: str) -> dict[str, str]:
+    """The state of each artefact in the output of `pixrec status`; of the last variant where there are several."""
+    header = next(line for line in out.splitlines() if line.startswith("artefact"))
+    begin, end = header.index("state"), header.index("figure")
+    names = {stage.name for stage in pipeline.STAGES}
+    rows = (line for line in out.splitlines() if line.split(" ")[0] in names)
+    return {line.split(" ")[0]: line[begin:end].strip() for line in rows}
 
 
 def replace_stage(monkeypatch, name: str, **changes) -> None:
@@ -72,9 +81,42 @@ def test_status_shows_current_stale_and_missing_artefacts(pixrec, monkeypatch):
     pixrec("run", "sample", "--stage", "raw", "--stage", "items")
     monkeypatch.setenv("PIXREC_INGEST__MAX_BAD_SHARE", "0.5")
     code, out, _ = pixrec("status")
-    states = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if "│" in line}
     assert code == 0
+    states = read_states(out)
     assert (states["raw"], states["items"], states["report"]) == ("current", "stale", "not built")
+    assert "To make everything current: pixrec run sample" in out
+
+
+def test_all_that_depends_on_changed_raw_files_is_behind_them(pixrec, settings, monkeypatch):
+    """Until `raw` has run nobody knows what changed; and nobody may take what comes after for up to date."""
+    build_all(settings)
+    _, out, _ = pixrec("status")
+    assert set(read_states(out).values()) == {"current"}
+    assert "pixrec run" not in out
+    replace_stage(monkeypatch, "raw", external_inputs=lambda _: "another size and time")
+    _, out, _ = pixrec("status")
+    states = read_states(out)
+    assert states.pop("raw") == "stale"
+    assert set(states.values()) == {"behind raw"}
+    assert out.strip().endswith("To make everything current: pixrec run sample")
+    _, out, err = pixrec("run", "--stage", "report")
+    assert built(out) == []
+    assert "warning: report of sample is behind raw. To make everything current: pixrec run sample" in err
+
+
+def test_status_has_one_line_per_row_at_80_columns(pixrec, settings, monkeypatch):
+    build_all(settings)
+    stamp = pipeline.RAW.stamp(Work(settings, "sample"))
+    long = {"blend": "{summary}" + "long " * 50, "item_vectors": "{seen:,}" + "0" * 99}
+    monkeypatch.setattr(headline, "FIGURES", headline.FIGURES | long)
+    monkeypatch.setenv("COLUMNS", "80")
+    replace_stage(monkeypatch, "raw", external_inputs=lambda _: "changed")
+    assert stamp
+    _, out, _ = pixrec("status")
+    lines = out.splitlines()
+    rows = [line for line in lines if line.startswith(tuple(stage.name for stage in pipeline.STAGES))]
+    assert len(rows) == len(list(plan_dataset(settings, "sample")))
+    assert max(len(line) for line in lines) <= 80
 
 
 def test_a_refused_promotion_is_reported_in_every_run_and_fails_none(pixrec, monkeypatch):

@@ -203,7 +203,7 @@ def test_a_failed_partition_stops_no_other_and_the_printed_command_retries(datas
     assert tags == {("a", "SUCCESS"), ("a|text_only", "SUCCESS"), ("b", "SUCCESS"), ("b", "FAILURE")}
 
     (datasets.root / "fixed").touch()
-    retry = err.strip().rpartition("To continue: pixrec ")[2]
+    retry = err.strip().rpartition("After the correction, continue with: pixrec ")[2]
     assert retry == f"--config {config} run b --variant text_only"
     code, out, _ = call(retry)
     assert code == 0

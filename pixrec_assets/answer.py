@@ -1,0 +1,80 @@
+"""The answer at the end of a run: how good the methods are, what serves, and what to do next."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pixrec_assets.headline import COLUMNS, headline, rows_of, served_method
+from pixrec_core import pipeline
+from pixrec_core.stages import Stage, Stats, Work
+
+#: Which item of each test user is to be predicted, by split.
+TARGETS: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
+#: Share of test targets at the instant of another item above which the order of the file decides most of them.
+MANY_TIES: Final = 0.5
+#: Below this, 95 % intervals of Recall@10 are several points wide.
+FEW_USERS: Final = 1000
+
+
+def print_answer(work: Work, console: Console) -> None:
+    """Print the metrics of a dataset's methods, best first, the sentences that open its report, and the next steps.
+
+    Before the first evaluation only the warnings of the last promotion are printed.
+    """
+    warnings = _stats(pipeline.PROMOTED, work).get("warnings", [])
+    if not work.paths.metrics.exists():
+        _print_plain(console, warnings, style="yellow")
+        return
+    target = TARGETS[work.dataset_settings.sequences.split]
+    table = Table(*COLUMNS, title=f"{work.dataset}: {target}, seen items allowed", title_justify="left")
+    for row in rows_of(headline(work.paths), served_method(work)):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    _print_plain(console, _sentences(work))
+    _print_plain(console, warnings, style="yellow")
+    _print_plain(console, (f"next: {step}" for step in next_steps(work)))
+    console.print(f"report: {escape(str(work.paths.report / 'index.html'))}")
+
+
+def _print_plain(console: Console, lines: Iterable[str], style: str | None = None) -> None:
+    for line in lines:
+        console.print(line, markup=False, style=style)
+
+
+def _sentences(work: Work) -> Iterator[str]:
+    """Yield the two sentences that open the report."""
+    from pixrec_core.report import tables  # imports Polars
+    from pixrec_core.report.inputs import read_metrics
+
+    protocol = next(iter(read_metrics(work.paths).protocols.values()))
+    for sentence in (tables.served_sentence(protocol, served_method(work)), tables.photo_sentence(protocol)):
+        yield sentence.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def next_steps(work: Work) -> Iterator[str]:
+    """Yield what would make the figures better or surer, each with the reason that was measured."""
+    epochs = work.dataset_settings.training.epochs
+    for variant in work.settings.variants:
+        trained = _stats(pipeline.CHECKPOINT, work.with_variant(variant))
+        if trained.get("best_epoch") == epochs:
+            yield (
+                f"the validation metric of {variant} still rose at the last epoch; "
+                f"try more than training.epochs = {epochs}"
+            )
+    profile = _stats(pipeline.SEQUENCES, work).get("profile", {})
+    if (tied := profile.get("share_tied_test") or 0) > MANY_TIES:
+        yield (
+            f"{100 * tied:.0f} % of test targets were bought at the same instant as another item, so the order of the "
+            "file chose them; use timestamps that are more precise, if there are any"
+        )
+    if 0 < (users := profile.get("test_users", 0)) < FEW_USERS:
+        yield f"only {users:,} users are tested, so intervals are wide; more data would make the comparison surer"
+
+
+def _stats(stage: Stage, work: Work) -> Stats:
+    """The statistics of the last build; empty before the first."""
+    stamp = stage.stamp(work)
+    return stamp["stats"] if stamp else {}
