@@ -1,5 +1,6 @@
 """The whole pipeline in a folder whose name has the syntax of globs, URLs and SQL, and under a locale of ASCII only."""
 
+import ast
 import os
 import random
 import subprocess
@@ -107,3 +108,17 @@ def test_a_deleted_working_folder_is_reported(project: Path, tmp_path: Path, mon
     assert pixrec("status") == 1
     assert "the working folder no longer exists" in capsys.readouterr().err
     os.chdir(project)
+
+
+def test_polars_expands_no_path() -> None:
+    """Each call says so: by default `[`, `*` and `?` in a path are a pattern."""
+    calls = [
+        (path.name, node.lineno)
+        for folder in ("pixrec_core", "pixrec_assets")
+        for path in (Path(__file__).parents[1] / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("pl.scan_parquet", "pl.read_parquet", "pl.read_parquet_schema")
+        and not any(each.arg == "glob" for each in node.keywords)
+    ]
+    assert calls == []

@@ -21,7 +21,7 @@ ENOUGH_FREE: Final = 10 * 2**30
 
 #: What a folder of a backbone must have, as patterns.
 BACKBONE_FILES: Final = ("config.json", "*.safetensors", "tokenizer.json", "preprocessor_config.json")
-HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:

@@ -19,7 +19,6 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from pixrec_core import files, prompts
-from pixrec_core.data import database
 from pixrec_core.data.images import open_photo
 from pixrec_core.data.item_features import read_features, read_keys
 from pixrec_core.data.sequences import read_items
@@ -201,7 +200,7 @@ def _photo_keys(paths: DatasetPaths, catalogue: pl.DataFrame) -> Keys:
     """Return (n,) the hash of each stored photo; empty for an item without one."""
     if not catalogue[HAS_IMAGE].any():
         return np.full(catalogue.height, b"", f"S{KEY_BYTES}")
-    manifest = pl.scan_parquet(database.parquet_path(paths.images_manifest)).select(ITEM, "sha256").collect()
+    manifest = pl.scan_parquet(files.require(paths.images_manifest), glob=False).select(ITEM, "sha256").collect()
     found = catalogue.select(ITEM, HAS_IMAGE).join(manifest, on=ITEM, how="left", maintain_order="left")
     keys = found.select(pl.when(HAS_IMAGE).then(pl.col("sha256").str.head(KEY_BYTES)).fill_null("")).to_series()
     return keys.to_numpy().astype(f"S{KEY_BYTES}")
