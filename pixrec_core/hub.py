@@ -6,7 +6,7 @@ from pixrec_core.errors import BackboneError
 from pixrec_core.settings import ModelSettings
 
 #: Files to download from a repository: no pickled weights and no code.
-FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors"]
+FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors", "*_Dense/model.safetensors"]
 
 
 def pin_revision(settings: ModelSettings) -> ModelSettings:

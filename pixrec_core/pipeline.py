@@ -62,7 +62,7 @@ def sequences(work: Work) -> Stats:
 
 def item_features(work: Work) -> Stats:
     """Encode the text and photo of every item with frozen encoders, for all variants and methods."""
-    from pixrec_core.encoders.build import build_item_features
+    from pixrec_core.models.encoders.build import build_item_features
 
     return build_item_features(work.dataset_settings.model, work.paths, work.engine)
 
@@ -194,10 +194,10 @@ def _backbone_external_inputs(work: Work) -> Any:
 
 def _item_features_external_inputs(work: Work) -> Any:
     """The settings of [model] that the features depend on, and the state of models outside of the pipeline."""
-    from pixrec_core.encoders import model_state
+    from pixrec_core.models.encoders import model_state
 
     model = work.dataset_settings.model
-    return [[name, model_state(name)] for name in (model.text_encoder, model.photo_encoder)]
+    return [model.item_tokens, *([name, model_state(name)] for name in (model.text_encoder, model.photo_encoder))]
 
 
 def _baselines_external_inputs(work: Work) -> Any:  # noqa: ARG001  # the same for every dataset

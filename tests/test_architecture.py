@@ -16,7 +16,6 @@ LAYERS = (
     ("pixrec_core.recommenders",),
     ("pixrec_core.retrieval",),
     ("pixrec_core.models", "pixrec_core.evaluation"),
-    ("pixrec_core.encoders",),
     ("pixrec_core.data", "pixrec_core.losses", "pixrec_core.prompts"),
     ("pixrec_core.ranking_table", "pixrec_core.stages", "pixrec_core.hub", "pixrec_core.pretrained"),
     ("pixrec_core.engine",),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixrec_core import prompts
 from pixrec_core.data.item_features import ItemFeatures, read_features
-from pixrec_core.encoders import load_encoder
+from pixrec_core.models.encoders import load_encoder
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, variant_photo_rows
 from pixrec_core.models.items_collate import FeatureTable
 from pixrec_core.models.items_tower import Contents, ItemsTower

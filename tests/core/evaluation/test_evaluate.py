@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from pixrec_core import files
-from pixrec_core.encoders.build import build_item_features
 from pixrec_core.engine import LOCAL
 from pixrec_core.errors import MissingArtefactError
 from pixrec_core.evaluation.evaluate import evaluate_rankings
+from pixrec_core.models.encoders.build import build_item_features
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import OUTCOME_SCHEMA, RANKING_SCHEMA
 from pixrec_core.settings import ModelSettings, RetrievalSettings

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from pixrec_core.encoders.build import build_item_features
 from pixrec_core.engine import LOCAL
 from pixrec_core.evaluation import lists
 from pixrec_core.evaluation.lists import ItemFacts, describe_lists, diversity, tf_idf
 from pixrec_core.evaluation.targets import Targets
+from pixrec_core.models.encoders.build import build_item_features
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import TEST
 from pixrec_core.settings import ModelSettings

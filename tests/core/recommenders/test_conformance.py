@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pixrec_core import recommenders
-from pixrec_core.encoders.build import build_item_features
 from pixrec_core.engine import LOCAL
 from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.models.encoders.build import build_item_features
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin
 from pixrec_core.recommenders import _sequence_training, base, ease

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pixrec_core.data.sequences import read_sequences
-from pixrec_core.encoders import load_encoder
 from pixrec_core.errors import QueryError
+from pixrec_core.models.encoders import load_encoder
 from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.retrieval import encode
 from pixrec_core.retrieval.retriever import Retriever

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pixrec_core.data.words import words
-from pixrec_core.encoders import lsa
+from pixrec_core.models.encoders import lsa
 
 COLOURS, KINDS, MATERIALS = ("red", "blue", "green", "black"), ("shoe", "sock", "scarf", "tie"), ("wool", "silk")
 TEXTS = [f"{colour} {kind} {material}" for colour in COLOURS for kind in KINDS for material in MATERIALS]
@@ -51,7 +51,7 @@ def test_texts_that_share_no_word_have_no_features(texts: list[str]) -> None:
 
 def test_a_sample_of_many_texts_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lsa, "MOST_TEXTS", 20)
-    encoder = lsa.create("lsa", lambda: TEXTS * 2)
+    encoder = lsa.create("lsa", lambda: TEXTS * 2, 32)
     assert np.linalg.norm(encoder.encode_texts(TEXTS), axis=1) == pytest.approx(1, abs=1e-5)
     monkeypatch.setattr(lsa, "MOST_WORDS", 4)
     assert len(lsa.fit(TEXTS).vocabulary) == 4

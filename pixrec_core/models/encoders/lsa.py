@@ -19,8 +19,8 @@ from scipy.sparse.linalg import norm
 
 from pixrec_core import files
 from pixrec_core.data.words import words
-from pixrec_core.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors, unit_length
 from pixrec_core.errors import ArtefactError
+from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors, unit_length
 
 DIMENSIONS: Final = 256  # at most; the best of few values on validation targets of one data set, fashion purchases
 LEAST_DIMENSIONS: Final = 16  # with fewer than 128 texts
@@ -58,7 +58,7 @@ class Lsa(ItemEncoder):
         save_file({"word_vectors": self.word_vectors}, folder / ARRAYS)
 
 
-def create(_name: str, texts: Callable[[], Sequence[str]]) -> ItemEncoder:
+def create(_name: str, texts: Callable[[], Sequence[str]], _max_tokens: int) -> ItemEncoder:
     """Fit on texts; each distinct text counts once."""
     distinct = sorted(set(texts()))
     if len(distinct) > MOST_TEXTS:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixrec_core.encoders.base import ItemEncoder, Modality, Vectors
+from pixrec_core.models.encoders.base import ItemEncoder, Modality, Vectors
 
 EDGE: Final = 64  # pixels; a photo is resized to a square of this edge
 LEVELS: Final = 4  # of each of red, green and blue
@@ -37,7 +37,7 @@ class Histogram(ItemEncoder):
         return np.array([describe_photo(photo) for photo in photos], np.float32).reshape(-1, FEATURES)
 
 
-def create(_name: str, _texts: Callable[[], Sequence[str]]) -> ItemEncoder:
+def create(_name: str, _texts: Callable[[], Sequence[str]], _max_tokens: int) -> ItemEncoder:
     """Return the encoder."""
     return Histogram()
 

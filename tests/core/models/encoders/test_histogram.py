@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixrec_core.encoders.histogram import COLOUR_CELLS, EDGE, LEVELS, describe_photo
+from pixrec_core.models.encoders.histogram import COLOUR_CELLS, EDGE, LEVELS, describe_photo
 
 COLOURS = COLOUR_CELLS**2 * LEVELS**3
 

@@ -22,9 +22,9 @@ from pixrec_core import files, prompts
 from pixrec_core.data.images import open_photo
 from pixrec_core.data.item_features import read_features, read_keys
 from pixrec_core.data.sequences import read_items
-from pixrec_core.encoders import create_encoder
-from pixrec_core.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors
 from pixrec_core.engine import Engine
+from pixrec_core.models.encoders import create_encoder
+from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.progress import track
 from pixrec_core.schemas import HAS_IMAGE, ITEM, TRAIN_COUNT
@@ -50,6 +50,11 @@ def build_item_features(settings: ModelSettings, paths: DatasetPaths, engine: En
     """
     catalogue = read_items(paths)
     texts = [prompts.item_text(item) for item in catalogue.iter_rows(named=True)]
+    names = {"text": settings.text_encoder, "photo": settings.photo_encoder}
+
+    def create(modality: Modality) -> ItemEncoder:
+        return create_encoder(names[modality], modality, lambda: _sold(texts, catalogue), settings.item_tokens)
+
     with files.replacing(paths.item_features) as folder:
         folder.mkdir()
         build = _Build(paths, folder, engine)
@@ -57,7 +62,7 @@ def build_item_features(settings: ModelSettings, paths: DatasetPaths, engine: En
             "text": build.write(
                 "text",
                 np.array([_key(text) for text in texts], f"S{KEY_BYTES}"),
-                lambda: create_encoder(settings.text_encoder, "text", lambda: _sold(texts, catalogue)),
+                create,
                 texts,
                 _encode_texts,
                 sizes=[len(text) for text in texts],
@@ -65,7 +70,7 @@ def build_item_features(settings: ModelSettings, paths: DatasetPaths, engine: En
             "photo": build.write(
                 "photo",
                 _photo_keys(paths, catalogue),
-                lambda: create_encoder(settings.photo_encoder, "photo", lambda: ()),
+                create,
                 catalogue[ITEM].to_list(),
                 partial(_encode_photos, paths),
                 sizes=[1] * catalogue.height,
@@ -94,7 +99,7 @@ class _Build:
         self,
         modality: Modality,
         keys: Keys,
-        create: Callable[[], ItemEncoder],
+        create: Callable[[Modality], ItemEncoder],
         inputs: Sequence[str],
         encode: Callable[[ItemEncoder, Sequence[str]], Vectors],
         sizes: Sequence[int],
@@ -104,7 +109,7 @@ class _Build:
         Args:
             modality: to write.
             keys: (n,) hash of each item's text or photo.
-            create: returns the encoder; not called if no item has a text or photo.
+            create: returns the encoder of a modality; not called if no item has a text or photo.
             inputs: (n,) what `encode` gets.
             encode: returns the vectors of inputs.
             sizes: (n,) by which inputs are sorted, so that those of a shard are similar.
@@ -120,7 +125,7 @@ class _Build:
         if not known.any():
             np.save(path, np.zeros((len(keys), 1), np.float32))
             return {"encoder": None, "dimensions": 1, "items": 0, "distinct": 0, "encoded": 0}
-        encoder = create()
+        encoder = create(modality)
         saved = self.folder / f"{modality}_encoder"
         saved.mkdir()
         encoder.save(saved)

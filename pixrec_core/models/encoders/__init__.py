@@ -2,8 +2,9 @@
 
 A module of this package is an encoder. It has two functions:
 
-`create(name, texts) -> ItemEncoder`
-    makes the encoder. `name` is the value of the setting, `texts` returns the texts that an encoder may be fitted on;
+`create(name, texts, max_tokens) -> ItemEncoder`
+    makes the encoder. `name` is the value of the setting, `texts` returns the texts that an encoder may be fitted on,
+    and `max_tokens` limits the tokens of a text for an encoder that reads tokens;
 `load(folder) -> ItemEncoder`
     reads an encoder that `ItemEncoder.save` wrote. It gives the same vectors.
 
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from pixrec_core import files, hub
-from pixrec_core.encoders.base import ENCODER_FILE, ItemEncoder, Modality
 from pixrec_core.errors import BackboneError, SettingsError
+from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality
 from pixrec_core.plugins import load_plugin, plugin_names
 
 __all__ = ["ItemEncoder", "create_encoder", "encoder_names", "load_encoder", "model_state"]
@@ -31,20 +32,21 @@ def encoder_names() -> list[str]:
     return [name for name in plugin_names(__name__) if name not in NOT_ENCODERS]
 
 
-def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[str]]) -> ItemEncoder:
+def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[str]], max_tokens: int) -> ItemEncoder:
     """Return the encoder of that name: a member of this package, or a Hugging Face model by name or folder.
 
     Args:
         name: value of `model.text_encoder` or `model.photo_encoder`.
         modality: what it will encode.
         texts: returns the item texts that an encoder may be fitted on.
+        max_tokens: most tokens of a text that an encoder reads.
 
     Raises:
         SettingsError: the encoder does not encode this modality, or an extra is not installed.
         BackboneError: the model was not found, or PixRec cannot use it.
     """
     module = load_plugin(__name__, name if name in encoder_names() else "hugging_face")
-    encoder: ItemEncoder = module.create(name, texts)
+    encoder: ItemEncoder = module.create(name, texts, max_tokens)
     if modality not in encoder.modalities:
         raise SettingsError(
             f"model.{modality}_encoder = {name!r} does not encode {modality}s; set it to "
