@@ -26,7 +26,8 @@ from pixrec_core import files, hub
 from pixrec_core.errors import ArtefactError, BackboneError
 from pixrec_core.models.backbones import Processor, adapter_of
 from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors, unit_length
-from pixrec_core.models.loading import SAFE, create_backbone
+from pixrec_core.models.loading import create_backbone
+from pixrec_core.pretrained import SAFE, check_folder
 
 BATCH_TOKENS: Final = 2_048  # padded tokens of a batch
 BATCH_PHOTOS: Final = 16
@@ -35,7 +36,6 @@ VERSION: Final = 1  # raised when the code computes other vectors with the same 
 
 _SAMPLE: Final = 1 << 20  # bytes at each end of a file of weights that its digest covers
 _POOLINGS: Final = ("cls", "mean", "max", "lasttoken", "mean_sqrt_len", "weightedmean")
-_LOADING: Final = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
 
 
 class HuggingFace(ItemEncoder):
@@ -292,11 +292,12 @@ def _open(name: str, folder: Path, max_tokens: int) -> _Network:
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as VISION_LANGUAGE
 
-    path = folder / "modules.json"
-    modules = files.read_json(path) if path.exists() else []
-    inner = folder / (modules[0]["path"] if modules else "")
     try:
+        modules = _modules(folder)
+        inner = folder / (modules[0]["path"] if modules else "")
         options = _options(inner)
+        if "gguf_file" not in options:
+            check_folder(inner)
         config = AutoConfig.from_pretrained(inner, **options)
         if config.model_type in VISION_LANGUAGE:
             backbone, processor = create_backbone(str(inner), None, list)
@@ -313,7 +314,7 @@ def _open(name: str, folder: Path, max_tokens: int) -> _Network:
         if model.main_input_name == "pixel_values":
             return _VisionModel(inner, model, has_pooler=not loading["missing_keys"])
         return _TextModel(folder, modules, model, options, max_tokens)
-    except _LOADING as error:
+    except Exception as error:  # transformers raises anything for the files of others
         first_line = str(error).strip().split("\n")[0]
         raise BackboneError(
             f"encoder {name!r} could not be loaded ({type(error).__name__}: {first_line}). Set model.text_encoder or "
@@ -321,6 +322,17 @@ def _open(name: str, folder: Path, max_tokens: int) -> _Network:
             "vision or vision-language model with config.json, safetensors and a fast tokenizer or "
             "preprocessor_config.json. PixRec does not read pickled weights and does not run code from a model's folder"
         ) from error
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """Return the modules of a folder of sentence-transformers; none for another folder."""
+    path = folder / "modules.json"
+    modules: list[dict[str, Any]] = files.read_json(path) if path.exists() else []
+    for module in modules:
+        parts = Path(module["path"]).parts
+        if ".." in parts or Path(module["path"]).is_absolute():
+            raise ValueError(f"{path} names the folder {module['path']!r}, which is not in it")
+    return modules
 
 
 def _device() -> str:
@@ -362,8 +374,10 @@ def _dense(folder: Path) -> torch.nn.Module:
     from safetensors.torch import load_file
 
     settings = files.read_json(folder / "config.json")
-    linear = torch.nn.Linear(settings["in_features"], settings["out_features"], settings.get("bias", True))
-    linear.load_state_dict({k.removeprefix("linear."): v for k, v in load_file(folder / "model.safetensors").items()})
+    weights = load_file(folder / "model.safetensors")
+    size, inputs = weights["linear.weight"].shape
+    linear = torch.nn.Linear(inputs, size, "linear.bias" in weights)
+    linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
     activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
     if activation not in {"Tanh", "Identity", "GELU", "ReLU"}:
         raise BackboneError(f"{folder / 'config.json'} has the activation {activation}; PixRec has Tanh, GELU and ReLU")
