@@ -12,11 +12,14 @@ import pytest
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
+from tests import test_end_to_end
 from tests.core.data.hostile_server import Answer, Server, hostile_server, jpeg, sends
-from tests.test_end_to_end import Pixrec  # a fixture
 
 pytest.importorskip("mlflow", reason="install .[tracking]")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
+
+#: The command in this process; a fixture.
+pixrec = test_end_to_end.pixrec
 
 SECRET = re.compile(rb"PLANTED[^\n]{0,40}")
 CREDENTIALS = [
@@ -98,7 +101,7 @@ def found_in(folder: Path) -> dict[str, list[bytes]]:
 
 
 def test_a_whole_run_leaves_no_secret(
-    pixrec: Pixrec,  # the fixture
+    pixrec: test_end_to_end.Pixrec,  # the fixture
     folder: Path,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,

@@ -3,6 +3,7 @@
 import codecs
 import glob
 import gzip
+import io
 import zipfile
 import zlib
 from array import array
@@ -25,6 +26,8 @@ UNPACKED: Final = "unpacked"
 ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any gzip file may expand to
 
 _STRETCH = 1 << 18  # fits a core's cache
+_PEEK = 1 << 16
+_RUN = 1000  # blank lines
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".gz", ".zip")  # endings of the files of a folder
@@ -324,9 +327,46 @@ def _read_line(file: BinaryIO) -> bytes:
     return line
 
 
-def write_readable(source: Path, target: Path) -> None:
-    """Copy lines for DuckDB, which skips blank lines and so would lose count: they and endless ones become `null`."""
+def write_readable(source: Path, target: Path) -> "array[int]":
+    """Copy the lines that are not blank, an endless one as `null`, and return their numbers from 1.
+
+    DuckDB skips blank lines, so it would lose count, and gives up at endless ones.
+    """
+    numbers = array("q")
     with target.open("wb") as file:
-        for number, line in enumerate(lines(source), start=1):
+        for number, _, line in _lines_and_runs(source):
             text = line.removeprefix(BOM) if number == 1 else line
-            file.write(b"null\n" if not text.strip() or len(text) > LONGEST else text)
+            if text.strip():
+                numbers.append(number)
+                file.write(b"null\n" if len(text) > LONGEST else text)
+    return numbers
+
+
+def blank_runs(path: Path) -> "tuple[array[int], array[int]]":
+    """Return the first line, from 1, and the number of lines of each run of blank lines."""
+    first, width = array("q"), array("q")
+    for number, count, line in _lines_and_runs(path):
+        if not line.strip(b"\r\n"):
+            if first and first[-1] + width[-1] == number:
+                width[-1] += count
+            else:
+                first.append(number)
+                width.append(count)
+    return first, width
+
+
+def _lines_and_runs(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number of each line, 1, and the line; and of long runs of blank lines the first number and the count.
+
+    A small gzip file may hold millions of blank lines, which one by one would take minutes.
+    """
+    number, blank = 1, 0
+    with io.BufferedReader(path.open("rb", buffering=0), _PEEK) as file:
+        while line := _read_line(file):
+            yield number, 1, line
+            number, blank = number + 1, blank + 1 if line == b"\n" else 0
+            if blank > _RUN:  # not earlier, as `peek` copies the buffer
+                ahead = file.peek()
+                if count := len(file.read(len(ahead) - len(ahead.lstrip(b"\n")))):
+                    yield number, count, b"\n"
+                    number, blank = number + count, 0

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from heapq import merge
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final
 
@@ -287,13 +288,13 @@ class _Loader:
 
     def _number_rows(self, path: Path, index: LineIndex, rejects: list[_Reject]) -> None:
         """Set `query`, whose rows have their lines, and `lost`, and complete `faults`."""
-        shifts = self._shifts(rejects, self.faults)
+        shifts = self._shifts(rejects, ((line, 1) for line in sorted(self.faults)))
         if shifts.lines != index.count:  # the file has blank lines or line breaks in cells
-            blank = list(_blank_lines(path)) if len(self.layout.header) > 1 else []
+            first, width = raw_lines.blank_runs(path) if len(self.layout.header) > 1 else ([], [])
             self.in_cells = True
             for parallel in (True, False):
                 rejects = self._read(path, index, parallel)
-                shifts = self._shifts(rejects, blank)
+                shifts = self._shifts(rejects, zip(first, width, strict=True))
                 if shifts.lines == index.count:
                     break
             self.db.execute(f"ALTER TABLE {self.table} DROP COLUMN breaks")
@@ -307,9 +308,9 @@ class _Loader:
         self.db.unregister("numbers")
         self.query = f"SELECT * FROM {self.table} POSITIONAL JOIN lines_of_{self.table}"  # noqa: S608
 
-    def _shifts(self, rejects: Iterable[_Reject], blank: Iterable[int]) -> "_Shifts":
+    def _shifts(self, rejects: Iterable[_Reject], blank: Iterable[tuple[int, int]]) -> "_Shifts":
         (rows,) = fetch_row(self.db, f"SELECT count(*) FROM {self.table}")  # noqa: S608
-        skips = sorted([*((reject.line, 1 + reject.breaks) for reject in rejects), *((line, 1) for line in blank)])
+        skips = merge(sorted((reject.line, 1 + reject.breaks) for reject in rejects), blank)
         query = f"SELECT rowid, breaks FROM {self.table} WHERE breaks > 0 ORDER BY rowid"  # noqa: S608
         return _Shifts.of_rows(
             rows, self.layout.lines + 1, skips, self.db.execute(query).fetchall() if self.in_cells else []
@@ -332,7 +333,7 @@ class _Shifts:
 
     @classmethod
     def of_rows(
-        cls, rows: int, line: int, skips: Sequence[tuple[int, int]], long: Sequence[tuple[int, int]]
+        cls, rows: int, line: int, skips: Iterable[tuple[int, int]], long: Sequence[tuple[int, int]]
     ) -> "_Shifts":
         """Place rows on lines.
 
@@ -355,7 +356,7 @@ class _Shifts:
                 first.append(row)
                 shift.append(line - row)
 
-        for start, width in [*skips, (sys.maxsize, 0)]:
+        for start, width in chain(skips, [(sys.maxsize, 0)]):
             while next_long < len(long) and line + long[next_long][0] - row < start:
                 place(long[next_long][0] + 1, line + long[next_long][0] - row + 1 + long[next_long][1])
                 next_long += 1
@@ -365,7 +366,7 @@ class _Shifts:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the line of each row, in chunks of flat size."""
-        ends = [*self.first[1:], self.rows]
+        ends = self.first[1:] + array("q", [self.rows])
         for begin in range(0, self.rows, _CHUNK_ROWS):
             end = min(begin + _CHUNK_ROWS, self.rows)
             i, j = bisect_right(self.first, begin) - 1, bisect_left(self.first, end)
@@ -377,10 +378,6 @@ class _Shifts:
 def _reason(kind: str, message: str) -> str:
     found = re.fullmatch(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     return f"{found[2]} cells where the header has {found[1]}" if found else _REASONS.get(kind, message)
-
-
-def _blank_lines(path: Path) -> Iterator[int]:
-    return (number for number, line in enumerate(raw_lines.lines(path), start=1) if not line.strip(b"\r\n"))
 
 
 def _without_lines(path: Path, removed: set[int], folder: Path) -> Path:

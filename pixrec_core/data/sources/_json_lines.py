@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from pixrec_core.data import raw_lines
 from pixrec_core.data.database import file_literal
@@ -53,11 +55,11 @@ def load_json_lines(
         SourceError: the file is missing or empty, or expands past `max_expansion`.
     """
     plain = raw_lines.unpack(path, folder, max_expansion)
-    index = _load(db, plain.path, shape, folder)
+    index, query = _load(db, plain.path, shape, folder)
     return [
         RawTable(
             path,
-            "SELECT *, rowid + 1 AS line, NULL::VARCHAR AS dropped FROM parsed",
+            f"SELECT *, NULL::VARCHAR AS dropped FROM ({query})",  # noqa: S608
             partial(raw_lines.pick, plain.path, index),
             index.count,
             explain=_why_unreadable,
@@ -66,20 +68,23 @@ def load_json_lines(
     ]
 
 
-def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path) -> LineIndex:
-    """Create the table `parsed`, whose n-th row is the n-th line.
+def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path) -> tuple[LineIndex, str]:
+    """Create the table `parsed`; return the lines of the file, and SQL of the rows with their `line`.
 
     DuckDB skips blank lines and stops at endless ones; a file that has any is read from a copy without them.
     """
     db.execute(_MACROS + shape.macros)
     index = raw_lines.index(path)
     if index.readable and _create(db, path, shape) == index.count:
-        return index
+        return index, "SELECT *, rowid + 1 AS line FROM parsed"
     copy = folder / "readable.jsonl"
-    raw_lines.write_readable(path, copy)
+    numbers = raw_lines.write_readable(path, copy)
     rows = _create(db, copy, shape)
-    assert rows == index.count, f"{path}: {rows} rows of {index.count} lines"
-    return index
+    assert rows == len(numbers), f"{path}: {rows} rows of {len(numbers)} lines that are not blank"
+    db.register("numbers", pa.table({"line": np.frombuffer(numbers, np.int64)}))
+    db.execute("CREATE TABLE line_numbers AS FROM numbers")
+    db.unregister("numbers")
+    return index, "SELECT * FROM parsed POSITIONAL JOIN line_numbers"
 
 
 def _create(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape) -> int:

@@ -1,11 +1,13 @@
 import gzip
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.data import raw_lines
+from pixrec_core.data import interactions, raw_lines
 from pixrec_core.errors import SourceError
+from tests.core.data import raw_shop
 
 
 def lines_of(tmp_path, raw):
@@ -52,11 +54,35 @@ def test_any_lines_can_be_read_by_number(tmp_path_factory, whole, ended, data):
     assert picked == [everything[number - 1] for number in numbers]
 
 
-def test_readable_copy_keeps_the_count(tmp_path, monkeypatch):
+def test_a_readable_copy_has_the_lines_that_are_not_blank_with_their_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_lines, "LONGEST", 5)
-    path = lines_of(tmp_path, raw_lines.BOM + b"{}\n\n \t\r\n123456789\n[]")
-    raw_lines.write_readable(path, tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == b"{}\nnull\nnull\nnull\n[]"
+    path = lines_of(tmp_path, raw_lines.BOM + b"{}\n\n\n \t\r\n123456789\n[]")
+    assert raw_lines.write_readable(path, tmp_path / "copy").tolist() == [1, 5, 6]
+    assert (tmp_path / "copy").read_bytes() == b"{}\nnull\n[]"
+
+
+@given(
+    st.lists(st.sampled_from([b"\n", b"\n", b"\r\n", b" \n", b"x\n", b"yy\r\n"])), st.integers(1, 9), st.integers(0, 3)
+)
+def test_blank_lines_are_found(tmp_path_factory, rows, peek, run):
+    path = lines_of(tmp_path_factory.mktemp("blank"), b"".join(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raw_lines, "_PEEK", peek)
+        patch.setattr(raw_lines, "_RUN", run)
+        first, width = raw_lines.blank_runs(path)
+        numbers = raw_lines.write_readable(path, path.with_name("copy")).tolist()
+    blank = [line for start, count in zip(first, width, strict=True) for line in range(start, start + count)]
+    assert blank == [number for number, row in enumerate(rows, 1) if not row.strip(b"\r\n")]
+    assert all(start + count < following for start, count, following in zip(first, width, first[1:], strict=False))
+    assert numbers == [number for number, row in enumerate(rows, 1) if row.strip()]
+
+
+def test_millions_of_blank_lines_take_no_rows(tmp_path):
+    path = lines_of(tmp_path, raw_shop.review() + b"\n" * 5_000_000 + b"bad\n" + raw_shop.review(user_id="v"))
+    paths = raw_shop.at(tmp_path, path, path)
+    stats = interactions.build_interactions(raw_shop.LENIENT, paths)
+    assert (stats["rows"], stats["bad_lines"]) == (2, 1)
+    assert pl.read_parquet(paths.interactions_quarantine)["line"].to_list() == [5_000_002]
 
 
 def test_a_plain_file_is_read_in_place(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pixrec_core import files
-from pixrec_core.data import interactions, items, raw_files
+from pixrec_core.data import interactions, items, raw_files, raw_lines
 from pixrec_core.data.sources import _csv, tables
 from pixrec_core.data.sources._mapping import Mapping
 from pixrec_core.errors import SourceError
@@ -142,7 +142,7 @@ def test_more_unreadable_rows_than_memory_holds_are_an_error(tmp_path, monkeypat
 
 
 def test_lines_that_belong_to_no_row_count_as_rejected(tmp_path, monkeypatch):
-    monkeypatch.setattr(_csv, "_blank_lines", lambda path: iter(()))
+    monkeypatch.setattr(raw_lines, "blank_runs", lambda path: ([], []))
     paths = fetched(tmp_path, ORDERS + "u,s,2024-05-01,5\n\n\n")
     assert interactions.build_interactions(LENIENT, paths)["bad_lines"] == 2
     bad = pl.read_parquet(paths.interactions_quarantine)
