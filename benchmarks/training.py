@@ -5,7 +5,7 @@ All train on the same sequences, in turns in one process, each with its default 
 example. In each step it decodes the JPEGs of all photos, encodes them, encodes each target on its own, and computes
 logits at every position.
 
-    python -m benchmarks.training [--rounds 5] [--steps 8] [--users 1000]
+    python -m benchmarks.training [--rounds 5] [--steps 8] [--users 3000]
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="training steps per round")
-    parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--users", type=int, default=3000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare_rates(open_shop(Path(folder), options.users, DATA_STAGES), options.rounds, options.steps)

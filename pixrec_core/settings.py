@@ -292,7 +292,7 @@ class TrainingSettings(Section):
 
     epochs: Positive = Field(30, description="most passes over the training sequences; 3 with a backbone")
     batch_size: Positive = Field(
-        1024, description="targets per step; 256 with item_encoder = backbone; tokens: history windows, 16"
+        1024, description="targets per step; 512 with item_encoder = backbone; tokens: history windows, 16"
     )
     max_history_len: int = Field(
         50, ge=2, description="n, maximum items in a history window; the newest are kept; tokens: 10"
@@ -522,7 +522,7 @@ OTHER_DEFAULTS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "model": {"embedding_dim": 128},
         "training": {
             "epochs": 3,
-            "batch_size": 256,
+            "batch_size": 512,
             "learning_rate": 5e-4,
             "lr_scheduler_type": "cosine",
             "warmup_ratio": 0.1,

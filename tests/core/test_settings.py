@@ -426,7 +426,7 @@ training = { epochs = 30 }
     assert found == {
         "items": (256, 1024, 3e-3, 30),
         "tokens": (128, 16, 3e-3, 3),
-        "backbone": (128, 256, 5e-4, 30),
+        "backbone": (128, 512, 5e-4, 30),
     }
 
 
