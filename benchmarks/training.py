@@ -1,9 +1,12 @@
-"""Training examples per second of both user encoders, and of a straightforward implementation of `tokens`.
+"""Training examples per second of both user encoders, and items per second of encoding the catalogue.
 
 All train on the same sequences, in turns in one process, each with its default settings. `tokens` and `items` with
 `item_encoder = "backbone"` train the backbone `tiny`. The straightforward one has one (history, target) pair per
 example. In each step it decodes the JPEGs of all photos, encodes them, encodes each target on its own, and computes
 logits at every position.
+
+Then all items are encoded: by `tokens` from texts and photo files, and by `items` from them too (the stage
+`item_features` and the tower). `--rounds` applies to both.
 
     python -m benchmarks.training [--rounds 5] [--steps 8] [--users 3000]
 """
@@ -12,7 +15,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +24,21 @@ from torch.nn import functional
 from transformers import set_seed
 
 from benchmarks.generated_shop import DATA_STAGES, open_shop
-from pixrec_core import losses, prompts, schemas
+from pixrec_core import files, losses, prompts, schemas
 from pixrec_core.data.images import open_photo
 from pixrec_core.data.sequences import read_items
+from pixrec_core.encoders.build import build_item_features
 from pixrec_core.engine import LOCAL
 from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.frozen_features import feature_table, variant_features
 from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
-from pixrec_core.settings import Settings
+from pixrec_core.retrieval.encode import Encoder
+from pixrec_core.retrieval.items_encoder import ItemsEncoder
+from pixrec_core.settings import DatasetSettings, Settings
 from pixrec_core.stages import Work
 from pixrec_core.training import build_tower, items
 from pixrec_core.training.batches import OneDatasetBatchSampler
@@ -92,28 +99,59 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=3000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        compare_rates(open_shop(Path(folder), options.users, DATA_STAGES), options.rounds, options.steps)
+        work = open_shop(Path(folder), options.users, DATA_STAGES)
+        compare_training(work, options.rounds, options.steps)
+        compare_encoding(work, options.rounds)
 
 
-def compare_rates(work: Work, rounds: int, steps: int) -> None:
-    """Time all implementations in turns."""
+def compare_training(work: Work, rounds: int, steps: int) -> None:
+    """Time training steps of all implementations in turns."""
     runs = {
         "tokens": _tokens(work),
         "items, tiny": _items(work, "backbone"),
         "items, frozen": _items(work, "frozen"),
         "straightforward": _straightforward(work),
     }
+
+    def several(run: Callable[[int], int]) -> Callable[[int], int]:
+        return lambda round_: sum(run(round_ * steps + step) for step in range(steps))
+
+    _compare({name: several(run) for name, run in runs.items()}, rounds, "examples")
+
+
+def compare_encoding(work: Work, rounds: int) -> None:
+    """Time encoding of all items by both user encoders in turns."""
+    ids = read_items(work.paths)[schemas.ITEM].to_list()
+    tokens, inputs, _, _ = _tokens_data(work)
+    settings = _items_settings(work, "frozen")
+    frozen = items.build_items_tower(settings.model, settings.training, work.variant_paths).model.eval()
+
+    def by_tokens(_round: int) -> int:
+        return len(Encoder(tokens.eval(), inputs, None).item_vectors())
+
+    def by_items(_round: int) -> int:
+        files.remove(work.paths.item_features)  # it would keep the vectors of known photos
+        build_item_features(settings.model, work.paths, LOCAL)
+        table = feature_table(frozen, variant_features(work.variant_paths))
+        return len(ItemsEncoder.encode(frozen, ids, table).item_vectors())
+
+    _compare({"tokens": by_tokens, "items, frozen": by_items}, rounds, "items")
+
+
+def _compare(runs: Mapping[str, Callable[[int], int]], rounds: int, unit: str) -> None:
+    """Print how much each run does per second, and its ratio to `tokens`; a run gets the number of the round."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds):
         for name, run in runs.items():
             start = time.perf_counter()
-            done = sum(run(round_ * steps + step) for step in range(steps))
+            done = run(round_)
             rates[name].append(done / (time.perf_counter() - start))
     for name, each in rates.items():
-        ratios = [ours / tokens for ours, tokens in zip(each, rates["tokens"], strict=True)]
+        ratios = [rate / tokens for rate, tokens in zip(each, rates["tokens"], strict=True)]
         print(
-            f"{name:16} {statistics.median(each):8.1f} examples/s  ({min(each):.1f} to {max(each):.1f})"
-            f"{statistics.median(ratios):8.2f}x  ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{name:16} {statistics.median(each):8.1f} {unit}/s  ({min(each):.1f} to {max(each):.1f})"
+            f"{statistics.median(ratios):8.2f}x  ({min(ratios):.2f} to {max(ratios):.2f})",
+            flush=True,
         )
 
 
@@ -133,11 +171,7 @@ def _tokens(work: Work) -> Callable[[int], int]:
 
 def _items(work: Work, item_encoder: str) -> Callable[[int], int]:
     """Return the same for `items`."""
-    settings = work.settings.model_dump()["datasets"]["sample"]["source"]
-    dataset = {"source": settings, "model": {"item_tokens": 16, "item_encoder": item_encoder}}
-    given = Settings(root=work.settings.root, data_dir=work.settings.data_dir, datasets={"sample": dataset}).dataset(
-        "sample"
-    )
+    given = _items_settings(work, item_encoder)
     set_seed(0)
     prepared = items.prepare(given.model, given.training, {"sample": work.variant_paths}, LOCAL)
     model, windows = prepared.model.train(), prepared.windows
@@ -150,6 +184,14 @@ def _items(work: Work, item_encoder: str) -> Callable[[int], int]:
         return sum(len(window.items) - 1 for _, window in taken)
 
     return run
+
+
+def _items_settings(work: Work, item_encoder: str) -> DatasetSettings:
+    """Return the settings of `items` for the same data."""
+    source = work.dataset_settings.source.model_dump()
+    dataset = {"source": source, "model": {"item_tokens": 16, "item_encoder": item_encoder}}
+    root, data = work.settings.root, work.settings.data_dir
+    return Settings(root=root, data_dir=data, datasets={"sample": dataset}).dataset("sample")
 
 
 def _straightforward(work: Work) -> Callable[[int], int]:
