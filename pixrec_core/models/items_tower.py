@@ -26,6 +26,8 @@ Contents = Mapping[str, Tensor]
 
 MIN_ROWS = 2
 LEAST_VARIANCE = 1e-6  # of the highest one
+CPU_TOKENS = 2_048  # padded tokens per pass of the backbone: its activations stay in the CPU's cache
+ROWS = ("input_ids", "image_feature_index", "starts", "ends")  # inputs of a backbone, one row per item
 BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
 
 
@@ -162,7 +164,10 @@ class ItemsTower(Tower):
         if self.backbone is None:
             contents: Contents = items["contents"]
             return contents
-        return {BACKBONE: self.item_states(items, self.photo_features(items["photos"]))}
+        photos, ids = self.photo_features(items["photos"]), items["input_ids"]
+        size = max(1, CPU_TOKENS // ids.shape[1]) if self.device.type == "cpu" else len(ids)
+        parts = [{name: items[name][start : start + size] for name in ROWS} for start in range(0, len(ids), size)]
+        return {BACKBONE: torch.cat([self.item_states(part, photos) for part in parts])}
 
     def item_vectors(self, contents: Contents, numbers: Tensor, id_mask: Tensor | None = None) -> Tensor:
         """Return unit vectors (I, D) of items as candidates.

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 from transformers import set_seed
 
+from pixrec_core.models import items_tower
 from pixrec_core.models.items_collate import FeatureTable, ItemsCollator
 from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig, Whitening
 from pixrec_core.models.negatives import Negatives
@@ -159,7 +160,9 @@ def test_a_saved_tower_loads_unchanged(tmp_path: Path) -> None:
     assert loaded(**collator()(WINDOWS)).loss == model(**collator()(WINDOWS)).loss
 
 
-def test_an_item_of_the_backbone_is_encoded_once_per_step() -> None:
+@pytest.mark.parametrize("tokens", [2048, 100])
+def test_an_item_of_the_backbone_is_encoded_once_per_step(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    monkeypatch.setattr(items_tower, "CPU_TOKENS", tokens)
     part = small()
     config = ItemsTowerConfig(backbone_config=part.model.config.backbone_config, embedding_dim=DIM, feature_dropout=0.0)
     model = ItemsTower(config, part.model.backbone)
@@ -168,7 +171,8 @@ def test_an_item_of_the_backbone_is_encoded_once_per_step() -> None:
     model.hidden_states = lambda ids, *rest: (rows.append(len(ids)), run(ids, *rest))[1]
     build = ItemsCollator(part.collator.item_batch, Negatives(COUNTS, 4, seed=0))
     model.train()(**build(WINDOWS)).loss.backward()
-    assert rows == [4 + len({number for window in WINDOWS for number in window.items})]
+    assert sum(rows) == 4 + len({number for window in WINDOWS for number in window.items})
+    assert (len(rows) > 1) is (tokens < 2048)
     decoder = [each for name, each in model.named_parameters() if name.startswith("backbone") and each.grad is not None]
     assert decoder
     assert all(each.grad.any() for each in decoder)
