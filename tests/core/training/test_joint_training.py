@@ -14,6 +14,7 @@ from pixrec_core.models import checkpoint
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
+from pixrec_core.training import prepared
 from pixrec_core.training.validation import Validation
 from tests.core.shop import DATA_STAGES
 
@@ -97,11 +98,11 @@ def test_only_training_sequences_are_learnt_and_item_numbers_belong_to_their_dat
     learnt, validated = [], []
 
     class RecordedWindows(TrainingWindows):
-        def __init__(self, sequences, *rest) -> None:
+        def __init__(self, sequences, *rest, **options) -> None:
             learnt.append(sequences)
-            super().__init__(sequences, *rest)
+            super().__init__(sequences, *rest, **options)
 
-    monkeypatch.setattr(training, "TrainingWindows", RecordedWindows)
+    monkeypatch.setattr(prepared, "TrainingWindows", RecordedWindows)
     monkeypatch.setattr(
         Validation, "__call__", lambda self, _: validated.append(self) or {"recall@10": 0.0, "ndcg@10": 0.0}
     )
