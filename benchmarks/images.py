@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=20.0, help="delay of each answer")
     parser.add_argument("--sent", type=int, default=300, help="longest edge of the photo on the server, pixels")
     parser.add_argument("--size", type=int, default=128, help="longest edge of the stored photo, pixels")
+    parser.add_argument("--img2dataset", metavar="PYTHON", help="a Python that has img2dataset, instead of a new one")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     args = parser.parse_args()
     with ExitStack() as stack:
@@ -215,7 +216,7 @@ def main() -> None:
             "ours": (ours, job),
             "serial": (serial, job._replace(count=max(1, args.photos // 10))),
         }
-        if python := python_with_img2dataset(stack.enter_context(tempfile.TemporaryDirectory())):
+        if python := args.img2dataset or python_with_img2dataset(stack.enter_context(tempfile.TemporaryDirectory())):
             contestants["img2dataset"] = (partial(img2dataset, python), job)
         race(contestants, args.rounds)
         print(

@@ -5,17 +5,17 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pixrec_core import files
 from pixrec_core.data import local_photos, photos
-from pixrec_core.data.decoding import Decoders, StoppedError
+from pixrec_core.data.decoding import POLL_S, Decoders, StoppedError
 from pixrec_core.data.fetching import Fetcher, FetchError
 from pixrec_core.data.image_manifest import FAILED, OK, TRYING, Journal, Outcome
 from pixrec_core.data.retrying import wait_s
@@ -169,12 +169,19 @@ def map_by_host(
                     future.add_done_callback(ended.put)
                 if not running:
                     return
-                future = ended.get()
+                future = _first(ended)
                 del running[future]
                 yield future.result()
         except BaseException:
             stop.set()
             raise
+
+
+def _first(ended: SimpleQueue[Future[R]]) -> Future[R]:
+    """The first element. Polars has system calls restarted after a signal, so Ctrl-C ends no wait without a timeout."""
+    while True:
+        with suppress(Empty):
+            return ended.get(timeout=POLL_S)
 
 
 def _pop_startable(

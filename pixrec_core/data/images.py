@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from PIL import Image
 from pixrec_core import files, progress
 from pixrec_core.data import image_manifest, local_photos
 from pixrec_core.data.downloading import Downloader, Task, map_by_host
+from pixrec_core.data.fetching import NOT_ALLOWED, NOT_PUBLIC
 from pixrec_core.data.image_manifest import FAILED, TRYING, Journal, Outcome
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
@@ -31,6 +33,27 @@ from pixrec_core.settings import ImageSettings
 from pixrec_core.stages import Stats
 
 log = logging.getLogger(__name__)
+
+_NETWORK: Final = (
+    "Check the network and the host names in the catalogue. Photos that you have as files need no network: name their "
+    "folder in [datasets.<name>.source] of pixrec.toml (`photos`)"
+)
+_REFUSED: Final = (
+    "The server refuses our requests: it may want a `User-Agent` or a key, which [images.headers] of pixrec.toml sets"
+)
+
+#: What helps if no photo of a dataset can be had, by reason.
+REMEDIES: Final = {
+    NOT_PUBLIC: "Their server has a private address: if you trust the URLs of the catalogue, set "
+    "`allow_private_hosts = true` in [images] of pixrec.toml",
+    NOT_ALLOWED: "Add their host to `allow_hosts` in [images] of pixrec.toml, or remove it from `deny_hosts`",
+    local_photos.NO_FOLDER: "The catalogue names local photos, but the dataset has no photo folder: name it in "
+    "[datasets.<name>.source] of pixrec.toml (`photos` or `serve_photos`)",
+    "no such file": "Compare the paths in the catalogue with the photo folder in [datasets.<name>.source] of "
+    "pixrec.toml",
+    **dict.fromkeys(("unknown host", "connection", "timeout", "deadline", "tls"), _NETWORK),
+    **dict.fromkeys(("http 401", "http 403", "http 406", "http 429"), _REFUSED),
+}
 
 
 @dataclass(frozen=True)
@@ -154,11 +177,10 @@ def _stats(paths: DatasetPaths, fetched: int, seconds: float) -> Stats:
     if reasons:
         listed = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
         log.warning("warning: %d of %d photos failed: %s", failed, urls, listed)
-    if local_photos.NO_FOLDER in reasons:
-        log.warning(
-            "warning: the catalogue names local photos, but the dataset has no photo folder; name it in "
-            "[datasets.<name>.source] of pixrec.toml (`photos` or `serve_photos`). The run continues without them"
-        )
+    for reason in reasons if failed == urls else ():  # not one photo: the most frequent reason with a remedy
+        if remedy := REMEDIES.get(reason):
+            log.warning("warning: no photo could be stored. %s. The run continues without photos", remedy)
+            break
     return {
         "urls": urls,
         "ok": urls - failed,

@@ -3,12 +3,15 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 from PIL import Image
 
@@ -19,7 +22,7 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError, SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
 from pixrec_core.settings import ImageSettings
-from tests.core.data.hostile_server import encoded, hostile_server, in_turn, jpeg, raw, sends
+from tests.core.data.hostile_server import encoded, hostile_server, in_turn, jpeg, raw, sends, waits
 from tests.core.forks import CONTEXT
 
 
@@ -189,6 +192,28 @@ class TestHostileAnswers:
         assert "sesame" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("values", "code", "remedy"),
+    [
+        ({"allow_private_hosts": False}, 200, "set `allow_private_hosts = true` in [images]"),
+        ({"allow_hosts": ("h.test",)}, 200, "`allow_hosts` in [images]"),
+        ({"deny_hosts": ("127.*",)}, 200, "remove it from `deny_hosts`"),
+        ({}, 403, "[images.headers]"),
+    ],
+)
+def test_without_any_photo_a_warning_names_the_setting_that_helps(server, paths, caplog, values, code, remedy):
+    write_items(paths, {n: server.url(f"/{n}", sends(jpeg(), code)) for n in "ab"})
+    images.download_images(settings(**values), paths)
+    assert "warning: no photo could be stored. " in caplog.text
+    assert remedy in caplog.text
+
+
+def test_with_one_photo_no_remedy_is_shown(server, paths, caplog):
+    write_items(paths, {"a": server.url("/a", sends(jpeg())), "b": server.url("/b", sends(b"", 403))})
+    images.download_images(settings(), paths)
+    assert "no photo could be stored" not in caplog.text
+
+
 def test_a_full_disk_ends_the_run_without_waiting(server, paths, monkeypatch):
     replacing = files.replacing
 
@@ -207,6 +232,32 @@ def test_a_full_disk_ends_the_run_without_waiting(server, paths, monkeypatch):
     assert time.monotonic() - start < 60
     assert not paths.images_manifest.exists()
     assert paths.images_journal.exists()
+
+
+@pytest.mark.timeout(40)
+def test_an_interrupt_ends_the_stage_whatever_is_fetched_and_decoded(server, paths):
+    """Without waiting for a photo that decodes for minutes, nor for a server that is silent for a minute."""
+    whole = jpeg(7000, 7000, progressive=True, quality=30)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    slow = whole[:-2] + last * (1_000_000 // len(last)) + whole[-2:]
+    urls = {str(n): server.url(f"/{n}", sends(slow)) for n in range(3)}
+    write_items(paths, urls | {"silent": server.url("/silent", waits())})
+    decoders = []
+
+    def interrupt():
+        while server.hits.total() < 4 or not decoders:
+            decoders[:] = psutil.Process().children()
+            server.ends.wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        images.download_images(settings(timeout_s=60, deadline_s=60), paths)
+    thread.join()
+    assert paths.images_journal.exists()
+    assert not paths.images_manifest.exists()
+    assert not any(child.is_running() for child in decoders)
 
 
 def test_one_host_gets_few_requests_at_a_time(server, paths):
@@ -473,7 +524,7 @@ class TestLocalPhotos:
     def test_without_a_photo_folder_fail_with_a_warning(self, paths, caplog):
         write_items(paths, {"a": "images/a.jpg", "b": "http://127.0.0.1:PORT/images/b.jpg"})
         assert images.download_images(settings(), paths)["failed_by_reason"] == {"no photo folder": 2}
-        assert "the dataset has no photo folder; name it in [datasets.<name>.source]" in caplog.text
+        assert "the dataset has no photo folder: name it in [datasets.<name>.source]" in caplog.text
 
     def test_a_photo_folder_that_is_gone_stops_the_stage_and_removes_nothing(self, paths, folder):
         (folder / "a.jpg").write_bytes(jpeg())
