@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pixrec_core.encoders.build import build_item_features
 from torch.nn import functional
 from transformers import set_seed
 
@@ -30,6 +29,7 @@ from pixrec_core.data.images import open_photo
 from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import LOCAL
 from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.encoders.build import build_item_features
 from pixrec_core.models.frozen_features import feature_table, variant_features
 from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.negatives import Negatives

@@ -298,7 +298,7 @@ class TrainingSettings(Section):
         50, ge=2, description="n, maximum items in a history window; the newest are kept; tokens: 10"
     )
     learning_rate: float = Field(
-        3e-3, gt=0, description="peak learning rate; 5e-4 with a backbone, and 1e-4 or less for a pretrained one"
+        1.5e-3, gt=0, description="peak learning rate; 5e-4 with a backbone, and 1e-4 or less for a pretrained one"
     )
     lr_scheduler_type: Literal["constant_with_warmup", "cosine"] = Field(
         "constant_with_warmup", description="learning rate after the warm-up; `cosine`, to 0, with a backbone"

@@ -29,6 +29,8 @@ LEAST_VARIANCE = 1e-6  # of the highest one
 CPU_TOKENS = 2_048  # padded tokens per pass of the backbone: its activations stay in the CPU's cache
 ROWS = ("input_ids", "image_feature_index", "starts", "ends")  # inputs of a backbone, one row per item
 BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
+#: Of contents. With 0.1 and twice the learning rate, photos added half as much on fashion purchases.
+DROPOUT = {"text": 0.1, "photo": 0.3, BACKBONE: 0.1}
 
 
 class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
@@ -40,6 +42,8 @@ class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers 
         raw_dims: F of the same modalities before whitening.
         backbone_config: None with frozen features.
         reads_photos: whether contents depend on photos.
+        feature_dropout: of contents, by modality; `DROPOUT` by default.
+        dropout: of a network in the user encoder.
         ties: whether the other items of the same time belong to the history of a target in training.
     """
 
@@ -54,7 +58,8 @@ class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers 
     embedding_dim: int = 256
     user_pooling: str = "mean"
     max_history_len: int = 50
-    feature_dropout: float = 0.1
+    feature_dropout: Any = None
+    dropout: float = 0.1
     ties: bool = False
     tau: float = 0.1
     weight_item_item: float = 0.0
@@ -110,17 +115,18 @@ class ContentHead(nn.Module):
     modalities.
     """
 
-    def __init__(self, dims: Mapping[str, int], embedding_dim: int, dropout: float) -> None:
+    def __init__(self, dims: Mapping[str, int], embedding_dim: int, dropout: Mapping[str, float]) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({name: nn.Linear(dim, embedding_dim, bias=False) for name, dim in dims.items()})
         self.gates = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in list(dims)[1:]})
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dict(dropout)
 
     def forward(self, contents: Contents) -> Tensor:
         """Map contents to unit vectors (I, D)."""
         total: Tensor | float = 0.0
         for name, head in self.maps.items():
-            vectors = head(self.dropout(contents[name].float())).float()
+            content = functional.dropout(contents[name].float(), self.dropout[name], self.training)
+            vectors = head(content).float()
             total = total + (self.gates[name] * vectors if name in self.gates else vectors)
         assert isinstance(total, Tensor), "an item has at least one modality"
         return functional.normalize(total, dim=-1)
@@ -136,11 +142,12 @@ class ItemsTower(Tower):
         super().__init__(config, backbone)
         sizes = config.feature_dims or {BACKBONE: config.backbone_config.get_text_config().hidden_size}
         dims = {name: sizes[name] for name in config.modalities}
-        self.item_head = ContentHead(dims, config.embedding_dim, config.feature_dropout)
-        self.history_head = ContentHead(dims, config.embedding_dim, config.feature_dropout)
+        dropout = DROPOUT | (config.feature_dropout or {})
+        self.item_head = ContentHead(dims, config.embedding_dim, dropout)
+        self.history_head = ContentHead(dims, config.embedding_dim, dropout)
         self.whitening = nn.ModuleDict({n: Whitening(raw, sizes[n]) for n, raw in (config.raw_dims or {}).items()})
         self.user_encoder = create_user_encoder(
-            config.user_pooling, config.embedding_dim, config.max_history_len, config.feature_dropout
+            config.user_pooling, config.embedding_dim, config.max_history_len, config.dropout
         )
         self.post_init()
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys) if backbone is not None else None

@@ -424,7 +424,7 @@ training = { epochs = 30 }
         for name, each in loaded.datasets.items()
     }
     assert found == {
-        "items": (256, 1024, 3e-3, 30),
+        "items": (256, 1024, 1.5e-3, 30),
         "tokens": (128, 16, 3e-3, 3),
         "backbone": (128, 512, 5e-4, 30),
     }

@@ -17,6 +17,7 @@ from tests.core.models.small import small
 
 ITEMS, DIM, RAW = 20, 16, {"text": 24, "photo": 10}
 WHITENED = {"text": 16, "photo": 8}
+NO_DROPOUT = {"text": 0.0, "photo": 0.0}
 WINDOWS = [
     TrainingWindow([1, 2, 3, 0], (), [0, 5, 5, 9]),
     TrainingWindow([5, 6, 1, 7, 9, 9], [11, 3], [1, 1, 2, 3, 3, 4]),
@@ -30,7 +31,7 @@ def frozen_tower(modalities: tuple[str, ...] = ("text", "photo"), seed: int = 0,
     set_seed(seed)
     dims = {name: WHITENED[name] for name in modalities}
     raw = {name: RAW[name] for name in modalities}
-    given = {"embedding_dim": DIM, "max_history_len": 6, "feature_dropout": 0.0} | config
+    given = {"embedding_dim": DIM, "max_history_len": 6, "feature_dropout": NO_DROPOUT, "dropout": 0.0} | config
     return ItemsTower(ItemsTowerConfig(modalities=list(modalities), feature_dims=dims, raw_dims=raw, **given)).eval()
 
 
@@ -164,7 +165,7 @@ def test_a_saved_tower_loads_unchanged(tmp_path: Path) -> None:
 def test_an_item_of_the_backbone_is_encoded_once_per_step(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     monkeypatch.setattr(items_tower, "CPU_TOKENS", tokens)
     part = small()
-    config = ItemsTowerConfig(backbone_config=part.model.config.backbone_config, embedding_dim=DIM, feature_dropout=0.0)
+    config = ItemsTowerConfig(backbone_config=part.model.config.backbone_config, embedding_dim=DIM)
     model = ItemsTower(config, part.model.backbone)
     rows = []
     run = model.hidden_states
