@@ -19,9 +19,11 @@ import polars as pl
 from pixrec_core import recommenders
 from pixrec_core.data.item_features import ItemFeatures
 from pixrec_core.plugins import load_plugin
-from pixrec_core.recommenders import _sequence_training, blend, ease
-from pixrec_core.recommenders._blend_features import DAY_MS, ItemTable, MethodLists, Queries, find_candidates
+from pixrec_core.recommenders import _blend_training, _sequence_training, ease
+from pixrec_core.recommenders._blend_features import DAY_MS, ItemTable, MethodLists, find_candidates
+from pixrec_core.recommenders._blend_training import TrainingUsers, train_blend
 from pixrec_core.recommenders.base import ItemLists, Method, TrainData
+from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, PRICE
 from pixrec_core.serving.methods import BlendMethod
 
@@ -83,18 +85,17 @@ def fit_methods(train: TrainData, left_out: Sequence[str]) -> dict[str, Method]:
     return models
 
 
-def train(models: Mapping[str, Method], table: ItemTable, users: ItemLists) -> blend.Blend:
+def train(models: Mapping[str, Method], table: ItemTable, users: ItemLists) -> Blend:
     """A blend that keeps all methods."""
     histories = without_target(users)
     lists = {name: MethodLists(*model.candidates(histories, K + 20)) for name, model in models.items()}
-    assert histories.times is not None
-    found = find_candidates(lists, Queries(histories, histories.times), table, K)
+    found = find_candidates(lists, histories, table, K)
     targets = users.values[users.offsets[1:] - 1]
     weights = np.ones(len(users), np.float32)
-    with mock.patch.object(blend, "TOLERANCE", -1.0):  # any loss is too much
-        trained = blend.train_blend(blend.TrainingUsers(found, targets, weights), np.zeros(len(users), np.bool_))
+    with mock.patch.object(_blend_training, "TOLERANCE", -1.0):  # any loss is too much
+        trained = train_blend(TrainingUsers(found, targets, weights), np.zeros(len(users), np.bool_))
     assert trained, "too few targets are candidates"
-    return blend.Blend(trained.methods, K, table, trained.weights, trained.booster)
+    return Blend(trained.final, K, table)
 
 
 def milliseconds(method: Method, users: ItemLists, calls: int) -> tuple[list[float], float]:

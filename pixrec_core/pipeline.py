@@ -317,7 +317,7 @@ BLEND: Final = Stage(
     lambda w: w.paths.blend.root,
     (RANKING, BASELINES),
     ("blend", "retrieval"),
-    version=3,
+    version=4,
     external_inputs=_blend_external_inputs,
 )
 EVALUATION: Final = Stage(

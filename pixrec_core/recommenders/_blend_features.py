@@ -4,7 +4,7 @@ Legend: B histories in a batch, n items of the catalogue, k items of a list, M m
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
@@ -54,6 +54,21 @@ COMMON: Final = (
 )
 
 
+#: Features of the linear part that do not depend on the methods: `seen`, and its products with other features. An item
+#: is bought again by some people and not by others, and a linear model can say so by products only.
+LINEAR_COMMON: Final = (
+    "seen",
+    "seen_x_history_length",
+    "seen_x_history_repeats",
+    "seen_x_history_tied",
+    "seen_x_days_since_seen",
+    "seen_x_items_since_seen",
+    "seen_x_times_seen",
+    "seen_x_same_time",  # as the newest item
+    "cold",  # 1 where the item has no training interactions
+)
+
+
 @dataclass(frozen=True)
 class MethodLists:
     """The lists of one method.
@@ -67,34 +82,11 @@ class MethodLists:
     scores: Floats
 
 
-@dataclass(frozen=True)
-class Queries:
-    """Histories with their times.
-
-    Attributes:
-        histories: of B users.
-        times: milliseconds since 1970, one per value of `histories`.
-    """
-
-    histories: ItemLists
-    times: Ints
-
-    @classmethod
-    def of_sequences(cls, sequences: pl.DataFrame, item_ids: pl.Series) -> Self:
-        """Return the histories of validation or test sequences, without their targets."""
-        times = sequences.select(pl.col(TIMESTAMPS).list.slice(0, pl.col(TIMESTAMPS).list.len() - 1)).to_series()
-        flat = times.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
-        return cls(index_lists(before_target(sequences), item_ids), flat)
-
-    def __len__(self) -> int:
-        return len(self.histories)
-
-    def slice(self, part: slice) -> "Queries":
-        """Return the users of a slice."""
-        start, stop, _ = part.indices(len(self))
-        offsets = self.histories.offsets[start : stop + 1]
-        values = slice(offsets[0], offsets[-1])
-        return Queries(ItemLists(self.histories.values[values], offsets - offsets[0]), self.times[values])
+def timed_histories(sequences: pl.DataFrame, item_ids: pl.Series) -> ItemLists:
+    """Return the histories of validation or test sequences with their times, without their targets."""
+    times = sequences.select(pl.col(TIMESTAMPS).list.slice(0, pl.col(TIMESTAMPS).list.len() - 1)).to_series()
+    flat = times.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
+    return replace(index_lists(before_target(sequences), item_ids), times=flat)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -250,11 +242,59 @@ class Candidates:
             self.common[kept],
         )
 
+    def feature(self, name: str) -> Floats:
+        """Return (m,) a feature of `COMMON`."""
+        return self.common[:, COMMON.index(name)]
+
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """(m,) whether the item has no training interactions."""
+        cold: NDArray[np.bool_] = self.feature("popularity") == 0
+        return cold
+
+    def as_cold(self, mask: NDArray[np.bool_]) -> "Candidates":
+        """Return the candidates as if the items where `mask` (m,) is true were cold.
+
+        Methods that list no cold item have no scores for them. Candidates that no method lists are gone.
+        """
+        unknown = mask[:, None] & np.isnan(self.ranks[self.cold]).all(axis=0)
+        scores, z_scores, ranks = (
+            np.where(unknown, np.float32(np.nan), each) for each in (self.scores, self.z_scores, self.ranks)
+        )
+        common = self.common.copy()
+        for column, name in enumerate(COMMON):
+            if name.startswith(("popularity", "recent_", "trend_")):
+                common[mask, column] = 0
+            elif name in {"days_since_first_sale", "days_since_last_sale"}:
+                common[mask, column] = np.nan
+        kept = Candidates(self.methods, self.rows, self.items, scores, z_scores, ranks, common)
+        return kept.of_methods(self.methods)
+
     def linear_matrix(self) -> Floats:
         """Return (m, linear features), in the order of `linear_feature_names`."""
         z_scores = np.where(np.isnan(self.z_scores), np.float32(MISSING_Z_SCORE), self.z_scores)
         reciprocal_ranks = np.nan_to_num(1 / (FUSION_OFFSET + self.ranks))
-        return np.column_stack([z_scores, reciprocal_ranks, self.common[:, COMMON.index("seen")]])
+        cold = self.cold.astype(np.float32)
+        return np.column_stack([z_scores, reciprocal_ranks, cold[:, None] * reciprocal_ranks, *self._products(), cold])
+
+    def _products(self) -> list[Floats]:
+        """Return (m,) for each of `LINEAR_COMMON` but the last."""
+        seen = self.feature("seen")
+        products = [seen, *(np.zeros_like(seen) for _ in LINEAR_COMMON[2:])]
+        at = np.flatnonzero(seen)
+        common = dict(zip(COMMON, self.common[at].T, strict=True))
+        values = (
+            np.log1p(common["history_length"]),
+            common["history_repeats"],
+            common["history_tied"],
+            np.log1p(common["days_since_seen"]),
+            np.log1p(common["items_since_seen"]),
+            np.log1p(common["times_seen"]),
+            common["days_since_seen"] == 0,
+        )
+        for product, value in zip(products[1:], values, strict=True):
+            product[at] = value
+        return products
 
     def matrix(self) -> Floats:
         """Return (m, features), in the order of `feature_names`."""
@@ -276,7 +316,8 @@ def feature_names(methods: Sequence[str]) -> list[str]:
 
 def linear_feature_names(methods: Sequence[str]) -> list[str]:
     """Return the name of each column of `Candidates.linear_matrix`."""
-    return [*(f"{method}.{kind}" for kind in ("z_score", "reciprocal_rank") for method in methods), "seen"]
+    kinds = ("z_score", "reciprocal_rank", "reciprocal_rank_x_cold")
+    return [*(f"{method}.{kind}" for kind in kinds for method in methods), *LINEAR_COMMON]
 
 
 def concatenate(parts: Sequence[Candidates], sizes: Sequence[int]) -> Candidates:
@@ -294,13 +335,15 @@ def concatenate(parts: Sequence[Candidates], sizes: Sequence[int]) -> Candidates
     )
 
 
-def find_candidates(lists: Mapping[str, MethodLists], queries: Queries, table: ItemTable, k: int) -> Candidates:
+def find_candidates(lists: Mapping[str, MethodLists], histories: ItemLists, table: ItemTable, k: int) -> Candidates:
     """Return the union of the methods' lists, each cut after k unseen items, with features.
+
+    The histories have times.
 
     Seen items among these k are candidates too, so that one model serves people who buy an item again and people who
     do not.
     """
-    n, histories = len(table.counts), queries.histories
+    n = len(table.counts)
     seen = np.unique(histories.rows * n + histories.values)
     found = {method: _cut(each, seen, n, k) for method, each in lists.items()}
     keys = np.unique(np.concatenate([own_keys for own_keys, *_ in found.values()]))
@@ -310,7 +353,7 @@ def find_candidates(lists: Mapping[str, MethodLists], queries: Queries, table: I
         at = np.searchsorted(keys, own_keys)
         scores[at, column], z_scores[at, column], ranks[at, column] = own_scores, own_z_scores, own_ranks
     rows, items = keys // n, keys % n
-    return Candidates(tuple(found), rows, items, scores, z_scores, ranks, _common(rows, items, queries, table))
+    return Candidates(tuple(found), rows, items, scores, z_scores, ranks, _common(rows, items, histories, table))
 
 
 def _cut(lists: MethodLists, seen: Ints, n: int, k: int) -> tuple[Ints, Floats, Floats, Ints]:
@@ -327,9 +370,9 @@ def _cut(lists: MethodLists, seen: Ints, n: int, k: int) -> tuple[Ints, Floats, 
     return keys[rows, columns], scores.astype(np.float32), z_scores.astype(np.float32), columns + 1
 
 
-def _common(rows: Ints, items: Ints, queries: Queries, table: ItemTable) -> Floats:
+def _common(rows: Ints, items: Ints, histories: ItemLists, table: ItemTable) -> Floats:
     """Return (m, `COMMON`)."""
-    by_user = _history_features(queries)
+    by_user = _history_features(histories)
     with np.errstate(invalid="ignore", divide="ignore"):
         popularity = np.log1p(table.counts[items])
         recent = table.recent_counts[items]
@@ -341,18 +384,19 @@ def _common(rows: Ints, items: Ints, queries: Queries, table: ItemTable) -> Floa
             by_user["now"][rows] - table.first_sale[items],
             by_user["now"][rows] - table.last_sale[items],
             table.price[items],
-            np.log(table.price[items] / _mean_price(queries.histories, table.price)[rows]),
+            np.log(table.price[items] / _mean_price(histories, table.price)[rows]),
             table.has_photo[items],
-            *_category_similarities(rows, items, queries.histories, table.categories),
-            *_seen_features(rows, items, queries, len(table.counts)),
+            *_category_similarities(rows, items, histories, table.categories),
+            *_seen_features(rows, items, histories, len(table.counts)),
             *(by_user[name][rows] for name in COMMON if name in by_user),
         ]
     return np.column_stack(columns).astype(np.float32)
 
 
-def _history_features(queries: Queries) -> dict[str, NDArray[np.float64]]:
+def _history_features(histories: ItemLists) -> dict[str, NDArray[np.float64]]:
     """Return (B,) features of the histories by name; NaN where a history is too short to have one."""
-    histories, days = queries.histories, queries.times / DAY_MS
+    times = _times(histories)
+    days = times / DAY_MS
     n_users, rows = len(histories), histories.rows
     lengths = np.diff(histories.offsets).astype(np.float64)
     empty = lengths == 0
@@ -368,10 +412,16 @@ def _history_features(queries: Queries) -> dict[str, NDArray[np.float64]]:
         "history_length": lengths,
         "history_items": distinct,
         "history_days": newest - oldest,
-        "history_tied": 1 - _distinct_per_row(rows, queries.times, n_users) / divisor,
+        "history_tied": 1 - _distinct_per_row(rows, times, n_users) / divisor,
         "history_repeats": 1 - distinct / divisor,
         "newest_gap_days": gap,
     }
+
+
+def _times(histories: ItemLists) -> Ints:
+    if histories.times is None:
+        raise ValueError("the histories have no times")
+    return histories.times
 
 
 def _distinct_per_row(rows: Ints, values: Ints, n_rows: int) -> NDArray[np.float64]:
@@ -408,9 +458,9 @@ def _category_similarities(
     return both[0], both[1]
 
 
-def _seen_features(rows: Ints, items: Ints, queries: Queries, n: int) -> tuple[NDArray[np.float64], ...]:
+def _seen_features(rows: Ints, items: Ints, histories: ItemLists, n: int) -> tuple[NDArray[np.float64], ...]:
     """Return (m,) seen, times seen, items since it was seen last and days since then; the last two NaN if unseen."""
-    histories = queries.histories
+    times = _times(histories)
     keys, inverse, counts = np.unique(histories.rows * n + histories.values, return_inverse=True, return_counts=True)
     newest = np.full(len(keys), -1)
     np.maximum.at(newest, inverse, np.arange(len(histories.values)))  # the lists are oldest first
@@ -422,5 +472,5 @@ def _seen_features(rows: Ints, items: Ints, queries: Queries, n: int) -> tuple[N
     times_seen[seen] = counts[at[seen]]
     items_since[seen] = histories.from_newest[last]
     ends = histories.offsets[1:][rows[seen]] - 1
-    days_since[seen] = (queries.times[ends] - queries.times[last]) / DAY_MS
+    days_since[seen] = (times[ends] - times[last]) / DAY_MS
     return seen.astype(np.float64), times_seen, items_since, days_since

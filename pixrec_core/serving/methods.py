@@ -1,7 +1,7 @@
 """The two methods that are no fitted model of one file: a dual tower with its index, and the blend with its methods."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pixrec_core.data.sequences import read_items
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import popularity_ranks
-from pixrec_core.recommenders._blend_features import DAY_MS, MethodLists, Queries
+from pixrec_core.recommenders._blend_features import DAY_MS, MethodLists
 from pixrec_core.recommenders.base import ItemLists, Method, Scores
 from pixrec_core.recommenders.blend import USERS_PER_BATCH, Blend
 from pixrec_core.schemas import TRAIN_COUNT
@@ -141,9 +141,9 @@ class BlendMethod(Method):
         if not found:
             return items, scores
         for batch, part in histories.batches(USERS_PER_BATCH):
-            times = self._default_times(part) if part.times is None else part.times
+            timed = part if part.times is not None else replace(part, times=self._default_times(part))
             lists = {name: self._lists(self.methods[name], part, allowed) for name in self.blend.methods}
-            best = self.blend.rank(lists, Queries(part, times), np.full(len(part), found), allowed)
+            best = self.blend.rank(lists, timed, np.full(len(part), found), allowed)
             items[batch, :found], scores[batch, :found] = best
         return items, scores
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -13,10 +14,12 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.recommenders import _blend_training as training
 from pixrec_core.recommenders import blend
-from pixrec_core.recommenders._blend_features import ItemTable, MethodLists, Queries, find_candidates
+from pixrec_core.recommenders._blend_features import COMMON, ItemTable, MethodLists, find_candidates
+from pixrec_core.recommenders._blend_training import TrainingUsers, fit_weights, pretend_cold, target_ranks
 from pixrec_core.recommenders.base import ItemLists
-from pixrec_core.recommenders.blend import Blend, TrainingUsers, build_blend, target_ranks
+from pixrec_core.recommenders.blend import Blend, build_blend
 from pixrec_core.schemas import RANKING_SCHEMA
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from tests.core import sequences_file
@@ -69,9 +72,9 @@ def paths(tmp_path_factory):
 def trees_with_few_users():
     """Train trees, and keep them although they are no better than the linear part on these users."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blend, "MIN_TREE_USERS", 50)
-        fit_trees = blend._fit_trees
-        patch.setattr(blend, "_fit_trees", lambda *args: (fit_trees(*args)[0], 1.0))
+        patch.setattr(training, "MIN_TREE_USERS", 50)
+        fit_trees = training._fit_trees
+        patch.setattr(training, "_fit_trees", lambda *args: (fit_trees(*args)[0], 1.0))
         yield
 
 
@@ -137,14 +140,14 @@ RANK_IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
 import numpy as np
-from pixrec_core.recommenders._blend_features import MethodLists, Queries
+from pixrec_core.recommenders._blend_features import MethodLists
 from pixrec_core.recommenders.base import ItemLists
 from pixrec_core.recommenders.blend import Blend
 loaded = Blend.load(Path(sys.argv[1]))
 given = np.load(sys.argv[2])
 lists = {name: MethodLists(given[name], given[name + "_scores"]) for name in loaded.methods}
-queries = Queries(ItemLists(given["values"], given["offsets"]), given["times"])
-items, scores = loaded.rank(lists, queries, given["lengths"])
+histories = ItemLists(given["values"], given["offsets"], given["times"])
+items, scores = loaded.rank(lists, histories, given["lengths"])
 np.savez(sys.argv[3], items=items, scores=scores)
 """
 
@@ -152,20 +155,20 @@ np.savez(sys.argv[3], items=items, scores=scores)
 def a_request(loaded):
     random = np.random.default_rng(3)
     histories = ItemLists.from_lists([[1, 2, 1], [], [5], [7, 8, 9, 9]])
-    queries = Queries(histories, np.arange(len(histories.values)) * sequences_file.DAY)
+    histories = replace(histories, times=np.arange(len(histories.values)) * sequences_file.DAY)
     orders = [np.stack([random.permutation(len(ITEMS))[:12] for _ in histories.offsets[1:]]) for _ in loaded.methods]
     scores = -np.arange(12, dtype=np.float32) * np.ones((4, 12), np.float32)
-    return {m: MethodLists(order, scores) for m, order in zip(loaded.methods, orders, strict=True)}, queries
+    return {m: MethodLists(order, scores) for m, order in zip(loaded.methods, orders, strict=True)}, histories
 
 
 def test_a_saved_blend_ranks_equally_in_another_process(paths, stats, tmp_path):
     loaded = Blend.load(paths.blend.root)
-    lists, queries = a_request(loaded)
+    lists, histories = a_request(loaded)
     lengths = np.array([30, 30, 5, 8])
-    items, scores = loaded.rank(lists, queries, lengths)
+    items, scores = loaded.rank(lists, histories, lengths)
     arrays = {name: each.items for name, each in lists.items()}
     arrays |= {f"{name}_scores": each.scores for name, each in lists.items()}
-    history = {"values": queries.histories.values, "offsets": queries.histories.offsets, "times": queries.times}
+    history = {"values": histories.values, "offsets": histories.offsets, "times": histories.times}
     np.savez(tmp_path / "given.npz", **arrays, **history, lengths=lengths)
     files = [str(paths.blend.root), str(tmp_path / "given.npz"), str(tmp_path / "found.npz")]
     subprocess.run([sys.executable, "-c", RANK_IN_ANOTHER_PROCESS, *files], check=True)
@@ -176,8 +179,8 @@ def test_a_saved_blend_ranks_equally_in_another_process(paths, stats, tmp_path):
 
 def test_every_list_is_as_long_as_it_should_be_and_an_empty_history_gets_the_popularity_order(paths, stats):
     loaded = Blend.load(paths.blend.root)
-    lists, queries = a_request(loaded)
-    items, scores = loaded.rank(lists, queries, np.array([30, 30, 5, 8]))
+    lists, histories = a_request(loaded)
+    items, scores = loaded.rank(lists, histories, np.array([30, 30, 5, 8]))
     assert (items >= 0).sum(axis=1).tolist() == [30, 30, 5, 8]
     assert sorted(items[0].tolist()) == list(range(30))
     assert items[1].tolist() == np.argsort(loaded.items.popularity_ranks).tolist()
@@ -186,54 +189,55 @@ def test_every_list_is_as_long_as_it_should_be_and_an_empty_history_gets_the_pop
 
 def test_a_batch_equals_its_users_one_by_one(paths, stats):
     loaded = Blend.load(paths.blend.root)
-    lists, queries = a_request(loaded)
+    lists, histories = a_request(loaded)
     lengths = np.array([9, 9, 9, 9])
-    items, scores = loaded.rank(lists, queries, lengths)
-    for user in range(4):
-        part = slice(user, user + 1)
+    items, scores = loaded.rank(lists, histories, lengths)
+    for user, (part, history) in enumerate(histories.batches(1)):
         own = {name: MethodLists(each.items[part], each.scores[part]) for name, each in lists.items()}
-        one_items, one_scores = loaded.rank(own, queries.slice(part), lengths[part])
+        one_items, one_scores = loaded.rank(own, history, lengths[part])
         assert np.array_equal(one_items[0], items[user])
         assert np.array_equal(one_scores[0], scores[user])
 
 
 def test_target_ranks_by_hand():
-    queries = Queries(ItemLists.from_lists([[0], [1]]), np.zeros(2, np.int64))
+    histories = replace(ItemLists.from_lists([[0], [1]]), times=np.zeros(2, np.int64))
     lists = {"one": MethodLists(np.array([[2, 3, 4], [2, 3, 4]]), np.ones((2, 3), np.float32))}
     table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    users = TrainingUsers(find_candidates(lists, queries, table, 9), np.array([3, 0]), np.ones(2, np.float32))
+    users = TrainingUsers(find_candidates(lists, histories, table, 9), np.array([3, 0]), np.ones(2, np.float32))
     assert target_ranks(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
     assert target_ranks(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], "equal scores rank before"
 
 
 def test_with_few_users_the_blend_is_linear_and_a_method_that_adds_nothing_is_dropped(monkeypatch, paths):
-    monkeypatch.setattr(blend, "MIN_TREE_USERS", USERS)
-    monkeypatch.setattr(blend, "TOLERANCE", 0.005)  # so few users measure no smaller difference
+    monkeypatch.setattr(training, "MIN_TREE_USERS", USERS)
+    monkeypatch.setattr(training, "TOLERANCE", 0.005)  # so few users measure no smaller difference
     stats = build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
     assert (stats["trees"], stats["methods"]) == (0, ["good", "tower"])
     assert list(stats["dropped"]) == ["noise"]
     assert set(stats["kept"]) == {"good", "tower"}
-    assert all(loss > blend.TOLERANCE for loss in stats["kept"].values())
-    assert not any(name.startswith("noise") for name in stats["importance"])
-    assert sum(stats["importance"].values()) == pytest.approx(1, abs=0.01)
+    assert all(loss > training.TOLERANCE for loss in stats["kept"].values())
+    names, shares = zip(*(each.split() for each in stats["importance"]), strict=True)
+    assert not any(name.startswith("noise") for name in names)
+    assert sum(map(float, shares)) == pytest.approx(1, abs=0.01)
+    assert list(map(float, shares)) == sorted(map(float, shares), reverse=True)
     assert not (paths.blend.root / blend.MODEL).exists()
     loaded = Blend.load(paths.blend.root)
-    lists, queries = a_request(loaded)
-    found = find_candidates(lists, queries, loaded.items, loaded.candidates)
-    assert loaded.score(found) == pytest.approx(found.linear_matrix() @ loaded.weights, abs=1e-6)
+    lists, histories = a_request(loaded)
+    found = find_candidates(lists, histories, loaded.items, loaded.candidates)
+    assert loaded.learned.score(found) == pytest.approx(found.linear_matrix() @ loaded.learned.weights, abs=1e-5)
 
 
 def test_weights_of_the_linear_part_minimise_the_penalised_loss(monkeypatch):
     """Of two methods with one item each, the one that is right in three of four cases has the higher weight."""
-    monkeypatch.setattr(blend, "LINEAR_PENALTY", 1e-6)
+    monkeypatch.setattr(training, "LINEAR_PENALTY", 1e-6)
     n_users = 40
-    queries = Queries(ItemLists.from_lists([[0]] * n_users), np.zeros(n_users, np.int64))
+    histories = replace(ItemLists.from_lists([[0]] * n_users), times=np.zeros(n_users, np.int64))
     ones = np.ones((n_users, 1), np.float32)
     lists = {name: MethodLists(np.full((n_users, 1), item), ones) for name, item in (("one", 1), ("two", 2))}
     table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
     targets = np.where(np.arange(n_users) % 4 == 0, 2, 1)
-    users = TrainingUsers(find_candidates(lists, queries, table, 9), targets, np.ones(n_users, np.float32))
-    scores = users.candidates.linear_matrix() @ blend.fit_weights(users)
+    users = TrainingUsers(find_candidates(lists, histories, table, 9), targets, np.ones(n_users, np.float32))
+    scores = users.candidates.linear_matrix() @ fit_weights(users)
     assert scores[0] - scores[1] == pytest.approx(np.log(3), abs=0.01)
 
 
@@ -242,21 +246,71 @@ def test_users_whose_target_is_no_candidate_have_no_candidates_and_no_weights(pa
     stacking = validation.filter(stacking_users(validation.height))
     methods, item_ids, table = {"good": paths.baseline("good")}, pl.Series(ITEMS), ItemTable.read(paths)
     users = blend._training_users(methods, 1, stacking, item_ids, table)
-    hit = np.bincount(users.candidates.rows[users.is_target], minlength=len(users.targets)) > 0
+    hit = users.hit
     assert 0 < hit.sum() < len(hit)
     assert hit[users.candidates.rows].all()
     missed = TrainingUsers(users.candidates, np.full(len(hit), -1), users.weights)
-    assert blend.fit_weights(missed).tolist() == [0, 0, 0]
+    assert not fit_weights(missed).any()
 
 
-def test_new_visits_weigh_more():
-    queries = Queries(ItemLists.from_lists([[0, 1], [1], []]), np.array([1, 5, 5]))
-    weights = blend._user_weights(queries, np.array([5, 6, 1]))
-    assert weights.tolist() == [1, blend.NEW_VISIT_WEIGHT, blend.NEW_VISIT_WEIGHT]
+@pytest.mark.parametrize(
+    ("new_visits", "weight"),
+    [
+        (0, 1),
+        (1, training.NEW_VISIT_WEIGHT),  # 33 would give it a quarter of all weight
+        (20, (0.25 / 0.75) * 80 / 20),
+        (50, 1),  # they have a quarter already
+        (100, 1),
+    ],
+)
+def test_new_visits_have_a_quarter_of_the_weight(new_visits, weight):
+    histories = replace(ItemLists.from_lists([[0, 1]] * 100), times=np.tile([1, 5], 100))
+    weights = training.new_visit_weights(histories, np.where(np.arange(100) < new_visits, 6, 5))
+    assert weights == pytest.approx(np.where(np.arange(100) < new_visits, weight, 1))
+
+
+def test_a_target_after_an_empty_history_is_a_new_visit():
+    histories = replace(ItemLists.from_lists([[], [0], [0], [0], [0], [0]]), times=np.full(5, 5))
+    weights = training.new_visit_weights(histories, np.full(6, 5))
+    assert weights == pytest.approx([5 / 3, 1, 1, 1, 1, 1])
+
+
+def candidates_of_two_methods():
+    """Item 4 is cold and only method `text` lists it; item 0 is in the history."""
+    catalogue = sequences_file.catalogue([], "abcde")
+    table = ItemTable.of(catalogue, np.array([0, 1, 2, 3]), np.full(4, sequences_file.DAY))
+    histories = replace(ItemLists.from_lists([[0]]), times=np.array([2 * sequences_file.DAY]))
+    scores = np.arange(4, 0, -1, dtype=np.float32)[None]
+    lists = {
+        "text": MethodLists(np.array([[4, 0, 1, -1]]), scores),
+        "ids": MethodLists(np.array([[0, 1, 2, 3]]), scores),
+    }
+    return find_candidates(lists, histories, table, 9)
+
+
+def test_an_item_that_is_taken_for_cold_looks_as_a_cold_one():
+    found = candidates_of_two_methods()
+    assert found.items[found.cold].tolist() == [4]
+    masked = found.as_cold(np.isin(found.items, [1, 2]))
+    assert masked.items.tolist() == [0, 1, 3, 4], "only ids listed item 2, and ids lists no cold item"
+    assert masked.cold.tolist() == [False, True, False, True]
+    assert masked.ranks[1].tolist() == pytest.approx([3, np.nan], nan_ok=True)
+    item_facts = [n for n, name in enumerate(COMMON) if "popularity" in name or "sale" in name or "trend" in name]
+    np.testing.assert_array_equal(masked.common[1, item_facts], masked.common[3, item_facts])
+    np.testing.assert_array_equal(masked.matrix()[[0, 2]], found.matrix()[[0, 3]])
+
+
+def test_seen_items_are_never_taken_for_cold(monkeypatch):
+    monkeypatch.setattr(training, "COLD_SHARE", 1.0)
+    users = TrainingUsers(candidates_of_two_methods(), np.array([1]), np.ones(1, np.float32))
+    masked = pretend_cold(users).candidates
+    assert masked.items[~masked.cold].tolist() == [0]
+    warm = replace(users, candidates=users.candidates.take(~users.candidates.cold))
+    assert pretend_cold(warm) is warm, "nothing shows which methods know cold items"
 
 
 def test_too_few_users_give_no_blend(monkeypatch, paths):
-    monkeypatch.setattr(blend, "MIN_USERS", USERS)
+    monkeypatch.setattr(training, "MIN_USERS", USERS)
     stats = build_blend(BlendSettings(), RetrievalSettings(), paths, [])
     assert (stats["blended"], list(paths.blend.root.iterdir())) == (False, [])
 
@@ -293,7 +347,7 @@ def test_rankings_are_read_in_batches(monkeypatch, paths):
     monkeypatch.setattr(blend, "USERS_PER_BATCH", 150)
     selected = np.arange(USERS) >= 200
     batches = list(blend._batches({"good": path}, sequences, pl.Series(ITEMS), selected))
-    assert [len(queries) for _, queries in batches] == [100, 100]
+    assert [len(histories) for _, histories in batches] == [100, 100]
     ranking = pl.read_parquet(path).filter(pl.col("user") >= "u200")
     items = np.concatenate([lists["good"].items[lists["good"].items >= 0] for lists, _ in batches])
     scores = np.concatenate([lists["good"].scores[lists["good"].items >= 0] for lists, _ in batches])

@@ -1,5 +1,7 @@
 """Candidates and their features, by hand on a catalogue of five items."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,6 @@ from pixrec_core.recommenders._blend_features import (
     DAY_MS,
     ItemTable,
     MethodLists,
-    Queries,
     concatenate,
     feature_names,
     find_candidates,
@@ -30,11 +31,11 @@ CATALOGUE = pl.DataFrame(
 TABLE = ItemTable.of(CATALOGUE, np.array([0, 0, 1, 2, 0]), np.array([1, 2, 3, 9, 10]) * DAY_MS)
 
 
-def queries(*histories):
+def histories(*histories):
     """Histories as lists of (item, day)."""
     lists = ItemLists.from_lists([[item for item, _ in history] for history in histories])
     days = [day for history in histories for _, day in history]
-    return Queries(lists, np.array(days, np.int64) * DAY_MS)
+    return replace(lists, times=np.array(days, np.int64) * DAY_MS)
 
 
 def lists(*rows):
@@ -51,7 +52,7 @@ def column(candidates, name):
 def test_candidates_are_the_union_of_the_lists():
     found = find_candidates(
         {"one": lists([0, 1, -1], [4, 3, 2]), "two": lists([1, 2, 3], [4, -1, -1])},
-        queries([(4, 11)], [(0, 11)]), TABLE, k=2,
+        histories([(4, 11)], [(0, 11)]), TABLE, k=2,
     )  # fmt: skip
     assert list(zip(found.rows.tolist(), found.items.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4)]
     np.testing.assert_array_equal(found.ranks, [[1, NAN], [2, 1], [NAN, 2], [2, NAN], [1, 1]])
@@ -60,21 +61,21 @@ def test_candidates_are_the_union_of_the_lists():
 
 
 def test_seen_items_are_candidates_and_do_not_count_towards_k():
-    found = find_candidates({"one": lists([0, 1, 2, 3])}, queries([(0, 11), (1, 11)]), TABLE, k=1)
+    found = find_candidates({"one": lists([0, 1, 2, 3])}, histories([(0, 11), (1, 11)]), TABLE, k=1)
     assert found.items.tolist() == [0, 1, 2]
-    found = find_candidates({"one": lists([2, 0, 1, 3])}, queries([(0, 11), (1, 11)]), TABLE, k=1)
+    found = find_candidates({"one": lists([2, 0, 1, 3])}, histories([(0, 11), (1, 11)]), TABLE, k=1)
     assert found.items.tolist() == [0, 1, 2], "those right after the last unseen one are candidates too"
 
 
 def test_scores_are_standardised_over_the_list():
-    found = find_candidates({"one": lists([3, 1, 2])}, queries([(0, 11)]), TABLE, k=3)
+    found = find_candidates({"one": lists([3, 1, 2])}, histories([(0, 11)]), TABLE, k=3)
     assert column(found, "one.z_score") == pytest.approx({3: 1.5**0.5, 1: 0, 2: -(1.5**0.5)})
     equal = MethodLists(np.array([[3, 1]]), np.ones((1, 2), np.float32))
-    assert column(find_candidates({"one": equal}, queries([(0, 11)]), TABLE, k=3), "one.z_score") == {3: 0, 1: 0}
+    assert column(find_candidates({"one": equal}, histories([(0, 11)]), TABLE, k=3), "one.z_score") == {3: 0, 1: 0}
 
 
 def test_features_of_items():
-    found = find_candidates({"one": lists([0, 1, 2, 3])}, queries([(0, 10), (1, 12)]), TABLE, k=9)
+    found = find_candidates({"one": lists([0, 1, 2, 3])}, histories([(0, 10), (1, 12)]), TABLE, k=9)
     assert column(found, "popularity") == pytest.approx({0: np.log(4), 1: np.log(2), 2: np.log(2), 3: 0})
     # The newest 30 % of five interactions are the newest two: items a and c.
     recent = column(found, "recent_popularity_0.3")
@@ -88,7 +89,7 @@ def test_features_of_items():
 
 
 def test_features_of_seen_items():
-    found = find_candidates({"one": lists([0, 1, 2])}, queries([(0, 4), (0, 7), (1, 9), (4, 10)]), TABLE, k=9)
+    found = find_candidates({"one": lists([0, 1, 2])}, histories([(0, 4), (0, 7), (1, 9), (4, 10)]), TABLE, k=9)
     assert column(found, "seen") == {0: 1, 1: 1, 2: 0}
     assert column(found, "times_seen") == {0: 2, 1: 1, 2: 0}
     assert column(found, "items_since_seen") == pytest.approx({0: 2, 1: 1, 2: NAN}, nan_ok=True)
@@ -96,7 +97,7 @@ def test_features_of_seen_items():
 
 
 def test_features_of_the_history():
-    found = find_candidates({"one": lists([3], [3])}, queries([(0, 4), (1, 7), (0, 7), (2, 9)], []), TABLE, k=9)
+    found = find_candidates({"one": lists([3], [3])}, histories([(0, 4), (1, 7), (0, 7), (2, 9)], []), TABLE, k=9)
     by_name = dict(zip(COMMON, found.common.T.tolist(), strict=True))
     assert by_name["history_length"] == [4, 0]
     assert by_name["history_items"] == [3, 0]
@@ -107,7 +108,7 @@ def test_features_of_the_history():
 
 
 def test_category_similarity():
-    found = find_candidates({"one": lists([0, 1, 2, 3, 4])}, queries([(2, 4), (1, 5)]), TABLE, k=9)
+    found = find_candidates({"one": lists([0, 1, 2, 3, 4])}, histories([(2, 4), (1, 5)]), TABLE, k=9)
     # a has two categories: red is the rarer one.
     shoes, red = np.log(5 / 2), np.log(5)
     cosine = shoes / np.hypot(shoes, red)
@@ -119,11 +120,11 @@ def test_category_similarity():
 
 
 def test_batches_give_the_candidates_of_all_users():
-    both = queries([(0, 4), (1, 7)], [(2, 9)])
+    both = histories([(0, 4), (1, 7)], [(2, 9)])
     whole = find_candidates({"one": lists([3, 1], [0, 4])}, both, TABLE, k=9)
     parts = [
-        find_candidates({"one": lists([3, 1])}, both.slice(slice(0, 1)), TABLE, k=9),
-        find_candidates({"one": lists([0, 4])}, both.slice(slice(1, 2)), TABLE, k=9),
+        find_candidates({"one": lists(ranked)}, part, TABLE, k=9)
+        for ranked, (_, part) in zip(([3, 1], [0, 4]), both.batches(1), strict=True)
     ]
     joined = concatenate(parts, [1, 1])
     np.testing.assert_array_equal(joined.matrix(), whole.matrix())
@@ -133,7 +134,7 @@ def test_batches_give_the_candidates_of_all_users():
 
 def test_without_a_method_its_candidates_and_its_part_of_the_features_are_gone():
     one, two = lists([0, 1]), lists([1, 2])
-    history = queries([(4, 11)])
+    history = histories([(4, 11)])
     both = find_candidates({"one": one, "two": two}, history, TABLE, k=9)
     alone = find_candidates({"two": two}, history, TABLE, k=9)
     np.testing.assert_array_equal(both.of_methods(["two"]).matrix(), alone.matrix())

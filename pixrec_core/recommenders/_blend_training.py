@@ -1,0 +1,400 @@
+"""Training of a blend on stacking users: a linear part, methods dropped by it, and trees on top.
+
+The linear part is a conditional logit (McFadden 1974, "Conditional logit analysis of qualitative choice behavior"). The
+trees are a LightGBM ensemble (Ke et al. 2017, "LightGBM: A Highly Efficient Gradient Boosting Decision Tree") trained
+with LambdaRank (Burges 2010, "From RankNet to LambdaRank to LambdaMART", MSR-TR-2010-82).
+
+Legend: B users, m candidates of all users.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixrec_core.evaluation import metrics
+from pixrec_core.recommenders._blend_features import (
+    LINEAR_COMMON,
+    Candidates,
+    Floats,
+    Ints,
+    feature_names,
+    linear_feature_names,
+)
+from pixrec_core.recommenders.base import ItemLists
+
+if TYPE_CHECKING:
+    import lightgbm  # imports scikit-learn, a second that a blend without trees does not need
+
+log = logging.getLogger(__name__)
+
+Mask = NDArray[np.bool_]
+
+MIN_USERS: Final = 50  # stacking users with their target among the candidates; a blend of fewer is noise
+PARTS: Final = 4  # of the stacking users that are no selection users; one is held out at a time
+MIN_TREE_USERS: Final = 2_000  # such users; fewer gained nothing from trees (fashion purchases) or lost (film ratings)
+LINEAR_PENALTY: Final = 100.0  # of the squared weights of standardised features, for all users together
+PENALTY_SHARES: Final[Mapping[str, float]] = {"seen": 0.01, **dict.fromkeys(LINEAR_COMMON[1:], 0.1)}  # of it
+NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
+COLD_SHARE: Final = 0.1  # of the items, which training treats as cold; see `pretend_cold`
+NEW_VISIT_SHARE: Final = 0.25  # of the weight of all users; see `new_visit_weights`
+NEW_VISIT_WEIGHT: Final = 4.0  # of such a user, at most
+TOLERANCE: Final = 0.0005  # NDCG@10 on held-out users that dropping a method may cost
+ROUNDS: Final = 500  # trees at most
+PATIENCE: Final = 30  # trees without a better NDCG@10 on held-out users
+SEED: Final = 0
+
+#: The best of few settings of learning rate, leaves, `lambda_l2` and truncation on validation users of one
+#: data set, fashion purchases. One thread, so that sums have one order.
+PARAMETERS: Final[Mapping[str, Any]] = {
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [10],
+    "lambdarank_truncation_level": 30,
+    "learning_rate": 0.1,
+    "num_leaves": 15,
+    "min_data_in_leaf": 50,
+    "lambda_l2": 5.0,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "max_bin": 63,
+    "seed": SEED,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbose": -1,
+}
+
+
+@dataclass(frozen=True)
+class TrainingUsers:
+    """Candidates of stacking users, and the item that each user chose next.
+
+    Attributes:
+        candidates: of B users.
+        targets: (B,) items.
+        weights: (B,) of the users in the objective.
+    """
+
+    candidates: Candidates
+    targets: Ints
+    weights: Floats
+
+    @property
+    def is_target(self) -> Mask:
+        """(m,) whether a candidate is its user's target."""
+        found: Mask = self.candidates.items == self.targets[self.candidates.rows]
+        return found
+
+    @property
+    def hit(self) -> Mask:
+        """(B,) whether the target is a candidate."""
+        return np.bincount(self.candidates.rows[self.is_target], minlength=len(self.targets)) > 0
+
+    def take(self, mask: Mask) -> "TrainingUsers":
+        """Return the users with the candidates where `mask` (m,) is true."""
+        return replace(self, candidates=self.candidates.take(mask))
+
+    def of(self, users: Mask, methods: Sequence[str]) -> "TrainingUsers":
+        """Return the candidates of some users (B,), as they are with some of the methods only."""
+        return replace(self, candidates=self.candidates.take(users[self.candidates.rows]).of_methods(methods))
+
+    def ndcg(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the NDCG@10 (B,) of each user."""
+        values: NDArray[np.float64] = metrics.ndcg(target_ranks(self, scores), 10)
+        return values
+
+
+def target_ranks(users: TrainingUsers, scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the rank (B,) of each target among its user's candidates, from 1; infinity where it is none of them.
+
+    Equal scores rank before the target.
+    """
+    rows, hit = users.candidates.rows, users.is_target
+    target_scores = np.full(len(users.targets), -np.inf)
+    target_scores[rows[hit]] = scores[hit]
+    before = np.bincount(rows[scores >= target_scores[rows]], minlength=len(users.targets)).astype(np.float64)
+    return np.where(np.isfinite(target_scores), before, np.inf)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What orders candidates: a linear part, corrected by trees.
+
+    Attributes:
+        methods: that feed it.
+        weights: of `Candidates.linear_matrix`.
+        booster: the trees over `Candidates.matrix`; None where they are not better, or where too few users would train
+            them.
+    """
+
+    methods: tuple[str, ...]
+    weights: Floats
+    booster: "lightgbm.Booster | None" = None
+
+    def score(self, candidates: Candidates) -> Floats:
+        """Return (m,) scores; higher is better. They compare candidates of one user only."""
+        scores = np.zeros(len(candidates))
+        for column, weight in zip(candidates.linear_matrix().T, self.weights, strict=True):
+            scores += weight * column  # BLAS would sum in an order that depends on the number of candidates
+        if self.booster is not None and len(candidates):
+            scores += np.asarray(self.booster.predict(candidates.matrix(), num_threads=1))
+        return np.asarray(scores, np.float32)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of `train_blend`.
+
+    Attributes:
+        final: learned from all stacking users.
+        measured: learned without the selection users and, if there are trees, without the held-out users.
+        ndcg: NDCG@10 on held-out users, who also chose the methods and the number of trees.
+        linear_ndcg: the same of the linear part alone.
+        importance: of each feature, highest first: its share (0 to 1) of the gain of the trees; without trees, of the
+            sum of |weight| times standard deviation.
+        dropped: NDCG@10 on held-out users that dropping each dropped method gained.
+        kept: NDCG@10 on held-out users that dropping each kept method would lose.
+    """
+
+    final: Learned
+    measured: Learned
+    ndcg: float
+    linear_ndcg: float
+    importance: Mapping[str, float]
+    dropped: Mapping[str, float]
+    kept: Mapping[str, float]
+
+
+def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
+    """Train on stacking users: drop methods by backward elimination, then add trees to the linear part.
+
+    Every user is held out once from the linear part; of many users, only one part is held out. Methods are tried in the
+    order of their share of the weights, the lowest first. A method is dropped unless the linear part without it, and
+    without its candidates, has an NDCG@10 on held-out users that is more than `TOLERANCE` below the highest so far. At
+    the end the blend is fitted on all users with the number of trees that was best.
+
+    Args:
+        users: B stacking users.
+        selection: (B,) whether a user is a selection user.
+
+    Returns:
+        The blend, or None where the target of too few users is a candidate.
+    """
+    hit, part = users.hit, np.full(len(users.targets), -1)
+    part[~selection] = np.random.default_rng(SEED).permutation(len(selection) - selection.sum()) % PARTS
+    if hit.sum() < MIN_USERS or any(not hit[part == each].any() for each in range(PARTS)):
+        return None
+    with_trees = hit.sum() >= MIN_TREE_USERS
+    learning = draw_candidates(pretend_cold(users), NEGATIVE_SHARE if with_trees else 1)
+
+    def linear_fit(methods: tuple[str, ...]) -> _LinearFit:
+        return _fit_linear(learning, users, methods, part, 1 if with_trees else PARTS)
+
+    best = linear_fit(users.candidates.methods)
+    highest, dropped, kept = best.ndcg, {}, {}
+    for method in _by_importance(best):
+        remaining = tuple(each for each in best.methods if each != method)
+        if not remaining:
+            break
+        without = linear_fit(remaining)
+        difference = without.ndcg - best.ndcg
+        log.info("blend without %s: NDCG@10 %.4f on held-out users, %+.4f", method, without.ndcg, difference)
+        if without.ndcg < highest - TOLERANCE:
+            kept[method] = -difference
+        else:
+            dropped[method], best = difference, without
+            highest = max(highest, best.ndcg)
+
+    everyone = np.ones(len(part), np.bool_)
+    training = learning.of(everyone, best.methods)
+    final = Learned(best.methods, fit_weights(training))
+    importance, ndcg = best.importance, best.ndcg
+    measured: Learned | None = None
+    if with_trees:
+        booster, ndcg = _fit_trees(users, learning, best, part)
+        log.info("blend with trees: NDCG@10 %.4f on held-out users, %.4f without", ndcg, best.ndcg)
+        if ndcg > best.ndcg:
+            import lightgbm
+
+            measured = Learned(best.methods, best.weights, booster)
+            booster = lightgbm.train(dict(PARAMETERS), _dataset(training, final.weights), booster.best_iteration)
+            gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+            final, importance = replace(final, booster=booster), _shares(gains)
+    if measured is None:
+        measured = Learned(best.methods, fit_weights(learning.of(part >= 0, best.methods)))
+    return Trained(final, measured, max(ndcg, best.ndcg), best.ndcg, importance, dropped, kept)
+
+
+def new_visit_weights(histories: ItemLists, target_times: Ints) -> Floats:
+    """Return (B,) a higher weight where the target is later than the whole history, else 1.
+
+    A shop asks for recommendations before a visit. Under leave-one-out many targets belong to the same basket as the
+    newest items of the history, where an item is hardly ever bought twice. Unweighted, the blend would learn to rank
+    seen items last, and users who buy them again would lose. New visits have `NEW_VISIT_SHARE` of the weight of all
+    users, unless each would weigh more than `NEW_VISIT_WEIGHT`, or they have more already.
+    """
+    newest = np.full(len(histories), np.iinfo(np.int64).min)
+    if histories.times is not None:
+        np.maximum.at(newest, histories.rows, histories.times)
+    new = target_times > newest
+    wanted = NEW_VISIT_SHARE / (1 - NEW_VISIT_SHARE) * (~new).sum() / max(1, new.sum())
+    return np.where(new, np.float32(np.clip(wanted, 1, NEW_VISIT_WEIGHT)), np.float32(1))
+
+
+def pretend_cold(users: TrainingUsers) -> TrainingUsers:
+    """Return the users as if `COLD_SHARE` of the items, drawn at random, had no training interactions.
+
+    Few validation targets are cold, too few to learn from how well each method ranks cold items (Volkovs et al. 2017,
+    "DropoutNet: Addressing Cold Start in Recommender Systems"). Unchanged where no candidate is cold.
+    """
+    candidates = users.candidates
+    if not candidates.cold.any():
+        return users
+    drawn = np.random.default_rng(SEED).random(candidates.items.max() + 1) < COLD_SHARE
+    mask = drawn[candidates.items] & (candidates.feature("seen") == 0)
+    return replace(users, candidates=candidates.as_cold(mask))
+
+
+def draw_candidates(users: TrainingUsers, share: float) -> TrainingUsers:
+    """Return the users with a random share (0 to 1) of their candidates; targets stay."""
+    drawn = np.random.default_rng(SEED).random(len(users.candidates)) < share
+    return users.take(users.is_target | drawn)
+
+
+def fit_weights(users: TrainingUsers) -> Floats:
+    """Return the weights (features,) of `Candidates.linear_matrix` that predict the targets best.
+
+    The softmax over a user's candidates is the probability of the target. `LINEAR_PENALTY` times the sum of the squared
+    weights of standardised features is added to the sum of the users' losses. Weights of `seen` and of its products are
+    penalised less: where nobody repeats an item, seen items have to come last. All are 0 where no target is a
+    candidate.
+    """
+    from scipy import optimize
+
+    rows, hit = users.candidates.rows, users.hit
+    mask = hit[rows]
+    x = users.candidates.take(mask).linear_matrix().astype(np.float64)
+    if not len(x):
+        return np.zeros(x.shape[1], np.float32)
+    scale = x.std(axis=0)
+    scale[scale < 1e-9] = 1
+    x /= scale
+    is_target, user_weights = users.is_target[mask], users.weights[hit].astype(np.float64)
+    sizes = np.bincount(rows[mask], minlength=len(users.targets))[hit]
+    starts, x_targets = np.cumsum(sizes) - sizes, x[is_target]
+    names = linear_feature_names(users.candidates.methods)
+    penalties = LINEAR_PENALTY * np.array([PENALTY_SHARES.get(name, 1.0) for name in names])
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = x @ weights
+        highest = np.maximum.reduceat(scores, starts)
+        shares = np.exp(scores - np.repeat(highest, sizes))
+        sums = np.add.reduceat(shares, starts)
+        shares *= np.repeat(user_weights / sums, sizes)
+        value = float(user_weights @ (np.log(sums) + highest - scores[is_target]) + penalties @ weights**2)
+        return value, shares @ x - user_weights @ x_targets + 2 * penalties * weights
+
+    found = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 100})
+    return np.asarray(found.x / scale, np.float32)
+
+
+@dataclass(frozen=True)
+class _LinearFit:
+    """Linear parts that some users were held out from.
+
+    Attributes:
+        methods: that feed them.
+        weights: of the first.
+        ndcg: NDCG@10 on the held-out users of all.
+        importance: of each feature, highest first; see `Trained`.
+    """
+
+    methods: tuple[str, ...]
+    weights: Floats
+    ndcg: float
+    importance: Mapping[str, float]
+
+
+def _fit_linear(
+    learning: TrainingUsers, users: TrainingUsers, methods: tuple[str, ...], part: Ints, parts: int
+) -> _LinearFit:
+    """Fit once for each of the first `parts` parts of the users, without the users of that part.
+
+    Args:
+        learning: `users` with the candidates to learn from.
+        users: B users.
+        methods: that feed the fits.
+        part: (B,) of each user; users of none have -1.
+        parts: number of fits.
+    """
+    weights, ndcg = [], []
+    for each in range(parts):
+        fitted = fit_weights(learning.of((part >= 0) & (part != each), methods))
+        held = users.of(part == each, methods)
+        matrix = held.candidates.linear_matrix()
+        ndcg.append(held.ndcg(matrix @ fitted)[part == each])
+        weights.append(fitted)
+    deviations = matrix.std(axis=0) if len(matrix) else np.zeros(matrix.shape[1])
+    importance = _shares(dict(zip(linear_feature_names(methods), np.abs(weights[0]) * deviations, strict=True)))
+    return _LinearFit(methods, weights[0], float(np.concatenate(ndcg).mean()), importance)
+
+
+def _by_importance(fit: _LinearFit) -> list[str]:
+    """Return the methods by the importance of their features, the lowest first."""
+    shares = fit.importance.items()
+    return sorted(fit.methods, key=lambda method: sum(share for name, share in shares if name.startswith(f"{method}.")))
+
+
+def _shares(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the share (0 to 1) of each positive value in the sum, highest first."""
+    total = max(sum(values.values()), 1e-12)
+    ordered = sorted(values.items(), key=lambda each: -each[1])
+    return {name: float(value / total) for name, value in ordered if value > 0}
+
+
+def _fit_trees(
+    users: TrainingUsers, learning: TrainingUsers, linear: _LinearFit, part: Ints
+) -> tuple["lightgbm.Booster", float]:
+    """Train trees on top of the linear part until the held-out users, those of part 0, no longer improve.
+
+    Returns:
+        The trees, and the NDCG@10 on the held-out users.
+    """
+    import lightgbm
+
+    held = users.of(part == 0, linear.methods)
+    booster = lightgbm.train(
+        dict(PARAMETERS),
+        _dataset(learning.of(part > 0, linear.methods), linear.weights),
+        ROUNDS,
+        valid_sets=[_dataset(held, linear.weights)],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
+    scores = Learned(linear.methods, linear.weights, booster).score(held.candidates)
+    return booster, float(held.ndcg(scores)[part == 0].mean())
+
+
+def _dataset(users: TrainingUsers, weights: Floats) -> "lightgbm.Dataset":
+    """Return the users whose target is a candidate, one query each: the others give no gradient.
+
+    Training starts from the scores of the linear part.
+    """
+    import lightgbm
+
+    hit = users.hit
+    mask = hit[users.candidates.rows]
+    candidates, rows = users.candidates.take(mask), users.candidates.rows[mask]
+    return lightgbm.Dataset(
+        candidates.matrix(),
+        users.is_target[mask].astype(np.int8),
+        group=np.bincount(rows, minlength=len(hit))[hit],
+        weight=users.weights[rows],
+        init_score=candidates.linear_matrix() @ weights,
+        feature_name=feature_names(candidates.methods),
+        params={name: PARAMETERS[name] for name in ("max_bin", "verbose", "num_threads", "seed")},
+    )
