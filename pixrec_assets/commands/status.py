@@ -80,13 +80,13 @@ def format_age(age: timedelta) -> str:
 def _show_best(work: Work) -> None:
     """Print the best and the served method, and the warnings of the last promotion."""
     if work.paths.metrics.exists() and (measured := headline(work.paths)):
-        method, metrics = next(iter(measured.items()))
-        served = served_method(work)
-        line = f"best {DECIDING}: {metrics.get(DECIDING, 0.0):.4f} by {escape(method)}"
-        if served == method:
-            line += ", which serves"
-        elif served in measured:
-            line += f"; {escape(served)} serves, {measured[served].get(DECIDING, 0.0):.4f}"
+        served, best = served_method(work), next(iter(measured))
+        values = {method: f"{metrics.get(DECIDING, 0.0):.4f}" for method, metrics in measured.items()}
+        if served in values:
+            line = f"{escape(served)} serves: {DECIDING} {values[served]} on test users"
+            line += ", the best" if served == best else f"; {escape(best)}, which does not serve, has {values[best]}"
+        else:
+            line = f"best {DECIDING} on test users: {values[best]} by {escape(best)}; nothing serves"
         out.print(f"{line}\n")
     for warning in (pipeline.PROMOTED.stamp(work) or {"stats": {}})["stats"].get("warnings", []):
         out.print(f"[yellow]{escape(warning)}[/]")

@@ -14,6 +14,8 @@ cold item, with `train_count` 0. Items without interactions would dilute the met
 `include_cold_items`. An item's text comes from the metadata, whatever the split.
 """
 
+import hashlib
+import json
 import logging
 from typing import Final
 
@@ -228,6 +230,11 @@ class Histories:
             'SELECT DISTINCT "user" FROM interactions WHERE starts_with("user", $start) ORDER BY "user" LIMIT $count'
         )
         return [user for (user,) in self._file.rows(query, {"start": start, "count": count})]
+
+
+def catalogue_digest(item_ids: pl.Series) -> str:
+    """Return the SHA-256 of a catalogue's ids in their order: artefacts with item indices belong to one catalogue."""
+    return hashlib.sha256(json.dumps(item_ids.to_list()).encode()).hexdigest()
 
 
 def read_cuts(paths: DatasetPaths) -> dict[str, int]:

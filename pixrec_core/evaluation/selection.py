@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -12,14 +13,19 @@ from pixrec_core.evaluation.comparison import METRIC, K
 from pixrec_core.evaluation.metrics import METRICS
 from pixrec_core.evaluation.rankings import listed_ranks
 from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
-from pixrec_core.evaluation.validation import selection_users
-from pixrec_core.paths import DatasetPaths
+from pixrec_core.evaluation.validation import selection_users, stacking_users
+from pixrec_core.paths import BLEND, DatasetPaths
 from pixrec_core.ranking_table import id_indices
 from pixrec_core.schemas import ITEM, RANK, USER, VALIDATION
+
+MIN_SELECTION_USERS: Final = 30  # fewer measure no method
 
 
 def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple[dict[str, float], int]:
     """Return `METRIC` of each method over selection users, seen items allowed, and the number of these users.
+
+    With fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend is not: it has learned
+    from the others.
 
     Args:
         paths: of the dataset.
@@ -33,7 +39,11 @@ def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple
         ArtefactError: a ranking lacks a selection user.
     """
     validation = read_sequences(paths, VALIDATION)
-    users = validation.filter(selection_users(validation.height))
+    selected = selection_users(validation.height)
+    if selected.sum() < MIN_SELECTION_USERS:
+        selected = stacking_users(validation.height)
+        rankings = {method: path for method, path in rankings.items() if method != BLEND}
+    users = validation.filter(selected)
     if users.is_empty():
         return {}, 0
     targets = Targets.of(read_items(paths), users)

@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core import files
-from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.data.sequences import catalogue_digest, read_items, read_sequences
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin, plugin_names
@@ -67,14 +67,14 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
     """
     train = TrainData.read(paths)
     item_ids, test, validation = read_items(paths)[ITEM], read_sequences(paths, TEST), read_sequences(paths, VALIDATION)
-    stacking = validation.filter(stacking_users(validation.height))
+    stacking, catalogue = validation.filter(stacking_users(validation.height)), catalogue_digest(item_ids)
     seconds, chosen = {}, {}
     with files.replacing(paths.baselines) as folder:
         for name in baseline_names():
             start = time.monotonic()
             model = load_plugin(__name__, name).fit(train)
             method = paths.baseline(name, folder)
-            model.save(method.model)
+            model.save(method.model, catalogue)
             for path, users in ((method.ranking, test), (method.validation_ranking, stacking)):
                 histories = index_lists(before_target(users), item_ids)
                 write_ranking(path, rank_users(model, histories, users[USER], item_ids, settings.depth))

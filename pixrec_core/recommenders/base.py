@@ -29,7 +29,17 @@ from pixrec_core.ranking_table import id_indices, popularity_ranks, top_items
 from pixrec_core.recommenders._item_lists import ItemLists, Scores
 from pixrec_core.schemas import ITEM, ITEMS, TIMESTAMPS, TRAIN, VALIDATION
 
-__all__ = ["ItemLists", "Method", "Model", "Scores", "TrainData", "before_target", "index_lists", "model_method"]
+__all__ = [
+    "ItemLists",
+    "Method",
+    "Model",
+    "Scores",
+    "TrainData",
+    "before_target",
+    "index_lists",
+    "model_catalogue",
+    "model_method",
+]
 
 SCORES_PER_BLOCK: Final = 4_000_000  # users x items that are scored at once; about 150 MB while they are sorted
 ARRAYS: Final = "arrays.safetensors"
@@ -153,8 +163,13 @@ class Model(Method):
 
     chosen: Mapping[str, float] = field(default_factory=dict)
 
-    def save(self, folder: Path) -> None:
-        """Write the model as safetensors and JSON. The folder is replaced as a whole."""
+    def save(self, folder: Path, catalogue: str = "") -> None:
+        """Write the model as safetensors and JSON. The folder is replaced as a whole.
+
+        Args:
+            folder: to write.
+            catalogue: digest of the items that it ranks; see `data.sequences.catalogue_digest`.
+        """
         arrays: dict[str, NDArray[Any]] = {}
         settings: dict[str, Any] = {}
         for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
@@ -168,7 +183,8 @@ class Model(Method):
             save_file(arrays, temporary / ARRAYS)
             method = type(self).__module__.rpartition(".")[2]
             shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-            files.write_json(temporary / SETTINGS, {"method": method, "settings": settings, "arrays": shapes})
+            description = {"method": method, "catalogue": catalogue, "settings": settings, "arrays": shapes}
+            files.write_json(temporary / SETTINGS, description)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -198,6 +214,16 @@ def model_method(folder: Path) -> str:
         ArtefactError: model.json is damaged.
     """
     return str(_read_settings(folder)["method"])
+
+
+def model_catalogue(folder: Path) -> str:
+    """Return the digest of the catalogue that a saved model ranks; "" if it was saved without one.
+
+    Raises:
+        MissingArtefactError: the folder holds no model.
+        ArtefactError: model.json is damaged.
+    """
+    return str(_read_settings(folder).get("catalogue", ""))
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -1,23 +1,24 @@
 """The gate between training and serving: the best method is promoted unless it is significantly worse than before.
 
-NDCG@10 on selection users chooses the method; no test target has a part in that. The comparison takes the test users
+NDCG@10 on selection users chooses the method; no test target has a part in that. Where they are too few, the stacking
+users choose among the single methods: the blend has learned from them. The comparison takes the test users
 whose history and next item have not changed since the previous promotion. The new method is refused if the upper end of
 the 95 % interval of its gain in NDCG@10 (paired bootstrap) is below minus the tolerance. See docs/serving.md.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Final
 
 from pixrec_core import files
-from pixrec_core.data.sequences import read_items
+from pixrec_core.data.sequences import catalogue_digest, read_items
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.comparison import METRIC, Answers, Comparison, compare
-from pixrec_core.evaluation.selection import selection_scores
+from pixrec_core.evaluation.selection import MIN_SELECTION_USERS, selection_scores
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import BLEND, BaselinePaths, DatasetPaths, MethodPaths, VariantPaths
 from pixrec_core.recommenders import load_model
+from pixrec_core.recommenders.base import model_catalogue
 from pixrec_core.recommenders.blend import Blend
 from pixrec_core.retrieval.encode import photo_features_paths
 from pixrec_core.retrieval.index import load_index
@@ -28,7 +29,6 @@ from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
 MIN_PAIRS: Final = 30  # a bootstrap of fewer users covers far less than 95 %
-MIN_SELECTION_USERS: Final = 30  # fewer choose no method
 
 
 def promote_unless_worse(
@@ -61,6 +61,11 @@ def promote_unless_worse(
     preferred = [name for name in dict.fromkeys((BLEND, *variants, *methods)) if name in methods]
     order = sort_methods(preferred, measured, users)
     chosen = order[0]
+    notes = []
+    if users < MIN_SELECTION_USERS:
+        notes.append(f"{users:,} validation users are too few to choose a method; {chosen} is the first of them")
+    elif BLEND in methods and BLEND not in measured:
+        notes.append(f"too few selection users measure the blend; {users:,} validation users chose a single method")
 
     new = Answers.read(paths, {name: each.ranking for name, each in methods.items()})
     served = read_promotion(paths.promoted) if paths.promoted.manifest.exists() else None
@@ -87,6 +92,7 @@ def promote_unless_worse(
             f". The promotion of {served.promoted_at if served else '-'} keeps serving; to promote anyway: "
             f"PIXREC_PROMOTION__TOLERANCE=1 pixrec run {dataset} --stage promoted"
         )
+    verdict = "; ".join([verdict, *notes])
     serves, reference = (chosen, new) if passed or not (served and old) else (served.method, old)
     return {
         "promoted": passed,
@@ -101,14 +107,16 @@ def promote_unless_worse(
 
 
 def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: int) -> list[str]:
-    """Return all methods, the best score first; equal ones, and all without enough users, keep their order.
+    """Return all methods, the best score first; equal ones keep their order, and those without a score come last.
 
     Args:
         preferred: all methods.
-        scores: NDCG@10 on selection users of each method that was measured.
-        users: number of selection users.
+        scores: NDCG@10 of each method that was measured.
+        users: on whom; with fewer than `MIN_SELECTION_USERS` scores do not count.
     """
-    return sorted(preferred, key=lambda name: -scores.get(name, -1.0) if users >= MIN_SELECTION_USERS else 0.0)
+    if users < MIN_SELECTION_USERS:
+        return sorted(preferred, key=lambda name: name == BLEND)
+    return sorted(preferred, key=lambda name: -scores.get(name, -1.0))
 
 
 def _served_answers(paths: DatasetPaths, served: Promotion) -> Answers:
@@ -171,25 +179,29 @@ def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], fields: di
 
 def _check_methods(paths: DatasetPaths, methods: Mapping[str, MethodPaths]) -> None:
     """Check that baselines and the blend rank the present catalogue, and that the blend's methods are promoted too."""
-    n_items = read_items(paths).height
+    items = read_items(paths)[ITEM]
+    digest = catalogue_digest(items)
     for name, method in methods.items():
         if isinstance(method, BaselinePaths):
-            _require_items(method.model, load_model(method.model).n_items, n_items, "baselines")
+            folder, stage = method.model, "baselines"
+            found, catalogue = load_model(folder).n_items, model_catalogue(folder)
         elif name == BLEND:
-            blend = Blend.load(method.root)
-            _require_items(method.root, len(blend.items.counts), n_items, "blend")
+            folder, stage = method.root, "blend"
+            blend = Blend.load(folder)
+            found, catalogue = len(blend.items.counts), blend.catalogue
             if missing := sorted(set(blend.methods) - set(methods)):
                 raise ArtefactError(
-                    f"the blend in {method.root} reads {', '.join(missing)}, which has no ranking; "
+                    f"the blend in {folder} reads {', '.join(missing)}, which has no ranking; "
                     "run the stage `blend` again"
                 )
-
-
-def _require_items(folder: Path, found: int, n_items: int, stage: str) -> None:
-    if found != n_items:
-        raise ArtefactError(
-            f"{folder} is of {found:,} items and the catalogue has {n_items:,}; run the stage `{stage}` again"
-        )
+        else:
+            continue
+        if found != len(items):
+            raise ArtefactError(
+                f"{folder} is of {found:,} items and the catalogue has {len(items):,}; run the stage `{stage}` again"
+            )
+        if catalogue not in (digest, ""):  # "": saved by an earlier version
+            raise ArtefactError(f"{folder} is of other items than the catalogue; run the stage `{stage}` again")
 
 
 def _complete_tower(paths: VariantPaths, copies: VariantPaths) -> str:

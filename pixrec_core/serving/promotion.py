@@ -123,6 +123,8 @@ def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable
     """
     copies = paths.copies(promotion.number)
     if not copies.root.exists():
+        if read_promotion(paths).number == promotion.number:
+            raise ArtefactError(f"{copies.root}, which serves, does not exist; {_remedy(paths)}")
         raise ArtefactError(
             f"{copies.root} does not exist: later promotions have replaced it; load the recommender again"
         )

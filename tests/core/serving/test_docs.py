@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pixrec_core.evaluation.selection import MIN_SELECTION_USERS
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommendation, export
-from pixrec_core.serving.gate import MIN_PAIRS, MIN_SELECTION_USERS
+from pixrec_core.serving.gate import MIN_PAIRS
 from pixrec_core.settings import PromotionSettings
 from pixrec_core.stages import Work
 

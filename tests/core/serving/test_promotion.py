@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from pixrec_core import files, pipeline
-from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.data.sequences import catalogue_digest, read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.recommenders import load_model
@@ -157,6 +157,13 @@ def test_a_baseline_of_another_catalogue_is_not_promoted(third: Work) -> None:
         promote(third, lambda _: 1)
 
 
+def test_a_baseline_of_as_many_other_items_is_not_promoted(third: Work) -> None:
+    folder = third.paths.baseline("ease").model
+    load_model(folder).save(folder, catalogue_digest(read_items(third.paths)[ITEM] + "x"))
+    with pytest.raises(ArtefactError, match=r"ease.model is of other items than the catalogue; run the stage `base"):
+        promote(third, lambda _: 1)
+
+
 def killed(root: Path) -> None:
     """Promote, and kill the process before it writes the manifest; for a separate process."""
     promotion.write_promotion = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -261,6 +268,12 @@ def test_a_manifest_that_is_a_folder_is_an_error(shop: Work) -> None:
             read()
 
 
+def test_a_missing_folder_of_what_serves_is_named(shop: Work) -> None:
+    files.remove(shop.paths.promoted.root / "1")
+    with pytest.raises(ArtefactError, match=r"promoted/1, which serves, does not exist; remove the folder"):
+        Recommender.load(shop.paths.promoted.root)
+
+
 @pytest.mark.parametrize(("content", "message"), [("{", "as a whole: "), ('{"number": 1}', "dataset: Field required")])
 def test_a_damaged_manifest_is_named(shop: Work, content: str, message: str) -> None:
     shop.paths.promoted.manifest.write_text(content)
@@ -283,6 +296,8 @@ def test_loading_before_any_promotion_fails(shop: Work) -> None:
         (["blend", "tower", "ease"], {"blend": 0.2, "tower": 0.2, "ease": 0.2}, 30, "blend"),
         (["tower", "ease"], {"tower": 0.1, "ease": 0.3}, 29, "tower"),
         (["tower", "ease"], {"ease": 0.0}, 30, "ease"),
+        (["blend", "tower", "ease"], {"tower": 0.1, "ease": 0.3}, 30, "ease"),
+        (["blend", "tower", "ease"], {"tower": 0.1, "ease": 0.3}, 29, "tower"),
     ],
 )
 def test_the_best_on_validation_serves_if_enough_users_were_measured(order, scores, users, chosen) -> None:
