@@ -144,10 +144,13 @@ def blend(work: Work) -> Stats:
 
 
 def evaluation(work: Work) -> Stats:
-    """Compute metrics from rankings and true targets, per user first."""
+    """Compute metrics from rankings and true targets, per user first, and what each input of the blend is worth."""
     from pixrec_core.evaluation import evaluate
+    from pixrec_core.recommenders.blend import rank_without_inputs
 
-    return evaluate.evaluate_rankings(work.dataset_settings.retrieval, work.paths, work.settings.variants)
+    settings, variants = work.dataset_settings, work.settings.variants
+    inputs = rank_without_inputs(settings.blend, settings.retrieval, work.paths, variants)
+    return evaluate.evaluate_rankings(settings.retrieval, work.paths, variants, inputs)
 
 
 def report(work: Work) -> Stats:
@@ -325,8 +328,8 @@ EVALUATION: Final = Stage(
     evaluation,
     lambda w: w.paths.metrics,
     (ITEM_FEATURES, RANKING, BASELINES, BLEND),
-    ("retrieval",),
-    version=6,
+    ("blend", "retrieval"),
+    version=7,
     external_inputs=_evaluation_external_inputs,
 )
 PROMOTED: Final = Stage(

@@ -14,6 +14,7 @@ import polars as pl
 
 from pixrec_core import files
 from pixrec_core.data.sequences import read_items
+from pixrec_core.evaluation.inputs import InputRanks, summarise_inputs
 from pixrec_core.evaluation.lists import ItemFacts, describe_lists
 from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
 from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking, without_seen
@@ -30,8 +31,16 @@ SEEN_ALLOWED = "seen_allowed"
 SEEN_FILTERED = "seen_filtered"
 
 
-def evaluate_rankings(settings: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
+def evaluate_rankings(
+    settings: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str], inputs: InputRanks | None = None
+) -> Stats:
     """Evaluate every baseline, and each of `variants` that has rankings, those of generative rankers included.
+
+    Args:
+        settings: `depth` of the rankings.
+        paths: of the dataset.
+        variants: of the dual tower.
+        inputs: ranks without each input of the blend, for the table of what each is worth.
 
     Raises:
         MissingArtefactError: sequences, photos or baselines have not been built.
@@ -39,7 +48,8 @@ def evaluate_rankings(settings: RetrievalSettings, paths: DatasetPaths, variants
         ArtefactError: a ranking does not fit the test split.
     """
     targets = Targets.read(paths)
-    item_facts = ItemFacts.read(paths, read_items(paths))
+    catalogue = read_items(paths)
+    item_facts = ItemFacts.read(paths, catalogue)
     outcomes = _outcomes(_rankings(paths, variants), targets, item_facts, settings.depth)
     tables = [_table(outcomes[SEEN_ALLOWED], targets)]
     generative = {}
@@ -52,6 +62,8 @@ def evaluate_rankings(settings: RetrievalSettings, paths: DatasetPaths, variants
     facts = {"users": len(targets.users), "items": len(targets.items), **targets.shares()}
     protocols = _protocols(outcomes, targets, variants)
     metrics = {**facts, "depth": settings.depth, "protocols": protocols, "generative": generative}
+    if inputs:
+        metrics["inputs"] = summarise_inputs(inputs, targets, catalogue)
     files.write_json(paths.metrics, metrics)
     headline = {method: values["NDCG@10"]["value"] for method, values in protocols[SEEN_ALLOWED]["methods"].items()}
     return {**facts, "ndcg@10": headline}

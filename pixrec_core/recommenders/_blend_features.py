@@ -338,36 +338,30 @@ def concatenate(parts: Sequence[Candidates], sizes: Sequence[int]) -> Candidates
 def find_candidates(lists: Mapping[str, MethodLists], histories: ItemLists, table: ItemTable, k: int) -> Candidates:
     """Return the union of the methods' lists, each cut after k unseen items, with features.
 
-    The histories have times.
-
     Seen items among these k are candidates too, so that one model serves people who buy an item again and people who
-    do not.
+    do not. The histories have times.
     """
-    n = len(table.counts)
-    seen = np.unique(histories.rows * n + histories.values)
-    found = {method: _cut(each, seen, n, k) for method, each in lists.items()}
-    keys = np.unique(np.concatenate([own_keys for own_keys, *_ in found.values()]))
-    shape = (len(keys), len(found))
-    scores, z_scores, ranks = (np.full(shape, np.nan, np.float32) for _ in range(3))
-    for column, (own_keys, own_scores, own_z_scores, own_ranks) in enumerate(found.values()):
-        at = np.searchsorted(keys, own_keys)
-        scores[at, column], z_scores[at, column], ranks[at, column] = own_scores, own_z_scores, own_ranks
-    rows, items = keys // n, keys % n
-    return Candidates(tuple(found), rows, items, scores, z_scores, ranks, _common(rows, items, histories, table))
-
-
-def _cut(lists: MethodLists, seen: Ints, n: int, k: int) -> tuple[Ints, Floats, Floats, Ints]:
-    """Return the key (row * n + item), score, z-score and rank of each item of the cut lists."""
-    keys = np.arange(len(lists.items))[:, None] * n + lists.items
-    unseen_before = np.cumsum(~np.isin(keys, seen), axis=1)
-    rows, columns = np.nonzero((lists.items >= 0) & (unseen_before <= k))
-    scores = lists.scores[rows, columns].astype(np.float64)
-    counts = np.maximum(np.bincount(rows, minlength=len(keys)), 1)
-    means = np.bincount(rows, scores, len(keys)) / counts
-    centred = scores - means[rows]
-    deviations = np.sqrt(np.bincount(rows, centred**2, len(keys)) / counts)[rows]
-    z_scores = np.divide(centred, deviations, out=np.zeros_like(centred), where=deviations > 1e-9)
-    return keys[rows, columns], scores.astype(np.float32), z_scores.astype(np.float32), columns + 1
+    n, n_users = len(table.counts), len(histories)
+    width = max(each.items.shape[1] for each in lists.values())
+    items = np.full((len(lists) * n_users, width), -1, np.int64)  # the lists of the first method, the second, ...
+    values = np.zeros(items.shape)
+    for method, each in enumerate(lists.values()):
+        block = slice(method * n_users, (method + 1) * n_users)
+        items[block, : each.items.shape[1]], values[block, : each.items.shape[1]] = each.items, each.scores
+    own_keys = np.tile(np.arange(n_users), len(lists))[:, None] * n + items
+    unseen_before = np.cumsum(~np.isin(own_keys, histories.rows * n + histories.values), axis=1)
+    listed, places = np.nonzero((items >= 0) & (unseen_before <= k))
+    own_scores, own_keys = values[listed, places], own_keys[listed, places]
+    counts = np.maximum(np.bincount(listed, minlength=len(items)), 1)
+    centred = own_scores - (np.bincount(listed, own_scores, len(items)) / counts)[listed]
+    deviations = np.sqrt(np.bincount(listed, centred**2, len(items)) / counts)[listed]
+    own_z_scores = np.divide(centred, deviations, out=np.zeros_like(centred), where=deviations > 1e-9)
+    keys, at = np.unique(own_keys, return_inverse=True)
+    scores, z_scores, ranks = (np.full((len(keys), len(lists)), np.nan, np.float32) for _ in range(3))
+    columns = listed // max(1, n_users)
+    scores[at, columns], z_scores[at, columns], ranks[at, columns] = own_scores, own_z_scores, places + 1
+    rows, found = keys // n, keys % n
+    return Candidates(tuple(lists), rows, found, scores, z_scores, ranks, _common(rows, found, histories, table))
 
 
 def _common(rows: Ints, items: Ints, histories: ItemLists, table: ItemTable) -> Floats:
@@ -444,18 +438,37 @@ def _mean_price(histories: ItemLists, price: Floats) -> NDArray[np.float64]:
 
 def _category_similarities(
     rows: Ints, items: Ints, histories: ItemLists, categories: sparse.csr_array
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return (m,) cosines of each candidate with the whole history and with its newest item."""
-    n = categories.shape[0]
-    weights = (1 / (1 + histories.from_newest)).astype(np.float32)
-    newest = (histories.from_newest == 0).astype(np.float32)
-    of_items = categories[items]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (m,) cosines of each candidate with the whole history and with its newest item.
+
+    A user's profile is the weighted sum of the vectors of the history. This is a product of sparse matrices, written
+    with arrays: for one user, the overhead of SciPy's matrices was half of the time of all features.
+    """
+    n_users, n_categories = len(histories), categories.shape[1]
+    of_history, columns, values = _category_entries(histories.values, categories)
+    users, newest = histories.rows[of_history], (histories.from_newest == 0)[of_history]
+    keys, at = np.unique(users * n_categories + columns, return_inverse=True)
+    of_item, columns, item_values = _category_entries(items, categories)
+    wanted = rows[of_item] * n_categories + columns
+    found = np.searchsorted(keys, wanted)
+    found[found == len(keys)] = 0
+    matches = np.flatnonzero(keys[found] == wanted) if len(keys) else np.zeros(0, np.int64)
     both = []
-    for profile in (histories.matrix(n, weights) @ categories, histories.matrix(n, newest) @ categories):
-        norms = np.sqrt(profile.multiply(profile).sum(axis=1))[rows]
-        dots = of_items.multiply(profile[rows]).sum(axis=1)
-        both.append(np.divide(dots, norms, out=np.zeros(len(rows), np.float32), where=norms > 0))
+    for weights in (values / (1 + histories.from_newest)[of_history], values * newest):
+        profile = np.bincount(at, weights, len(keys))
+        norms = np.sqrt(np.bincount(keys // max(1, n_categories), profile**2, n_users))[rows]
+        dots = np.bincount(of_item[matches], item_values[matches] * profile[found[matches]], len(rows))
+        both.append(np.divide(dots, norms, out=np.zeros(len(rows)), where=norms > 0))
     return both[0], both[1]
+
+
+def _category_entries(items: Ints, categories: sparse.csr_array) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """Return position in `items`, category and value of each entry of the items' vectors."""
+    starts = categories.indptr[items].astype(np.int64)
+    lengths = categories.indptr[items + 1] - starts
+    positions = np.repeat(np.arange(len(items)), lengths)
+    entries = np.arange(len(positions)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + starts[positions]
+    return positions, categories.indices[entries].astype(np.int64), categories.data[entries].astype(np.float64)
 
 
 def _seen_features(rows: Ints, items: Ints, histories: ItemLists, n: int) -> tuple[NDArray[np.float64], ...]:

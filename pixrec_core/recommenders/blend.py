@@ -18,42 +18,40 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pyarrow import parquet
 from safetensors import SafetensorError
 
 from pixrec_core import files
-from pixrec_core.data.sequences import read_items, read_sequences
-from pixrec_core.errors import ArtefactError, SettingsError
+from pixrec_core.data.sequences import catalogue_digest, read_items, read_sequences
+from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.validation import selection_users, stacking_users
-from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths
+from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import to_ranking, write_ranking
 from pixrec_core.recommenders._blend_features import (
-    Candidates,
     Ints,
     ItemTable,
     MethodLists,
-    concatenate,
     feature_names,
     find_candidates,
     linear_feature_names,
-    timed_histories,
 )
-from pixrec_core.recommenders._blend_training import MIN_USERS, Learned, TrainingUsers, new_visit_weights, train_blend
+from pixrec_core.recommenders._blend_inputs import rank_without_inputs
+from pixrec_core.recommenders._blend_rankings import find_methods, read_batches, read_training_users
+from pixrec_core.recommenders._blend_training import MIN_USERS, Learned, train_blend
 from pixrec_core.recommenders.base import ItemLists
-from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
+from pixrec_core.schemas import ITEM, TEST, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
 if TYPE_CHECKING:
     import lightgbm  # imports scikit-learn, a second that a blend without trees does not need
 
+__all__ = ["Blend", "build_blend", "rank_without_inputs"]
+
 log = logging.getLogger(__name__)
 
 MODEL: Final = "model.txt"
 ITEM_TABLE: Final = "items.safetensors"
 DESCRIPTION: Final = "blend.json"
-
-USERS_PER_BATCH: Final = 512  # about 100 MB of features
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,13 @@ class Blend:
         learned: orders candidates.
         candidates: unseen items of each list that it reads.
         items: facts about the catalogue.
+        catalogue: digest of its items; see `data.sequences.catalogue_digest`.
     """
 
     learned: Learned
     candidates: int
     items: ItemTable
+    catalogue: str = ""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -137,6 +137,7 @@ class Blend:
         description = {
             "methods": self.methods,
             "candidates": self.candidates,
+            "catalogue": self.catalogue,
             "weights": dict(zip(linear_feature_names(self.methods), self.learned.weights.tolist(), strict=True)),
             "trees": booster is not None,
             "sha256": files.sha256_file(folder / MODEL) if booster is not None else None,
@@ -159,7 +160,8 @@ class Blend:
             weights = np.array([description["weights"][name] for name in linear_feature_names(methods)], np.float32)
             booster = _booster(folder / MODEL, description.get("sha256")) if description["trees"] else None
             items = ItemTable.load(folder / ITEM_TABLE)
-            blend = cls(Learned(methods, weights, booster), description["candidates"], items)
+            learned, catalogue = Learned(methods, weights, booster), description.get("catalogue", "")
+            blend = cls(learned, description["candidates"], items, catalogue)
         except (ValueError, KeyError, TypeError, ArtefactError, SafetensorError) as error:
             message = f"the blend in {folder} is damaged ({error}); run the stage `blend` with --force"
             raise ArtefactError(message) from error
@@ -214,20 +216,20 @@ def _build_blend(
 ) -> Stats:
     if not settings.enabled:
         return {"blended": False, "summary": "none: blend.enabled is false"}
-    methods = _methods(settings, paths, variants)
+    methods = find_methods(settings, paths, variants)
     item_ids, table = read_items(paths)[ITEM], ItemTable.read(paths)
     candidates = min(settings.candidates, retrieval.depth)
     start = time.process_time()
     validation = read_sequences(paths, VALIDATION)
     is_stacking = stacking_users(validation.height)
     stacking, selection = validation.filter(is_stacking), selection_users(validation.height)[is_stacking]
-    users = _training_users(methods, candidates, stacking, item_ids, table)
+    users = read_training_users(methods, candidates, stacking, item_ids, table)
     trained = train_blend(users, selection) if users else None
     if trained is None:
         reason = f"the target of fewer than {MIN_USERS} validation users is a candidate"
         log.warning("warning: no blend is trained: %s; the run continues without one", reason)
         return {"blended": False, "summary": f"none: {reason}"}
-    blend = Blend(trained.final, candidates, table)
+    blend = Blend(trained.final, candidates, table, catalogue_digest(item_ids))
     blend.save(folder)
     training_seconds = time.process_time() - start
     measured = replace(blend, learned=trained.measured)
@@ -254,48 +256,6 @@ def _build_blend(
     }
 
 
-def _methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[str]) -> dict[str, MethodPaths]:
-    """Return the artefacts of each method that feeds the blend.
-
-    Raises:
-        MissingArtefactError: the stage `baselines` has not run.
-        SettingsError: a method of the settings has not been built.
-    """
-    files.require(paths.baselines)
-    ranked = paths.ranked_methods(variants)
-    found = {name: each for name, each in ranked.items() if name != BLEND and each.validation_ranking.exists()}
-    if unknown := sorted(set(settings.methods) - set(found)):
-        raise SettingsError(
-            f"blend.methods names {', '.join(unknown)}, which has not been built; there are: {', '.join(found)}"
-        )
-    return {name: found[name] for name in (settings.methods or found)}
-
-
-def _training_users(
-    methods: Mapping[str, MethodPaths], k: int, stacking: pl.DataFrame, item_ids: pl.Series, table: ItemTable
-) -> TrainingUsers | None:
-    """Return the stacking users with their candidates; None where there are no users.
-
-    Users whose target is no candidate have none: no training uses them, and their NDCG is 0 whatever the blend. They
-    are most of the users of a large catalogue, and their candidates would be most of the memory.
-    """
-    if stacking.is_empty():
-        return None
-    last = stacking.select(pl.col(ITEMS).list.last(), pl.col(TIMESTAMPS).list.last())
-    targets = last[ITEMS].cast(pl.Enum(item_ids)).to_physical().to_numpy().astype(np.int64)
-    rankings = {method: each.validation_ranking for method, each in methods.items()}
-    found: list[Candidates] = []
-    sizes: list[int] = []
-    for lists, histories in _batches(rankings, stacking, item_ids):
-        candidates = find_candidates(lists, histories, table, k)
-        is_target = candidates.items == targets[sum(sizes) :][candidates.rows]
-        hit = np.bincount(candidates.rows[is_target], minlength=len(histories)) > 0
-        found.append(candidates.take(hit[candidates.rows]))
-        sizes.append(len(histories))
-    weights = new_visit_weights(timed_histories(stacking, item_ids), last[TIMESTAMPS].cast(pl.Int64).to_numpy())
-    return TrainingUsers(concatenate(found, sizes), targets, weights)
-
-
 def _rank(
     blend: Blend,
     rankings: Mapping[str, Path],
@@ -315,71 +275,8 @@ def _rank(
         selected: (U,) the users to rank for; None means all.
     """
     users, start = sequences[USER] if selected is None else sequences[USER].filter(pl.Series(selected)), 0
-    for lists, histories in _batches(rankings, sequences, item_ids, selected):
+    for lists, histories in read_batches(rankings, sequences, item_ids, selected):
         lengths = depth + np.diff(histories.incidence(len(item_ids)).indptr).astype(np.int64)
         items, scores = blend.rank(lists, histories, lengths)
         yield to_ranking(users[start : start + len(histories)], item_ids, items, scores)
         start += len(histories)
-
-
-def _batches(
-    rankings: Mapping[str, Path],
-    sequences: pl.DataFrame,
-    item_ids: pl.Series,
-    selected: NDArray[np.bool_] | None = None,
-) -> Iterator[tuple[dict[str, MethodLists], ItemLists]]:
-    """Yield the lists of each method and the histories of the selected users among `USERS_PER_BATCH` users at a time.
-
-    Raises:
-        ArtefactError: a ranking is not one of these users.
-    """
-    chosen = np.ones(sequences.height, np.bool_) if selected is None else selected
-    readers = [_read_lists(path, method, sequences[USER], item_ids) for method, path in rankings.items()]
-    start = 0
-    for lists in zip(*readers, strict=True):
-        part = chosen[start : start + USERS_PER_BATCH]
-        users = sequences[start : start + USERS_PER_BATCH].filter(pl.Series(part))
-        start += len(part)
-        if users.height:
-            found = {
-                m: MethodLists(each.items[part], each.scores[part]) for m, each in zip(rankings, lists, strict=True)
-            }
-            yield found, timed_histories(users, item_ids)
-
-
-def _read_lists(path: Path, method: str, users: pl.Series, item_ids: pl.Series) -> Iterator[MethodLists]:
-    """Yield a ranking as arrays, `USERS_PER_BATCH` users at a time: there may be millions of users.
-
-    Args:
-        path: of a ranking in the order of `users`.
-        method: its name.
-        users: (U,) ids, sorted.
-        item_ids: (n,) ids of the catalogue.
-
-    Raises:
-        ArtefactError: the ranking is of other users or items, or in another order.
-    """
-    fault = ArtefactError(f"the ranking {path} of {method} is of other users or items; rank them again")
-    indices = pl.Enum(item_ids)
-    with parquet.ParquetFile(files.require(path)) as file:
-        frames = (pl.DataFrame(pl.from_arrow(rows)) for rows in file.iter_batches(columns=list(RANKING_SCHEMA)))
-        table = RANKING_SCHEMA.to_frame()
-        for start in range(0, len(users), USERS_PER_BATCH):
-            part = users[start : start + USERS_PER_BATCH]
-            while (table.is_empty() or table[USER][-1] <= part[-1]) and (more := next(frames, None)) is not None:
-                table = pl.concat([table, more])
-            in_part = table.filter(pl.col(USER) <= part[-1])
-            table = table[in_part.height :]
-            items = in_part[ITEM].cast(indices, strict=False).to_physical()
-            runs = in_part[USER].rle().struct
-            if not runs.field("value").equals(part) or items.null_count():
-                raise fault
-            lengths, columns = runs.field("len").to_numpy(), in_part[RANK].to_numpy() - 1
-            shape = (len(part), int(columns.max(initial=-1)) + 1)
-            lists = MethodLists(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
-            rows = np.repeat(np.arange(len(part)), lengths)
-            lists.items[rows, columns] = items.to_numpy()
-            lists.scores[rows, columns] = in_part[SCORE].to_numpy()
-            yield lists
-        if table.height or next(frames, None) is not None:
-            raise fault

@@ -72,6 +72,21 @@ class Generative(_Record):
     protocols: dict[str, Protocol] = Field(min_length=1)
 
 
+class InputGroup(_Record):
+    """Metrics of a group of users with all inputs of the blend, and what is lost without each."""
+
+    users: int
+    whole: dict[str, Estimate]
+    lost: dict[str, dict[str, Estimate]]
+
+
+class InputsWorth(_Record):
+    """What each input of the blend is worth: protocol to group."""
+
+    users: int
+    protocols: dict[str, dict[str, InputGroup]]
+
+
 class Metrics(_Record):
     """Metrics of the evaluation stage; shares are 0 to 1."""
 
@@ -83,6 +98,7 @@ class Metrics(_Record):
     share_repeat_targets: float | None = None
     protocols: dict[str, Protocol] = Field(min_length=1)
     generative: dict[str, Generative] = {}
+    inputs: InputsWorth | None = None
 
 
 class Training(_Record):

@@ -1,13 +1,15 @@
 """Tables and sentences of the page; pure functions of the metrics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pixrec_core.evaluation.inputs import EVERYONE, PHOTOS, POOR_TEXT
+from pixrec_core.evaluation.inputs import GROUPS as INPUT_GROUPS
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
 from pixrec_core.evaluation.protocol import COVERAGE
 from pixrec_core.paths import BLEND
-from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, Metrics, Protocol
+from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, InputGroup, Metrics, Protocol
 
 MAIN_METRICS: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
 #: Order of methods in tables, as in the terminal and at promotion.
@@ -56,6 +58,12 @@ GROUPS: Final = {
     "history 6-10": "items in the history",
     "history 11+": "items in the history",
 }
+#: Inputs that are no single method, with what the methods that go with them read.
+INPUT_KINDS: Final = {
+    PHOTOS: "all methods that read photos",
+    "text": "all methods that read texts",
+    "behaviour": "all methods that learn from other people",
+}
 PROTOCOLS: Final = {
     "seen_allowed": "Seen items allowed",
     "seen_filtered": "Seen items filtered",
@@ -81,6 +89,19 @@ class Cell:
     at: float
     start: float
     end: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One group's loss: its estimate, and value, interval and zero on a common axis in percent of the axis."""
+
+    group: str
+    users: int
+    loss: Estimate
+    at: float
+    start: float
+    end: float
+    zero: float
 
 
 @dataclass(frozen=True)
@@ -246,6 +267,40 @@ def groups_table(protocol: Protocol) -> list[tuple[str, int, dict[str, tuple[flo
         top = max((v for v in values.values() if v), default=None)
         rows.append((name, group.users, {m: (v, v is not None and v == top) for m, v in values.items()}))
     return rows
+
+
+def inputs_table(groups: Mapping[str, InputGroup]) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
+    """Names of the groups, and (input, loss of the main metric without it by group), the largest loss first.
+
+    Photos, text and behaviour come before single methods.
+    """
+    names = [name for name in (EVERYONE, *INPUT_GROUPS, POOR_TEXT) if name in groups]
+    if not names:
+        return [], []
+    lost = groups[names[0]].lost
+    kinds = [name for name in INPUT_KINDS if name in lost]
+    methods = sorted(lost.keys() - set(kinds), key=lambda name: (-lost[name][MAIN_METRIC].value, name))
+    rows = [
+        (name, [groups[group].lost[name][MAIN_METRIC] if name in groups[group].lost else None for group in names])
+        for name in (*kinds, *methods)
+    ]
+    return names, rows
+
+
+def photo_rows(groups: Mapping[str, InputGroup]) -> list[Interval]:
+    """What photos are worth to each group, on one axis; empty if no method reads them."""
+    measured = {name: group for name, group in groups.items() if PHOTOS in group.lost and name != POOR_TEXT}
+    losses = {name: group.lost[PHOTOS][MAIN_METRIC] for name, group in measured.items()}
+    bounds = [0.0, *(bound for each in losses.values() for bound in (each.low, each.high) if bound is not None)]
+    low, width = min(bounds), max(max(bounds) - min(bounds), 1e-9)
+
+    def at(value: float | None) -> float:
+        return round(100 * ((value or 0.0) - low) / width, 2)
+
+    return [
+        Interval(name, measured[name].users, loss, at(loss.value), at(loss.low), at(loss.high), at(0.0))
+        for name, loss in losses.items()
+    ]
 
 
 def held_out_sentence(stats: dict[str, Any]) -> str | None:

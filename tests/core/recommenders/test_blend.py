@@ -14,9 +14,11 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.recommenders import _blend_inputs, blend
+from pixrec_core.recommenders import _blend_rankings as rankings
 from pixrec_core.recommenders import _blend_training as training
-from pixrec_core.recommenders import blend
 from pixrec_core.recommenders._blend_features import COMMON, ItemTable, MethodLists, find_candidates
+from pixrec_core.recommenders._blend_rankings import read_batches, read_training_users
 from pixrec_core.recommenders._blend_training import TrainingUsers, fit_weights, pretend_cold, target_ranks
 from pixrec_core.recommenders.base import ItemLists
 from pixrec_core.recommenders.blend import Blend, build_blend
@@ -245,7 +247,7 @@ def test_users_whose_target_is_no_candidate_have_no_candidates_and_no_weights(pa
     validation = read_sequences(paths, "validation")
     stacking = validation.filter(stacking_users(validation.height))
     methods, item_ids, table = {"good": paths.baseline("good")}, pl.Series(ITEMS), ItemTable.read(paths)
-    users = blend._training_users(methods, 1, stacking, item_ids, table)
+    users = read_training_users(methods, 1, stacking, item_ids, table)
     hit = users.hit
     assert 0 < hit.sum() < len(hit)
     assert hit[users.candidates.rows].all()
@@ -339,14 +341,14 @@ def test_settings_choose_the_methods(paths):
 def test_a_ranking_of_other_users_is_refused(paths, change):
     users = change(pl.Series([f"u{u:03}" for u in range(USERS)]))
     with pytest.raises(ArtefactError, match="of good is of other users or items"):
-        list(blend._read_lists(paths.baseline("good").ranking, "good", users, read_items(paths)["item"]))
+        list(rankings._read_lists(paths.baseline("good").ranking, "good", users, read_items(paths)["item"]))
 
 
 def test_rankings_are_read_in_batches(monkeypatch, paths):
     path, sequences = paths.baseline("good").ranking, read_sequences(paths, "test")
-    monkeypatch.setattr(blend, "USERS_PER_BATCH", 150)
+    monkeypatch.setattr(rankings, "USERS_PER_BATCH", 150)
     selected = np.arange(USERS) >= 200
-    batches = list(blend._batches({"good": path}, sequences, pl.Series(ITEMS), selected))
+    batches = list(read_batches({"good": path}, sequences, pl.Series(ITEMS), selected))
     assert [len(histories) for _, histories in batches] == [100, 100]
     ranking = pl.read_parquet(path).filter(pl.col("user") >= "u200")
     items = np.concatenate([lists["good"].items[lists["good"].items >= 0] for lists, _ in batches])
@@ -401,3 +403,38 @@ def test_a_blend_of_other_features_is_refused(paths):
 def test_a_missing_blend_is_refused(tmp_path):
     with pytest.raises(MissingArtefactError):
         Blend.load(tmp_path)
+
+
+def test_a_blend_without_its_best_input_is_worse(paths, stats):
+    found = blend.rank_without_inputs(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower"])
+    hits = {name: (ranks[:, 0] <= 1).mean() for name, ranks in found.ranks.items()}
+    assert list(hits) == ["all inputs", "good", "noise", "tower"], "no method reads photos or texts, all read behaviour"
+    assert found.users.to_list() == read_sequences(paths, "test")["user"].to_list()
+    assert hits["good"] < hits["tower"] < hits["all inputs"]
+    assert hits["noise"] == pytest.approx(hits["all inputs"], abs=0.05)
+    filtered = found.ranks["all inputs"]
+    assert (filtered[:, 1] <= filtered[:, 0]).all(), "seen items before the target do not count"
+
+
+def test_the_worth_of_inputs_is_measured_on_a_sample_of_many_users(monkeypatch, paths, stats):
+    monkeypatch.setattr(_blend_inputs, "TEST_USERS", 100)
+    settings = (BlendSettings(methods=("good", "tower")), RetrievalSettings(depth=DEPTH))
+    found = blend.rank_without_inputs(*settings, paths, ["tower"])
+    assert found.users.is_sorted()
+    assert {ranks.shape for ranks in found.ranks.values()} == {(100, 2)}
+
+
+@pytest.mark.parametrize(
+    ("methods", "left"),
+    [
+        (
+            ["bm25_text", "ease", "image_knn"],
+            {"photos": ["bm25_text", "ease"], "text": ["ease", "image_knn"], "behaviour": ["bm25_text", "image_knn"]},
+        ),
+        (["multimodal", "text_only"], {"photos": ["text_only"]}),
+        (["ease"], {}),
+    ],
+)
+def test_methods_that_are_left_without_an_input(methods, left):
+    found = _blend_inputs._without_each(methods)
+    assert {name: kept for name, kept in found.items() if name not in ["all inputs", *methods]} == left

@@ -228,3 +228,15 @@ def test_a_served_blend_is_shown_too(paths):
     inputs = read_inputs("shop", paths, BOTH)
     assert (inputs.served, list(inputs.rankings), list(inputs.training)) == ("blend", ["blend", *BOTH], [*BOTH])
     assert build_report("shop", paths, BOTH)["users_shown"]
+
+
+def test_the_worth_of_inputs_is_on_both_pages(paths):
+    read = page(paths)
+    text = " ".join((paths.report / "index.html").read_text(encoding="utf-8").split())
+    assert "What each input is worth" in text
+    assert "category: &lt;b&gt;|x" in text
+    assert "category: <b>" not in text
+    assert "svg" in read.elements
+    markdown = (paths.report / "report.md").read_text(encoding="utf-8")
+    assert "| co_occurrence | +5.00 (+2.00 to +8.00) | +5.00 (+2.00 to +8.00) |" in markdown
+    assert "| category: <b>\\|x | 40 | \N{MINUS SIGN}2.00" in markdown

@@ -1,7 +1,7 @@
 import pytest
 
 from pixrec_core.report import tables
-from pixrec_core.report.inputs import Difference, Protocol
+from pixrec_core.report.inputs import Difference, InputsWorth, Protocol
 from tests.core.report import example
 
 
@@ -165,3 +165,19 @@ LOSS = "\N{MINUS SIGN}6.00 points, 95 % interval \N{MINUS SIGN}9.00 to \N{MINUS 
 def test_the_served_method_and_its_gain(served, sentence):
     compared = protocol(-0.06, -0.09, -0.03, a="multimodal", b="co_occurrence")
     assert tables.served_sentence(compared, served).replace("\u00a0", " ") == sentence
+
+
+def test_inputs_are_sorted_kinds_first_then_by_what_is_lost_without_them():
+    groups = InputsWorth.model_validate(example.inputs_worth()).protocols["seen_allowed"]
+    names, rows = tables.inputs_table(groups)
+    assert names == ["everyone", "cold"], "categories are not in this table"
+    assert [name for name, _ in rows] == ["photos", "co_occurrence", "ease"]
+    assert [loss.value for loss in rows[1][1]] == [0.05, 0.05]
+    assert tables.inputs_table({}) == ([], [])
+
+
+def test_photos_of_all_groups_share_one_axis():
+    groups = InputsWorth.model_validate(example.inputs_worth()).protocols["seen_allowed"]
+    rows = tables.photo_rows(groups)
+    assert [row.group for row in rows] == ["everyone", "cold", "category: <b>|x"]
+    assert (rows[0].start, rows[0].at, rows[0].end, rows[0].zero) == (0, 50, 100, 100), "from -4 to 0 points"

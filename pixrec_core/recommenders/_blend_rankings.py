@@ -1,0 +1,140 @@
+"""Rankings of methods, read as candidates of users."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from pixrec_core import files
+from pixrec_core.errors import ArtefactError, SettingsError
+from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths
+from pixrec_core.recommenders._blend_features import (
+    Candidates,
+    Ints,
+    ItemTable,
+    MethodLists,
+    concatenate,
+    find_candidates,
+    timed_histories,
+)
+from pixrec_core.recommenders._blend_training import TrainingUsers, new_visit_weights
+from pixrec_core.recommenders.base import ItemLists
+from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TIMESTAMPS, USER
+from pixrec_core.settings import BlendSettings
+
+USERS_PER_BATCH: Final = 512  # about 100 MB of features
+
+
+def find_methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[str]) -> dict[str, MethodPaths]:
+    """Return the artefacts of each method that feeds the blend.
+
+    Raises:
+        MissingArtefactError: the stage `baselines` has not run.
+        SettingsError: a method of the settings has not been built.
+    """
+    files.require(paths.baselines)
+    ranked = paths.ranked_methods(variants)
+    found = {name: each for name, each in ranked.items() if name != BLEND and each.validation_ranking.exists()}
+    if unknown := sorted(set(settings.methods) - set(found)):
+        raise SettingsError(
+            f"blend.methods names {', '.join(unknown)}, which has not been built; there are: {', '.join(found)}"
+        )
+    return {name: found[name] for name in (settings.methods or found)}
+
+
+def read_training_users(
+    methods: Mapping[str, MethodPaths], k: int, stacking: pl.DataFrame, item_ids: pl.Series, table: ItemTable
+) -> TrainingUsers | None:
+    """Return the stacking users with their candidates; None where there are no users.
+
+    Users whose target is no candidate have none: no training uses them, and their NDCG is 0 whatever the blend. They
+    are most of the users of a large catalogue, and their candidates would be most of the memory.
+    """
+    if stacking.is_empty():
+        return None
+    targets = last_items(stacking, item_ids)
+    times = stacking[TIMESTAMPS].list.last().cast(pl.Int64).to_numpy()
+    rankings = {method: each.validation_ranking for method, each in methods.items()}
+    found: list[Candidates] = []
+    sizes: list[int] = []
+    for lists, histories in read_batches(rankings, stacking, item_ids):
+        candidates = find_candidates(lists, histories, table, k)
+        is_target = candidates.items == targets[sum(sizes) :][candidates.rows]
+        hit = np.bincount(candidates.rows[is_target], minlength=len(histories)) > 0
+        found.append(candidates.take(hit[candidates.rows]))
+        sizes.append(len(histories))
+    weights = new_visit_weights(timed_histories(stacking, item_ids), times)
+    return TrainingUsers(concatenate(found, sizes), targets, weights)
+
+
+def last_items(sequences: pl.DataFrame, item_ids: pl.Series) -> Ints:
+    """Return (users,) the index of the last item of each sequence."""
+    last = sequences[ITEMS].list.last().cast(pl.Enum(item_ids)).to_physical()
+    return last.to_numpy().astype(np.int64)
+
+
+def read_batches(
+    rankings: Mapping[str, Path],
+    sequences: pl.DataFrame,
+    item_ids: pl.Series,
+    selected: NDArray[np.bool_] | None = None,
+) -> Iterator[tuple[dict[str, MethodLists], ItemLists]]:
+    """Yield the lists of each method and the histories of the selected users among `USERS_PER_BATCH` users at a time.
+
+    Raises:
+        ArtefactError: a ranking is not one of these users.
+    """
+    chosen = np.ones(sequences.height, np.bool_) if selected is None else selected
+    readers = [_read_lists(path, method, sequences[USER], item_ids) for method, path in rankings.items()]
+    start = 0
+    for lists in zip(*readers, strict=True):
+        part = chosen[start : start + USERS_PER_BATCH]
+        users = sequences[start : start + USERS_PER_BATCH].filter(pl.Series(part))
+        start += len(part)
+        if users.height:
+            found = {
+                m: MethodLists(each.items[part], each.scores[part]) for m, each in zip(rankings, lists, strict=True)
+            }
+            yield found, timed_histories(users, item_ids)
+
+
+def _read_lists(path: Path, method: str, users: pl.Series, item_ids: pl.Series) -> Iterator[MethodLists]:
+    """Yield a ranking as arrays, `USERS_PER_BATCH` users at a time: there may be millions of users.
+
+    Args:
+        path: of a ranking in the order of `users`.
+        method: its name.
+        users: (U,) ids, sorted.
+        item_ids: (n,) ids of the catalogue.
+
+    Raises:
+        ArtefactError: the ranking is of other users or items, or in another order.
+    """
+    fault = ArtefactError(f"the ranking {path} of {method} is of other users or items; rank them again")
+    indices = pl.Enum(item_ids)
+    with parquet.ParquetFile(files.require(path)) as file:
+        frames = (pl.DataFrame(pl.from_arrow(rows)) for rows in file.iter_batches(columns=list(RANKING_SCHEMA)))
+        table = RANKING_SCHEMA.to_frame()
+        for start in range(0, len(users), USERS_PER_BATCH):
+            part = users[start : start + USERS_PER_BATCH]
+            while (table.is_empty() or table[USER][-1] <= part[-1]) and (more := next(frames, None)) is not None:
+                table = pl.concat([table, more])
+            in_part = table.filter(pl.col(USER) <= part[-1])
+            table = table[in_part.height :]
+            items = in_part[ITEM].cast(indices, strict=False).to_physical()
+            runs = in_part[USER].rle().struct
+            if not runs.field("value").equals(part) or items.null_count():
+                raise fault
+            lengths, columns = runs.field("len").to_numpy(), in_part[RANK].to_numpy() - 1
+            shape = (len(part), int(columns.max(initial=-1)) + 1)
+            lists = MethodLists(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
+            rows = np.repeat(np.arange(len(part)), lengths)
+            lists.items[rows, columns] = items.to_numpy()
+            lists.scores[rows, columns] = in_part[SCORE].to_numpy()
+            yield lists
+        if table.height or next(frames, None) is not None:
+            raise fault
