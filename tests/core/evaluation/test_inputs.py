@@ -12,9 +12,9 @@ from tests.core import sequences_file
 #: Text, categories and sales in training of each item.
 ITEMS = {
     "a": ("one", ["shoes", "red"], 5),
-    "b": ("one two", ["shoes"], 5),
-    "c": ("one two three", ["shoes"], 0),
-    "d": ("one two three four", ["hats\n|\x07"], 2),
+    "b": ("one two three", ["shoes"], 5),
+    "c": ("one two three four", ["shoes"], 0),
+    "d": ("one two three four five", ["hats\n|\x07"], 2),
 }
 
 
