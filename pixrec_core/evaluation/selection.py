@@ -24,8 +24,8 @@ MIN_SELECTION_USERS: Final = 30  # fewer measure no method
 def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple[dict[str, float], int]:
     """Return `METRIC` of each method over selection users, seen items allowed, and the number of these users.
 
-    With fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend is not: it has learned
-    from the others.
+    Where there is a blend and fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend
+    is not: it has learned from the others.
 
     Args:
         paths: of the dataset.
@@ -40,7 +40,7 @@ def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple
     """
     validation = read_sequences(paths, VALIDATION)
     selected = selection_users(validation.height)
-    if selected.sum() < MIN_SELECTION_USERS:
+    if BLEND in rankings and selected.sum() < MIN_SELECTION_USERS:
         selected = stacking_users(validation.height)
         rankings = {method: path for method, path in rankings.items() if method != BLEND}
     users = validation.filter(selected)
