@@ -119,7 +119,7 @@ def test_a_first_run_ends_with_a_report_and_a_second_builds_nothing(pixrec: Pixr
         " bytes",
         " photos",
         "validation NDCG@10 0.",
-        "flat, index recall@10 1.000",
+        "flat, index recall 1.000",
         "vectors of 16",
     ):
         assert figure in status
