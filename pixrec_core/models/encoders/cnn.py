@@ -78,9 +78,6 @@ def load(_folder: Path) -> ItemEncoder:
 
 
 def _pixels(photo: Image.Image) -> Vectors:
-    """Return (3, EDGE, EDGE): the photo fitted into a white square, as most product photos are on white."""
-    scale = EDGE / max(photo.size)
-    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    square = Image.new("RGB", (EDGE, EDGE), "white")
-    square.paste(photo.resize(size, Image.Resampling.BICUBIC), ((EDGE - size[0]) // 2, (EDGE - size[1]) // 2))
-    return (np.asarray(square, np.float32).transpose(2, 0, 1) - np.float32(MEAN)) / np.float32(SCALE)
+    """Return (3, EDGE, EDGE): the whole photo, stretched to a square; a crop would cut off parts of tall products."""
+    square = np.asarray(photo.resize((EDGE, EDGE), Image.Resampling.BICUBIC), np.float32)
+    return (square.transpose(2, 0, 1) - np.float32(MEAN)) / np.float32(SCALE)
