@@ -19,10 +19,11 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 def doctor() -> None:
-    """Check this machine: settings, folders, disk, Dagster, PyTorch, network.
+    """Check this machine: settings, raw files, folders, disk, Dagster, PyTorch, network.
 
-    Each line is ok, a warning or a fault, followed by how to fix it. The exit code is 1 if there is a fault. Only hosts
-    that a run would need are contacted.
+    Of local tables the first rows are shown as a run would read them: header, delimiter, sample values of each mapped
+    column, times, and how many item ids of both tables match. Each line is ok, a warning or a fault, followed by how to
+    fix it. The exit code is 1 if there is a fault. Only hosts that a run would need are contacted.
     """
     from pixrec_assets import doctor as module  # imports requests and Polars
 
@@ -31,6 +32,8 @@ def doctor() -> None:
         faults += finding.level == "fault"
         colour = COLOURS[finding.level]
         out.print(f"[{colour}]{finding.level:<8}[/] [bold]{escape(finding.subject)}[/]: {escape(finding.text)}")
+        for line in finding.details:
+            out.print(f"         {escape(line)}")
         if finding.fix:
             out.print(f"         -> {escape(finding.fix)}")
     if faults:

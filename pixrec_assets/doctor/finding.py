@@ -21,9 +21,11 @@ class Finding:
         level: severity.
         text: what was found.
         fix: what to do about it; empty if nothing is wrong.
+        details: lines that show what was read.
     """
 
     subject: str
     level: Level
     text: str
     fix: str = ""
+    details: tuple[str, ...] = ()

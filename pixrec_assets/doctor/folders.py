@@ -17,6 +17,7 @@ from pixrec_core.settings import TINY, Settings, SourceSettings
 #: Free bytes below which any run may fail, and below which a run of a large category may.
 MIN_FREE: Final = 2**30
 ENOUGH_FREE: Final = 10 * 2**30
+MOST_FILES: Final = 4  # that are named
 
 
 #: What a folder of a backbone must have, as patterns.
@@ -44,16 +45,25 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
     yield _instance(home)
 
 
-def _source(dataset: str, source: SourceSettings, root: Path) -> Finding:
-    """Check its options and that the local files exist."""
-    subject = f"source {dataset}"
+def _source(name: str, source: SourceSettings, root: Path) -> Finding:
+    """Check its options and that the local files exist, and show how their first rows are read."""
+    subject = f"source {name}"
     try:
-        described = raw_files.describe(source, root)
+        files = [str(path) for path in raw_files.watched(source, root)]
+        details = raw_files.preview(source, root, name)
     except PixRecError as error:
-        text = str(error).replace("<name>", dataset)
-        return Finding(subject, Level.FAULT, text, f"correct [datasets.{dataset}.source] of pixrec.toml")
-    files = ", ".join(described) if described else "generated or downloaded by a run"
-    return Finding(subject, Level.OK, files)
+        return Finding(
+            subject, Level.FAULT, str(error).replace("<name>", name), f"correct [datasets.{name}.source] of pixrec.toml"
+        )
+    warns = any(line.startswith("warning:") for line in details)
+    shown = ", ".join([*files[:MOST_FILES], *([f"{len(files):,} files in all"] if len(files) > MOST_FILES else [])])
+    return Finding(
+        subject,
+        Level.WARNING if warns else Level.OK,
+        shown or "generated or downloaded by a run",
+        "correct the files, or the mapping of their columns; docs/data.md" if warns else "",
+        tuple(details),
+    )
 
 
 def _backbones(settings: Settings) -> Iterator[Finding]:

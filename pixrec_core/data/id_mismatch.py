@@ -41,7 +41,7 @@ def explain_mismatch(unknown: Collection[str], known: Collection[str]) -> str:
         return ""
     best, pair, cause = 0, (min(unknown), min(known)), "these seem to be ids of different kinds"
     for name, rewrite in CAUSES.items():
-        rewritten = {rewrite(each): each for each in known}
+        rewritten = {rewrite(each): each for each in known if rewrite(each)}
         equal = [(each, rewritten[rewrite(each)]) for each in sorted(unknown) if rewrite(each) in rewritten]
         if len(equal) > best:
             best, pair = len(equal), equal[0]

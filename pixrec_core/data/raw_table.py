@@ -32,8 +32,9 @@ _BATCH = 10_000
 MACROS: Final = r"""
 CREATE MACRO number(t) AS CASE WHEN regexp_full_match(t, '[$£€¥]? ?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)([.][0-9]+)?')
     THEN TRY_CAST(regexp_replace(t, '[^0-9.]', '', 'g') AS DOUBLE) END;
-CREATE MACRO address(t) AS CASE WHEN regexp_full_match(trim(t), '(?i)https?://[^\s\p{Cc}]+')
-    OR (has_local_photos() AND regexp_full_match(trim(t), '[^\p{Cc}]+') AND NOT contains(t, '://')) THEN trim(t) END;
+CREATE MACRO address(t) AS CASE
+    WHEN regexp_full_match(trim(t), '(?i)https?://[^\s\p{Cc}][^\p{Cc}]*') THEN replace(trim(t), ' ', '%20')
+    WHEN has_local_photos() AND regexp_full_match(trim(t), '[^\p{Cc}]+') AND NOT contains(t, '://') THEN trim(t) END;
 """
 
 #: Why a row is rejected: line number and reason.

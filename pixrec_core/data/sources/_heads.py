@@ -57,14 +57,19 @@ class Head:
         """The first file, for messages."""
         return str(self.paths[0])
 
+    @property
+    def kept(self) -> str:
+        """SQL of the first rows that the filter keeps, which decide."""
+        return f"FROM ({self.rows}) WHERE keep" if "keep" in self.types else self.rows
+
     def count(self, *expressions: str, where: str = "true") -> tuple[Any, ...]:
-        """Return the values of aggregate expressions over the first rows."""
-        return fetch_row(self.db, f"SELECT {', '.join(expressions)} FROM ({self.rows}) WHERE {where}")  # noqa: S608
+        """Return the values of aggregate expressions over the first rows that the filter keeps."""
+        return fetch_row(self.db, f"SELECT {', '.join(expressions)} FROM ({self.kept}) WHERE {where}")  # noqa: S608
 
     def first(self, name: str, where: str = "true") -> str:
         """Return the first value of a column, not empty, as text; "" if there is none."""
         found = self.db.execute(
-            f'SELECT "{name}"::VARCHAR FROM ({self.rows}) WHERE "{name}"::VARCHAR <> \'\' AND ({where}) LIMIT 1'  # noqa: S608
+            f'SELECT "{name}"::VARCHAR FROM ({self.kept}) WHERE "{name}"::VARCHAR <> \'\' AND ({where}) LIMIT 1'  # noqa: S608
         ).fetchall()
         return found[0][0] if found else ""
 
@@ -108,7 +113,7 @@ def open_head(path: Path, columns: Mapping[str, str], delimiter: str | None, enc
             with mapping.reporting_where(paths[0]):
                 types = {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {rows}").fetchall()}
                 head = Head(paths, db, rows, types, mapping, layouts, header)
-                (count,) = head.count("count(*)")
+                (count,) = fetch_row(db, f"SELECT count(*) FROM ({rows})")  # noqa: S608
         except duckdb.Error as error:
             raise damaged_error(paths[0], error) from error
         if not count:
@@ -222,7 +227,7 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
     is_clear = looks[likely] >= _times.SURE * total
     if is_clear and not given:
         return likely, True, _notes_on_times(head, likely, first)
-    formats = [] if is_clear else _times.fitting_formats(head.db, head.rows, _times.SURE)
+    formats = [] if is_clear else _times.fitting_formats(head.db, head.kept, _times.SURE)
     guess = f'`time_unit = "{likely}"`' if is_clear else " or ".join(f'`time_format = "{form}"`' for form in formats)
     if given:
         raise SourceError(
@@ -357,13 +362,12 @@ def _notes_on_images(head: Head, columns: MappedColumns, *, has_photos: bool) ->
 def preview(interactions: Head, items: Head, found: Decisions, *, has_photos: bool) -> Iterator[str]:
     """Yield lines that show both tables as they are read: layout, mapping with sample values, ids of both sides."""
     ids: list[list[str]] = []
-    for title, head, select in (
-        ("interactions", interactions, MappedColumns.interactions),
-        ("items", items, MappedColumns.items),
+    for title, head, select, rows in (
+        ("interactions", interactions, MappedColumns.interactions, SHOWN_ROWS),
+        ("items", items, MappedColumns.items, HEAD_ROWS),
     ):
         sql = select(MappedColumns(head.mapping.names, head.types, found.reading, has_photos))
-        rows = f"(FROM ({head.rows}) LIMIT {SHOWN_ROWS})"
-        head.db.execute(f"CREATE TEMP TABLE shown AS SELECT {sql} FROM {rows} AS raw")  # noqa: S608
+        head.db.execute(f"CREATE TEMP TABLE shown AS SELECT {sql} FROM (FROM ({head.rows}) LIMIT {rows}) AS raw")  # noqa: S608
         kind = f"CSV, cells separated by {head.layouts[0].delimiter!r}" if head.layouts else "Parquet"
         yield f"{title}: {head.name} ({kind}), columns: {', '.join(map(printable, head.header))}"
         yield from _shown_columns(head)
@@ -372,10 +376,10 @@ def preview(interactions: Head, items: Head, found: Decisions, *, has_photos: bo
         ids.append([item for (item,) in head.db.execute(good).fetchall()])
     matched = len(set(ids[0]) & set(ids[1]))
     yield (
-        f"ids: {matched:,} of {len(ids[0]):,} items in the first {SHOWN_ROWS:,} interactions are among the first "
-        f"{len(ids[1]):,} items: {_quoted(ids[0])} and {_quoted(ids[1])}"
+        f"ids: {matched:,} of {len(ids[0]):,} items of these interactions are among these {len(ids[1]):,} items: "
+        f"{_quoted(ids[0])} and {_quoted(ids[1])}"
     )
-    if matched < len(ids[0]) / 2 and (cause := explain_mismatch(ids[0], ids[1])):
+    if matched < len(ids[0]) / 2 and "likely cause" in (cause := explain_mismatch(ids[0], ids[1])):
         yield f"warning: {cause}"
 
 
@@ -388,7 +392,10 @@ def _shown_columns(head: Head) -> Iterator[str]:
         shown = [repr(value)[:60] for (value,) in values]
         if ours in read:
             results = head.db.execute(f"SELECT {read[ours]} FROM shown LIMIT {SHOWN_VALUES}").fetchall()  # noqa: S608
-            shown = [f"{value} = {result}" for value, (result,) in zip(shown, results, strict=True)]
+            shown = [
+                text if result is None or str(result) == value else f"{text} = {printable(str(result))}"
+                for text, (value,), (result,) in zip(shown, values, results, strict=True)
+            ]
         yield f"  {ours} <- {theirs!r}: {', '.join(shown)}"
 
 

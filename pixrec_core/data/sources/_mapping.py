@@ -77,6 +77,8 @@ class Mapping:
         columns = [f'{values[found[theirs]]} AS "{ours}"' for ours, theirs in self.names.items() if theirs in found]
         if self.where:
             folded = [name.casefold() for name in values]
+            number = "0|[1-9][0-9]*"
+            values |= {name: n for name, n in constants.items() if name not in cells and re.fullmatch(number, n)}
             shown = (
                 f"{f'TRY_CAST({cell} AS DOUBLE)' if name in self.numbers else cell} AS {quoted(name)}"
                 for name, cell in values.items()

@@ -96,6 +96,18 @@ def test_photos_and_manifest(server, paths):
     assert not paths.images_journal.exists()
 
 
+def test_the_first_photo_of_an_item_that_works_is_stored(server, paths):
+    write_items(paths, {"a": server.url("/a"), "b": server.url("/b")})
+    others = {"a": [server.url("/gone"), server.url("/works", sends(jpeg(40, 20))), server.url("/later")], "b": []}
+    rows = pl.read_parquet(paths.items).with_columns(other_image_urls=pl.Series([others["a"], others["b"]]))
+    rows.write_parquet(paths.items)
+    stats = images.download_images(settings(), paths)
+    assert (stats["ok"], stats["failed_by_reason"]) == (1, {"http 404": 1})
+    row = manifest(paths)["a"]
+    assert (row["url"], row["status"], row["width"]) == (server.url("/a"), "ok", 40)
+    assert images.download_images(settings(), paths)["reused"] == 1
+
+
 def test_columns_of_an_outcome_are_those_of_the_manifest():
     assert {field.name for field in dataclasses.fields(Outcome)} == set(IMAGE_SCHEMA)
 

@@ -57,6 +57,15 @@ def test_falls_back_to_asin_and_counts_variants(tmp_path):
     assert built(raw_shop.of(tmp_path, review(asin=...)))[0]["variants"] == 0
 
 
+@pytest.mark.parametrize("factor", [1000, 1 / 1000, 1 / 1_000_000])
+def test_times_of_another_unit_are_read_with_a_note(tmp_path, caplog, factor):
+    caplog.set_level("INFO")
+    raw = b"".join(review(timestamp=round((1_700_000_000_000 + n * 1000) / factor)) for n in range(3))
+    _, rows, _ = built(raw_shop.of(tmp_path, raw))
+    assert [row[2] for row in rows] == [1_700_000_000_000, 1_700_000_001_000, 1_700_000_002_000]
+    assert "seconds, not milliseconds, and are read as such" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -100,12 +100,25 @@ def test_only_plain_prices_are_read(tmp_path, price, read):
         ([photo(None, hi_res="http://h/h", thumb="http://h/t")], "http://h/h"),
         ([photo("", thumb="https://h/t")], "https://h/t"),
         ([photo("http://127.0.0.1:PORT/images/1.jpg")], "http://127.0.0.1:PORT/images/1.jpg"),
-        ([photo("ftp://h/1")], None), ([photo("file:///etc/passwd")], None), ([photo("http://h/a b")], None),
+        ([photo("ftp://h/1")], None), ([photo("file:///etc/passwd")], None), ([photo("http://h/a b")], "http://h/a%20b"),
         ([photo(5)], None), ([7, None, "http://h/1"], None), ([], None), (None, None),
+        (["http://h/1", "http://h/2"], "http://h/1"),
+        ({"variant": ["PT01", "MAIN"], "large": ["http://h/1", "http://h/2"], "hi_res": [None, None],
+          "thumb": ["http://h/t", "http://h/t"]}, "http://h/2"),
     ],
 )  # fmt: skip
 def test_chooses_the_photo(tmp_path, images, url):
     assert only(tmp_path, item(images=images))["image_url"] == url
+
+
+def test_the_other_photos_are_kept_in_order(tmp_path):
+    images = [photo("http://h/1", variant="PT01"), photo("http://h/2"), photo("http://h/3", variant="PT02")]
+    row = only(tmp_path, item(images=images))
+    assert (row["image_url"], row["other_image_urls"]) == ("http://h/2", ["http://h/1", "http://h/3"])
+
+
+def test_nested_categories_are_flattened(tmp_path):
+    assert only(tmp_path, item(categories=[["Home", "Lamps"], ["Sale"]]))["categories"] == ["Home", "Lamps", "Sale"]
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,19 @@ def test_photos_on_the_web_have_no_snapshot(paths):
     files.write_json(paths.raw_manifest, {"reviews": entry, "metadata": entry, "photos": None})
     assert local_photos.snapshot_digest(paths) is None
     assert local_photos.stat_snapshot(paths).is_empty()
+
+
+def test_the_photo_folder_and_its_folder_images_may_be_links(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.jpg").write_bytes(RED)
+    (elsewhere / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "secret.jpg").write_bytes(RED)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "images").symlink_to(elsewhere)
+    (tmp_path / "linked").symlink_to(tmp_path / "shop")
+    for root in (tmp_path / "shop", tmp_path / "linked"):
+        assert local_photos.read_photo(root, "images/a.jpg", 10**6) == RED
+        with pytest.raises(PhotoError, match="outside the photo folder"):
+            local_photos.read_photo(root, "images/out.jpg", 10**6)
+    assert local_photos.read_photo(tmp_path / "shop" / "images", "a.jpg", 10**6) == RED

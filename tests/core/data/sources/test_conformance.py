@@ -227,7 +227,7 @@ def test_missing_files_are_a_source_error_that_says_what_to_correct(source, tmp_
     if source.kind == "sample":
         pytest.skip("it makes everything itself")
     paths = DatasetPaths(tmp_path / "data" / "shop")
-    with pytest.raises(SourceError, match=r"\[datasets\.<name>\.source\]"):
+    with pytest.raises(SourceError, match=r"\[datasets\.shop\.source\]"):
         raw_files.fetch(source, tmp_path, paths)
     assert not paths.raw_manifest.exists()
 

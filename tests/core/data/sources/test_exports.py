@@ -1,0 +1,416 @@
+"""Tables as shops, spreadsheets and warehouses export them: the right values, or a message that says what to do."""
+
+import csv
+import gzip
+import io
+import logging
+import zipfile
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pixrec_core.data import interactions, items, raw_files
+from pixrec_core.data.id_mismatch import explain_mismatch
+from pixrec_core.data.sources import tables
+from pixrec_core.errors import SourceError
+from pixrec_core.paths import DatasetPaths
+from pixrec_core.settings import SourceSettings
+from tests.core.data.raw_shop import LENIENT
+
+BOUGHT = {"user": "customer", "item": "sku", "timestamp": "bought_at"}
+ORDERS = "customer,sku,bought_at\n"
+ORDER = "Müller,s,2024-05-01\n"
+MAY_1 = 1_714_521_600_000
+SEMICOLONS = (ORDERS + ORDER).replace(",", ";")
+
+
+def source(**more):
+    chosen = {"interactions": "orders.csv", "items": "products.csv", "interaction_columns": BOUGHT}
+    return SourceSettings(kind="tables", **{**chosen, "item_columns": {"item": "sku"}, **more})
+
+
+def fetched(root, orders=ORDERS + ORDER, products="sku\ns\n", **more):
+    """Return the dataset after the raw stage; contents of None are not written."""
+    for name, content in (("orders.csv", orders), ("products.csv", products)):
+        if content is not None:
+            (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    paths = DatasetPaths(root / "data" / "shop")
+    raw_files.fetch(source(**more), root, paths)
+    return paths
+
+
+def bought(root, orders=None, **more):
+    """Return the interactions as dictionaries, and the balance."""
+    paths = fetched(root, orders, **more)
+    stats = interactions.build_interactions(LENIENT, paths)
+    return pl.read_parquet(paths.interactions).to_dicts(), stats["balance"]
+
+
+def catalogue(root, products, columns=None, **more):
+    """Return the items by id, and the balance."""
+    paths = fetched(root, products=products, item_columns={"item": "sku", **(columns or {})}, **more)
+    stats = items.build_items(LENIENT, paths)
+    return {row["item"]: row for row in pl.read_parquet(paths.items).to_dicts()}, stats["balance"]
+
+
+def zipped(*names):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, ORDERS + ORDER)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        (ORDERS + ORDER).encode("utf-16"),
+        ("\ufeff" + ORDERS + ORDER).encode("utf-16-be"),
+        (ORDERS + ORDER).replace(",", "\t").encode("utf-16-le"),
+        (ORDERS + ORDER).encode("cp1252"),
+        gzip.compress((ORDERS + ORDER).encode("utf-16")),
+        zipped("__MACOSX/._orders.csv", "orders.csv"),
+        SEMICOLONS,
+        SEMICOLONS.replace(";", "|"),
+        "sep=;\n" + SEMICOLONS,
+        '"sep=\t"\r\n' + SEMICOLONS.replace(";", "\t").replace("\n", "\r\n"),
+        ' Customer ,"SKU",BOUGHT_AT\n' + ORDER,
+    ],
+)
+def test_files_in_other_forms_are_read(tmp_path, orders):
+    rows, balance = bought(tmp_path, orders)
+    assert [(row["user"], row["item"], row["timestamp"]) for row in rows] == [("Müller", "s", MAY_1)]
+    assert balance == {"read": 1, "kept": 1, "rejected": {}, "dropped": {}}
+
+
+def test_each_file_has_its_own_delimiter_even_if_another_is_set(tmp_path):
+    (tmp_path / "products.csv").write_text("sku\tname\ns\tLamp\n")
+    paths = fetched(tmp_path, products=None, delimiter=",", item_columns={"item": "sku", "title": "name"})
+    items.build_items(LENIENT, paths)
+    assert pl.read_parquet(paths.items)["title"].to_list() == ["Lamp"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zipped("[Content_Types].xml", "xl/workbook.xml"), r"is a spreadsheet .*; save it as CSV in UTF-8"),
+        (b"PK\x03\x04 and nothing else", r"a zip archive or an Excel workbook that cannot be read"),
+        (zipped("a.csv", "b.csv"), r"a zip archive of 2 files \('a.csv', 'b.csv'\); unpack it and name one"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1...", "is an Excel workbook; save it as CSV in UTF-8"),
+        (b"(\xb5/\xfd...", "is compressed with zstd; unpack it"),
+        (b"<!DOCTYPE html><p>Log in", "is a web page or XML, such as the page of an error or a login"),
+        ((ORDERS + "Иванов Пётр,s,2024-05-01\n").encode("cp1251"), "is not UTF-8: .* Set `encoding` in .*shop.source"),
+    ],
+)
+def test_other_kinds_of_files_are_refused_by_name(tmp_path, content, message):
+    with pytest.raises(SourceError, match=message):
+        fetched(tmp_path, content)
+
+
+def test_the_encoding_can_be_set(tmp_path):
+    orders = (ORDERS + "Иванов Пётр,s,2024-05-01\n").encode("cp1251")
+    assert bought(tmp_path, orders, encoding="cp1251")[0][0]["user"] == "Иванов Пётр"
+    for wrong in ({"encoding": "klingon"}, {"time_zone": "Mars/Base"}, {"time_unit": "s", "time_format": "%Y"}):
+        with pytest.raises(ValidationError):
+            tables.Options(**(source().options | wrong))
+
+
+@pytest.mark.parametrize("name", ["orders", "orders/*/*.csv"])
+def test_folders_and_patterns_are_read_in_order_with_their_partitions(tmp_path, name):
+    for year in (2023, 2024):
+        folder = tmp_path / "orders" / f"year={year}"
+        folder.mkdir(parents=True)
+        (folder / "part.csv").write_text(f"{ORDERS}u{year},s,2024-05-01\nbroken\n")
+        (folder / "_SUCCESS.csv").write_text("no table") if name == "orders" else None
+    paths = fetched(tmp_path, None, interactions=name)
+    stats = interactions.build_interactions(LENIENT, paths)
+    rows = pl.read_parquet(paths.interactions)
+    assert rows.select("user", "position").rows() == [("u2023", 2), ("u2024", 5)]
+    assert stats["balance"]["rejected"] == {"1 cells where the header has 3": 2}
+    bad = pl.read_parquet(paths.interactions_quarantine)
+    assert bad.select("file", "line").rows() == [
+        (str(tmp_path / "orders" / f"year={year}" / "part.csv"), 3) for year in (2023, 2024)
+    ]
+    filtered = BOUGHT | {"where": "year > 2023"}
+    assert [row["user"] for row in bought(tmp_path, None, interactions=name, interaction_columns=filtered)[0]] == [
+        "u2024"
+    ]
+
+
+def test_parquet_partitions_may_differ_in_types(tmp_path):
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    pl.DataFrame({"customer": [1], "sku": ["s"], "bought_at": [1_714_521_600]}).write_parquet(folder / "a.parquet")
+    pl.DataFrame({"customer": ["2"], "sku": ["s"], "bought_at": ["1714521601"]}).write_parquet(folder / "b.parquet")
+    rows, _ = bought(tmp_path, None, interactions="orders")
+    assert [(row["user"], row["timestamp"] - MAY_1) for row in rows] == [("1", 0), ("2", 1000)]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "more"),
+    [
+        ("2024-04-30 19:00:00 -0500", MAY_1, {}),
+        ("2024-05-01 00:00:00 UTC", MAY_1, {}),
+        ("2024-05-01 00:00:00.000000 +0000 UTC", MAY_1, {}),
+        ("2024-05-01 00:00:00,000", MAY_1, {}),
+        ("1714521600000000000", MAY_1, {}),
+        ("45413", MAY_1, {}),
+        ("45413.5", MAY_1 + 43_200_000, {}),
+        ("20240501", MAY_1, {}),
+        ("5/31/2024 1:05 PM", MAY_1 + 30 * 86_400_000 + 47_100_000, {}),
+        ("01.05.2024 12:00", MAY_1 + 43_200_000, {}),
+        ("1-May-2024", MAY_1, {}),
+        ("Wed, 01 May 2024 00:00:00 +0000", MAY_1, {}),
+        ("01/05/2024", MAY_1, {"time_format": "%d/%m/%Y"}),
+        ("2024-05-01 02:00", MAY_1, {"time_zone": "Europe/Berlin"}),
+        ("01.05.2024 02:00", MAY_1, {"time_zone": "Europe/Berlin"}),
+    ],
+)
+def test_times_as_programs_write_them(tmp_path, value, expected, more):
+    rows, balance = bought(tmp_path, f'{ORDERS}u,s,"{value}"\n', **more)
+    assert balance["rejected"] == {}
+    assert rows[0]["timestamp"] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "more", "message"),
+    [
+        ("05/01/2024", {}, "'05/01/2024' can be %m/%d/%Y or %d/%m/%Y. Set `time_format = \"%m/%d/%Y\"` or"),
+        ("1714521600", {"time_unit": "iso"}, "'1714521600', which is not ISO 8601; it looks like `time_unit = \"s\"`"),
+        ("01.05.2024", {"time_format": "%Y/%m/%d"}, 'is not the format %Y/%m/%d; it looks like `time_format = "%d.%m'),
+        ("01.05.2024", {"time_format": "%Q"}, "`time_format` in .* is not a format"),
+        ("yesterday", {}, "the first of 1 is 'yesterday'; none is in a known form. Set `time_unit`"),
+    ],
+)
+def test_unclear_times_are_reported_with_a_guess(tmp_path, value, more, message):
+    with pytest.raises(SourceError, match=message.replace("(", r"\(")):
+        fetched(tmp_path, f"{ORDERS}u,s,{value}\n", **more)
+
+
+def test_times_that_a_spreadsheet_rounded_are_read_with_a_warning(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows, _ = bought(tmp_path, ORDERS + "u,s,1.71452E+12\n")
+    assert rows[0]["timestamp"] == 1_714_520_000_000
+    assert "warning:" in caplog.text
+    assert "exact only to 10,000 seconds" in caplog.text
+
+
+PRICES = {
+        "15.00 USD": 15.0, "USD 15.00": 15.0, "US$15.00": 15.0, "12,50": 12.5, "12,50 €": 12.5,
+        "€12.50": 12.5, "1.299,00": 1299.0, "1.299": 1299.0, "1 299,00 kr": 1299.0, "1\u202f299.00": 1299.0,
+        "1,299.00": 1299.0, "1'299.00": 1299.0, "CHF 1\u2019299.-": 1299.0, "Rs. 499": 499.0, "₹499.00": 499.0,
+        "R$ 49,90": 49.9, "1,23,456.78": 123_456.78, "1.234.567": 1_234_567.0, "0.999": 0.999, ".99": 0.99,
+        "12,-": 12.0, "12.50-15.00": None, "from 3": None, "0": None, "-5.00": None, "None": None,
+}  # fmt: skip
+
+
+def test_prices_as_shops_write_them(tmp_path):
+    products = "sku,price\n" + "".join(f's{n},"{written}"\n' for n, written in enumerate(PRICES))
+    rows, _ = catalogue(tmp_path, products, {"price": "price"})
+    assert {written: rows[f"s{n}"]["price"] for n, written in enumerate(PRICES)} == PRICES
+
+
+@pytest.mark.parametrize(
+    ("others", "more", "expected"),
+    [
+        (["2.50"], {}, 1.299), (["2,50"], {}, 1299.0), (["2.50", "2,50"], {}, 1299.0), (["2"], {"decimal": "."}, 1.299),
+        (["2.5"], {"decimal": ","}, 1299.0),
+    ],
+)  # fmt: skip
+def test_the_other_prices_tell_what_a_separator_before_three_digits_is(tmp_path, others, more, expected):
+    products = "sku;price\ns;1.299\n" + "".join(f"t{n};{price}\n" for n, price in enumerate(others))
+    assert catalogue(tmp_path, products, {"price": "price"}, **more)[0]["s"]["price"] == expected
+
+
+def test_a_mapped_column_without_any_price_is_a_warning(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    catalogue(tmp_path, "sku,price\ns,on request\n", {"price": "price"})
+    assert "warning: 1 of 1 prices cannot be read and are left empty, such as 'on request'" in caplog.text
+
+
+A, B = "http://h/a.jpg", "http://h/b.jpg"
+
+
+PHOTOS = [
+        (f"{A}, {B}", [A, B]), (f"{A}|{B}", [A, B]), (f"{A},{B}", [A, B]), (f"{A} {B}", [A, B]), (f"{A};\n{B}", [A, B]),
+        (f'["{A}", "{B}"]', [A, B]), (f"['{A}' '{B}']", [A, B]), (f"['{A}', None, '{B}']", [A, B]),
+        (f'[{{"large": "{A}", "thumb": "{B}"}}]', [A]), (f'{{"src": "{A}"}}', [A]), (r'["http:\/\/h\/a.jpg"]', [A]),
+        (f"{{'hi_res': array([None, 'http://h/big.jpg']), 'large': array(['{A}', '{B}'])}}", [A, B]),
+        ("http://h/front view.jpg", ["http://h/front%20view.jpg"]), ("//h/a.jpg", ["https://h/a.jpg"]),
+        ("www.shop.com/a.jpg", ["https://www.shop.com/a.jpg"]), ("http://h/q?w=1&amp;h=2", ["http://h/q?w=1&h=2"]),
+        (f'"{A}"', [A]), (f" {A} ", [A]), (f"http://proxy/?u={A}", [f"http://proxy/?u={A}"]), ("a.jpg", ["a.jpg"]),
+        ("[]", []), ("None", []), ("", []),
+]  # fmt: skip
+
+
+def test_photos_as_cells_name_them(tmp_path):
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([("sku", "photo"), *((str(n), cell) for n, (cell, _) in enumerate(PHOTOS))])
+    rows, _ = catalogue(tmp_path, buffer.getvalue(), {"image": "photo"})
+    for n, (cell, expected) in enumerate(PHOTOS):
+        row = rows[str(n)]
+        assert ([row["image_url"]] if row["image_url"] else []) + row["other_image_urls"] == expected, cell
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        [[A, B]],
+        [[{"large": A, "variant": "MAIN"}, {"large": B, "variant": "PT01"}]],
+        [{"hi_res": [None, None], "large": [A, B], "thumb": ["http://h/t.jpg"] * 2, "variant": ["MAIN", "PT01"]}],
+        ["a|b"],
+    ],
+)
+def test_photos_of_parquet_types(tmp_path, image):
+    pl.DataFrame({"sku": ["s"], "photo": image}).write_parquet(tmp_path / "p.parquet")
+    more = {"image_separator": "|", "photos": "."} if image == ["a|b"] else {}
+    row = catalogue(tmp_path, None, {"image": "photo"}, items="p.parquet", **more)[0]["s"]
+    assert [row["image_url"], *row["other_image_urls"]] == (["a", "b"] if more else [A, B])
+
+
+def test_photos_inside_of_a_table_are_an_error(tmp_path):
+    pl.DataFrame({"sku": ["s"], "photo": [b"jpeg"]}).write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(
+        SourceError, match=r"'photo' has the type BLOB: the photos are inside of the table\. Write each"
+    ):
+        catalogue(tmp_path, None, {"image": "photo"}, items="p.parquet")
+
+
+@pytest.mark.parametrize(
+    ("ordered", "sold", "expected"),
+    [
+        ("SKU-1 ", "SKU-1", "SKU-1"), ("\u00a0SKU-1\t", "SKU-1", "SKU-1"), ("1012.0", "1012", "1012"),
+        ("1012", "1012.0", "1012"), ("Fu\u0308ß", "Füß", "Füß"), ("1.0", "1.0", "1"),
+    ],
+)  # fmt: skip
+def test_ids_that_are_surely_equal_match(tmp_path, ordered, sold, expected):
+    paths = fetched(tmp_path, f'{ORDERS}u,"{ordered}",2024-05-01\n', f"sku\n{sold}\n")
+    items.build_items(LENIENT, paths)
+    interactions.build_interactions(LENIENT, paths)
+    assert pl.read_parquet(paths.interactions)["item"].to_list() == pl.read_parquet(paths.items)["item"].to_list()
+    assert pl.read_parquet(paths.items)["item"].to_list() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("ordered", "sold", "cause"),
+    [
+        ("00001012", "1012", "leading zeros"), ("sku-a", "SKU-A", "case"), ("4006381333931", "4.00638E+12", "rounded"),
+        ("gid://shopify/Product/7", "7", "prefix"), ("A-1", "A1", "punctuation"), ("a b", "ab", "blanks"),
+        ("x", "y", "different kinds"),
+    ],
+)  # fmt: skip
+def test_orders_that_name_no_product_are_an_error_with_the_likely_cause(tmp_path, ordered, sold, cause):
+    assert cause in explain_mismatch([ordered], [sold])
+    if cause == "leading zeros":
+        paths = fetched(tmp_path, f"{ORDERS}u,{ordered},2024-05-01\n", f"sku\n{sold}\n")
+        items.build_items(LENIENT, paths)
+        with pytest.raises(
+            SourceError, match=f"interactions say '{ordered}', items say '{sold}'; likely cause: .*{cause}"
+        ):
+            interactions.build_interactions(LENIENT, paths)
+
+
+def test_words_for_missing_values_are_no_ids(tmp_path):
+    words = ["NULL", "None", "nan", r"\N"]
+    rows, balance = bought(tmp_path, ORDERS + ORDER + "".join(f"{word},s,2024-05-01\n" for word in words))
+    assert len(rows) == 1
+    assert balance["rejected"] == {"customer is empty": 4}
+
+
+def test_returns_and_filtered_rows_are_left_out_and_counted(tmp_path):
+    quantities = {"1": True, "2.0": True, "1.000": True, "0": False, "-1": False, "(2)": False, "\u22123": False}
+    lines = [f'u,s{n},2024-05-01,"{pieces}",paid,9\n' for n, pieces in enumerate(quantities)]
+    lines += ["u,s,soon,1,draft,9\n", "u,t,2024-05-01,1,paid,5\n", "u,s,2024-05-01,many,paid,9\n"]
+    orders = "customer,sku,bought_at,pieces,status,total\n" + "".join([*lines, lines[0]])
+    columns = BOUGHT | {"quantity": "pieces", "where": "status = 'paid' AND total > 5"}
+    rows, balance = bought(tmp_path, orders, interaction_columns=columns)
+    assert [row["item"] for row in rows] == [f"s{n}" for n, kept in enumerate(quantities.values()) if kept]
+    assert balance == {
+        "read": 11,
+        "kept": 3,
+        "rejected": {"pieces is not a quantity": 1},
+        "dropped": {
+            "left out by `where`": 2,
+            "returns (a quantity of 0 or less)": 4,
+            "duplicates (user, item and time of an earlier row)": 1,
+        },
+    }
+
+
+@pytest.mark.parametrize("where", ["no_such_column = 1", "status = ", "status::INT = 1"])
+def test_a_wrong_filter_is_an_error(tmp_path, where):
+    orders = "customer,sku,bought_at,status\nu,s,2024-05-01,paid\n"
+    with pytest.raises(
+        SourceError, match=r"`where` in \[datasets\.shop\.source\] of pixrec\.toml is not a valid filter"
+    ):
+        fetched(tmp_path, orders, interaction_columns=BOUGHT | {"where": where})
+
+
+def test_rows_of_one_id_are_merged_and_the_run_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    products = f"sku,name,photo\ns,,{A}\ns,Shirt,{B}\ns,Shirt,{A}\n4.00638E+12,Mug,\n4.00638E+12,Lamp,\n"
+    rows, balance = catalogue(tmp_path, products, {"title": "name", "image": "photo"})
+    assert (rows["s"]["title"], rows["s"]["image_url"], rows["s"]["other_image_urls"]) == ("Shirt", A, [B])
+    assert balance == {"read": 5, "kept": 2, "rejected": {}, "dropped": {"repeats of an id (merged into its item)": 3}}
+    assert "such as '4.00638E+12' (2 rows: 'Lamp', 'Mug')" in caplog.text
+    assert "were rounded by a spreadsheet" in caplog.text
+    assert "5 rows read: 2 items, 3 repeats of an id" in caplog.text
+
+
+@pytest.mark.parametrize("more", [{}, {"parent": "Handle"}])
+def test_variants_have_the_texts_and_photos_of_their_product(tmp_path, more):
+    """A product export of Shopify: only the first row of a product has its texts, and some rows only a photo."""
+    products = f"Handle,Title,Variant SKU,Image Src\np,Shirt,p-s,{A}\np,,p-m,\np,,,{B}\nq,Mug,q,\n"
+    columns = {"item": "Variant SKU", "title": "Title", "image": "Image Src"} | more
+    paths = fetched(tmp_path, products=products, item_columns=columns)
+    balance = items.build_items(LENIENT, paths)["balance"]
+    found = pl.read_parquet(paths.items).select("item", "title", "image_url", "other_image_urls").rows()
+    assert found == [("p-m", "Shirt", A, [B]), ("p-s", "Shirt", A, [B]), ("q", "Mug", None, [])]
+    assert balance == {"read": 4, "kept": 3, "rejected": {}, "dropped": {"more photos of a product": 1}}
+
+
+CELLS = st.text(st.sampled_from("ab ,;|\t\"'\n\r\u00e9\u20ac"), max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.text("abc", max_size=2), CELLS, st.sampled_from(["2024-05-01", "soon", ""])), max_size=20),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_every_record_of_a_file_is_in_the_balance(tmp_path_factory, records, delimiter, encoding, end, quoting):
+    """Compared with the records that Python's csv module counts in the same text."""
+    root, buffer = tmp_path_factory.mktemp("balance"), io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    writer.writerows([("customer", "note", "bought_at", "sku"), ("good", "", "2024-05-01", "s")])
+    writer.writerows((user, note, time, "s") for user, note, time in records)
+    paths = fetched(root, buffer.getvalue().encode(encoding), time_unit="iso")
+    balance = interactions.build_interactions(LENIENT, paths)["balance"]
+    expected = list(csv.reader(io.StringIO(buffer.getvalue(), newline=""), delimiter=delimiter))[1:]
+    good = [(user, time) for user, _, time, _ in expected if user and time == "2024-05-01"]
+    assert balance["read"] == len(expected)
+    assert balance["kept"] == len(set(good))
+    assert sum(balance["rejected"].values()) == len(expected) - len(good)
+    assert sum(balance["dropped"].values()) == len(good) - len(set(good))
+
+
+def test_the_preview_shows_how_the_first_rows_are_read(tmp_path):
+    (tmp_path / "orders.csv").write_text(SEMICOLONS.replace("2024-05-01", "1714521600"))
+    (tmp_path / "products.csv").write_text('sku,price\nS,"1,50 €"\n')
+    shown = source(item_columns={"item": "sku", "price": "price"})
+    lines = "\n".join(raw_files.preview(shown, tmp_path, "shop"))
+    for part in (
+        "orders.csv (CSV, cells separated by ';'), columns: customer, sku, bought_at",
+        "timestamp <- 'bought_at': '1714521600' = 2024-05-01 00:00:00 UTC",
+        "price <- 'price': '1,50 €' = 1.5",
+        "the first 1 rows: 1 good",
+        "ids: 0 of 1 items of these interactions are among these 1 items: 's' and 'S'",
+        "warning: interactions say 's', items say 'S'; likely cause: case",
+        "note: ",
+    ):
+        assert part in lines
