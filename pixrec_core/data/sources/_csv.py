@@ -304,7 +304,7 @@ class _Loader:
             self.query = f"SELECT *, rowid + {shifts.shift[0]} AS line FROM {self.table}"  # noqa: S608
             return
         self.db.register("numbers", pa.RecordBatchReader.from_batches(_LINE, shifts.batches()))
-        self.db.execute(f"CREATE TABLE lines_of_{self.table} AS FROM numbers")
+        self.db.execute(f"CREATE OR REPLACE TABLE lines_of_{self.table} AS FROM numbers")
         self.db.unregister("numbers")
         self.query = f"SELECT * FROM {self.table} POSITIONAL JOIN lines_of_{self.table}"  # noqa: S608
 

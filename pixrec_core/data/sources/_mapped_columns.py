@@ -70,9 +70,10 @@ class MappedColumns:
             faults.append(self._not("rating", f"isfinite({rating})", "a number"))
         returned = "false"
         if "quantity" in self.names:
-            faults.append(self._not("quantity", f"regexp_full_match(quantity::VARCHAR, {_QUANTITY})", "a quantity"))
+            is_quantity = f"regexp_full_match(quantity::VARCHAR, {_QUANTITY})"
+            faults.append(self._not("quantity", is_quantity, "a quantity"))
             negative = r"regexp_matches(quantity::VARCHAR, '[-\x{2212}\x{2013}(]')"
-            returned = f"{negative} OR NOT regexp_matches(quantity::VARCHAR, '[1-9]')"
+            returned = f"{is_quantity} AND ({negative} OR NOT regexp_matches(quantity::VARCHAR, '[1-9]'))"
         return f"""{self._id("user")} AS "user", {self._id("item")} AS item, {time} AS timestamp, {rating} AS rating,
             false AS is_variant, {self._verdict(faults, (RETURNED, returned))}"""
 
