@@ -61,11 +61,7 @@ def promote_unless_worse(
     preferred = [name for name in dict.fromkeys((BLEND, *variants, *methods)) if name in methods]
     order = sort_methods(preferred, measured, users)
     chosen = order[0]
-    notes = []
-    if users < MIN_SELECTION_USERS:
-        notes.append(f"{users:,} validation users are too few to choose a method; {chosen} is the first of them")
-    elif BLEND in methods and BLEND not in measured:
-        notes.append(f"too few selection users measure the blend; {users:,} validation users chose a single method")
+    unmeasured = BLEND in methods and BLEND not in measured and users >= MIN_SELECTION_USERS
 
     new = Answers.read(paths, {name: each.ranking for name, each in methods.items()})
     served = read_promotion(paths.promoted) if paths.promoted.manifest.exists() else None
@@ -92,7 +88,8 @@ def promote_unless_worse(
             f". The promotion of {served.promoted_at if served else '-'} keeps serving; to promote anyway: "
             f"PIXREC_PROMOTION__TOLERANCE=1 pixrec run {dataset} --stage promoted"
         )
-    verdict = "; ".join([verdict, *notes])
+    if unmeasured:
+        verdict += f"; too few selection users measure the blend, so {users:,} validation users chose a single method"
     serves, reference = (chosen, new) if passed or not (served and old) else (served.method, old)
     return {
         "promoted": passed,
