@@ -4,6 +4,7 @@ The manifest names the checksums of the index and its ids, of the item vectors t
 checkpoint that encoded them, so loading detects damaged files and those of another run.
 """
 
+import logging
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,10 +35,13 @@ from pixrec_core.schemas import ITEMS, TEST, TIMESTAMPS, VALIDATION
 from pixrec_core.settings import IndexSettings
 from pixrec_core.stages import Stats
 
+_log: Final = logging.getLogger(__name__)
+
 INDEX = "index.faiss"
 MANIFEST = "index.json"
 RECALL_USERS: Final = 200  # 2,000 neighbours: a standard error of about half a point or less
 RECALL_ITEMS: Final = 1_000
+USUAL_RECALL: Final = 0.9  # of an approximate index
 
 
 class IndexManifest(BaseModel):
@@ -145,7 +149,14 @@ def build_index(settings: IndexSettings, paths: VariantPaths) -> Stats:
         ).model_dump()
         files.write_json(folder / MANIFEST, manifest)
         size = (folder / INDEX).stat().st_size
-    return {**manifest, "index_bytes": size, **_recall_stats(kind, index, vectors, paths)}
+    stats = _recall_stats(kind, index, vectors, paths)
+    if (recall := stats[f"recall@{RECALL_AT}"]) < USUAL_RECALL:
+        _log.warning(
+            "warning: the index finds %.3g %% of the ten nearest items of exact search (%.0f %% or more is usual), "
+            "measured with %s. Many items with the same vector are a usual cause. Set index.kind to `%s`: it is exact",
+            100 * recall, 100 * USUAL_RECALL, stats["recall_queries"], EXACT,
+        )  # fmt: skip
+    return {**manifest, "index_bytes": size, **stats}
 
 
 def _recall_stats(kind: str, index: Any, vectors: Vectors, paths: VariantPaths) -> Stats:

@@ -61,6 +61,16 @@ def test_recall_of_an_approximate_index_without_users_is_measured_with_items(tmp
     assert (stats["recall@10"], stats["recall_queries"]) == (1, f"{ITEMS} items")
 
 
+def test_an_index_that_finds_little_is_a_warning_with_its_fix(tmp_path: Path, monkeypatch, caplog) -> None:
+    """As with many items without text and photo, which have the same vector."""
+    paths = build_example(tmp_path)
+    monkeypatch.setattr(index, "measure_index_recall", lambda *_: 0.543)
+    stats = index.build_index(IndexSettings(kind="hnsw"), paths)
+    assert stats["recall@10"] == 0.543
+    assert "warning: the index finds 54.3 % of the ten nearest items" in caplog.text
+    assert "Set index.kind to `flat`" in caplog.text
+
+
 def test_rebuilding_gives_the_same_bytes(paths: VariantPaths) -> None:
     first = (paths.item_index / index.INDEX).read_bytes()
     index.build_index(IndexSettings(), paths)
