@@ -22,7 +22,7 @@ UV := uv==0.13.9
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test stress lint lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s  %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ demo: $(STAMP) ## Set up, then run the whole pipeline on generated data (some mo
 
 test: lint ## Set up, then run every check and test; PYTEST_ARGS="-m 'not slow'" skips the slow ones
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+stress: $(STAMP) ## Kill stages and feed random lines and settings; STRESS_SECONDS of each test, 60 by default
+	STRESS_SECONDS=$(or $(STRESS_SECONDS),60) $(VENV)/bin/python -m pytest tests/stress
 
 lint: $(STAMP) ## Set up, then check style and types
 	$(VENV)/bin/python -m ruff check

@@ -105,7 +105,8 @@ def _training_data(record: Mapping[str, Any]) -> str:
 
 def _evaluation(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     epochs: Sequence[Mapping[str, float]] = record["epochs"]
-    columns = [name for name in epochs[0] if name != "seconds"]
+    # Sorted, because a resumed training reads its first epochs from JSON, which has another order.
+    columns = ["epoch", *sorted(epochs[0].keys() - {"epoch", "seconds"})]
     rows = [[f"{epoch[column]:.4g}" if column in epoch else "-" for column in columns] for epoch in epochs]
     metric = settings["training"]["metric_for_best_model"]
     several = " With several datasets, metrics are means over them." if len(record["data"]) > 1 else ""

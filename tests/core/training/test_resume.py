@@ -95,6 +95,8 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(opened: Path,
     assert epochs(hurt) == epochs(whole)
     assert points(hurt) == points(whole)
     assert {step for tag, step in points(whole) if tag == "train/loss"} == set(range(1, steps + 1))
+    cards = [(each.variant_paths.checkpoint / checkpoint.CARD).read_text() for each in (whole, hurt)]
+    assert cards[0] == cards[1]
     weights = [load_file(each.variant_paths.checkpoint / checkpoint.WEIGHTS) for each in (whole, hurt)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
