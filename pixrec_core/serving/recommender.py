@@ -414,7 +414,7 @@ class Recommender:
 
 def _documented(error: Exception, copies: Path) -> PixRecError:
     """The error to raise for one that occurred while a promoted copy was loaded."""
-    if not copies.exists():
+    if not copies.exists() and str(read_promotion(PromotedPaths(copies.parent)).number) != copies.name:
         return ArtefactError(f"{copies} does not exist: later promotions have replaced it; load the recommender again")
     if isinstance(error, PixRecError):
         return error

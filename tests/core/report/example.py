@@ -155,7 +155,14 @@ def promotion(method: str = "multimodal") -> Promotion:
         comparison=None,
         photo_size=256,
         max_pixels=10**6,
-        files=dict.fromkeys(("sequences.duckdb", "images.parquet", f"baselines/{method}/model.json"), ""),
+        files=dict.fromkeys(
+            (
+                "sequences.duckdb",
+                "images.parquet",
+                "blend/blend.json" if method == "blend" else f"baselines/{method}/model.json",
+            ),
+            "",
+        ),
     )
 
 
