@@ -22,7 +22,7 @@ from pixrec_core.paths import DatasetPaths, VariantPaths
 TEXT, PHOTO = "text", "photo"
 MAX_DIM: Final = 256  # of whitened features
 MIN_DIM: Final = 16
-ITEMS_PER_DIM: Final = 8  # with as many dimensions as items, whitened features would be orthogonal and say nothing
+ITEMS_PER_DIM: Final = 2  # with as many dimensions as items, whitened features would be orthogonal and say nothing
 MAX_FITTED: Final = 50_000  # items that the whitening is fitted on
 ROWS_PER_BLOCK: Final = 65_536
 

@@ -25,7 +25,9 @@ from pixrec_core.models.user_encoders import create_user_encoder
 Contents = Mapping[str, Tensor]
 
 MIN_ROWS = 2
-LEAST_VARIANCE = 1e-6  # of the highest one
+#: Share of the highest variance that is added to each. Without, and with 205 in place of 256 dimensions, multimodal had
+#: .123/.064 in place of .161/.084 Recall@10/NDCG@10 on validation users of film ratings.
+RIDGE = 0.01
 CPU_TOKENS = 2_048  # padded tokens per pass of the backbone: its activations stay in the CPU's cache
 ROWS = ("input_ids", "image_feature_index", "starts", "ends")  # inputs of a backbone, one row per item
 BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
@@ -75,7 +77,9 @@ class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers 
 
 
 class Whitening(nn.Module):
-    """Centres features and maps them to uncorrelated ones of unit variance, then to unit length.
+    """Centres features and maps them to uncorrelated ones of similar variance, then to unit length.
+
+    A ridge keeps the variance of directions that vary little low: they are mostly noise.
 
     Args:
         raw_dim: F, of the features.
@@ -99,7 +103,7 @@ class Whitening(nn.Module):
         centred = (features - self.mean).double()
         variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
         size = len(self.matrix)
-        scales = variances.flip(0)[:size].clamp(min=LEAST_VARIANCE * float(variances[-1])).rsqrt()
+        scales = (variances.flip(0)[:size].clamp(min=0) + RIDGE * variances[-1]).rsqrt()
         self.matrix.copy_(directions.T.flip(0)[:size] * scales[:, None])
 
     def forward(self, features: Tensor) -> Tensor:

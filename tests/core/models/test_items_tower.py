@@ -143,6 +143,9 @@ def test_whitening_by_hand() -> None:
     whitening.fit(torch.tensor([[3.0, 1.0], [-1.0, 1.0], [1.0, 2.0], [1.0, 0.0]]))  # variances 2 and 1/2, mean (1, 1)
     whitened = whitening(torch.tensor([[1.0 + 2**0.5, 1.0], [1.0, 1.0 + 0.5**0.5], [0.0, 0.0]])).abs()
     torch.testing.assert_close(whitened, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
+    both = whitening(torch.tensor([[2.0, 2.0]])).abs()[0]
+    ridge = 0.01 * 2
+    assert float(both[1] / both[0]) == pytest.approx(((2 + ridge) / (0.5 + ridge)) ** 0.5, rel=1e-5)
 
 
 @torch.no_grad()
