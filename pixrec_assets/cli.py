@@ -14,6 +14,7 @@ from pixrec_assets.commands.doctor import doctor
 from pixrec_assets.commands.export import export
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.recommend import recommend
+from pixrec_assets.commands.refresh import refresh
 from pixrec_assets.commands.run import backfill, demo, run
 from pixrec_assets.commands.serve import serve
 from pixrec_assets.commands.settings import settings
@@ -45,7 +46,7 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, demo, doctor, export, photos, recommend, run, serve, settings, status):
+for command in (backfill, demo, doctor, export, photos, recommend, refresh, run, serve, settings, status):
     cli.add_command(command)
 
 

@@ -9,10 +9,10 @@ import dagster as dg
 from dagster._core.errors import DagsterInvalidSubsetError, DagsterUnknownPartitionError
 
 from pixrec_assets.assets import ASSETS
-from pixrec_assets.jobs import JOBS, weekly_data
-from pixrec_assets.online import online_metrics
+from pixrec_assets.jobs import JOBS, daily_refresh, weekly_data
 from pixrec_assets.partitions import SETTINGS
 from pixrec_assets.sensors import follow_data, new_raw_files
+from pixrec_assets.serving import SERVING_ASSETS
 
 #: What `dg launch` raises for a selection or partition that does not exist.
 WRONG_SELECTION: Final = (DagsterInvalidSubsetError, DagsterUnknownPartitionError)
@@ -30,9 +30,9 @@ def report_wrong_selection(kind: type[BaseException], error: BaseException, trac
 sys.excepthook = report_wrong_selection  # `dg launch` loads this module into its own process
 
 defs = dg.Definitions(
-    assets=(*ASSETS, online_metrics),
+    assets=(*ASSETS, *SERVING_ASSETS),
     jobs=JOBS,
-    schedules=[weekly_data],
+    schedules=[weekly_data, daily_refresh],
     sensors=[follow_data, new_raw_files],
     resources={"settings": SETTINGS, "inputs": dg.ResourceDefinition.none_resource()},
 )

@@ -40,7 +40,14 @@ EVALUATE: Final = dg.define_asset_job(
     description="Baselines, blend, promotion, metrics and report of a dataset; needs the rankings of its variants.",
 )
 
-JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE)
+REFRESH: Final = dg.define_asset_job(
+    "refresh",
+    selection=dg.AssetSelection.groups("data") | dg.AssetSelection.assets("refreshed"),
+    executor_def=dg.in_process_executor,
+    description="Raw files to a promotion with the same weights: new orders, products and photos without a training.",
+)
+
+JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE, REFRESH)
 
 
 @dg.schedule(
@@ -52,4 +59,16 @@ JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN
 )
 def weekly_data() -> list[dg.RunRequest]:
     """One run per dataset. The dataset as run key prevents a second run if the daemon died within a tick."""
+    return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]
+
+
+@dg.schedule(
+    job=REFRESH,
+    cron_schedule="0 4 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Refreshes what serves of every dataset at 04:00 UTC, one run each.",
+)
+def daily_refresh() -> list[dg.RunRequest]:
+    """One run per dataset."""
     return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]

@@ -128,6 +128,14 @@ def promoted(work: Work) -> Stats:
     return gate.promote_unless_worse(work.dataset, work.dataset_settings, work.paths, work.settings.variants)
 
 
+def refresh(work: Work) -> Stats:
+    """Promote what serves once more, on present sequences and item features, without a training. No stage."""
+    from pixrec_core.serving.refresh import refresh_promotion
+
+    with PROMOTED.exclusive(work):
+        return refresh_promotion(work.dataset_settings, work.paths, work.engine)
+
+
 def baselines(work: Work) -> Stats:
     """Fit every baseline and rank items for the test users with it."""
     from pixrec_core import recommenders

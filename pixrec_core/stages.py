@@ -264,10 +264,20 @@ class Stage:
             MissingArtefactError: an input has not been built.
             PixRecError: any fault that the stage reports.
         """
+        with self.exclusive(work):
+            return self._materialise(work, inputs or self.inspect_inputs(work), callbacks)
+
+    @contextmanager
+    def exclusive(self, work: Work) -> Iterator[None]:
+        """Keep other processes from building the artefact.
+
+        Raises:
+            BusyError: another process is building it.
+        """
         lock = self.stamp_path(work).with_suffix(".lock")
         try:
             with self._reporting_disk(work), _locked(lock):
-                return self._materialise(work, inputs or self.inspect_inputs(work), callbacks)
+                yield
         except Timeout:
             raise BusyError(
                 f"Cannot run `{self.name}` for {self.partition_key(work)}: another process is building it in "

@@ -4,9 +4,9 @@ A photo of 136 bytes can need 1.3 GB, and one of 1 MB minutes of CPU time. The d
 stops in the same process. So a decoding process (`photos.py`) sets its own limits of the operating system; it is
 replaced after a photo has exceeded them.
 
-A pool such as `pebble.ProcessPool` would need 0.22 ms CPU per photo in this process, more than a download; pipes need
-0.04 ms. It would also import the caller's `__main__` again, and limits time by the clock, so that a busy machine would
-reject good photos.
+A pool such as `pebble.ProcessPool` would need 0.22 ms CPU per photo in this process, more than a download. It would
+also import the caller's `__main__` again, and limits time by the clock, so that a busy machine would reject good
+photos.
 """
 
 import atexit

@@ -120,7 +120,6 @@ def checked_rows(
     folder.mkdir(parents=True)
     try:
         with duckdb.connect(config=CONFIG | {"temp_directory": str(folder / "spill")}) as db:
-            db.execute("SET enable_progress_bar = false")  # it would be printed among the log lines
             db.execute("SET TimeZone = 'UTC'")  # times without an offset are UTC
             tables = load(db, folder)
             _judge(db, tables, faults)

@@ -248,6 +248,20 @@ def read_cuts(paths: DatasetPaths) -> dict[str, int]:
         return splits.cuts(connection)
 
 
+def read_all_histories(paths: DatasetPaths) -> pl.DataFrame:
+    """Return all interactions of each user, held-out ones too: columns `user`, `items`, `timestamps`, sorted by user.
+
+    Raises:
+        MissingArtefactError: the sequences stage has not run.
+        ArtefactError: the file is damaged.
+    """
+    query = """SELECT "user", list(item ORDER BY ordinal) AS items, list("timestamp" ORDER BY ordinal) AS timestamps
+        FROM interactions GROUP BY "user" ORDER BY "user" """
+    with database.open_read_only(paths.sequences) as connection:
+        histories: pl.DataFrame = connection.sql(query).pl()
+    return histories
+
+
 def read_sequences(paths: DatasetPaths, split: str) -> pl.DataFrame:
     """Return the sequences of a split, one row per user, sorted by user: `SEQUENCE_SCHEMA` without `split`.
 

@@ -52,6 +52,13 @@ def save(
         (temporary / CARD).write_text(model_card(plain, record), encoding="utf-8")
 
 
+def replace_weights(folder: Path, model: "DualTower | ItemsTower") -> None:
+    """Write other weights into the folder of a checkpoint, and their checksum; not atomically."""
+    model.save_pretrained(folder)
+    record = files.read_json(folder / CURVES) | {"weights_sha256": files.sha256_file(folder / WEIGHTS)}
+    files.write_json(folder / CURVES, record)
+
+
 def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, Any]:
     """The part of a training record about the initial weights.
 

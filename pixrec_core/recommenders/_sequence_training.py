@@ -41,6 +41,7 @@ FULL_SOFTMAX = 20_000  # items; with more, each step contrasts targets with `NEG
 NEGATIVES = 4096
 HISTORIES_PER_BATCH = 256
 SEED = 0
+EMBEDDINGS = "items.weight"  # name in a network's state dict
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,18 @@ class SequenceModel(Model):
             model = cls(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
             _train(network, windows, lambda: validation_ndcg(replace(model), train))
         return replace(model, chosen={"dropout": dropout})
+
+    def for_catalogue(self, positions: NDArray[np.int64], ranks: NDArray[np.int64]) -> Self:
+        """Return the model for a later catalogue; items that it was not trained on stay unknown to it.
+
+        Args:
+            positions: (n,) index in the later catalogue of each item; -1 if it has left. They ascend.
+            ranks: popularity ranks of the later catalogue.
+        """
+        known = positions[self.known]
+        left = np.flatnonzero(known < 0) + 1  # row 0 is padding
+        weights = {**self.weights, EMBEDDINGS: np.delete(self.weights[EMBEDDINGS], left, axis=0)}
+        return replace(self, popularity_ranks=ranks, known=known[known >= 0], weights=weights)
 
     @cached_property
     def network(self) -> NextItemNetwork:

@@ -26,11 +26,15 @@ def validation_ndcg(model: Model, train: TrainData) -> float:
 
 
 def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
-    """Return the model with the highest validation NDCG@10, the first of equal ones.
+    """Return the model with the highest validation NDCG@10, the first of equal ones; or the one chosen before.
 
     Args:
         models: one per setting, with the settings as `chosen`; at most two are in memory.
-        train: its validation targets decide.
+        train: its validation targets decide, unless it names the settings.
     """
+    if train.chosen is not None:
+        wanted = {name: value for name, value in train.chosen.items() if name != NDCG}
+        found = next(model for model in models if dict(model.chosen) == wanted)
+        return replace(found, chosen=train.chosen)
     scored = (replace(model, chosen={**model.chosen, NDCG: validation_ndcg(model, train)}) for model in models)
     return max(scored, key=lambda model: model.chosen[NDCG])

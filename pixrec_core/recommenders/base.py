@@ -20,7 +20,7 @@ from scipy import sparse
 
 from pixrec_core import files, prompts
 from pixrec_core.data.item_features import ItemFeatures, read_photo_features
-from pixrec_core.data.sequences import read_items
+from pixrec_core.data.sequences import read_all_histories, read_items
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.evaluation.validation import tuning_users
@@ -59,6 +59,7 @@ class TrainData:
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
         photo_features: returns the vectors of the photos.
+        chosen: settings that were chosen before, to fit again on all interactions; None to choose them.
     """
 
     n_items: int
@@ -68,6 +69,7 @@ class TrainData:
     targets: NDArray[np.int64]
     texts: Sequence[str]
     photo_features: Callable[[], ItemFeatures]
+    chosen: Mapping[str, float] | None = None
 
     @classmethod
     def read(cls, paths: DatasetPaths) -> Self:
@@ -86,6 +88,25 @@ class TrainData:
             times=train[TIMESTAMPS].explode(empty_as_null=False).to_numpy(),
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
+            texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
+            photo_features=partial(read_photo_features, paths),
+        )
+
+    @classmethod
+    def read_all(cls, paths: DatasetPaths) -> Self:
+        """Read all interactions, held-out ones too, as training sequences: only to serve, never to measure.
+
+        Raises:
+            MissingArtefactError: the stage `sequences` or `item_features` has not run.
+        """
+        catalogue, histories = read_items(paths), read_all_histories(paths)
+        nobody = ItemLists.from_lists([])
+        return cls(
+            n_items=catalogue.height,
+            train=index_lists(histories[ITEMS], catalogue[ITEM]),
+            times=histories[TIMESTAMPS].explode(empty_as_null=False).to_numpy(),
+            validation=nobody,
+            targets=nobody.values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
             photo_features=partial(read_photo_features, paths),
         )

@@ -50,7 +50,7 @@ def _models(train: TrainData) -> Iterator[RecencyWeightedKnn]:
     incidence = train.train.incidence(train.n_items)
     items = np.sort(np.argsort(-incidence.sum(axis=0), kind="stable")[:MOST_ITEMS])
     pair_counts = (incidence[:, items].T @ incidence[:, items]).toarray().astype(np.float64)
-    for penalty in PENALTIES:
+    for penalty in PENALTIES if train.chosen is None else (train.chosen["penalty"],):
         model = Ease(
             popularity_ranks=train.popularity_ranks,
             chosen={"penalty": penalty},

@@ -1,7 +1,7 @@
 """Encode items and histories with the two towers, in batches of similar length."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pixrec_core import files, schemas
+from pixrec_core.data.item_features import ItemFeatures
 from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
@@ -38,10 +39,15 @@ ITEMS = "items.parquet"
 CHECKPOINT = "checkpoint_sha256"  # key in the header of the vectors' file
 
 
-def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
+def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, ItemFeatures] | None = None) -> Stats:
     """Write the vectors of the whole catalogue, and what encoding histories needs later.
 
     That is the vectors of items as parts of a history, or photo features for `user_encoder = "tokens"`.
+
+    Args:
+        paths: of the variant.
+        engine: encodes.
+        features: of frozen encoders by modality; by default those of the stage `item_features`.
     """
     model, processor = checkpoint.load(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
@@ -49,13 +55,13 @@ def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
         folder.mkdir()
         arrays = {}
         if isinstance(model, ItemsTower):
-            encoder = ItemsEncoder.encode(model, *_item_source(paths, model, settings, processor), engine)
+            encoder = ItemsEncoder.encode(model, *_item_source(paths, model, settings, processor, features), engine)
             items = encoder.items
             arrays = {"vectors": encoder.candidate_vectors, HISTORY_VECTORS: encoder.history_vectors}
         else:
             inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
-            features = _features_folder(settings, paths, folder)
-            photos = feature_store(features, model, inputs.pixels, engine) if inputs.pixels else None
+            photo_folder = _features_folder(settings, paths, folder)
+            photos = feature_store(photo_folder, model, inputs.pixels, engine) if inputs.pixels else None
             items, arrays = inputs.items, {"vectors": Encoder(model, inputs, photos).item_vectors(engine)}
         header = {CHECKPOINT: checkpoint.weights_sha256(paths.checkpoint)}
         save_file(arrays, folder / VECTORS, metadata=header)
@@ -65,11 +71,17 @@ def encode_items(paths: VariantPaths, engine: Engine) -> Stats:
 
 
 def _item_source(
-    paths: VariantPaths, model: ItemsTower, settings: ModelSettings, processor: Processor | FrozenEncoders
+    paths: VariantPaths,
+    model: ItemsTower,
+    settings: ModelSettings,
+    processor: Processor | FrozenEncoders,
+    features: Mapping[str, ItemFeatures] | None,
 ) -> tuple[list[str], ItemSource]:
     """Item ids, and the inputs of all items for a trained tower."""
     if isinstance(processor, FrozenEncoders):
-        return read_items(paths.dataset)[schemas.ITEM].to_list(), feature_table(model, variant_features(paths))
+        return read_items(paths.dataset)[schemas.ITEM].to_list(), feature_table(
+            model, features or variant_features(paths)
+        )
     inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
     return inputs.items, inputs.collator()
 

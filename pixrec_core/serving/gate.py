@@ -117,7 +117,8 @@ def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: i
 
 
 def _served_answers(paths: DatasetPaths, served: Promotion) -> Answers:
-    copies = verify_promotion(paths.promoted, served)
+    verify_promotion(paths.promoted, served)
+    copies = paths.promoted.copies(served.measured or served.number)
     ranking = copies.ranked_methods(served.towers)[served.method].ranking
     return Answers.read(copies, {served.method: ranking})
 

@@ -31,6 +31,8 @@ class Promotion(BaseModel):
         selection_users: number of validation users who chose the method.
         towers: methods that are dual towers, the best on selection users first.
         promoted_at: UTC.
+        measured: number of the promotion that was measured; a smaller one if this one was refreshed since.
+        trained_at: UTC; when that promotion was made.
         checkpoint_sha256: checksum of the weights of each tower.
         score: NDCG@10 of `method` over all test users, seen items allowed.
         comparison: with the previous promotion; None where there was nothing to compare.
@@ -48,6 +50,8 @@ class Promotion(BaseModel):
     selection_users: int
     towers: tuple[str, ...]
     promoted_at: str
+    measured: int = 0
+    trained_at: str = ""
     checkpoint_sha256: dict[str, str]
     score: float
     comparison: Comparison | None
@@ -156,7 +160,9 @@ def _remedy(paths: PromotedPaths) -> str:
 
 
 def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[str, object]) -> None:
-    """Make a complete copy the one that serves: write the manifest, then delete all copies but it and the previous one.
+    """Make a complete copy the one that serves: write the manifest, then delete copies that nothing needs any more.
+
+    The previous copy stays for processes that are reading it, and the measured one for the next comparison.
 
     Args:
         paths: of the promoted folder.
@@ -164,11 +170,14 @@ def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[
         fields: of `Promotion`, without `promoted_at` and `files`.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    fields = {"measured": fields["number"], "trained_at": now, **fields}
     checksums = {str(path.relative_to(copies.root)): files.sha256_file(path) for path in sorted(_files_in(copies.root))}
     promotion = Promotion.model_validate({**fields, "promoted_at": now, "files": checksums})
     files.write_json(paths.manifest, promotion.model_dump(mode="json"))
     for folder in paths.root.iterdir():
-        if folder.is_dir() and folder.name not in {str(promotion.number), str(promotion.number - 1)}:
+        if folder.is_dir() and folder.name not in map(
+            str, {promotion.number, promotion.number - 1, promotion.measured}
+        ):
             files.remove(folder)
 
 

@@ -18,7 +18,6 @@ from pixrec_core.stages import Stage, Stats, Work
 from tests.assets import fake_stages
 
 DATA = [pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES]
-BEFORE_TRAINING = [*DATA, pipeline.ITEM_FEATURES]
 MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING]
 EVALUATION = [pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT]
 
@@ -64,7 +63,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> li
 
 
 def test_the_whole_pipeline_records_numbers_samples_and_data_versions(materialise, settings: Settings):
-    data = materialise(BEFORE_TRAINING, "sample")
+    data = materialise(DATA, "sample")
     assert data.success
     assert metadata(data, "items")["bad/share"].value == 0.33
     assert metadata(data, "items")["quarantine_lines"].value == 1
@@ -148,7 +147,7 @@ def test_the_gate_before_serving_is_a_check_that_blocks_nothing(
     materialise, settings: Settings, monkeypatch, gate, passed
 ):
     monkeypatch.setattr(pipeline, "PROMOTED", replace(pipeline.PROMOTED, run=getattr(fake_stages, gate), inputs=()))
-    make(settings, BEFORE_TRAINING)
+    make(settings, DATA)
     result = materialise([pipeline.PROMOTED], "sample")
     assert result.success
     (check,) = result.get_asset_check_evaluations()
@@ -161,7 +160,7 @@ def test_the_gate_before_serving_is_a_check_that_blocks_nothing(
 
 
 def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, settings: Settings):
-    make(settings, BEFORE_TRAINING)
+    make(settings, DATA)
     result = materialise([pipeline.CHECKPOINT], "sample|text_only")
     observations = [e.asset_observation_data.asset_observation for e in result.all_events if e.is_asset_observation]
     assert [o.metadata["loss"].value for o in observations] == [2.0, 1.5]
@@ -178,7 +177,7 @@ def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, set
 )
 def test_errors_that_a_retry_cannot_fix_are_not_retried(materialise, settings: Settings, monkeypatch, error, reported):
     assert issubclass(CheckpointError, PixRecError)
-    make(settings, BEFORE_TRAINING)
+    make(settings, DATA)
     runs = fail(monkeypatch, "checkpoint", error)
     result = materialise([pipeline.CHECKPOINT], "sample|multimodal")
     (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]

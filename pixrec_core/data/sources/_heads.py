@@ -90,7 +90,7 @@ def open_head(path: Path, columns: Mapping[str, str], delimiter: str | None, enc
     paths = raw_lines.list_files(path)
     names = {name: column for name, column in columns.items() if name != "where"}
     with TemporaryDirectory(prefix="pixrec-") as folder, duckdb.connect(config=CONFIG) as db:
-        db.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        db.execute("SET TimeZone = 'UTC'")
         db.execute(MACROS)
         mapping, layouts, scans = _mapping.Mapping(names, columns.get("where")), [], []
         header: list[str] = []

@@ -1,13 +1,27 @@
-"""The asset of online metrics, from the server's log and later purchases. No stage: it follows no training."""
+"""Assets of serving that are no stages, as no training follows from them: refreshed promotions and online metrics."""
 
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 
 from pixrec_assets.metadata import flatten_stats, markdown_table
 from pixrec_assets.partitions import DATASETS
 from pixrec_assets.stage_asset import OWNERS, RESOURCES, work_of
-from pixrec_core import files
+from pixrec_core import files, pipeline
+
+
+@dg.asset(
+    partitions_def=DATASETS,
+    deps=["sequences", "item_features"],
+    group_name="serving",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    required_resource_keys=RESOURCES,
+)
+def refreshed(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    """What serves, on present orders, products and photos, without a training."""
+    stats = pipeline.refresh(work_of(context))
+    return dg.MaterializeResult(metadata=flatten_stats(stats))
 
 
 @dg.asset(
@@ -33,3 +47,6 @@ def online_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
     table = markdown_table(("method", "lists", "with a purchase", "share"), rows)
     path = dg.MetadataValue.path(work.paths.online_metrics)
     return dg.MaterializeResult(metadata={"hit_rates": table, "path": path, **flatten_stats(measured)})
+
+
+SERVING_ASSETS: Final = (refreshed, online_metrics)

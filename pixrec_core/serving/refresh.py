@@ -1,0 +1,164 @@
+"""Refresh: new orders, products, prices and photos reach what serves, without a training.
+
+The copy that serves is built again on the present sequences and item features. Towers keep their weights and encode new
+items by content. Methods in closed form are fitted on all interactions, held-out ones too, with the settings that
+validation chose. Networks over item ids and the blend keep their weights; new items are unknown to the networks.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixrec_core import files, prompts, recommenders
+from pixrec_core.data.item_features import ItemFeatures
+from pixrec_core.data.sequences import catalogue_digest, read_items
+from pixrec_core.engine import Engine
+from pixrec_core.errors import ArtefactError
+from pixrec_core.models import checkpoint
+from pixrec_core.models.encoders import load_encoder
+from pixrec_core.models.frozen_features import TEXT, FrozenEncoders, variant_features
+from pixrec_core.paths import BLEND, DatasetPaths, VariantPaths
+from pixrec_core.plugins import load_plugin
+from pixrec_core.recommenders import load_model
+from pixrec_core.recommenders._blend_features import ItemTable
+from pixrec_core.recommenders._sequence_training import SequenceModel
+from pixrec_core.recommenders.base import Model, TrainData, model_method
+from pixrec_core.recommenders.blend import Blend
+from pixrec_core.retrieval.encode import encode_items
+from pixrec_core.retrieval.index import build_index
+from pixrec_core.schemas import ITEM
+from pixrec_core.serving.promotion import Promotion, read_promotion, verify_promotion, write_promotion
+from pixrec_core.settings import DatasetSettings
+from pixrec_core.stages import Stats
+
+
+def refresh_promotion(settings: DatasetSettings, paths: DatasetPaths, engine: Engine) -> Stats:
+    """Promote the methods that serve once more, on the present data. The method that serves stays the same.
+
+    Args:
+        settings: of the dataset: its index.
+        paths: of the dataset, with present sequences, photos and item features.
+        engine: encodes items.
+
+    Returns:
+        `items`, `new_items`, `left_items`; `interactions`; and `promotion`, its number.
+
+    Raises:
+        MissingArtefactError: nothing has been promoted, or data stages have not run.
+        ArtefactError: a promoted file is damaged.
+    """
+    served = read_promotion(paths.promoted)
+    old = verify_promotion(paths.promoted, served)
+    copies = paths.promoted.copies(served.number + 1)
+    files.remove(copies.root)
+    for source in (paths.sequences, paths.images_manifest):
+        files.link(files.require(source), copies.root / source.relative_to(paths.root))
+    before, now = read_items(old)[ITEM], read_items(paths)[ITEM]
+    positions = _positions(before.to_list(), now.to_list())
+    train = TrainData.read_all(paths)
+    digest = catalogue_digest(now)
+    sha256 = {
+        name: _refresh_tower(settings, paths.variant(name), old.variant(name), copies.variant(name), positions, engine)
+        for name in served.towers
+    }
+    for name in served.methods:
+        if name == BLEND:
+            blend = Blend.load(old.blend.root)
+            items = ItemTable.of(read_items(paths), train.train.values, train.times)
+            replace(blend, items=items, catalogue=digest).save(copies.blend.root)
+        elif name not in served.towers:
+            model = _refresh_model(old.baseline(name).model, train, positions)
+            model.save(copies.baseline(name).model, digest)
+    write_promotion(paths.promoted, copies, _fields(served, sha256))
+    return {
+        "promotion": served.number + 1,
+        "method": served.method,
+        "trained_at": served.trained_at or served.promoted_at,
+        "items": len(now),
+        "new_items": len(now) - int((positions >= 0).sum()),
+        "left_items": int((positions < 0).sum()),
+        "interactions": len(train.times),
+    }
+
+
+def _fields(served: Promotion, sha256: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of the refreshed promotion; figures stay those of the promotion that was measured."""
+    kept = served.model_dump(exclude={"promoted_at", "files", "number", "checkpoint_sha256"})
+    kept |= {"measured": served.measured or served.number, "trained_at": served.trained_at or served.promoted_at}
+    return {**kept, "number": served.number + 1, "checkpoint_sha256": dict(sha256)}
+
+
+def _positions(before: list[str], now: list[str]) -> NDArray[np.int64]:
+    """Return the index in `now` of each item of `before`, both sorted; -1 if it has left."""
+    numbers = {item: number for number, item in enumerate(now)}
+    return np.array([numbers.get(item, -1) for item in before], np.int64)
+
+
+def _refresh_model(folder: Any, train: TrainData, positions: NDArray[np.int64]) -> Model:
+    """Return a baseline for the present catalogue."""
+    model = load_model(folder)
+    if isinstance(model, SequenceModel):
+        return model.for_catalogue(positions, train.popularity_ranks)
+    refitted: Model = load_plugin(recommenders.__name__, model_method(folder)).fit(
+        replace(train, chosen=dict(model.chosen))
+    )
+    return refitted
+
+
+def _refresh_tower(
+    settings: DatasetSettings,
+    present: VariantPaths,
+    old: VariantPaths,
+    copies: VariantPaths,
+    positions: NDArray[np.int64],
+    engine: Engine,
+) -> str:
+    """Encode the present catalogue with a promoted tower; return the checksum of its weights."""
+    shutil.copytree(old.checkpoint, copies.checkpoint)
+    model, encoders = checkpoint.load(copies.checkpoint)
+    if model.item_id_embedding is not None:
+        _extend_item_ids(model, positions, copies)
+    features = None
+    if isinstance(encoders, FrozenEncoders):
+        features = _encode_texts(variant_features(present), encoders, present.dataset)
+    photos = copies.dataset.images
+    photos.symlink_to(present.dataset.images.absolute())  # towers that read pixels decode them from there
+    try:
+        encode_items(copies, engine, features)
+    finally:
+        photos.unlink()
+    build_index(settings.index, copies)
+    return checkpoint.weights_sha256(copies.checkpoint)
+
+
+def _extend_item_ids(model: Any, positions: NDArray[np.int64], copies: VariantPaths) -> None:
+    """Save the tower with id vectors for the present catalogue; those of new items are 0, as before training."""
+    import torch
+
+    size, old = len(read_items(copies.dataset)), model.item_id_embedding
+    stays = positions >= 0
+    kept, to = torch.from_numpy(np.flatnonzero(stays)), torch.from_numpy(positions[stays])
+    weights = {name: getattr(old, name).weight.detach() for name in ("history", "candidate")}
+    model.add_item_id_embedding(size, old.dropout)
+    with torch.no_grad():
+        for name, values in weights.items():
+            getattr(model.item_id_embedding, name).weight[to] = values[kept]
+    checkpoint.replace_weights(copies.checkpoint, model)
+
+
+def _encode_texts(
+    features: dict[str, ItemFeatures], encoders: FrozenEncoders, paths: DatasetPaths
+) -> dict[str, ItemFeatures]:
+    """Return the features with texts encoded as at the training: an encoder fitted on texts differs from day to day."""
+    if TEXT not in features or TEXT not in encoders.folders:
+        return features
+    texts = [prompts.item_text(item) for item in read_items(paths).iter_rows(named=True)]
+    distinct, rows = np.unique(np.array(texts, np.object_), return_inverse=True)
+    values = load_encoder(encoders.folders[TEXT]).encode_texts(distinct.tolist())[rows]
+    if values.shape[1] != features[TEXT].values.shape[1]:
+        raise ArtefactError(f"the text encoder in {encoders.folders[TEXT]} has other dimensions than its tower")
+    return {**features, TEXT: ItemFeatures(values, np.array([bool(text) for text in texts]))}

@@ -1,0 +1,63 @@
+"""Refreshed promotions by command and in Dagster; the asset of online metrics."""
+
+import json
+from unittest import mock
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from pixrec_assets import serving
+from pixrec_assets.cli import cli
+from pixrec_assets.serving import online_metrics
+from pixrec_core import files
+from pixrec_core.paths import PromotedPaths
+from pixrec_core.serving.promotion import read_promotion
+from pixrec_core.settings import Settings, load_settings
+from pixrec_core.stages import Work
+from tests.core.shop import served_shop
+
+
+def test_it_writes_hit_rates_and_shows_them(tmp_path):
+    settings = Settings(root=tmp_path, data_dir=tmp_path, datasets={"sample": {"source": {"kind": "sample"}}})
+    paths = Work(settings, "sample").paths
+    paths.online.mkdir(parents=True)
+    pl.DataFrame({"user": ["u"], "item": ["a"], "timestamp": [1000]}).write_parquet(paths.interactions)
+    shown = {"time": 10, "user": "u", "method": "blend", "promotion": 1, "items": ["b", "a"]}
+    (paths.online / "shown-1.jsonl").write_text(json.dumps(shown) + "\n")
+    context = dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None})
+    result = online_metrics(context)
+    assert files.read_json(paths.online_metrics)["methods"]["blend"]["hits_by_position"] == {"2": 1}
+    assert "| blend | 1 | 1 | 100.00% |" in result.metadata["hit_rates"].md_str
+
+
+TOML = """
+variants = ["text_only"]
+[datasets.shop]
+source = { kind = "sample", users = 60, items = 40 }
+model = { embedding_dim = 16, item_tokens = 8 }
+training = { epochs = 2, batch_size = 16, max_history_len = 4 }
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a promotion, which is the working folder."""
+    (tmp_path / "pixrec.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
+    served_shop(tmp_path, "text_only", baselines=["ease"])
+    return tmp_path
+
+
+def test_the_command_refreshes_and_says_what_serves(project, capsys):
+    cli.main(["refresh", "shop"], standalone_mode=False)
+    promotion = read_promotion(PromotedPaths(project / "data/shop/promoted"))
+    assert (promotion.number, promotion.measured) == (2, 1)
+    assert f"{promotion.method} serves as promotion 2 with" in capsys.readouterr().out
+
+
+def test_the_asset_refreshes(project):
+    context = dg.build_asset_context(partition_key="sample", resources={"settings": load_settings(), "inputs": None})
+    with mock.patch.object(serving, "work_of", return_value=Work(load_settings(), "shop")):
+        metadata = serving.refreshed(context).metadata
+    assert metadata["promotion"] == 2

@@ -1,0 +1,138 @@
+"""A refreshed promotion: a new item, new orders, the same weights."""
+
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pixrec_core import pipeline
+from pixrec_core.evaluation.comparison import METRIC
+from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, TIMESTAMP, TITLE, USER
+from pixrec_core.serving import Recommender, gate
+from pixrec_core.serving.promotion import read_promotion
+from tests.core.shop import open_shop, served_shop
+
+VARIANTS = ("text_only", "collaborative")
+BASELINES = ("co_occurrence", "ease", "popularity", "recent_popularity", "sasrec")
+NEW, BUYER = "0-new", "new user"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A shop with a new item, which sorts first, and a new user who bought it and an old item."""
+    folder = tmp_path_factory.mktemp("refresh")
+    work = served_shop(folder, *VARIANTS, baselines=BASELINES, source={"users": 320, "items": 60})
+    items, interactions = pl.read_parquet(work.paths.items), pl.read_parquet(work.paths.interactions)
+    title = pl.lit("Purple velvet umbrella")
+    new = items.head(1).with_columns(
+        pl.lit(NEW).alias(ITEM), title.alias(TITLE), pl.lit(None, pl.String).alias(IMAGE_URL)
+    )
+    pl.concat([new, items]).write_parquet(work.paths.items)
+    last = interactions[TIMESTAMP].max()
+    orders = interactions.tail(2).with_columns(
+        pl.lit(BUYER).alias(USER), pl.Series(ITEM, [items[ITEM][5], NEW]), pl.Series(TIMESTAMP, [last + 1, last + 2])
+    )
+    pl.concat([interactions, orders]).sort(USER, TIMESTAMP).write_parquet(work.paths.interactions)
+    pipeline.sequences(work)
+    pipeline.item_features(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def before(work, tmp_path_factory):
+    """What served, kept from deletion."""
+    folder = tmp_path_factory.mktemp("before") / "promoted"
+    shutil.copytree(work.paths.promoted.root, folder)
+    return Recommender.load(folder)
+
+
+@pytest.fixture(scope="module")
+def after(work, before):
+    stats = pipeline.refresh(work)
+    assert (stats["promotion"], stats["new_items"], stats["left_items"]) == (2, 1, 0)
+    return Recommender.load(work.paths.promoted.root)
+
+
+def test_the_manifest_says_what_was_refreshed_and_when_it_was_trained(before, after):
+    old, new = before.promotion, after.promotion
+    assert (new.number, new.measured, new.trained_at) == (2, 1, old.promoted_at)
+    assert (new.method, new.methods, new.score) == (old.method, old.methods, old.score)
+
+
+def test_a_new_item_can_be_recommended_at_once(after):
+    assert after.for_text("purple velvet umbrella", 3, method="text_only")[0].item == NEW
+    assert NEW in {each.item for each in after.for_items([after.catalogue[ITEM][6]], len(after.catalogue))}
+
+
+def test_new_orders_are_in_histories(after):
+    assert after.history(BUYER)[-1] == NEW
+    assert after.for_user(BUYER, 5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_vectors_of_known_items_do_not_change(before, after, variant):
+    old, new = (each.tower(variant).retriever.item_index.vectors for each in (before, after))
+    np.testing.assert_allclose(new[1:], old, atol=1e-5)
+
+
+def test_a_network_gives_known_items_the_same_scores(before, after):
+    history = before.catalogue[ITEM].to_list()[3:6]
+    scores = []
+    for each in (before, after):
+        method = each.method("sasrec")
+        scores.append(method.scores(each.item_lists([history]))[0])
+    np.testing.assert_allclose(scores[1][1:], scores[0], atol=1e-5)
+
+
+def test_popularity_counts_all_interactions(work, after):
+    counts = dict(pl.read_parquet(work.paths.interactions).group_by(ITEM).len().iter_rows())
+    assert after.method("popularity").counts.tolist() == [counts.get(item, 0) for item in after.catalogue[ITEM]]
+
+
+def test_ease_is_solved_on_all_interactions_with_the_chosen_settings(work, before, after):
+    old, model = before.method("ease"), after.method("ease")
+    assert (model.chosen, model.recency) == (old.chosen, old.recency)
+    items = after.catalogue[ITEM].to_list()
+    bought = pl.read_parquet(work.paths.interactions).select(USER, ITEM).unique().filter(pl.col(ITEM).is_in(items))
+    users = {user: row for row, user in enumerate(bought[USER].unique())}
+    incidence = np.zeros((len(users), len(items)))
+    for user, item in bought.iter_rows():
+        incidence[users[user], items.index(item)] = 1
+    precision = np.linalg.inv(incidence.T @ incidence + model.chosen["penalty"] * np.eye(len(items)))
+    expected = -precision / np.diag(precision)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(model.weights, expected, atol=1e-5)
+
+
+def test_a_second_refresh_changes_nothing(work, after):
+    histories = [after.catalogue[ITEM].to_list()[n : n + 3] for n in range(5)]
+    lists = after.for_histories(histories, 20)
+    pipeline.refresh(work)
+    again = Recommender.load(work.paths.promoted.root)
+    assert again.promotion.measured == 1
+    assert again.for_histories(histories, 20) == lists
+    assert {each.name for each in work.paths.promoted.root.iterdir() if each.is_dir()} == {"1", "2", "3"}
+
+
+def test_the_next_promotion_is_compared_with_the_measured_one(tmp_path):
+    folder = tmp_path
+    work = served_shop(folder, "text_only", baselines=["ease", "popularity"], source={"users": 320, "items": 60})
+    pipeline.refresh(work)
+    stats = gate.promote_unless_worse("shop", work.dataset_settings, work.paths, ["text_only"])
+    assert stats["promoted"]
+    assert f"{METRIC}" in stats["verdict"]
+    promotion = read_promotion(work.paths.promoted)
+    assert (promotion.number, promotion.measured) == (3, 3)
+
+
+def test_towers_that_read_pixels_are_refreshed(tmp_path):
+    model = {"user_encoder": "tokens"}
+    work = served_shop(tmp_path, "multimodal", baselines=["popularity"], model=model)
+    before = Recommender.load(work.paths.promoted.root)
+    vectors = np.array(before.tower("multimodal").retriever.item_index.vectors)
+    assert before.catalogue[HAS_IMAGE].any()
+    pipeline.refresh(open_shop(tmp_path, "multimodal", model=model))
+    after = Recommender.load(work.paths.promoted.root)
+    np.testing.assert_allclose(after.tower("multimodal").retriever.item_index.vectors, vectors, atol=1e-4)
+    assert not (work.paths.promoted.copies(2).root / "images").exists()
