@@ -60,7 +60,7 @@ def zipped(*names):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in names:
-            archive.writestr(name, ORDERS + ORDER)
+            archive.writestr(zipfile.ZipInfo(name), ORDERS + ORDER)  # with a fixed time: the content names a test
     return content.getvalue()
 
 
@@ -71,7 +71,7 @@ def zipped(*names):
         ("\ufeff" + ORDERS + ORDER).encode("utf-16-be"),
         (ORDERS + ORDER).replace(",", "\t").encode("utf-16-le"),
         (ORDERS + ORDER).encode("cp1252"),
-        gzip.compress((ORDERS + ORDER).encode("utf-16")),
+        gzip.compress((ORDERS + ORDER).encode("utf-16"), mtime=0),
         zipped("__MACOSX/._orders.csv", "orders.csv"),
         SEMICOLONS,
         SEMICOLONS.replace(";", "|"),
@@ -79,6 +79,7 @@ def zipped(*names):
         '"sep=\t"\r\n' + SEMICOLONS.replace(";", "\t").replace("\n", "\r\n"),
         ' Customer ,"SKU",BOUGHT_AT\n' + ORDER,
     ],
+    ids=["utf-16", "utf-16-be", "utf-16-le", "cp1252", "gzip", "zip", *";|", "sep=;", "sep=tab", "header"],
 )
 def test_files_in_other_forms_are_read(tmp_path, orders):
     rows, balance = bought(tmp_path, orders)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core import files
-from pixrec_core.data.item_features import read_photo_features, read_text_features
+from pixrec_core.data.item_features import read_features, read_photo_features
 from pixrec_core.engine import LOCAL
 from pixrec_core.errors import ArtefactError, SettingsError
 from pixrec_core.models.encoders import build, load_encoder
@@ -92,7 +92,7 @@ def test_rows_follow_the_catalogue_and_the_saved_encoders_give_the_same_vectors(
     titles = ["red wool hat", "", "blue wool hat", "red silk tie", "blue tie", "hat"]
     write_shop(paths, titles, {"a": "red", "d": "blue"})
     stats = build_item_features(SETTINGS, paths, LOCAL)
-    texts, photos = read_text_features(paths), read_photo_features(paths)
+    texts, photos = read_features(paths.item_features, "text"), read_photo_features(paths)
     assert texts.known.tolist() == [True, False, True, True, True, True]
     assert photos.known.tolist() == [True, False, False, True, False, False]
     assert (texts.values.any(axis=1) == texts.known).all()
@@ -107,7 +107,7 @@ def test_rows_follow_the_catalogue_and_the_saved_encoders_give_the_same_vectors(
 def test_a_shop_without_texts_and_photos(paths):
     write_shop(paths, ["", ""], {})
     build_item_features(SETTINGS, paths, LOCAL)
-    for features in (read_text_features(paths), read_photo_features(paths)):
+    for features in (read_features(paths.item_features, "text"), read_photo_features(paths)):
         assert features.values.tolist() == [[0], [0]]
         assert not features.known.any()
 
@@ -117,14 +117,14 @@ def test_equal_and_unchanged_contents_are_encoded_once(paths, use):
     first = use(paths)
     assert sorted(first["text"].encoded) == ["Title: hat", "Title: tie"]
     assert len(first["photo"].encoded) == 2
-    before = read_text_features(paths).values
+    before = read_features(paths.item_features, "text").values
     assert (before[0] == before[2]).all()
 
     write_shop(paths, ["tie", "sock", "hat", "hat"], {"a": "red", "b": "green"})
     second = use(paths)
     assert second["text"].encoded == ["Title: sock"]
     assert len(second["photo"].encoded) == 1
-    after = read_text_features(paths).values
+    after = read_features(paths.item_features, "text").values
     assert (after[[0, 2, 3]] == before[[1, 0, 0]]).all()
     assert len(use(paths, version=2)["text"].encoded) == 3, "another encoder gives other vectors"
 
@@ -139,7 +139,7 @@ def test_a_killed_build_continues_after_its_last_shard(paths, use, monkeypatch):
     rest = use(paths)
     assert sorted(killed["text"].encoded + rest["text"].encoded) == [f"Title: title {n}" for n in range(7)]
     expected = Counting().encode_texts([f"Title: title {n}" for n in range(7)])
-    assert (read_text_features(paths).values == expected).all()
+    assert (read_features(paths.item_features, "text").values == expected).all()
     assert not list(paths.cache.rglob("*.npz"))
 
 
@@ -164,4 +164,4 @@ def test_a_damaged_file_and_an_unusable_encoder_are_named(paths):
     build_item_features(SETTINGS, paths, LOCAL)
     (paths.item_features / "text.npy").write_bytes(b"no array")
     with pytest.raises(ArtefactError, match=r"text\.npy is damaged"):
-        read_text_features(paths)
+        read_features(paths.item_features, "text")
