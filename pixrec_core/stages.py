@@ -307,6 +307,8 @@ class Stage:
         except Timeout:  # an OSError of the lock
             raise
         except Exception as error:
+            if isinstance(error, RuntimeError) and str(error) == "Query interrupted":  # what DuckDB makes of SIGINT
+                raise KeyboardInterrupt from error
             if (problem := disk_problem(error, work.settings.data_dir)) is None:
                 raise
             raise ArtefactError(

@@ -1,10 +1,14 @@
 """When a stage is current, and what happens if several processes build it."""
 
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
+import duckdb
 import pytest
 from filelock import FileLock
 
@@ -95,6 +99,16 @@ def test_a_failing_stage_leaves_no_stamp(work: Work) -> None:
         dataclasses.replace(stage, run=fail).materialise(work)
     assert stage.stamp(work) is None
     assert not stage.is_current(work)
+
+
+def test_a_signal_during_a_query_is_an_interruption(work: Work) -> None:
+    def run(_: Work) -> dict:
+        Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        duckdb.sql("SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b").fetchall()
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        dataclasses.replace(make_stage("one"), run=run).materialise(work)
 
 
 def test_a_stage_with_missing_external_inputs_is_not_current(work: Work) -> None:
