@@ -127,7 +127,7 @@ DATA_ASSETS: Final = (
     stage_asset(
         pipeline.ITEM_FEATURES,
         "A text or photo that has not changed is not encoded again, unless the encoder was fitted on the catalogue.",
-        group="model",
+        group="data",
         kinds={"numpy", "scikitlearn"},
     ),
 )

@@ -97,7 +97,7 @@ def stage_asset(
         work = work_of(context)
         present: Stage = getattr(pipeline, stage.name.upper())
         callbacks = {"on_epoch": _epoch_observer(context)} if observes_epochs else {}
-        has_contract = group == "data"
+        has_contract = "check_specs" in options and check is None
         try:
             stamp = materialise(present, work, context.resources.inputs, **callbacks)
         except dg.Failure as failure:

@@ -74,9 +74,9 @@ def test_the_whole_pipeline_runs_in_a_folder_of_any_name(project: Path, capsys) 
     assert set(project.parent.iterdir()) <= before | {project.parent / "cache"}, "nothing was written elsewhere"
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "pixrec_assets.cli", "recommend", "--user", "ü1", "--top", "3"]
-    told = subprocess.run(command, env=os.environ | ascii_only, capture_output=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert "Träger 長" in told.stdout.decode()
+    done = subprocess.run(command, env=os.environ | ascii_only, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Träger 長" in done.stdout.decode()
 
 
 def test_a_database_is_in_its_folder_whatever_the_name(project: Path) -> None:

@@ -114,7 +114,7 @@ def test_lineage_of_partitions_is_the_settings(settings: Settings):
 
 def test_each_epoch_is_an_observation_of_the_joint_partition(materialise, settings: Settings):
     for dataset in ("books", "toys"):
-        assert materialise(DATA, dataset).success
+        assert materialise((*DATA, "item_features"), dataset).success
     result = materialise(("joint_checkpoint",), "both|text_only")
     observations = [e.asset_observation_data.asset_observation for e in result.all_events if e.is_asset_observation]
     assert [o.metadata["loss"].value for o in observations] == [2.0, 1.5]
@@ -128,7 +128,7 @@ def test_new_data_request_the_joint_training_before_its_successors(materialise, 
     defs = fresh("definitions").defs
     _, cursor = evaluate(defs, instance)
     for dataset in ("books", "toys"):
-        assert materialise(DATA, dataset).success
+        assert materialise((*DATA, "item_features"), dataset).success
     asked, cursor = evaluate(defs, instance, cursor)
     assert asked == {
         "joint_checkpoint": {"both|multimodal", "both|collaborative", "both|text_only"},
@@ -145,7 +145,7 @@ def test_a_run_of_a_dataset_builds_its_joint_training_first_and_no_stage_twice(p
     code, out = pixrec("run", "books", "--variant", "text_only")
     assert code == 0
     assert built(out) == [
-        *(f"{name} books" for name in (*DATA, "baselines")),
+        *(f"{name} books" for name in (*DATA, "item_features", "baselines")),
         *(f"{name} toys" for name in DATA),
         "joint_checkpoint both|text_only",
         *(f"{name} books|text_only" for name in TRAINED),
@@ -181,4 +181,4 @@ def test_a_new_joint_checkpoint_makes_its_successor_stale(pixrec, settings: Sett
 def test_status_shows_the_joint_training_once(pixrec):
     out = pixrec("status")[1]
     assert out.count("joint_checkpoint") == 3, "one line a variant"
-    assert out.index("joint_checkpoint") < out.index("books|multimodal")
+    assert out.index("joint_checkpoint") < out.index("books\n")

@@ -36,7 +36,7 @@ def card(variant: str = "multimodal", kind: str = "embedded", name: str = "tiny"
 def test_it_contains_data_metrics_and_settings():
     text = card()
     assert "| hats | 1,200 | 5,400 | 300 | 290 | 1,000 |" in text
-    assert "| epoch | loss | recall@10 | ndcg@10 |\n| --- | --- | --- | --- |\n| 1 | 2.5 | 0.125 | 0.0625 |" in text
+    assert "| epoch | loss | ndcg@10 | recall@10 |\n| --- | --- | --- | --- |\n| 1 | 2.5 | 0.0625 | 0.125 |" in text
     assert "epoch 2, which has the best recall@10 on validation users" in text
     assert "700,000 parameters, of which 600,000 were trained" in text
     assert "| training.metric_for_best_model | `recall@10` |" in text

@@ -47,7 +47,7 @@ def test_all_prefixes_in_one_pass_equal_one_window_at_a_time(tower: Small) -> No
     model = tower.model
     outputs = model(**tower.collator(WINDOWS))
 
-    pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
+    pairs = [(w[:n], w[n], w[n:]) for w, *_ in WINDOWS for n in range(1, len(w))]
     alone = [one_window(tower, history, target) for history, target, _ in pairs]
     distinct = sorted({item for window in WINDOWS for item in window.items})
     keys = torch.cat([vectors(model, tower.collator, [item]) for item in distinct])
@@ -249,7 +249,7 @@ def test_with_all_items_sampled_the_loss_is_over_the_training_catalogue(tower: S
     outputs = model(**collator(WINDOWS))
 
     items = vectors(model, tower.collator, list(range(20)))
-    pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
+    pairs = [(w[:n], w[n], w[n:]) for w, *_ in WINDOWS for n in range(1, len(w))]
     users = torch.cat([user_vectors(model, tower.collator, [history]) for history, _, _ in pairs])
     allowed = torch.tensor([[i not in {11, 12, *later} for i in range(20)] for _, _, later in pairs])
     targets = torch.tensor([target for _, target, _ in pairs])
@@ -297,7 +297,7 @@ def test_id_vectors_are_added_to_content_vectors_of_users_and_items(tower: Small
 def test_the_loss_with_item_ids_equals_that_of_single_histories(tower: Small) -> None:
     with_ids = with_item_id_embedding(tower, seed=1)
     model, collator = with_ids.model, with_ids.collator
-    pairs = [(w[:n], w[n], w[n:]) for w, _ in WINDOWS for n in range(1, len(w))]
+    pairs = [(w[:n], w[n], w[n:]) for w, *_ in WINDOWS for n in range(1, len(w))]
     distinct = sorted({item for window in WINDOWS for item in window.items})
     allowed = torch.tensor([[item not in later for item in distinct] for _, _, later in pairs])
     users = torch.cat([user_vectors(model, collator, [history]) for history, _, _ in pairs])
