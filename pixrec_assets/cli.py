@@ -1,6 +1,8 @@
 """The command line: `pixrec run`, `pixrec status`, `pixrec recommend` and others."""
 
+import atexit
 import io
+import logging
 import os
 import sys
 import traceback
@@ -75,5 +77,29 @@ def main() -> None:
             sys.exit(1)
 
 
+def run_process() -> None:
+    """Run `main` as the only work of this process, which ends without the last part of the interpreter's clean-up.
+
+    There DuckDB would report its own objects as leaked, on dozens of lines, if PyTorch is loaded. Exit functions run in
+    reverse order: those that are registered during `main` run before `leave`, and DuckDB's would run after it.
+    """
+    import duckdb  # noqa: F401  # registers its exit function
+
+    code = 1
+
+    def leave() -> None:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    run_process()

@@ -91,7 +91,7 @@ def test_the_wheel_contains_only_the_packages(wheel):
         entry = packed.read(f"pixrec-{version('pixrec')}.dist-info/entry_points.txt").decode()
     assert {name for name in names if not name.startswith("pixrec-")} == modules_and_data()
     assert {"pixrec_core/py.typed", "pixrec_core/report/templates/index.html", "pixrec_assets/dagster.yaml"} <= names
-    assert "pixrec = pixrec_assets.cli:main" in entry
+    assert "pixrec = pixrec_assets.cli:run_process" in entry
 
 
 def test_it_works_in_an_empty_folder(installed, tmp_path):
