@@ -72,7 +72,7 @@ def test_a_group_of_assets_and_two_stages_of_training_can_be_launched(launch, tm
     assert pipeline.SEQUENCES.is_current(Work(settings, "a"))
     assert pipeline.BASELINES.stamp(Work(settings, "a")) is None
 
-    for run in plan_dataset(settings, "b", up_to="sequences"):
+    for run in plan_dataset(settings, "b", up_to="item_features"):
         run.stage.materialise(run.work)
     launch("--job", "train_jointly", "--partition", "all|text_only")
     launch("--job", "train", "--partition", "b|text_only")
