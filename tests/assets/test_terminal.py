@@ -38,8 +38,9 @@ def test_styles_still_reach_a_terminal():
     assert captured.get().count("\x1b") == 2, "one sequence to start the colour, and one to end it"
 
 
-def test_log_lines(capsys):
+def test_log_lines(capsys, monkeypatch):
     log = logging.getLogger("pixrec_core")
+    monkeypatch.setattr(log, "propagate", False)  # pytest-xdist cannot send the captured log: no UTF-8 has a surrogate
     before = log.handlers, log.level
     try:
         terminal.show_progress(f"shop|{HOSTILE}")
