@@ -16,7 +16,11 @@ from tests import test_end_to_end
 from tests.core.data.hostile_server import Answer, Server, hostile_server, jpeg, sends
 
 pytest.importorskip("mlflow", reason="install .[tracking]")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
 
 #: The command in this process; a fixture.
 pixrec = test_end_to_end.pixrec

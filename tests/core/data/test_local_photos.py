@@ -184,7 +184,7 @@ def test_a_replaced_photo_makes_the_stage_stale(paths, folder, tmp_path):
     own = {"source": {"kind": "sample"}}
     work = Work(Settings(root=tmp_path, data_dir=paths.root.parent, datasets={"shop": own}), "shop")
     for stage in ("raw", "items"):
-        files.write_json(paths.stamp(stage), {"data_version": "1"})
+        files.write_json(paths.stamp(stage), {"data_version": "1", "fingerprint": "1", "stats": {}})
     IMAGES.materialise(work)
     assert IMAGES.is_current(work)
     (folder / "another.jpg").write_bytes(RED)

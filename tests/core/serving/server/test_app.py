@@ -263,7 +263,9 @@ def test_answers_are_logged_if_asked(shop, bought):
 
 def test_photo_formats_are_those_of_the_recommender(client):
     file = io.BytesIO()
-    Image.new("RGB", (40, 30), "red").save(file, "WEBP")
+    photo = Image.new("RGB", (40, 30), "red")
+    photo.paste("white", (0, 0, 20, 20))  # a photo of one colour is a placeholder
+    photo.save(file, "WEBP")
     assert len(items_of(client.post("/datasets/shop/recommend/photo?top=2", data=file.getvalue()))) == 2
 
 
