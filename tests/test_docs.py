@@ -80,6 +80,7 @@ SMALL = {
     "PIXREC_TRAINING__EPOCHS": "1",
     "PIXREC_TRAINING__MAX_HISTORY_LEN": "4",
     "PIXREC_MODEL__EMBEDDING_DIM": "16",
+    "PIXREC_MODEL__USER_ENCODER": "tokens",  # the rankers of retrieval.md need a language model
     "PIXREC_MODEL__ITEM_TOKENS": "8",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
