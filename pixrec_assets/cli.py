@@ -80,11 +80,8 @@ def main() -> None:
 def run_process() -> None:
     """Run `main` as the only work of this process, which ends without the last part of the interpreter's clean-up.
 
-    There DuckDB would report its own objects as leaked, on dozens of lines, if PyTorch is loaded. Exit functions run in
-    reverse order: those that are registered during `main` run before `leave`, and DuckDB's would run after it.
+    There DuckDB would report its own objects as leaked, on dozens of lines, if PyTorch is loaded.
     """
-    import duckdb  # noqa: F401  # registers its exit function
-
     code = 1
 
     def leave() -> None:
@@ -93,7 +90,7 @@ def run_process() -> None:
         sys.stderr.flush()
         os._exit(code)
 
-    atexit.register(leave)
+    atexit.register(leave)  # before any library, so that it runs last
     try:
         main()
     except SystemExit as end:
