@@ -9,15 +9,7 @@ from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Work
 
 VARIANT = "multimodal"
-DATA_STAGES = (
-    pipeline.RAW,
-    pipeline.ITEMS,
-    pipeline.INTERACTIONS,
-    pipeline.IMAGES,
-    pipeline.SEQUENCES,
-    pipeline.ITEM_FEATURES,
-)
-INDEX_STAGES = (*DATA_STAGES, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX)
+INDEX_STAGES = (*pipeline.DATA, pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX)
 
 
 def open_shop(folder: Path, users: int, stages: Sequence[Stage], **settings: Mapping[str, Any]) -> Work:

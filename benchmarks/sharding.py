@@ -21,7 +21,7 @@ from threading import Event, Thread
 import psutil
 from transformers import SmolVLMForConditionalGeneration, set_seed
 
-from benchmarks.generated_shop import DATA_STAGES, open_shop, shop
+from benchmarks.generated_shop import open_shop, shop
 from pixrec_core import files, pipeline, prompts
 from pixrec_core.data.sequences import read_items
 from pixrec_core.models import checkpoint
@@ -95,7 +95,7 @@ def main() -> None:
     measured: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as temporary:
         folder, backbone = Path(temporary, "shop"), Path(temporary, "backbone")
-        work = open_shop(folder, given.users, DATA_STAGES)
+        work = open_shop(folder, given.users, pipeline.DATA)
         weights = save_backbone(backbone, work.paths, given.width, given.layers)
         print(f"{weights / 1e6:.1f} million weights, {PROCESSES} processes")
         for _ in range(given.rounds):

@@ -23,8 +23,8 @@ import torch
 from torch.nn import functional
 from transformers import set_seed
 
-from benchmarks.generated_shop import DATA_STAGES, open_shop
-from pixrec_core import files, losses, prompts, schemas
+from benchmarks.generated_shop import open_shop
+from pixrec_core import files, losses, pipeline, prompts, schemas
 from pixrec_core.data.images import open_photo
 from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import LOCAL
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=3000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = open_shop(Path(folder), options.users, DATA_STAGES)
+        work = open_shop(Path(folder), options.users, pipeline.DATA)
         compare_training(work, options.rounds, options.steps)
         compare_encoding(work, options.rounds)
 

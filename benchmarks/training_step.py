@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from transformers import Trainer
 
-from benchmarks.generated_shop import DATA_STAGES, open_shop
+from benchmarks.generated_shop import open_shop
 from pixrec_core import pipeline
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps that are not counted")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = open_shop(Path(folder), given.users, DATA_STAGES, model={"item_tokens": given.item_tokens})
+        work = open_shop(Path(folder), given.users, pipeline.DATA, model={"item_tokens": given.item_tokens})
         clock = Clock()
         clock.install()
         pipeline.CHECKPOINT.materialise(work)

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.errors import DagsterInvalidSubsetError, DagsterUnknownPartitionError
 
 from pixrec_assets.assets import ASSETS
-from pixrec_assets.jobs import JOBS, daily_refresh, weekly_data
+from pixrec_assets.jobs import JOBS, SCHEDULES
 from pixrec_assets.partitions import SETTINGS
 from pixrec_assets.sensors import follow_data, new_raw_files
 from pixrec_assets.serving import SERVING_ASSETS
@@ -32,7 +32,7 @@ sys.excepthook = report_wrong_selection  # `dg launch` loads this module into it
 defs = dg.Definitions(
     assets=(*ASSETS, *SERVING_ASSETS),
     jobs=JOBS,
-    schedules=[weekly_data, daily_refresh],
+    schedules=SCHEDULES,
     sensors=[follow_data, new_raw_files],
     resources={"settings": SETTINGS, "inputs": dg.ResourceDefinition.none_resource()},
 )

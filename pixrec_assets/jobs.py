@@ -1,9 +1,9 @@
-"""Three jobs, since one run has partitions of one kind: `prepare_data`, `train`, `evaluate`; and the weekly schedule.
+"""Jobs and schedules. A run has partitions of one kind, so training takes three: `prepare_data`, `train`, `evaluate`.
 
-A fourth job, `train_jointly`, exists if settings name joint trainings.
+`refresh` needs no training; `train_jointly` exists if settings name joint trainings.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -50,25 +50,23 @@ REFRESH: Final = dg.define_asset_job(
 JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE, REFRESH)
 
 
-@dg.schedule(
-    job=PREPARE_DATA,
-    cron_schedule="0 3 * * 1",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Prepares every dataset again on Mondays at 03:00 UTC, one run each.",
-)
-def weekly_data() -> list[dg.RunRequest]:
-    """One run per dataset. The dataset as run key prevents a second run if the daemon died within a tick."""
-    return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]
+def _per_dataset(name: str, job: Any, cron: str, description: str) -> dg.ScheduleDefinition:
+    """Return a schedule, stopped at first, that requests one run of a job per dataset.
+
+    The dataset as run key prevents a second run if the daemon died within a tick.
+    """
+
+    @dg.schedule(
+        name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+    )  # fmt: skip
+    def request_runs() -> list[dg.RunRequest]:
+        return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]
+
+    return request_runs
 
 
-@dg.schedule(
-    job=REFRESH,
-    cron_schedule="0 4 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Refreshes what serves of every dataset at 04:00 UTC, one run each.",
+SCHEDULES: Final = (
+    _per_dataset("weekly_data", PREPARE_DATA, "0 3 * * 1", "Prepares every dataset again on Mondays at 03:00 UTC."),
+    _per_dataset("daily_refresh", REFRESH, "0 4 * * *", "Refreshes what serves of every dataset at 04:00 UTC."),
 )
-def daily_refresh() -> list[dg.RunRequest]:
-    """One run per dataset."""
-    return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]

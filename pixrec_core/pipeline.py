@@ -345,14 +345,12 @@ PROMOTED: Final = Stage(
 )
 REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED))
 
+#: Stages of a dataset that train nothing, inputs first.
+DATA: Final = (RAW, ITEMS, INTERACTIONS, IMAGES, SEQUENCES, ITEM_FEATURES)
+
 #: Inputs first.
 STAGES: Final = (
-    RAW,
-    ITEMS,
-    INTERACTIONS,
-    IMAGES,
-    SEQUENCES,
-    ITEM_FEATURES,
+    *DATA,
     BASELINES,
     JOINT_CHECKPOINT,
     CHECKPOINT,

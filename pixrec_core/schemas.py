@@ -12,6 +12,7 @@ from polars.datatypes import DataTypeClass
 USER: Final = "user"
 ITEM: Final = "item"
 TIMESTAMP: Final = "timestamp"  # milliseconds since 1970-01-01 UTC
+DAY_MS: Final = 86_400_000
 RATING: Final = "rating"  # stars; 0.0 occurs in real data
 POSITION: Final = "position"  # line number in the reviews file, from 1; breaks ties of time
 TITLE: Final = "title"

@@ -13,7 +13,6 @@ from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
-from tests.core.shop import DATA_STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "security.md").read_text()
@@ -108,7 +107,7 @@ def test_ids_that_look_like_paths_leave_the_data_folder_alone(tmp_path):
     source = {"kind": "amazon_2023", "folder": "raw"}
     work = Work(Settings(root=root, datasets={"shop": {"source": source}}), "shop")
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(work.settings.data_dir)}
-    for stage in DATA_STAGES:
+    for stage in pipeline.DATA:
         stage.materialise(work)
     manifest = pl.read_parquet(work.paths.images_manifest).filter(item=HOSTILE)
     assert manifest["status"].to_list() == ["ok"], "its photo is stored like any other"

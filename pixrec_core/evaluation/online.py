@@ -11,10 +11,9 @@ from typing import Any, Final
 
 import polars as pl
 
-from pixrec_core.schemas import ITEM, METHOD, TIMESTAMP, USER
+from pixrec_core.schemas import DAY_MS, ITEM, METHOD, TIMESTAMP, USER
 from pixrec_core.stages import Stats
 
-DAY_MS: Final = 86_400_000
 FILES: Final = "shown-*.jsonl"
 POSITIONS: Final = 20  # of a list that are reported
 

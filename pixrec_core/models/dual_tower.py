@@ -30,17 +30,10 @@ disable_progress_bar()  # a checkpoint is one shard; progress bars of one step w
 RENAMED_WEIGHTS = {r"^residual\.": "item_id_embedding."}
 
 
-class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
-    """Configuration of a `DualTower`, which contains that of its backbone."""
+class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
+    """What both towers configure: the backbone, the item-id embedding and the objective."""
 
-    model_type = "pixrec_dual_tower"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # read by transformers
-    #: Old name: new name, for config.json of earlier versions.
-    attribute_map = {  # noqa: RUF012
-        "dimension": "embedding_dim",
-        "residual_items": "num_item_ids",
-        "residual_dropout": "item_id_dropout",
-    }
 
     backbone_config: Any = None
     embedding_dim: int = 128
@@ -57,6 +50,18 @@ class DualTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         # ones (Gemma 2 does not support SDPA). The empty dictionary keeps the choice of each part.
         kwargs.setdefault("attn_implementation", {"backbone_config": {}})
         super().__post_init__(**kwargs)
+
+
+class DualTowerConfig(TowerConfig):
+    """Configuration of a `DualTower`, which contains that of its backbone."""
+
+    model_type = "pixrec_dual_tower"
+    #: Old name: new name, for config.json of earlier versions.
+    attribute_map = {  # noqa: RUF012
+        "dimension": "embedding_dim",
+        "residual_items": "num_item_ids",
+        "residual_dropout": "item_id_dropout",
+    }
 
 
 class ItemIdEmbedding(nn.Module):

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pixrec_core import losses
 from pixrec_core.models.collate import Batch
-from pixrec_core.models.dual_tower import DualTowerOutput, Tower, allowed_negatives
+from pixrec_core.models.dual_tower import DualTowerOutput, Tower, TowerConfig, allowed_negatives
 from pixrec_core.models.user_encoders import create_user_encoder
 
 #: Content of an item: (I, K) features by modality; a row of zeros where an item lacks the modality.
@@ -35,7 +35,7 @@ BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `
 DROPOUT = {"text": 0.1, "photo": 0.3, BACKBONE: 0.1}
 
 
-class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
+class ItemsTowerConfig(TowerConfig):
     """Configuration of an `ItemsTower`.
 
     Attributes:
@@ -50,9 +50,7 @@ class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers 
     """
 
     model_type = "pixrec_items_tower"
-    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # read by transformers
 
-    backbone_config: Any = None
     modalities: Any = (BACKBONE,)
     feature_dims: Any = None
     raw_dims: Any = None
@@ -66,13 +64,8 @@ class ItemsTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers 
     tau: float = 0.1
     weight_item_item: float = 0.0
     weight_user_item: float = 1.0
-    num_item_ids: int = 0
-    item_id_dropout: float = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.backbone_config, dict):
-            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
-        kwargs.setdefault("attn_implementation", {"backbone_config": {}})  # as in `DualTowerConfig`
         super().__post_init__(**kwargs)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-DAY_MS: Final = 86_400_000
+from pixrec_core.schemas import DAY_MS
+
 HEADS: Final = 4
 LAYERS: Final = 2
 INPUT_NORM: Final = 4.0  # of item vectors as inputs of a network; unit vectors would hardly move its gates

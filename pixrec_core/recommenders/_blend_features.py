@@ -19,12 +19,11 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import popularity_ranks
 from pixrec_core.recommenders.base import ItemLists, before_target, index_lists
-from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, ITEMS, PRICE, TIMESTAMPS, TRAIN
+from pixrec_core.schemas import CATEGORIES, DAY_MS, HAS_IMAGE, ITEM, ITEMS, PRICE, TIMESTAMPS, TRAIN
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-DAY_MS: Final = 86_400_000
 RECENT_SHARES: Final = (0.1, 0.3)  # of the training interactions: the newest ones, for recent popularity
 FUSION_OFFSET: Final = 10  # added to ranks in reciprocal rank fusion; not tuned
 MISSING_Z_SCORE: Final = -2.0  # in the linear model, of an item that a method does not recommend; not tuned

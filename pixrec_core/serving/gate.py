@@ -118,7 +118,7 @@ def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: i
 
 def _served_answers(paths: DatasetPaths, served: Promotion) -> Answers:
     verify_promotion(paths.promoted, served)
-    copies = paths.promoted.copies(served.measured or served.number)
+    copies = paths.promoted.copies(served.measured)
     ranking = copies.ranked_methods(served.towers)[served.method].ranking
     return Answers.read(copies, {served.method: ranking})
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from pixrec_core.data.sequences import read_items
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import popularity_ranks
-from pixrec_core.recommenders._blend_features import DAY_MS, MethodLists
+from pixrec_core.recommenders._blend_features import MethodLists
 from pixrec_core.recommenders._blend_rankings import USERS_PER_BATCH
 from pixrec_core.recommenders.base import ItemLists, Method, Scores
 from pixrec_core.recommenders.blend import Blend
-from pixrec_core.schemas import TRAIN_COUNT
+from pixrec_core.schemas import DAY_MS, TRAIN_COUNT
 
 if TYPE_CHECKING:
     from pixrec_core.retrieval.encode import Vectors

@@ -7,7 +7,7 @@ The previous copy stays until the next promotion, for processes that are still r
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -50,8 +50,8 @@ class Promotion(BaseModel):
     selection_users: int
     towers: tuple[str, ...]
     promoted_at: str
-    measured: int = 0
-    trained_at: str = ""
+    measured: int
+    trained_at: str
     checkpoint_sha256: dict[str, str]
     score: float
     comparison: Comparison | None
@@ -70,6 +70,14 @@ class Promotion(BaseModel):
             if not any(name.startswith(part) for name in self.files):
                 raise ValueError(f"`files` lists nothing of {part}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_measured(cls, values: Any) -> Any:
+        """A promotion that no refresh has made was measured itself; manifests of earlier versions do not say so."""
+        if not isinstance(values, dict) or not {"number", "promoted_at"} <= values.keys():
+            return values
+        return {"measured": values["number"], "trained_at": values["promoted_at"], **values}
 
     def require_method(self, method: str) -> str:
         """Return `method`.
@@ -170,7 +178,6 @@ def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[
         fields: of `Promotion`, without `promoted_at` and `files`.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    fields = {"measured": fields["number"], "trained_at": now, **fields}
     checksums = {str(path.relative_to(copies.root)): files.sha256_file(path) for path in sorted(_files_in(copies.root))}
     promotion = Promotion.model_validate({**fields, "promoted_at": now, "files": checksums})
     files.write_json(paths.manifest, promotion.model_dump(mode="json"))

@@ -6,14 +6,15 @@ validation chose. Networks over item ids and the blend keep their weights; new i
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pixrec_core import files, prompts, recommenders
+from pixrec_core import files, recommenders
 from pixrec_core.data.item_features import ItemFeatures
 from pixrec_core.data.sequences import catalogue_digest, read_items
 from pixrec_core.engine import Engine
@@ -31,7 +32,7 @@ from pixrec_core.recommenders.blend import Blend
 from pixrec_core.retrieval.encode import encode_items
 from pixrec_core.retrieval.index import build_index
 from pixrec_core.schemas import ITEM
-from pixrec_core.serving.promotion import Promotion, read_promotion, verify_promotion, write_promotion
+from pixrec_core.serving.promotion import read_promotion, verify_promotion, write_promotion
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
@@ -57,39 +58,32 @@ def refresh_promotion(settings: DatasetSettings, paths: DatasetPaths, engine: En
     files.remove(copies.root)
     for source in (paths.sequences, paths.images_manifest):
         files.link(files.require(source), copies.root / source.relative_to(paths.root))
-    before, now = read_items(old)[ITEM], read_items(paths)[ITEM]
-    positions = _positions(before.to_list(), now.to_list())
-    train = TrainData.read_all(paths)
-    digest = catalogue_digest(now)
-    sha256 = {
-        name: _refresh_tower(settings, paths.variant(name), old.variant(name), copies.variant(name), positions, engine)
-        for name in served.towers
-    }
+    catalogue, train = read_items(paths), TrainData.read_all(paths)
+    positions = _positions(read_items(old)[ITEM].to_list(), catalogue[ITEM].to_list())
+    digest, sha256 = catalogue_digest(catalogue[ITEM]), {}
+    for name in served.towers:
+        shutil.copytree(old.variant(name).checkpoint, copies.variant(name).checkpoint)
+        sha256[name] = _refresh_tower(settings, paths.variant(name), copies.variant(name), train, positions, engine)
     for name in served.methods:
         if name == BLEND:
             blend = Blend.load(old.blend.root)
-            items = ItemTable.of(read_items(paths), train.train.values, train.times)
+            items = ItemTable.of(catalogue, train.train.values, train.times)
             replace(blend, items=items, catalogue=digest).save(copies.blend.root)
         elif name not in served.towers:
             model = _refresh_model(old.baseline(name).model, train, positions)
             model.save(copies.baseline(name).model, digest)
-    write_promotion(paths.promoted, copies, _fields(served, sha256))
+    kept = served.model_dump(exclude={"promoted_at", "files"})  # figures stay those of the measured promotion
+    fields = kept | {"number": served.number + 1, "checkpoint_sha256": sha256}
+    write_promotion(paths.promoted, copies, fields)
     return {
         "promotion": served.number + 1,
         "method": served.method,
-        "trained_at": served.trained_at or served.promoted_at,
-        "items": len(now),
-        "new_items": len(now) - int((positions >= 0).sum()),
+        "trained_at": served.trained_at,
+        "items": train.n_items,
+        "new_items": train.n_items - int((positions >= 0).sum()),
         "left_items": int((positions < 0).sum()),
         "interactions": len(train.times),
     }
-
-
-def _fields(served: Promotion, sha256: Mapping[str, str]) -> dict[str, Any]:
-    """Fields of the refreshed promotion; figures stay those of the promotion that was measured."""
-    kept = served.model_dump(exclude={"promoted_at", "files", "number", "checkpoint_sha256"})
-    kept |= {"measured": served.measured or served.number, "trained_at": served.trained_at or served.promoted_at}
-    return {**kept, "number": served.number + 1, "checkpoint_sha256": dict(sha256)}
 
 
 def _positions(before: list[str], now: list[str]) -> NDArray[np.int64]:
@@ -98,7 +92,7 @@ def _positions(before: list[str], now: list[str]) -> NDArray[np.int64]:
     return np.array([numbers.get(item, -1) for item in before], np.int64)
 
 
-def _refresh_model(folder: Any, train: TrainData, positions: NDArray[np.int64]) -> Model:
+def _refresh_model(folder: Path, train: TrainData, positions: NDArray[np.int64]) -> Model:
     """Return a baseline for the present catalogue."""
     model = load_model(folder)
     if isinstance(model, SequenceModel):
@@ -112,19 +106,19 @@ def _refresh_model(folder: Any, train: TrainData, positions: NDArray[np.int64]) 
 def _refresh_tower(
     settings: DatasetSettings,
     present: VariantPaths,
-    old: VariantPaths,
     copies: VariantPaths,
+    train: TrainData,
     positions: NDArray[np.int64],
     engine: Engine,
 ) -> str:
-    """Encode the present catalogue with a promoted tower; return the checksum of its weights."""
-    shutil.copytree(old.checkpoint, copies.checkpoint)
+    """Encode the present catalogue with a promoted tower, whose checkpoint is copied; return the checksum of it."""
     model, encoders = checkpoint.load(copies.checkpoint)
     if model.item_id_embedding is not None:
-        _extend_item_ids(model, positions, copies)
+        _extend_item_ids(model, positions, train.n_items)
+        checkpoint.replace_weights(copies.checkpoint, model)
     features = None
     if isinstance(encoders, FrozenEncoders):
-        features = _encode_texts(variant_features(present), encoders, present.dataset)
+        features = _encode_texts(variant_features(present), encoders, train.texts)
     photos = copies.dataset.images
     photos.symlink_to(present.dataset.images.absolute())  # towers that read pixels decode them from there
     try:
@@ -135,11 +129,11 @@ def _refresh_tower(
     return checkpoint.weights_sha256(copies.checkpoint)
 
 
-def _extend_item_ids(model: Any, positions: NDArray[np.int64], copies: VariantPaths) -> None:
-    """Save the tower with id vectors for the present catalogue; those of new items are 0, as before training."""
+def _extend_item_ids(model: Any, positions: NDArray[np.int64], size: int) -> None:
+    """Give the tower id vectors for a catalogue of `size` items; those of new items are 0, as before training."""
     import torch
 
-    size, old = len(read_items(copies.dataset)), model.item_id_embedding
+    old = model.item_id_embedding
     stays = positions >= 0
     kept, to = torch.from_numpy(np.flatnonzero(stays)), torch.from_numpy(positions[stays])
     weights = {name: getattr(old, name).weight.detach() for name in ("history", "candidate")}
@@ -147,16 +141,14 @@ def _extend_item_ids(model: Any, positions: NDArray[np.int64], copies: VariantPa
     with torch.no_grad():
         for name, values in weights.items():
             getattr(model.item_id_embedding, name).weight[to] = values[kept]
-    checkpoint.replace_weights(copies.checkpoint, model)
 
 
 def _encode_texts(
-    features: dict[str, ItemFeatures], encoders: FrozenEncoders, paths: DatasetPaths
+    features: dict[str, ItemFeatures], encoders: FrozenEncoders, texts: Sequence[str]
 ) -> dict[str, ItemFeatures]:
     """Return the features with texts encoded as at the training: an encoder fitted on texts differs from day to day."""
     if TEXT not in features or TEXT not in encoders.folders:
         return features
-    texts = [prompts.item_text(item) for item in read_items(paths).iter_rows(named=True)]
     distinct, rows = np.unique(np.array(texts, np.object_), return_inverse=True)
     values = load_encoder(encoders.folders[TEXT]).encode_texts(distinct.tolist())[rows]
     if values.shape[1] != features[TEXT].values.shape[1]:

@@ -10,10 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core.errors import QueryError
-from pixrec_core.schemas import CATEGORIES, IN_STOCK, ITEM, MAIN_CATEGORY, PRICE, STORE
+from pixrec_core.schemas import CATEGORIES, DAY_MS, IN_STOCK, ITEM, MAIN_CATEGORY, PRICE, STORE
 from pixrec_core.settings import CandidateRules
 
-DAY_MS: Final = 86_400_000
 NO_GROUP: Final = -1  # of an item without category or brand; not limited
 
 Mask = NDArray[np.bool_]

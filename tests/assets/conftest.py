@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -44,12 +46,13 @@ def pixrec(
 ) -> Callable[..., tuple[int, str, str]]:
     """Run `pixrec` with arguments: exit code, standard output, standard error."""
     monkeypatch.setattr(execution, "open_instance", lambda _: instance)
+    return partial(call_pixrec, monkeypatch, capsys)
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        reported = capsys.readouterr()
-        return int(end.value.code or 0), reported.out, reported.err
 
-    return call
+def call_pixrec(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[int, str, str]:
+    """Run `pixrec` in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    reported = capsys.readouterr()
+    return int(end.value.code or 0), reported.out, reported.err

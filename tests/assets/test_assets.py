@@ -17,14 +17,7 @@ from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Stats, Work
 from tests.assets import fake_stages
 
-DATA = [
-    pipeline.RAW,
-    pipeline.ITEMS,
-    pipeline.INTERACTIONS,
-    pipeline.IMAGES,
-    pipeline.SEQUENCES,
-    pipeline.ITEM_FEATURES,
-]
+DATA = [*pipeline.DATA]
 MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING]
 EVALUATION = [pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT]
 

@@ -3,15 +3,16 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pixrec_assets import cli, execution
+from pixrec_assets import execution
 from tests.assets import fake_stages
+from tests.assets.conftest import call_pixrec
 
 Pixrec = Callable[..., tuple[int, str, str]]
 
@@ -25,15 +26,7 @@ def pixrec(small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Iterato
         monkeypatch.delenv(name)
     fake_stages.install(monkeypatch.setattr)
     execution.open_instance.cache_clear()
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        reported = capsys.readouterr()
-        return int(end.value.code or 0), reported.out, reported.err
-
-    yield call
+    yield partial(call_pixrec, monkeypatch, capsys)
     execution.open_instance.cache_clear()
 
 

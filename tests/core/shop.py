@@ -16,14 +16,6 @@ from pixrec_core.settings import Settings
 from pixrec_core.stages import Stats, Work
 from pixrec_core.training import items
 
-DATA_STAGES = (
-    pipeline.RAW,
-    pipeline.ITEMS,
-    pipeline.INTERACTIONS,
-    pipeline.IMAGES,
-    pipeline.SEQUENCES,
-    pipeline.ITEM_FEATURES,
-)
 AFTER_TRAINING = (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING)
 
 
@@ -41,7 +33,7 @@ def settings(data_dir: Path, **sections: dict) -> Settings:
 def open_shop(data_dir: Path, variant: str = "multimodal", **sections: dict) -> Work:
     """Run the data stages that are not current, and return the work of one variant."""
     work = Work(settings(data_dir, **sections), "shop", variant)
-    for stage in DATA_STAGES:
+    for stage in pipeline.DATA:
         if not stage.is_current(work):
             stage.materialise(work)
     return work

@@ -25,9 +25,9 @@ from pixrec_core.settings import IndexSettings, Settings
 from pixrec_core.stages import Stage, Work
 from tests.core.forks import CONTEXT, exit_code
 from tests.core.retrieval.test_index import build_example
-from tests.core.shop import DATA_STAGES, settings
+from tests.core.shop import settings
 
-WITHOUT_TRAINING = (*DATA_STAGES, pipeline.BASELINES)
+WITHOUT_TRAINING = (*pipeline.DATA, pipeline.BASELINES)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_full_disk_is_reported_and_damages_nothing(stage: Stage, on_small_disk
     assert re.search("Free disk space|make room|could not be written", str(reported.value))
     assert stage.stamp(work) is None
     assert (content(stage.artefact(work)) if stage.artefact(work).exists() else None) == before
-    if stage in DATA_STAGES:  # the others take longer
+    if stage in pipeline.DATA:  # the others take longer
         stage.materialise(work)
         assert stage.is_current(work)
 
@@ -192,10 +192,10 @@ def test_a_missing_input_makes_later_stages_stale_and_is_reported(shop: Work) ->
 
 
 def test_a_changed_setting_makes_the_stage_and_later_stages_stale(shop: Work) -> None:
-    assert all(stage.is_current(shop) for stage in DATA_STAGES)
+    assert all(stage.is_current(shop) for stage in pipeline.DATA)
     own = shop.settings.datasets["shop"].model_dump() | {"ingest": {"max_bad_share": 0.5}}
     other = Work(Settings(root=shop.settings.root, data_dir=shop.settings.data_dir, datasets={"shop": own}), "shop")
-    assert [stage.name for stage in DATA_STAGES if not stage.is_current(other)] == ["items", "interactions"]
+    assert [stage.name for stage in pipeline.DATA if not stage.is_current(other)] == ["items", "interactions"]
     pipeline.ITEMS.materialise(other)
     assert not pipeline.IMAGES.is_current(other)
     assert not pipeline.SEQUENCES.is_current(other)

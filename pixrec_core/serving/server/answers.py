@@ -5,7 +5,8 @@ unknown items of a history are skipped and listed in the answer, and an unknown 
 """
 
 from collections.abc import Callable
-from typing import Any
+from itertools import compress
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -41,57 +42,43 @@ def answer_question(recommender: Recommender, question: Question, count_unknown:
 
 def answer_questions(recommender: Recommender, questions: list[Question], count_unknown: CountUnknown) -> list[Answer]:
     """Answers to questions about users and histories, which have the same method, rules and length."""
-    histories: list[list[str]] = []
-    times: list[list[int]] = []
-    unknown: list[list[str]] = []
-    for question in questions:
-        if question.user is not None:
-            items, moments = known_history(recommender, question.user)
-            count_unknown("user", int(not items))
-            skipped: list[str] = []
-        else:
-            items, moments, skipped = _known_items(recommender, question)
-            count_unknown("item", len(skipped))
-        histories.append(items)
-        times.append(moments)
-        unknown.append(skipped)
-    first = questions[0]
-    if any(question.items is not None and question.times is None for question in questions):
-        lists = recommender.for_histories(histories, first.top, method=first.method, rules=first.rules)
-        known_times: list[list[int]] | None = None
-    else:
-        lists = recommender.for_histories(histories, first.top, times=times, method=first.method, rules=first.rules)
-        known_times = times
+    first, asked = questions[0], [_read_history(recommender, question, count_unknown) for question in questions]
+    histories, times = [each.items for each in asked], [each.times for each in asked if each.times is not None]
+    known_times = times if len(times) == len(asked) else None  # the blend reads the times of all histories or of none
+    lists = recommender.for_histories(histories, first.top, times=known_times, method=first.method, rules=first.rules)
     answers = []
-    for n, (question, found) in enumerate(zip(questions, lists, strict=True)):
+    for question, history, found in zip(questions, asked, lists, strict=True):
         answer = _build_answer(recommender, question.method or recommender.promotion.method, found)
-        answer.history_length, answer.unknown_items = len(histories[n]), unknown[n]
+        answer.history_length, answer.unknown_items = len(history.items), history.unknown
         if question.explain:
-            reasons = explain(
-                recommender,
-                histories[n],
-                [each.item for each in found],
-                times=known_times[n] if known_times else None,
-                method=question.method,
-            )
+            items, given = [each.item for each in found], history.times if known_times else None
+            reasons = explain(recommender, history.items, items, times=given, method=question.method)
             for row, reason in zip(answer.items, reasons, strict=True):
                 row.why = Why(nearest=reason.nearest, similarity=reason.similarity, ranks=dict(reason.ranks))
         answers.append(answer)
     return answers
 
 
-def _known_items(recommender: Recommender, question: Question) -> tuple[list[str], list[int], list[str]]:
-    """The items of a question that the catalogue has, their times, and the others."""
+class _History(NamedTuple):
+    """Items that the catalogue has, the time of each or None, and the items of the request that it lacks."""
+
+    items: list[str]
+    times: list[int] | None
+    unknown: list[str]
+
+
+def _read_history(recommender: Recommender, question: Question, count_unknown: CountUnknown) -> _History:
+    """Return the history that a question is about."""
+    if question.user is not None:
+        items, times = known_history(recommender, question.user)
+        count_unknown("user", int(not items))
+        return _History(items, times, [])
     given = question.items or []
-    moments = question.times if question.times is not None else [0] * len(given)
-    known = [
-        (item, moment) for item, moment in zip(given, moments, strict=True) if recommender.number_of(item) is not None
-    ]
-    return (
-        [item for item, _ in known],
-        [moment for _, moment in known],
-        [item for item in given if recommender.number_of(item) is None],
-    )
+    known = [recommender.number_of(item) is not None for item in given]
+    unknown = [item for item, is_known in zip(given, known, strict=True) if not is_known]
+    count_unknown("item", len(unknown))
+    given_times = None if question.times is None else list(compress(question.times, known))
+    return _History(list(compress(given, known)), given_times, unknown)
 
 
 def answer_photo(recommender: Recommender, photo: bytes, top: int, method: str | None) -> Answer:

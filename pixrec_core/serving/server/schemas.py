@@ -14,7 +14,15 @@ MAX_TEXT = 2000  # characters of a text query
 MAX_HISTORY = 10_000  # items of a history
 
 
-class Question(BaseModel):
+class ListOptions(BaseModel):
+    """What a request may say about its lists, whatever it asks."""
+
+    top: int = Field(10, ge=1, description="length of each list")
+    method: str | None = Field(None, description="method that answers; by default the one that serves")
+    rules: CandidateRules = Field(CandidateRules(), description="candidate rules of this request")
+
+
+class Question(ListOptions):
     """Exactly one of `user`, `items` and `text`."""
 
     model_config = ConfigDict(
@@ -34,9 +42,6 @@ class Question(BaseModel):
         None, max_length=MAX_HISTORY, description="milliseconds since 1970 of each of `items`; may be left out"
     )
     text: str | None = Field(None, min_length=1, max_length=MAX_TEXT, description="words of a title")
-    top: int = Field(10, ge=1, description="length of the list")
-    method: str | None = Field(None, description="method that answers; by default the one that serves")
-    rules: CandidateRules = Field(CandidateRules(), description="candidate rules of this request")
     explain: bool = Field(False, description="whether each item has its reason; costs about one more query")
 
     @model_validator(mode="after")
@@ -53,7 +58,7 @@ class Question(BaseModel):
             raise HTTPException(422, f"top is {self.top}; at most {max_top:,} (server.max_top)")
 
 
-class Batch(BaseModel):
+class Batch(ListOptions):
     """Either `users` or `histories`."""
 
     model_config = ConfigDict(
@@ -63,9 +68,6 @@ class Batch(BaseModel):
 
     users: list[str] | None = Field(None, min_length=1, description="user ids")
     histories: list[list[str]] | None = Field(None, min_length=1, description="histories of item ids, oldest first")
-    top: int = Field(10, ge=1, description="length of each list")
-    method: str | None = Field(None, description="method that answers; by default the one that serves")
-    rules: CandidateRules = Field(CandidateRules(), description="candidate rules of this request")
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -16,7 +16,6 @@ from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 from pixrec_core.training import prepared
 from pixrec_core.training.validation import Validation
-from tests.core.shop import DATA_STAGES
 
 SHOPS = {"lamps": 40, "hats": 60}  # users; the generator's seed is the same, so that both have the same ids
 
@@ -26,7 +25,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data of two shops that share ids of items and users."""
     folder = tmp_path_factory.mktemp("shops")
     for name in SHOPS:
-        for stage in DATA_STAGES:
+        for stage in pipeline.DATA:
             stage.materialise(Work(settings(folder), name))
     return folder
 
