@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pixrec_core import files, pipeline
-from pixrec_core.data import database, sequences
+from pixrec_core.data import database, splits
 from pixrec_core.errors import ArtefactError, PixRecError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import index
@@ -105,13 +105,13 @@ def die(*_, **__) -> None:
 
 def killed_in_sequences(folder: Path) -> None:
     """Kill this process while it inserts sequences; the target of a process."""
-    ranges = sequences.user_ranges
+    ranges = splits.user_ranges
 
     def first_range(*arguments) -> Iterator[str]:
         yield next(iter(ranges(*arguments)))
         die()
 
-    sequences.user_ranges = first_range
+    splits.user_ranges = first_range
     pipeline.SEQUENCES.materialise(Work(settings(folder), "shop"))
 
 

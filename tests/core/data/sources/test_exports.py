@@ -393,7 +393,8 @@ def test_every_record_of_a_file_is_in_the_balance(tmp_path_factory, records, del
     paths = fetched(root, buffer.getvalue().encode(encoding), time_unit="iso")
     balance = interactions.build_interactions(LENIENT, paths)["balance"]
     expected = list(csv.reader(io.StringIO(buffer.getvalue(), newline=""), delimiter=delimiter))[1:]
-    good = [(user, time) for user, _, time, _ in expected if user and time == "2024-05-01"]
+    whole = [(cells[0], cells[2]) for cells in expected if len(cells) == 4]  # Python writes a bare \r without quotes
+    good = [(user, time) for user, time in whole if user and time == "2024-05-01"]
     assert balance["read"] == len(expected)
     assert balance["kept"] == len(set(good))
     assert sum(balance["rejected"].values()) == len(expected) - len(good)
