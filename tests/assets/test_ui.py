@@ -152,7 +152,8 @@ def test_the_graph_names_every_asset_and_draws_every_dependency(page: Page) -> N
     page.open("/server_info")
     page.browser.execute_script(LAYOUT)
     groups = ",".join(f"global@global:{group}" for group in {node.group_name for node in GRAPH.asset_nodes})
-    page.open(f"/asset-groups?expanded={groups}", height=3200)  # the UI draws only what is in the window
+    # The UI draws only what is in the window, and no details where it has to zoom out.
+    page.open(f"/asset-groups?expanded={groups}", width=3200, height=3200)
     for key in GRAPH.get_all_asset_keys():
         page.find(f"//*[contains(@class, 'assetName')]//*[text()='{key.to_user_string()}']")
     arrows = sum(len(node.parent_keys) for node in GRAPH.asset_nodes)
