@@ -12,6 +12,7 @@ from typing import Final
 import click
 from rich.markup import escape
 
+from pixrec_assets.commands.compare import compare
 from pixrec_assets.commands.doctor import doctor
 from pixrec_assets.commands.export import export
 from pixrec_assets.commands.photos import photos
@@ -48,7 +49,7 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, demo, doctor, export, photos, recommend, refresh, run, serve, settings, status):
+for command in (backfill, compare, demo, doctor, export, photos, recommend, refresh, run, serve, settings, status):
     cli.add_command(command)
 
 

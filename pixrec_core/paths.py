@@ -18,7 +18,7 @@ data/<dataset>/
   blend/                    model.txt  items.safetensors  blend.json
                             ranking.parquet, of test users  validation_ranking.parquet, of selection users
   promoted/                 numbered copies of what serves, each in this layout; promoted.json names the present one
-  evaluation/               metrics.json  outcomes.parquet
+  evaluation/               metrics.json  metrics.csv  outcomes.parquet
   report/                   index.html  report.md
   online/                   answers of the server, as JSON lines  metrics.json: their hit rates
   stamps/                   one JSON record per finished stage, written last
@@ -167,6 +167,10 @@ class DatasetPaths:
     @property
     def metrics(self) -> Path:
         return self.root / "evaluation" / "metrics.json"
+
+    @property
+    def metrics_table(self) -> Path:
+        return self.root / "evaluation" / "metrics.csv"
 
     @property
     def outcomes(self) -> Path:

@@ -1,7 +1,7 @@
-"""Rankings and targets -> metrics.json and outcomes.parquet, under two protocols.
+"""Rankings and targets -> metrics.json, metrics.csv and outcomes.parquet, under two protocols.
 
 `seen_allowed`: unchanged lists, all users. `seen_filtered`: lists without the items of the user's history, and without
-the users whose target is such an item. See docs/metrics.md.
+the users whose target is such an item. See docs/how-it-works.md.
 """
 
 import logging
@@ -18,6 +18,7 @@ from pixrec_core.evaluation.inputs import InputRanks, summarise_inputs
 from pixrec_core.evaluation.lists import ItemFacts, describe_lists
 from pixrec_core.evaluation.protocol import COVERAGE_K, Outcome, summarise
 from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking, without_seen
+from pixrec_core.evaluation.runs import metric_rows
 from pixrec_core.evaluation.targets import ITEM_INDEX, REPEAT, Targets
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.ranking_table import DENSE, SPEEDS
@@ -64,6 +65,8 @@ def evaluate_rankings(
     metrics = {**facts, "depth": settings.depth, "protocols": protocols, "generative": generative}
     if inputs:
         metrics["inputs"] = summarise_inputs(inputs, targets, catalogue)
+    with files.replacing(paths.metrics_table) as temporary:
+        metric_rows(metrics).write_csv(temporary)
     files.write_json(paths.metrics, metrics)
     headline = {method: values["NDCG@10"]["value"] for method, values in protocols[SEEN_ALLOWED]["methods"].items()}
     return {**facts, "ndcg@10": headline}

@@ -53,6 +53,16 @@ def metrics(paths):
     return json.loads(paths.metrics.read_text())
 
 
+def test_the_table_has_all_values(metrics, paths):
+    rows = pl.read_csv(paths.metrics_table)
+    assert rows.columns == ["protocol", "method", "metric", "value", "low", "high", "users"]
+    for protocol, method, metric, value, low, high, users in rows.iter_rows():
+        found = metrics["protocols"][protocol]
+        assert found["methods"][method][metric] == pytest.approx({"value": value, "low": low, "high": high})
+        assert found["users"] == users
+    assert len(rows) == sum(len(m) for p in metrics["protocols"].values() for m in p["methods"].values())
+
+
 def test_facts_of_the_dataset(metrics):
     assert {name: value for name, value in metrics.items() if name != "protocols"} == {
         "generative": {},
