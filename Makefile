@@ -22,10 +22,10 @@ UV := uv==0.13.9
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stress lint lock clean
+.PHONY: help setup demo test stress lint docs results lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s  %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s  %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Create .venv and install all dependencies (a few minutes)
 
@@ -42,6 +42,12 @@ lint: $(STAMP) ## Set up, then check style and types
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m mypy
+
+docs: $(STAMP) ## Set up, then build the site of docs/ in build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
+
+results: $(STAMP) ## Measure the figures of README and docs again; benchmarks/results.toml names the data
+	$(VENV)/bin/python -m benchmarks.results
 
 # $(call make_venv,folder): keeps an environment that works
 define make_venv

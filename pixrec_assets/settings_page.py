@@ -11,7 +11,7 @@ from pixrec_core.settings import DatasetSettings, JointSettings, Section, Sectio
 HEAD: Final = """\
 # Settings
 
-Generated from [`pixrec_core/settings.py`](../pixrec_core/settings.py) by `pixrec settings > docs/settings.md`; a test
+Generated from `pixrec_core/settings.py` by `pixrec settings > docs/settings.md`; a test
 checks that the page is up to date.
 
 Settings are in `pixrec.toml` of the working folder, or in the file of `pixrec --config` or `PIXREC_CONFIG`. An unknown
@@ -20,7 +20,7 @@ folder of `pixrec.toml`; `~` is the home.
 
 A section such as `[training]` applies to all datasets, `[datasets.NAME.training]` to one of them, and
 `[joint.NAME.training]` to a training over several; `[engine]`, `[tracking]` and `[server]` apply to all.
-Options of sources: [data.md](data.md).
+Options of sources: [your data](your-data.md).
 """
 
 #: Sections that exist only at the top level.
@@ -42,7 +42,7 @@ def settings_page() -> str:
     parts = [HEAD, *_table("Top level", Settings, names)]
     parts += _table("`[datasets.NAME]`", DatasetSettings, ["start_from"])
     parts.append("\n## `[datasets.NAME.source]`\n\n")
-    parts.append("`kind` is the source of raw files, which defines the other options: [data.md](data.md).\n")
+    parts.append("`kind` is the source of raw files, which defines the other options: [your data](your-data.md).\n")
     parts += _table("`[joint.NAME]`", JointSettings, ["datasets"])
     for name, section in (Sections.model_fields | {name: Settings.model_fields[name] for name in TOP_LEVEL}).items():
         assert isinstance(section.annotation, type), "every section is a model"

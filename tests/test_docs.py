@@ -39,14 +39,9 @@ from tests.core.recommenders.train_data import make_train_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-IN_ONE_FOLDER = (
-    "tutorial-sample.md",
-    "retrieval.md",
-    "tutorial-your-data.md",
-)  # each continues in the folder of the one before
-AMAZON = "tutorial-amazon.md"
+IN_ONE_FOLDER = ("quick-start.md", "your-data.md")  # the second continues in the folder of the first
+AMAZON = "amazon.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
-UNTRIED = "kubernetes.md"  # its commands need a cluster, and it says that they were not tried on one
 
 #: Commands that no tutorial runs -> the file that runs them.
 ELSEWHERE = {
@@ -80,7 +75,6 @@ SMALL = {
     "PIXREC_TRAINING__EPOCHS": "1",
     "PIXREC_TRAINING__MAX_HISTORY_LEN": "4",
     "PIXREC_MODEL__EMBEDDING_DIM": "16",
-    "PIXREC_MODEL__USER_ENCODER": "tokens",  # the rankers of retrieval.md need a language model
     "PIXREC_MODEL__ITEM_TOKENS": "8",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -134,9 +128,6 @@ def pools() -> list[Command]:
 
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-by_tried_page = pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name != UNTRIED], ids=lambda page: page.name
-)
 
 
 @by_page
@@ -146,7 +137,7 @@ def test_every_block_has_a_known_language(page):
     assert len(fences(page, *known, "")) == sum(token.type == "fence" for token in tokens(page))
 
 
-@by_tried_page
+@by_page
 def test_every_command_is_run(page):
     followed = [*pools(), *(each for name in (*IN_ONE_FOLDER, AMAZON) for each in commands(ROOT / "docs" / name))]
     followed = {command.text for command in followed}
@@ -158,7 +149,7 @@ def test_the_lists_of_commands_are_up_to_date():
     assert not [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()]
 
 
-@by_tried_page
+@by_page
 def test_every_option_exists(page):
     lines = [*(command.text for command in commands(page)), *code_spans(page)]
     for line in lines:

@@ -61,7 +61,7 @@ def _source(name: str, source: SourceSettings, root: Path) -> Finding:
         subject,
         Level.WARNING if warns else Level.OK,
         shown or "generated or downloaded by a run",
-        "correct the files, or the mapping of their columns; docs/data.md" if warns else "",
+        "correct the files, or the mapping of their columns; docs/your-data.md" if warns else "",
         tuple(details),
     )
 
@@ -71,7 +71,7 @@ def _backbones(settings: Settings) -> Iterator[Finding]:
     for name, dataset in settings.datasets.items():
         backbone = dataset.model.backbone
         subject, folder = f"backbone {name}", Path(backbone)
-        fix = f"correct `backbone` in [datasets.{name}.model] or [model] of pixrec.toml; docs/backbones.md"
+        fix = f"correct `backbone` in [datasets.{name}.model] or [model] of pixrec.toml; docs/how-it-works.md"
         if backbone == TINY:
             yield Finding(subject, Level.OK, f"`{TINY}`, built by the training")
         elif folder.is_dir():

@@ -54,7 +54,7 @@ def _engine(settings: EngineSettings) -> Finding:
     try:
         socket.create_connection((host, int(port)), TIMEOUT_S).close()
     except (OSError, ValueError) as error:
-        fix = "start the cluster, or correct `address` in [engine]: HOST:PORT of its head; docs/ray.md"
+        fix = "start the cluster, or correct `address` in [engine]: HOST:PORT of its head; docs/scale.md"
         return Finding(
             "engine",
             Level.FAULT,
@@ -122,6 +122,6 @@ def _photo_host(subject: str, url: str, images: ImageSettings) -> Finding:
         with Fetcher(quick) as fetcher:
             fetcher.get(url)
     except FetchError as error:
-        fix = "check the network, and `allow_hosts`, `deny_hosts`, `allow_private_hosts` in [images]; docs/images.md"
+        fix = "check the network, and `allow_hosts`, `deny_hosts`, `allow_private_hosts` in [images]; docs/your-data.md"
         return Finding(subject, Level.WARNING, f"the photo {shown} cannot be downloaded: {error.reason}", fix)
     return Finding(subject, Level.OK, f"the photo {shown} can be downloaded")

@@ -2,7 +2,7 @@
 
 Ray is started for this process and ends with it, or a running cluster is joined. Ray brings what is hard about several
 machines: functions and results travel, actors start where there is room, and the shard of a dead actor is repeated.
-Ray's token authentication is left as it is (docs/ray.md).
+Ray's token authentication is left as it is (docs/scale.md).
 """
 
 import atexit

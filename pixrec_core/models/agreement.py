@@ -28,7 +28,7 @@ def require_agreement(adapter: BackboneAdapter, processor: Processor) -> None:
         BackboneError: the model does not take images as embeddings, the results differ, or the model is not causal.
     """
     kind = f"{adapter.model.config.model_type} ({type(adapter.model).__name__})"
-    advice = "Choose a family of docs/backbones.md"
+    advice = "Choose a family of docs/how-it-works.md"
     try:
         native, adapted, changed = _states(adapter, processor)
     except Exception as error:  # model code may raise anything

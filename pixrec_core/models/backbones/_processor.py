@@ -42,7 +42,7 @@ class Processor:
                 return int(getattr(self.config, name))
         raise BackboneError(
             f"{self.config.model_type} has no image token in its config.json; PixRec needs a model that takes images "
-            "between text. Choose a family of docs/backbones.md"
+            "between text. Choose a family of docs/how-it-works.md"
         )
 
     @property
@@ -52,7 +52,7 @@ class Processor:
         if vision is None:
             raise BackboneError(
                 f"{self.config.model_type} has no vision_config in its config.json; PixRec needs an "
-                "image-text-to-text model. Choose a family of docs/backbones.md"
+                "image-text-to-text model. Choose a family of docs/how-it-works.md"
             )
         return int(getattr(vision, "image_size", None) or DEFAULT_EDGE)
 

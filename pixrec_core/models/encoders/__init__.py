@@ -50,7 +50,7 @@ def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[s
     if modality not in encoder.modalities:
         raise SettingsError(
             f"model.{modality}_encoder = {name!r} does not encode {modality}s; set it to "
-            f"{'lsa' if modality == 'text' else 'histogram'} or to another encoder (docs/backbones.md)"
+            f"{'lsa' if modality == 'text' else 'histogram'} or to another encoder (docs/how-it-works.md)"
         )
     return encoder
 

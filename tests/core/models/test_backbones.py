@@ -183,7 +183,7 @@ def test_families_with_other_decoder_inputs_are_rejected_with_the_general_adapte
     class General(BackboneAdapter):
         native_forward_kwargs = adapter_of(backbone).native_forward_kwargs
 
-    with pytest.raises(BackboneError, match=r"General does not reproduce its `forward`.*docs/backbones\.md"):
+    with pytest.raises(BackboneError, match=r"General does not reproduce its `forward`.*docs/how-it-works\.md"):
         require_agreement(General(backbone), processor)
 
 

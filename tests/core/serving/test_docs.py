@@ -1,4 +1,4 @@
-"""The Python examples of docs/serving.md, run unchanged."""
+"""The Python examples of README and docs/serving.md, run unchanged but for the user."""
 
 import re
 import shutil
@@ -13,7 +13,8 @@ from pixrec_core.serving.gate import MIN_PAIRS
 from pixrec_core.settings import PromotionSettings
 from pixrec_core.stages import Work
 
-PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "serving.md"
 
 
 def test_its_numbers_equal_those_of_the_code() -> None:
@@ -45,6 +46,15 @@ def test_the_example_runs(names: dict, capsys) -> None:
     assert not {item for item, _ in names["next_items"]} & set(names["history"])
     assert [len(each) for each in names["many"] + [names["baseline"], names["popular"]]] == [5] * 4
     assert isinstance(names["similar"][0], Recommendation)
+
+
+def test_the_example_of_the_readme_runs(names: dict, capsys) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (user,) = names["recommender"].find_users("", 1)
+    capsys.readouterr()
+    exec(compile(code.replace("4711", user), "README.md", "exec"), shown := {})
+    assert re.fullmatch(r"(\S+ -?\d\.\d{2}\n){5}", capsys.readouterr().out)
+    assert len(shown["like_it"]) == 5
 
 
 def test_a_vector_database_finds_what_the_index_finds(names: dict, examples: list[str], tmp_path: Path) -> None:

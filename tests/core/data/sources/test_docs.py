@@ -1,4 +1,4 @@
-"""The page about data documents all options, and its numbers are those of the code."""
+"""The pages about data document all options, and their numbers are those of the code."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,8 @@ from pixrec_core.data.sources._download import ATTEMPTS
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.settings import IngestSettings
 
-PAGE = (Path(__file__).resolve().parents[4] / "docs" / "data.md").read_text()
+DOCS = Path(__file__).resolve().parents[4] / "docs"
+PAGE = "".join((DOCS / name).read_text() for name in ("your-data.md", "amazon.md"))
 
 
 def options_of(model):
