@@ -240,7 +240,6 @@ def own_environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_tutorials_on_the_sample_and_own_tables_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = {"kind": "sample"} | SHOP.model_dump()
@@ -279,7 +278,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_tutorial_on_an_amazon_category_runs(tmp_path, mirror, monkeypatch):
     """By name, from a mirror on loopback instead of McAuley Lab's server, then from a folder."""
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,6 @@ from tests.core.data.hostile_server import Answer, Server, hostile_server, jpeg,
 pytest.importorskip("mlflow", reason="install .[tracking]")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
 

@@ -26,6 +26,7 @@ Ints = NDArray[np.int64]
 
 RECENT_SHARES: Final = (0.1, 0.3)  # of the training interactions: the newest ones, for recent popularity
 FUSION_OFFSET: Final = 10  # added to ranks in reciprocal rank fusion; not tuned
+SAME_VISIT: Final = "same_visit"
 MISSING_Z_SCORE: Final = -2.0  # in the linear model, of an item that a method does not recommend; not tuned
 
 #: Features that do not depend on the methods, in the order of `Candidates.common`.
@@ -50,6 +51,7 @@ COMMON: Final = (
     "history_tied",  # share of the history that has the time of another item
     "history_repeats",  # share of the history that repeats an earlier item
     "newest_gap_days",  # between the newest two items
+    SAME_VISIT,  # 1 where the request belongs to the visit of the newest item
 )
 
 
@@ -64,6 +66,8 @@ LINEAR_COMMON: Final = (
     "seen_x_items_since_seen",
     "seen_x_times_seen",
     "seen_x_same_time",  # as the newest item
+    "seen_x_same_visit",
+    "seen_x_same_visit_x_history_repeats",
     "cold",  # 1 where the item has no training interactions
 )
 
@@ -82,10 +86,16 @@ class MethodLists:
 
 
 def timed_histories(sequences: pl.DataFrame, item_ids: pl.Series) -> ItemLists:
-    """Return the histories of validation or test sequences with their times, without their targets."""
+    """Return the histories of validation or test sequences with their times, without their targets.
+
+    A request belongs to the visit of the newest item if the target has the same time. A shop knows this when it is
+    asked, so it is no leak; see docs/how-it-works.md.
+    """
     times = sequences.select(pl.col(TIMESTAMPS).list.slice(0, pl.col(TIMESTAMPS).list.len() - 1)).to_series()
     flat = times.explode(empty_as_null=False).cast(pl.Int64).to_numpy()
-    return replace(index_lists(before_target(sequences), item_ids), times=flat)
+    same_visit = sequences.select(pl.col(TIMESTAMPS).list.get(-2, null_on_oob=True) == pl.col(TIMESTAMPS).list.last())
+    known = same_visit.to_series().fill_null(value=False).to_numpy()
+    return replace(index_lists(before_target(sequences), item_ids), times=flat, same_visit=known)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -226,11 +236,15 @@ class Candidates:
             self.common[mask],
         )
 
+    def listed_by(self, methods: Sequence[str]) -> NDArray[np.bool_]:
+        """Return (m,) whether one of these methods lists the item."""
+        columns = [self.methods.index(method) for method in methods]
+        return np.asarray(~np.isnan(self.ranks[:, columns]).all(axis=1), np.bool_)
+
     def of_methods(self, methods: Sequence[str]) -> "Candidates":
         """Return the candidates as they are with some of the methods only."""
         columns = [self.methods.index(method) for method in methods]
-        ranks = self.ranks[:, columns]
-        kept = ~np.isnan(ranks).all(axis=1)
+        ranks, kept = self.ranks[:, columns], self.listed_by(methods)
         return Candidates(
             tuple(methods),
             self.rows[kept],
@@ -269,12 +283,28 @@ class Candidates:
         kept = Candidates(self.methods, self.rows, self.items, scores, z_scores, ranks, common)
         return kept.of_methods(self.methods)
 
+    def without_visit(self) -> "Candidates":
+        """Return the candidates as for requests on a later visit."""
+        common = self.common.copy()
+        common[:, COMMON.index(SAME_VISIT)] = 0
+        return replace(self, common=common)
+
     def linear_matrix(self) -> Floats:
         """Return (m, linear features), in the order of `linear_feature_names`."""
         z_scores = np.where(np.isnan(self.z_scores), np.float32(MISSING_Z_SCORE), self.z_scores)
         reciprocal_ranks = np.nan_to_num(1 / (FUSION_OFFSET + self.ranks))
-        cold = self.cold.astype(np.float32)
-        return np.column_stack([z_scores, reciprocal_ranks, cold[:, None] * reciprocal_ranks, *self._products(), cold])
+        cold, same_visit = self.cold.astype(np.float32), self.feature(SAME_VISIT)
+        return np.column_stack(
+            [
+                z_scores,
+                reciprocal_ranks,
+                cold[:, None] * reciprocal_ranks,
+                same_visit[:, None] * z_scores,
+                same_visit[:, None] * reciprocal_ranks,
+                *self._products(),
+                cold,
+            ]
+        )
 
     def _products(self) -> list[Floats]:
         """Return (m,) for each of `LINEAR_COMMON` but the last."""
@@ -290,6 +320,8 @@ class Candidates:
             np.log1p(common["items_since_seen"]),
             np.log1p(common["times_seen"]),
             common["days_since_seen"] == 0,
+            common[SAME_VISIT],
+            common[SAME_VISIT] * common["history_repeats"],
         )
         for product, value in zip(products[1:], values, strict=True):
             product[at] = value
@@ -315,7 +347,13 @@ def feature_names(methods: Sequence[str]) -> list[str]:
 
 def linear_feature_names(methods: Sequence[str]) -> list[str]:
     """Return the name of each column of `Candidates.linear_matrix`."""
-    kinds = ("z_score", "reciprocal_rank", "reciprocal_rank_x_cold")
+    kinds = (
+        "z_score",
+        "reciprocal_rank",
+        "reciprocal_rank_x_cold",
+        "z_score_x_same_visit",
+        "reciprocal_rank_x_same_visit",
+    )
     return [*(f"{method}.{kind}" for kind in kinds for method in methods), *LINEAR_COMMON]
 
 
@@ -408,6 +446,7 @@ def _history_features(histories: ItemLists) -> dict[str, NDArray[np.float64]]:
         "history_tied": 1 - _distinct_per_row(rows, times, n_users) / divisor,
         "history_repeats": 1 - distinct / divisor,
         "newest_gap_days": gap,
+        SAME_VISIT: np.zeros(n_users) if histories.same_visit is None else histories.same_visit.astype(np.float64),
     }
 
 

@@ -1,11 +1,13 @@
 """What each input is worth: ranks of test targets by a blend without it.
 
 The cheap half of the blend, its linear part, is fitted again without each method, and without all methods that read
-photos, text or the behaviour of other people. It always learns from the same stacking users. Nothing here reaches a
+photos, text or the behaviour of other people, and without the fact whether the request belongs to the visit of the
+newest item. It always learns from the same stacking users. Nothing here reaches a
 model that serves.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -16,7 +18,7 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.evaluation.inputs import ALL, PHOTOS, InputRanks
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.recommenders._blend_features import ItemTable, find_candidates, linear_feature_names
+from pixrec_core.recommenders._blend_features import SAME_VISIT, ItemTable, find_candidates, linear_feature_names
 from pixrec_core.recommenders._blend_rankings import find_methods, last_items, read_batches, read_training_users
 from pixrec_core.recommenders._blend_training import (
     MIN_USERS,
@@ -30,7 +32,7 @@ from pixrec_core.recommenders._blend_training import (
 from pixrec_core.schemas import ITEM, TEST, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 
-TEXT, BEHAVIOUR = "text", "behaviour"
+TEXT, BEHAVIOUR, VISIT = "text", "behaviour", "same visit or later"
 #: What a method reads besides the history. A method that is not named here reads the behaviour of other people.
 READS: Final[Mapping[str, frozenset[str]]] = {
     "repeat_last": frozenset(),
@@ -73,10 +75,11 @@ def rank_without_inputs(
     users = read_training_users(methods, k, stacking, item_ids, table)
     if users is None or users.hit.sum() < MIN_USERS:
         return None
-    learning, everyone = _few(users), np.ones(len(users.targets), np.bool_)
-    fits = {
-        name: (kept, fit_weights(learning.of(everyone, kept))) for name, kept in _without_each(list(methods)).items()
-    }
+    learning = _few(users)
+    fits = {name: (kept, fit_weights(learning, kept)) for name, kept in _without_each(list(methods)).items()}
+    if learning.candidates.feature(SAME_VISIT).any():
+        unknown = replace(learning, candidates=learning.candidates.without_visit())
+        fits[VISIT] = list(methods), fit_weights(unknown)  # weights of constant features are 0
     random = np.random.default_rng(SEED)
     selected = np.zeros(test.height, np.bool_)
     selected[random.permutation(test.height)[:TEST_USERS]] = True
@@ -87,7 +90,7 @@ def rank_without_inputs(
     for lists, histories in read_batches(rankings, test, item_ids, selected):
         candidates = find_candidates(lists, histories, table, k)
         part = targets[start : start + len(histories)]
-        batch = TrainingUsers(candidates, part, np.ones(len(part), np.float32))
+        batch = TrainingUsers(candidates, part)
         features, seen = candidates.linear_matrix(), candidates.feature("seen") > 0
         for name, (kept, weights) in fits.items():
             columns = [names.index(each) for each in linear_feature_names(kept)]

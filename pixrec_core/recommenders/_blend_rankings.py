@@ -21,9 +21,9 @@ from pixrec_core.recommenders._blend_features import (
     find_candidates,
     timed_histories,
 )
-from pixrec_core.recommenders._blend_training import TrainingUsers, new_visit_weights
+from pixrec_core.recommenders._blend_training import TrainingUsers
 from pixrec_core.recommenders.base import ItemLists
-from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TIMESTAMPS, USER
+from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, USER
 from pixrec_core.settings import BlendSettings
 
 USERS_PER_BATCH: Final = 512  # about 100 MB of features
@@ -57,7 +57,6 @@ def read_training_users(
     if stacking.is_empty():
         return None
     targets = last_items(stacking, item_ids)
-    times = stacking[TIMESTAMPS].list.last().cast(pl.Int64).to_numpy()
     rankings = {method: each.validation_ranking for method, each in methods.items()}
     found: list[Candidates] = []
     sizes: list[int] = []
@@ -67,8 +66,7 @@ def read_training_users(
         hit = np.bincount(candidates.rows[is_target], minlength=len(histories)) > 0
         found.append(candidates.take(hit[candidates.rows]))
         sizes.append(len(histories))
-    weights = new_visit_weights(timed_histories(stacking, item_ids), times)
-    return TrainingUsers(concatenate(found, sizes), targets, weights)
+    return TrainingUsers(concatenate(found, sizes), targets)
 
 
 def last_items(sequences: pl.DataFrame, item_ids: pl.Series) -> Ints:

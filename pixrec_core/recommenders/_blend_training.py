@@ -10,6 +10,7 @@ Legend: B users, m candidates of all users.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,7 +25,6 @@ from pixrec_core.recommenders._blend_features import (
     feature_names,
     linear_feature_names,
 )
-from pixrec_core.recommenders.base import ItemLists
 
 if TYPE_CHECKING:
     import lightgbm  # imports scikit-learn, a second that a blend without trees does not need
@@ -40,11 +40,9 @@ LINEAR_PENALTY: Final = 100.0  # of the squared weights of standardised features
 PENALTY_SHARES: Final[Mapping[str, float]] = {"seen": 0.01, **dict.fromkeys(LINEAR_COMMON[1:], 0.1)}  # of it
 NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
 COLD_SHARE: Final = 0.1  # of the items, which training treats as cold; see `pretend_cold`
-NEW_VISIT_SHARE: Final = 0.25  # of the weight of all users; see `new_visit_weights`
-NEW_VISIT_WEIGHT: Final = 4.0  # of such a user, at most
 TOLERANCE: Final = 0.0005  # NDCG@10 on held-out users that dropping a method may cost
 ROUNDS: Final = 500  # trees at most
-PATIENCE: Final = 30  # trees without a better NDCG@10 on held-out users
+PATIENCE: Final = 100  # trees without a better NDCG@10 on held-out users
 SEED: Final = 0
 
 #: The best of few settings of learning rate, leaves, `lambda_l2` and truncation on validation users of one
@@ -54,7 +52,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "metric": "ndcg",
     "eval_at": [10],
     "lambdarank_truncation_level": 30,
-    "learning_rate": 0.1,
+    "learning_rate": 0.05,
     "num_leaves": 15,
     "min_data_in_leaf": 50,
     "lambda_l2": 5.0,
@@ -77,14 +75,17 @@ class TrainingUsers:
     Attributes:
         candidates: of B users.
         targets: (B,) items.
-        weights: (B,) of the users in the objective.
     """
 
     candidates: Candidates
     targets: Ints
-    weights: Floats
 
-    @property
+    @cached_property
+    def linear_matrix(self) -> Floats:
+        """(m, linear features) of all methods."""
+        return self.candidates.linear_matrix()
+
+    @cached_property
     def is_target(self) -> Mask:
         """(m,) whether a candidate is its user's target."""
         found: Mask = self.candidates.items == self.targets[self.candidates.rows]
@@ -192,8 +193,8 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
     with_trees = hit.sum() >= MIN_TREE_USERS
     learning = draw_candidates(pretend_cold(users), NEGATIVE_SHARE if with_trees else 1)
 
-    def linear_fit(methods: tuple[str, ...]) -> _LinearFit:
-        return _fit_linear(learning, users, methods, part, 1 if with_trees else PARTS)
+    def linear_fit(methods: tuple[str, ...], start: _LinearFit | None = None) -> _LinearFit:
+        return _fit_linear(learning, users, methods, part, 1 if with_trees else PARTS, start)
 
     best = linear_fit(users.candidates.methods)
     highest, dropped, kept = best.ndcg, {}, {}
@@ -201,7 +202,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
         remaining = tuple(each for each in best.methods if each != method)
         if not remaining:
             break
-        without = linear_fit(remaining)
+        without = linear_fit(remaining, best)
         difference = without.ndcg - best.ndcg
         log.info("blend without %s: NDCG@10 %.4f on held-out users, %+.4f", method, without.ndcg, difference)
         if without.ndcg < highest - TOLERANCE:
@@ -210,9 +211,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
             dropped[method], best = difference, without
             highest = max(highest, best.ndcg)
 
-    everyone = np.ones(len(part), np.bool_)
-    training = learning.of(everyone, best.methods)
-    final = Learned(best.methods, fit_weights(training))
+    final = Learned(best.methods, fit_weights(learning, best.methods, start=best.weights))
     importance, ndcg = best.importance, best.ndcg
     measured: Learned | None = None
     if with_trees:
@@ -222,28 +221,13 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
             import lightgbm
 
             measured = Learned(best.methods, best.weights, booster)
-            booster = lightgbm.train(dict(PARAMETERS), _dataset(training, final.weights), booster.best_iteration)
+            training = _dataset(learning.of(np.ones(len(part), np.bool_), best.methods), final.weights)
+            booster = lightgbm.train(dict(PARAMETERS), training, booster.best_iteration)
             gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
             final, importance = replace(final, booster=booster), _shares(gains)
     if measured is None:
-        measured = Learned(best.methods, fit_weights(learning.of(part >= 0, best.methods)))
+        measured = Learned(best.methods, fit_weights(learning, best.methods, part >= 0, best.weights))
     return Trained(final, measured, max(ndcg, best.ndcg), best.ndcg, importance, dropped, kept)
-
-
-def new_visit_weights(histories: ItemLists, target_times: Ints) -> Floats:
-    """Return (B,) a higher weight where the target is later than the whole history, else 1.
-
-    A shop asks for recommendations before a visit. Under leave-one-out many targets belong to the same basket as the
-    newest items of the history, where an item is hardly ever bought twice. Unweighted, the blend would learn to rank
-    seen items last, and users who buy them again would lose. New visits have `NEW_VISIT_SHARE` of the weight of all
-    users, unless each would weigh more than `NEW_VISIT_WEIGHT`, or they have more already.
-    """
-    newest = np.full(len(histories), np.iinfo(np.int64).min)
-    if histories.times is not None:
-        np.maximum.at(newest, histories.rows, histories.times)
-    new = target_times > newest
-    wanted = NEW_VISIT_SHARE / (1 - NEW_VISIT_SHARE) * (~new).sum() / max(1, new.sum())
-    return np.where(new, np.float32(np.clip(wanted, 1, NEW_VISIT_WEIGHT)), np.float32(1))
 
 
 def pretend_cold(users: TrainingUsers) -> TrainingUsers:
@@ -266,40 +250,54 @@ def draw_candidates(users: TrainingUsers, share: float) -> TrainingUsers:
     return users.take(users.is_target | drawn)
 
 
-def fit_weights(users: TrainingUsers) -> Floats:
+def fit_weights(
+    users: TrainingUsers, methods: Sequence[str] | None = None, mask: Mask | None = None, start: Floats | None = None
+) -> Floats:
     """Return the weights (features,) of `Candidates.linear_matrix` that predict the targets best.
 
     The softmax over a user's candidates is the probability of the target. `LINEAR_PENALTY` times the sum of the squared
     weights of standardised features is added to the sum of the users' losses. Weights of `seen` and of its products are
     penalised less: where nobody repeats an item, seen items have to come last. All are 0 where no target is a
     candidate.
+
+    Args:
+        users: B users.
+        methods: whose candidates and features count; None means all.
+        mask: (B,) the users to learn from; None means all.
+        start: (features,) weights from which the search starts.
     """
     from scipy import optimize
 
-    rows, hit = users.candidates.rows, users.hit
-    mask = hit[rows]
-    x = users.candidates.take(mask).linear_matrix().astype(np.float64)
+    candidates, methods = users.candidates, users.candidates.methods if methods is None else methods
+    listed = candidates.listed_by(methods)
+    hit = np.bincount(candidates.rows[users.is_target & listed], minlength=len(users.targets)) > 0
+    hit &= True if mask is None else mask
+    kept = listed & hit[candidates.rows]
+    names, all_names = linear_feature_names(methods), linear_feature_names(candidates.methods)
+    columns = np.array([all_names.index(name) for name in names])
+    x = users.linear_matrix[kept][:, columns]
     if not len(x):
         return np.zeros(x.shape[1], np.float32)
-    scale = x.std(axis=0)
-    scale[scale < 1e-9] = 1
+    scale = x.std(axis=0, dtype=np.float64).astype(np.float32)
+    scale[scale < 1e-6] = 1
     x /= scale
-    is_target, user_weights = users.is_target[mask], users.weights[hit].astype(np.float64)
-    sizes = np.bincount(rows[mask], minlength=len(users.targets))[hit]
-    starts, x_targets = np.cumsum(sizes) - sizes, x[is_target]
-    names = linear_feature_names(users.candidates.methods)
+    is_target = users.is_target[kept]
+    sizes = np.bincount(candidates.rows[kept], minlength=len(users.targets))[hit]
+    starts, x_targets = np.cumsum(sizes) - sizes, x[is_target].sum(axis=0, dtype=np.float64)
     penalties = LINEAR_PENALTY * np.array([PENALTY_SHARES.get(name, 1.0) for name in names])
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        scores = x @ weights
+        scores = x @ weights.astype(np.float32)
         highest = np.maximum.reduceat(scores, starts)
         shares = np.exp(scores - np.repeat(highest, sizes))
         sums = np.add.reduceat(shares, starts)
-        shares *= np.repeat(user_weights / sums, sizes)
-        value = float(user_weights @ (np.log(sums) + highest - scores[is_target]) + penalties @ weights**2)
-        return value, shares @ x - user_weights @ x_targets + 2 * penalties * weights
+        shares /= np.repeat(sums, sizes)
+        losses = np.log(sums) + highest - scores[is_target]
+        gradient = shares @ x - x_targets + 2 * penalties * weights
+        return float(losses.sum(dtype=np.float64) + penalties @ weights**2), gradient
 
-    found = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 100})
+    first = np.zeros(x.shape[1]) if start is None else start.astype(np.float64) * scale
+    found = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6})
     return np.asarray(found.x / scale, np.float32)
 
 
@@ -321,7 +319,12 @@ class _LinearFit:
 
 
 def _fit_linear(
-    learning: TrainingUsers, users: TrainingUsers, methods: tuple[str, ...], part: Ints, parts: int
+    learning: TrainingUsers,
+    users: TrainingUsers,
+    methods: tuple[str, ...],
+    part: Ints,
+    parts: int,
+    start: "_LinearFit | None" = None,
 ) -> _LinearFit:
     """Fit once for each of the first `parts` parts of the users, without the users of that part.
 
@@ -331,10 +334,15 @@ def _fit_linear(
         methods: that feed the fits.
         part: (B,) of each user; users of none have -1.
         parts: number of fits.
+        start: a fit with these methods and others, which is near.
     """
     weights, ndcg = [], []
+    near = None
+    if start is not None:
+        names = linear_feature_names(start.methods)
+        near = start.weights[[names.index(name) for name in linear_feature_names(methods)]]
     for each in range(parts):
-        fitted = fit_weights(learning.of((part >= 0) & (part != each), methods))
+        fitted = fit_weights(learning, methods, (part >= 0) & (part != each), near)
         held = users.of(part == each, methods)
         matrix = held.candidates.linear_matrix()
         ndcg.append(held.ndcg(matrix @ fitted)[part == each])
@@ -393,7 +401,6 @@ def _dataset(users: TrainingUsers, weights: Floats) -> "lightgbm.Dataset":
         candidates.matrix(),
         users.is_target[mask].astype(np.int8),
         group=np.bincount(rows, minlength=len(hit))[hit],
-        weight=users.weights[rows],
         init_score=candidates.linear_matrix() @ weights,
         feature_name=feature_names(candidates.methods),
         params={name: PARAMETERS[name] for name in ("max_bin", "verbose", "num_threads", "seed")},

@@ -1,7 +1,7 @@
 """Lists of item indices, one per user: the plain data that methods learn from and score."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,14 @@ class ItemLists:
         values: the items of all lists.
         offsets: (users + 1,); user u's list is `values[offsets[u]:offsets[u + 1]]`, oldest item first.
         times: (values,) milliseconds since 1970; None where a method does not need them or nobody knows them.
+        same_visit: (users,) whether recommendations are asked for during the visit of the newest item, as on the page
+            of a basket; None means on a later visit, for all users.
     """
 
     values: NDArray[np.int64]
     offsets: NDArray[np.int64]
     times: NDArray[np.int64] | None = None
+    same_visit: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(
@@ -53,7 +56,8 @@ class ItemLists:
     def filter(self, mask: NDArray[np.bool_]) -> "ItemLists":
         """Keep the values where `mask` (values,) is true; a list may become empty."""
         times = None if self.times is None else self.times[mask]
-        return ItemLists.of(self.values[mask], np.bincount(self.rows[mask], minlength=len(self)), times)
+        lists = ItemLists.of(self.values[mask], np.bincount(self.rows[mask], minlength=len(self)), times)
+        return replace(lists, same_visit=self.same_visit)
 
     def batches(self, size: int) -> Iterator[tuple[slice, "ItemLists"]]:
         """Yield at most `size` users at a time, with their slice of all users."""
@@ -61,7 +65,8 @@ class ItemLists:
             offsets = self.offsets[start : start + size + 1]
             values = slice(offsets[0], offsets[-1])
             times = None if self.times is None else self.times[values]
-            yield slice(start, start + size), ItemLists(self.values[values], offsets - offsets[0], times)
+            same_visit = None if self.same_visit is None else self.same_visit[start : start + size]
+            yield slice(start, start + size), ItemLists(self.values[values], offsets - offsets[0], times, same_visit)
 
     def matrix(self, n_items: int, weights: NDArray[np.float32]) -> sparse.csr_array:
         """Return (users, n_items) with the weight (values,) of each value; weights of a repeated item add up."""

@@ -1,7 +1,7 @@
 """Recommendations from promoted methods that are loaded into memory: `Recommender.load`, then `for_...`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain, pairwise
 from pathlib import Path
@@ -205,6 +205,7 @@ class Recommender:
         top: int = 10,
         *,
         filter_seen: bool = False,
+        same_visit: bool = False,
         method: str | None = None,
         rules: CandidateRules = NO_RULES,
     ) -> list[Recommendation]:
@@ -214,6 +215,7 @@ class Recommender:
             user: id.
             top: length of the list.
             filter_seen: leave out items of the history (protocol `seen_filtered`; else `seen_allowed`).
+            same_visit: see `for_histories`.
             method: that answers.
             rules: of this query.
 
@@ -221,7 +223,15 @@ class Recommender:
             QueryError: the user, the method or an item in the rules is unknown.
         """
         items, times = self.history_with_times(user)
-        return self.for_histories([items], top, times=[times], filter_seen=filter_seen, method=method, rules=rules)[0]
+        return self.for_histories(
+            [items],
+            top,
+            times=[times],
+            filter_seen=filter_seen,
+            same_visit=same_visit,
+            method=method,
+            rules=rules,
+        )[0]
 
     def for_items(
         self,
@@ -229,15 +239,20 @@ class Recommender:
         top: int = 10,
         *,
         filter_seen: bool = False,
+        same_visit: bool = False,
         method: str | None = None,
         rules: CandidateRules = NO_RULES,
     ) -> list[Recommendation]:
         """Next items after a history, oldest item first; after an empty one the popularity order.
 
+        See `for_histories`.
+
         Raises:
             QueryError: an item or the method is unknown.
         """
-        return self.for_histories([items], top, filter_seen=filter_seen, method=method, rules=rules)[0]
+        return self.for_histories(
+            [items], top, filter_seen=filter_seen, same_visit=same_visit, method=method, rules=rules
+        )[0]
 
     def for_histories(
         self,
@@ -246,6 +261,7 @@ class Recommender:
         *,
         times: Sequence[Sequence[int]] | None = None,
         filter_seen: bool = False,
+        same_visit: bool = False,
         method: str | None = None,
         rules: CandidateRules = NO_RULES,
     ) -> list[list[Recommendation]]:
@@ -256,13 +272,15 @@ class Recommender:
             top: length of each list.
             times: milliseconds since 1970 of each item. The blend reads them; without them it takes one item per day.
             filter_seen: leave out items of the history.
+            same_visit: whether the newest items are of the visit that is still going on, as on the page of a basket.
+                The blend reads it: people who come back buy items again, and hardly anybody buys one twice in a visit.
             method: that answers.
             rules: of this query.
 
         Raises:
             QueryError: an item or the method is unknown.
         """
-        lists = self.item_lists(histories, times)
+        lists = replace(self.item_lists(histories, times), same_visit=np.full(len(histories), same_visit))
         _require_top(top)
         if not histories:
             return []

@@ -44,7 +44,7 @@ films = { source = { kind = "sample" } }
 #: Seconds. A pool slot of a dead run is given back as long after its end; the shipped minute would be waited for.
 MONITORING = {"poll_interval_seconds": 1, "free_slots_after_run_end_seconds": 1}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

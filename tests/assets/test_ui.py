@@ -59,7 +59,7 @@ REPORT_EVENT = """mutation ($of: ReportRunlessAssetEventsParams!) { reportRunles
 GRAPH = defs.resolve_asset_graph()
 REPORT_INPUTS = ("evaluation", "promoted")  # without them, the UI asks whether to materialise the report
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 class Page:

@@ -205,7 +205,7 @@ def test_target_ranks_by_hand():
     histories = replace(ItemLists.from_lists([[0], [1]]), times=np.zeros(2, np.int64))
     lists = {"one": MethodLists(np.array([[2, 3, 4], [2, 3, 4]]), np.ones((2, 3), np.float32))}
     table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    users = TrainingUsers(find_candidates(lists, histories, table, 9), np.array([3, 0]), np.ones(2, np.float32))
+    users = TrainingUsers(find_candidates(lists, histories, table, 9), np.array([3, 0]))
     assert target_ranks(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
     assert target_ranks(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], "equal scores rank before"
 
@@ -238,7 +238,7 @@ def test_weights_of_the_linear_part_minimise_the_penalised_loss(monkeypatch):
     lists = {name: MethodLists(np.full((n_users, 1), item), ones) for name, item in (("one", 1), ("two", 2))}
     table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
     targets = np.where(np.arange(n_users) % 4 == 0, 2, 1)
-    users = TrainingUsers(find_candidates(lists, histories, table, 9), targets, np.ones(n_users, np.float32))
+    users = TrainingUsers(find_candidates(lists, histories, table, 9), targets)
     scores = users.candidates.linear_matrix() @ fit_weights(users)
     assert scores[0] - scores[1] == pytest.approx(np.log(3), abs=0.01)
 
@@ -251,30 +251,19 @@ def test_users_whose_target_is_no_candidate_have_no_candidates_and_no_weights(pa
     hit = users.hit
     assert 0 < hit.sum() < len(hit)
     assert hit[users.candidates.rows].all()
-    missed = TrainingUsers(users.candidates, np.full(len(hit), -1), users.weights)
+    missed = TrainingUsers(users.candidates, np.full(len(hit), -1))
     assert not fit_weights(missed).any()
 
 
-@pytest.mark.parametrize(
-    ("new_visits", "weight"),
-    [
-        (0, 1),
-        (1, training.NEW_VISIT_WEIGHT),  # 33 would give it a quarter of all weight
-        (20, (0.25 / 0.75) * 80 / 20),
-        (50, 1),  # they have a quarter already
-        (100, 1),
-    ],
-)
-def test_new_visits_have_a_quarter_of_the_weight(new_visits, weight):
-    histories = replace(ItemLists.from_lists([[0, 1]] * 100), times=np.tile([1, 5], 100))
-    weights = training.new_visit_weights(histories, np.where(np.arange(100) < new_visits, 6, 5))
-    assert weights == pytest.approx(np.where(np.arange(100) < new_visits, weight, 1))
-
-
-def test_a_target_after_an_empty_history_is_a_new_visit():
-    histories = replace(ItemLists.from_lists([[], [0], [0], [0], [0], [0]]), times=np.full(5, 5))
-    weights = training.new_visit_weights(histories, np.full(6, 5))
-    assert weights == pytest.approx([5 / 3, 1, 1, 1, 1, 1])
+def test_weights_of_some_methods_equal_those_of_their_candidates_alone(paths):
+    validation = read_sequences(paths, "validation")
+    stacking = validation.filter(stacking_users(validation.height))
+    methods = {name: paths.baseline(name) for name in ("good", "noise")} | {"tower": paths.variant("tower")}
+    users = read_training_users(methods, 20, stacking, pl.Series(ITEMS), ItemTable.read(paths))
+    mask = np.arange(len(users.targets)) % 3 > 0
+    weights = fit_weights(users, ["good", "tower"], mask)
+    assert weights == pytest.approx(fit_weights(users.of(mask, ["good", "tower"])), abs=1e-3)
+    assert fit_weights(users, ["good", "tower"], mask, start=weights) == pytest.approx(weights, abs=0.01)
 
 
 def candidates_of_two_methods():
@@ -304,7 +293,7 @@ def test_an_item_that_is_taken_for_cold_looks_as_a_cold_one():
 
 def test_seen_items_are_never_taken_for_cold(monkeypatch):
     monkeypatch.setattr(training, "COLD_SHARE", 1.0)
-    users = TrainingUsers(candidates_of_two_methods(), np.array([1]), np.ones(1, np.float32))
+    users = TrainingUsers(candidates_of_two_methods(), np.array([1]))
     masked = pretend_cold(users).candidates
     assert masked.items[~masked.cold].tolist() == [0]
     warm = replace(users, candidates=users.candidates.take(~users.candidates.cold))

@@ -14,6 +14,8 @@ from pixrec_core.recommenders._blend_features import (
     concatenate,
     feature_names,
     find_candidates,
+    linear_feature_names,
+    timed_histories,
 )
 from pixrec_core.recommenders.base import ItemLists
 
@@ -105,6 +107,33 @@ def test_features_of_the_history():
     assert by_name["history_tied"] == [0.25, 1]
     assert by_name["history_repeats"] == [0.25, 1]
     assert by_name["newest_gap_days"] == pytest.approx([2, NAN], nan_ok=True)
+
+
+def test_a_request_at_the_time_of_the_newest_item_belongs_to_its_visit():
+    """The last item of a sequence is its target."""
+    sequences = pl.DataFrame({"items": [["a", "b", "c"], ["a", "b"], ["c"]], "timestamps": [[4, 7, 7], [7, 8], [9]]})
+    found = timed_histories(sequences, CATALOGUE["item"])
+    assert found.same_visit.tolist() == [True, False, False]
+    assert found.values.tolist() == [0, 1, 0]
+    assert found.times.tolist() == [4, 7, 7]
+
+
+def test_features_of_the_visit():
+    known = replace(histories([(0, 4), (1, 7)], [(2, 7)]), same_visit=np.array([False, True]))
+    found = find_candidates({"one": lists([0, 3], [4, 2])}, known, TABLE, k=9)
+    assert found.feature("same_visit").tolist() == [0, 0, 1, 1]
+    by_name = dict(zip(linear_feature_names(["one"]), found.linear_matrix().T.tolist(), strict=True))
+    assert by_name["one.reciprocal_rank_x_same_visit"] == pytest.approx([0, 0, 1 / 12, 1 / 11])
+    assert by_name["one.z_score_x_same_visit"] == pytest.approx([0, 0, -1, 1])
+    assert by_name["seen_x_same_visit"] == [0, 0, 1, 0]
+    unknown = find_candidates({"one": lists([0, 3], [4, 2])}, replace(known, same_visit=None), TABLE, k=9)
+    assert unknown.feature("same_visit").tolist() == [0, 0, 0, 0], "without times, a request is a later visit"
+
+
+def test_parts_of_the_histories_keep_whether_they_belong_to_the_same_visit():
+    known = replace(histories([(0, 4)], [(1, 7), (2, 8)]), same_visit=np.array([True, False]))
+    assert [part.same_visit.tolist() for _, part in known.batches(1)] == [[True], [False]]
+    assert known.filter(np.array([True, False, True])).same_visit.tolist() == [True, False]
 
 
 def test_category_similarity():

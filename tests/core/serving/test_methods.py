@@ -58,8 +58,16 @@ def test_recommendations_equal_the_ranking_of_the_method(blended, recommender, t
     users, histories, times = test_users
     ranking = pl.read_parquet(blended.paths.ranked_methods(["text_only"])[method].ranking).sort(USER, RANK)
     expected = dict(ranking.filter(pl.col(RANK) <= 10).group_by(USER).agg(ITEM).iter_rows())
-    lists = recommender.for_histories(histories, times=times, method=method)
-    assert {user: [each.item for each in found] for user, found in zip(users, lists, strict=True)} == expected
+    of_target = read_sequences(blended.paths, TEST)[TIMESTAMPS].list.last()
+    found = {}
+    for same_visit in (True, False):
+        chosen = [n for n, known in enumerate(times) if (known[-1] == of_target[n]) is same_visit]
+        assert chosen
+        lists = recommender.for_histories(
+            [histories[n] for n in chosen], times=[times[n] for n in chosen], same_visit=same_visit, method=method
+        )
+        found |= {users[n]: [each.item for each in each_list] for n, each_list in zip(chosen, lists, strict=True)}
+    assert found == expected
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -48,7 +48,6 @@ class CrashError(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_a_training_resumed_with_one_process_and_replicas_ends_like_one_process(shop, caplog) -> None:
     """Started with shards. `test_ray_processes` resumes replicas with shards."""
     caplog.set_level(logging.INFO, "pixrec_core")
@@ -102,7 +101,6 @@ def test_a_training_resumed_with_one_process_and_replicas_ends_like_one_process(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_adapters_train_with_shards(shop) -> None:
     """With everything that changes how a layer runs: half precision, recomputed activations, photo features."""
 

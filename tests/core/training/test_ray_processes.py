@@ -29,7 +29,6 @@ def is_training(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.timeout(3600)
 def test_a_training_that_lost_a_process_resumes_with_shards_and_ends_like_two_local_processes(
     shop, ray_engines, caplog
 ) -> None:
