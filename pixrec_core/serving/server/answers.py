@@ -45,7 +45,14 @@ def answer_questions(recommender: Recommender, questions: list[Question], count_
     first, asked = questions[0], [_read_history(recommender, question, count_unknown) for question in questions]
     histories, times = [each.items for each in asked], [each.times for each in asked if each.times is not None]
     known_times = times if len(times) == len(asked) else None  # the blend reads the times of all histories or of none
-    lists = recommender.for_histories(histories, first.top, times=known_times, method=first.method, rules=first.rules)
+    lists = recommender.for_histories(
+        histories,
+        first.top,
+        times=known_times,
+        same_visit=first.same_visit,
+        method=first.method,
+        rules=first.rules,
+    )
     answers = []
     for question, history, found in zip(questions, asked, lists, strict=True):
         answer = _build_answer(recommender, question.method or recommender.promotion.method, found)

@@ -20,6 +20,7 @@ class ListOptions(BaseModel):
     top: int = Field(10, ge=1, description="length of each list")
     method: str | None = Field(None, description="method that answers; by default the one that serves")
     rules: CandidateRules = Field(CandidateRules(), description="candidate rules of this request")
+    same_visit: bool = Field(False, description="whether the newest items are of the visit that goes on, as in a basket")
 
 
 class Question(ListOptions):
@@ -84,7 +85,7 @@ class Batch(ListOptions):
         count = len(self.users or self.histories or ())
         if count > max_batch:
             raise HTTPException(422, f"{count:,} histories in one batch; at most {max_batch:,} (server.max_batch)")
-        shared: dict[str, Any] = {"top": self.top, "method": self.method, "rules": self.rules}
+        shared: dict[str, Any] = {name: getattr(self, name) for name in ListOptions.model_fields}
         if self.users is not None:
             questions = [Question(user=user, **shared) for user in self.users]
         else:

@@ -45,6 +45,24 @@ def test_answers_are_those_of_the_recommender(client, recommender, bought):
     )
 
 
+def test_the_blend_reads_whether_it_is_the_same_visit(blended):
+    recommender = Recommender.load(blended.paths.promoted.root)
+    user = recommender.find_users("", 1)[0]
+    history = recommender.history(user)
+    with running_server(blended.settings.data_dir) as client:
+        for question in ({"user": user}, {"items": history}):
+            whole = {same: items_of(client.recommend(**question, top=60, same_visit=same)) for same in (True, False)}
+            assert whole[True] != whole[False]
+            assert items_of(client.recommend(**question, top=60)) == whole[False]
+        assert whole[True] == ids(recommender.for_items(history, 60, same_visit=True))
+        assert (
+            client.post("/datasets/shop/recommend/batch", json={"users": [user], "top": 60, "same_visit": True}).json()[
+                "answers"
+            ][0]["items"]
+            == client.recommend(user=user, top=60, same_visit=True).json()["items"]
+        )
+
+
 def test_a_batch_answers_like_single_requests(client, bought):
     users = [*list(bought)[:3], "nobody"]
     batch = client.post("/datasets/shop/recommend/batch", json={"users": users, "top": 4, "method": "ease"}).json()
