@@ -20,7 +20,7 @@ class ListOptions(BaseModel):
     top: int = Field(10, ge=1, description="length of each list")
     method: str | None = Field(None, description="method that answers; by default the one that serves")
     rules: CandidateRules = Field(CandidateRules(), description="candidate rules of this request")
-    same_visit: bool = Field(False, description="whether the newest items are of the visit that goes on, as in a basket")
+    same_visit: bool = Field(False, description="whether the newest items are of this visit, as in a basket")
 
 
 class Question(ListOptions):
