@@ -45,13 +45,15 @@ def _print_plain(console: Console, lines: Iterable[str], style: str | None = Non
 
 
 def _sentences(work: Work) -> Iterator[str]:
-    """Yield the two sentences that open the report."""
+    """Yield the two sentences that open the report, and whether what serves was fitted again since."""
     from pixrec_core.report import tables  # imports Polars
     from pixrec_core.report.inputs import read_metrics
 
     protocol = next(iter(read_metrics(work.paths).protocols.values()))
     for sentence in (tables.served_sentence(protocol, served_method(work)), tables.photo_sentence(protocol)):
         yield sentence.replace("\N{NO-BREAK SPACE}", " ")
+    if _stats(pipeline.REFIT, work).get("refitted"):
+        yield "What serves was then fitted on all interactions; the figures are those of the measurement before."
 
 
 def next_steps(work: Work) -> Iterator[str]:

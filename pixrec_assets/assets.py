@@ -182,6 +182,14 @@ EVALUATION_ASSETS: Final = (
         check=gate_result,
     ),
     stage_asset(
+        pipeline.REFIT,
+        "It serves afterwards. Reported metrics stay those of the measured promotion.",
+        group="evaluation",
+        kinds={"pytorch", "faiss"},
+        pool="gpu",
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
+    ),
+    stage_asset(
         pipeline.EVALUATION,
         "Recall, NDCG and MRR with confidence intervals; cold items separately.",
         group="evaluation",

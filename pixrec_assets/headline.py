@@ -29,6 +29,7 @@ FIGURES: Final = {
     "blend": "{summary}",
     "promoted": "{serves} serves",
     "evaluation": "{users:,} users",
+    "refit": "{summary}",
 }
 
 

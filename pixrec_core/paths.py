@@ -18,6 +18,7 @@ data/<dataset>/
   blend/                    model.txt  items.safetensors  blend.json
                             ranking.parquet, of test users  validation_ranking.parquet, of selection users
   promoted/                 numbered copies of what serves, each in this layout; promoted.json names the present one
+  refit/                    networks while they are trained on all interactions, in this layout; empty afterwards
   evaluation/               metrics.json  metrics.csv  outcomes.parquet
   report/                   index.html  report.md
   online/                   answers of the server, as JSON lines  metrics.json: their hit rates
@@ -163,6 +164,11 @@ class DatasetPaths:
     @property
     def promoted(self) -> "PromotedPaths":
         return PromotedPaths(self.root / "promoted")
+
+    @property
+    def refit(self) -> Path:
+        """Networks while they are trained on all interactions; not an artefact."""
+        return self.root / "refit"
 
     @property
     def metrics(self) -> Path:

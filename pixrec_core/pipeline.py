@@ -2,7 +2,7 @@
 
 raw -> items, interactions -> images -> sequences -> item_features -> checkpoint -> item_vectors -> item_index
     -> ranking (and baselines) -> blend -> evaluation -> report
-                                  blend -> promoted, which serves
+                                  blend -> promoted -> refit, which serves
 
 If settings name a joint training: sequences of several datasets -> joint_checkpoint, from which the checkpoint of a
 dataset may start.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pixrec_core import files
+from pixrec_core.errors import BusyError
 from pixrec_core.plugins import code_digest
 from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
@@ -136,6 +137,32 @@ def refresh(work: Work) -> Stats:
         return refresh_promotion(work.dataset_settings, work.paths, work.engine)
 
 
+def refit(work: Work, inputs: StageInputs) -> Stats:
+    """Fit the promoted method on all interactions, those of validation and test included, with the chosen settings."""
+    from pixrec_core.serving import refit as module
+    from pixrec_core.serving.promotion import read_promotion
+    from pixrec_core.serving.refresh import refresh_promotion
+
+    settings, paths = work.dataset_settings, work.paths
+    served, gate = read_promotion(paths.promoted), PROMOTED.stamp(work)
+    if not settings.promotion.refit:
+        return {"refitted": False, "summary": "off: promotion.refit is false"}
+    if gate and not gate["stats"]["promoted"]:
+        return {"refitted": False, "summary": "none: the promotion was refused"}
+
+    def start(variant: str) -> Path | None:
+        joint = settings.start_from
+        return work.with_variant(variant).with_dataset(joint).variant_paths.checkpoint if joint else None
+
+    trained = module.train_networks(settings, paths, served, run=inputs.fingerprint, start=start, engine=work.engine)
+    with PROMOTED.exclusive(work):
+        if read_promotion(paths.promoted).measured != served.measured:
+            raise BusyError(f"another promotion of {work.dataset} was measured meanwhile; run `refit` again")
+        stats = refresh_promotion(settings, paths, work.engine, trained)
+    files.remove(paths.refit)
+    return {"refitted": True, "summary": f"{len(stats['refitted_at'])} methods on all interactions", **stats}
+
+
 def baselines(work: Work) -> Stats:
     """Fit every baseline and rank items for the test users with it."""
     from pixrec_core import recommenders
@@ -165,7 +192,8 @@ def report(work: Work) -> Stats:
     """Write one HTML page and its Markdown from metrics, rankings and photos."""
     from pixrec_core.report.build import build_report
 
-    return build_report(work.dataset, work.paths, work.settings.variants)
+    refit_follows = work.dataset_settings.promotion.refit
+    return build_report(work.dataset, work.paths, work.settings.variants, refit=refit_follows)
 
 
 def _raw_external_inputs(work: Work) -> Any:
@@ -223,6 +251,13 @@ def _blend_external_inputs(work: Work) -> Any:  # noqa: ARG001
 def _evaluation_external_inputs(work: Work) -> Any:  # noqa: ARG001
     """The code of the metrics: a new file is a new metric."""
     return code_digest("pixrec_core.evaluation")
+
+
+def _refit_external_inputs(work: Work) -> Any:
+    """The promotion that was measured: another one has to be fitted again."""
+    from pixrec_core.serving.promotion import read_promotion
+
+    return read_promotion(work.paths.promoted).measured
 
 
 def _checkpoint_digest(work: Work) -> str:
@@ -343,7 +378,15 @@ EVALUATION: Final = Stage(
 PROMOTED: Final = Stage(
     "promoted", promoted, lambda w: w.paths.promoted.manifest, (RANKING, BASELINES, BLEND), ("promotion",), version=2
 )
-REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED))
+REFIT: Final = Stage(
+    "refit",
+    refit,
+    lambda w: w.paths.promoted.manifest,
+    (PROMOTED,),
+    external_inputs=_refit_external_inputs,
+    resumes=True,
+)
+REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED), version=2)
 
 #: Stages of a dataset that train nothing, inputs first.
 DATA: Final = (RAW, ITEMS, INTERACTIONS, IMAGES, SEQUENCES, ITEM_FEATURES)
@@ -361,6 +404,7 @@ STAGES: Final = (
     PROMOTED,
     EVALUATION,
     REPORT,
+    REFIT,
 )
 
 

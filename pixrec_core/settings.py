@@ -421,11 +421,16 @@ class GenerativeSettings(Section):
 
 
 class PromotionSettings(Section):
-    """Whether a new promotion replaces the one that serves."""
+    """Whether a new promotion replaces the one that serves, and what is fitted again before it serves."""
 
     tolerance: Fraction = Field(
         0.0,
         description="loss of NDCG@10 (0 to 1) above which a promotion is refused, if significant; 1 refuses none",
+    )
+    refit: bool = Field(
+        True,
+        description="stage `refit`: fit the method that serves, and those that the blend reads, on all interactions, "
+        "with the settings and number of epochs that validation chose",
     )
 
 

@@ -17,6 +17,7 @@ cold item, with `train_count` 0. Items without interactions would dilute the met
 import hashlib
 import json
 import logging
+from pathlib import Path
 from typing import Final
 
 import duckdb
@@ -182,6 +183,36 @@ def _rejection(failed: list[contract.CheckResult], left_out: dict[str, int], pat
             f"correct the source, or relax [sequences] in pixrec.toml; the rejected file is {paths.sequences_rejected}",
         ]
     )
+
+
+#: A refit trains on every interaction, so nothing is held out.
+_ALL_AS_TRAINING: Final = """
+CREATE TABLE interactions AS SELECT * REPLACE ('train' AS split) FROM measured.interactions ORDER BY "user", ordinal;
+CREATE TABLE cuts AS FROM measured.cuts WHERE false;
+CREATE TABLE items AS
+    SELECT items.* REPLACE (coalesce(counts.n, 0) AS train_count)
+    FROM measured.items AS items LEFT JOIN (SELECT item, count(*) AS n FROM interactions GROUP BY item) AS counts
+    USING (item)
+    ORDER BY item
+"""
+
+
+def write_all_as_training(paths: DatasetPaths, target: Path) -> None:
+    """Write a copy of sequences.duckdb with every interaction in the training split: to serve, never to measure.
+
+    Raises:
+        MissingArtefactError: the sequences stage has not run.
+        ArtefactError: the file is damaged.
+    """
+    source = database.literal(files.require(paths.sequences))
+    with files.replacing(target) as temporary, database.create_database(temporary) as connection:
+        connection.execute(f"ATTACH {source} AS measured (READ_ONLY)")
+        connection.execute(_ALL_AS_TRAINING)
+        connection.execute(_SEQUENCES)
+        for users in splits.user_ranges(connection, "interactions"):
+            connection.execute(_HISTORIES.format(users=users))
+            connection.execute(_INSERT.format(part=_TRAIN))
+        connection.execute("DETACH measured")
 
 
 def read_items(paths: DatasetPaths) -> pl.DataFrame:

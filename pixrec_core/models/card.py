@@ -31,6 +31,8 @@ image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
 ```""",
 }
 
+REFIT: Final = "These weights were fitted again on all interactions, those of validation and test included"
+
 USES: Final = """\
 The model ranks the items of one shop for users with at least one interaction there. It can also rank items without \
 interactions, from their texts and photos."""
@@ -47,7 +49,8 @@ def model_card(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     Args:
         settings: `variant`, and the sections `model` and `training` as plain values.
         record: of the training: `data` with counts per dataset, `epochs` with their metrics, `best_epoch`,
-            `parameters`, `trained_parameters`, `backbone` and `started_from`.
+            `parameters`, `trained_parameters`, `backbone` and `started_from`; of a refit also `refit`, with its own
+            `data` and `epochs`.
     """
     return "\n\n".join(
         [
@@ -95,12 +98,16 @@ def _details(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 
 def _training_data(record: Mapping[str, Any]) -> str:
-    columns = ("users", "examples", "items", "items_with_photo", "validation_users")
-    rows = [(name, *(f"{counts[column]:,}" for column in columns)) for name, counts in record["data"].items()]
-    return (
-        f"{_table(('dataset', *columns), rows)}\n\n"
-        "An example is a history and its next item. Training did not use the targets of validation and test."
+    refit = record.get("refit")
+    columns = ["users", "examples", "items", "items_with_photo", *(["validation_users"] if refit is None else [])]
+    data = (refit or record)["data"]
+    rows = [(name, *(f"{counts[column]:,}" for column in columns)) for name, counts in data.items()]
+    used = (
+        "Training did not use the targets of validation and test."
+        if refit is None
+        else f"{REFIT}, for {len(refit['epochs'])} epochs and with the settings that validation chose."
     )
+    return f"{_table(['dataset', *columns], rows)}\n\nAn example is a history and its next item. {used}"
 
 
 def _evaluation(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -110,9 +117,12 @@ def _evaluation(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     rows = [[f"{epoch[column]:.4g}" if column in epoch else "-" for column in columns] for epoch in epochs]
     metric = settings["training"]["metric_for_best_model"]
     several = " With several datasets, metrics are means over them." if len(record["data"]) > 1 else ""
+    refit = record.get("refit")
+    before = "" if refit is None else f"{REFIT}. They were not measured: the figures are of the training before.\n\n"
+    of_weights = "The weights are" if refit is None else "Its weights were"
     return (
-        f"{_table(columns, rows)}\n\n"
-        f"The weights are those of epoch {record['best_epoch']}, which has the best {metric} on validation users. "
+        f"{before}{_table(columns, rows)}\n\n"
+        f"{of_weights} those of epoch {record['best_epoch']}, which has the best {metric} on validation users. "
         f"Targets are ranked among the whole catalogue, items of the history included.{several}"
     )
 

@@ -108,7 +108,7 @@ class CausalHistory(nn.Module):
 
     def newest(self, items: Tensor, times: Tensor, lengths: Tensor) -> Tensor:
         """Return (B, D): the vector of each whole history."""
-        outputs = self._outputs(items, times)[torch.arange(len(items), device=items.device), lengths - 1]
+        outputs = self._outputs(items, times)[torch.arange(items.shape[0], device=items.device), lengths - 1]
         return functional.normalize(self.pooled.newest(items, times, lengths), dim=-1) + outputs
 
     def _outputs(self, items: Tensor, times: Tensor) -> Tensor:

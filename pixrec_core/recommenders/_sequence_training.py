@@ -13,7 +13,7 @@ popularity order.
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -111,10 +111,14 @@ class SequenceModel(Model):
 
     @classmethod
     def fit(cls, train: TrainData) -> Self:
-        """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10."""
+        """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10.
+
+        With chosen settings, train one network for the chosen number of epochs.
+        """
         known = np.unique(train.train.values)
         windows = Windows.to_train(embedding_rows(train.train, known), train.times)
-        return choose_model((cls._fit(train, known, windows, dropout) for dropout in DROPOUTS), train)
+        dropouts = DROPOUTS if train.chosen is None else (train.chosen["dropout"],)
+        return choose_model((cls._fit(train, known, windows, dropout) for dropout in dropouts), train)
 
     @classmethod
     def _fit(cls, train: TrainData, known: NDArray[np.int64], windows: Windows, dropout: float) -> Self:
@@ -124,8 +128,13 @@ class SequenceModel(Model):
             weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
             # `weights` shares memory with `network`, so the model follows the training.
             model = cls(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
-            _train(network, windows, lambda: validation_ndcg(replace(model), train))
-        return replace(model, chosen={"dropout": dropout})
+            if train.chosen is None:
+                epochs = _train_to_best(network, windows, lambda: validation_ndcg(replace(model), train))
+            else:
+                epochs = int(train.chosen["epochs"])
+                for _ in islice(_epochs(network, windows), epochs):
+                    pass
+        return replace(model, chosen={"dropout": dropout, "epochs": epochs})
 
     def for_catalogue(self, positions: NDArray[np.int64], ranks: NDArray[np.int64]) -> Self:
         """Return the model for a later catalogue; items that it was not trained on stay unknown to it.
@@ -161,22 +170,28 @@ class SequenceModel(Model):
         return scores
 
 
-def _train(network: NextItemNetwork, windows: Windows, validate: Callable[[], float]) -> None:
-    """Train in place until validation no longer improves; ends with the weights of the best epoch."""
+def _epochs(network: NextItemNetwork, windows: Windows) -> Iterator[int]:
+    """Train in place; yield the number of each epoch, from 1, when it ends."""
     random = np.random.default_rng(SEED)
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.9, 0.98))
-    highest, best_state, epochs_since = -1.0, network.state_dict(), 0
-    for epoch in range(EPOCHS):
+    for epoch in range(1, EPOCHS + 1):
         network.train()
         for rows in islice(windows.shuffled(random), STEPS_PER_EPOCH):
             optimiser.zero_grad()
             network.loss(rows).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+        yield epoch
+
+
+def _train_to_best(network: NextItemNetwork, windows: Windows, validate: Callable[[], float]) -> int:
+    """Train in place until validation no longer improves; end with the weights of the best epoch and return it."""
+    highest, best_epoch, best_state = -1.0, 0, network.state_dict()
+    for epoch in _epochs(network, windows):
         ndcg = validate()
-        log.debug("epoch %d: validation NDCG@10 %.4f", epoch + 1, ndcg)
-        epochs_since += 1
+        log.debug("epoch %d: validation NDCG@10 %.4f", epoch, ndcg)
         if ndcg > highest:
-            highest, best_state, epochs_since = ndcg, copy.deepcopy(network.state_dict()), 0
-        if epochs_since == PATIENCE:
+            highest, best_epoch, best_state = ndcg, epoch, copy.deepcopy(network.state_dict())
+        if epoch - best_epoch == PATIENCE:
             break
     network.load_state_dict(best_state)
+    return best_epoch

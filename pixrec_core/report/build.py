@@ -19,13 +19,14 @@ from pixrec_core.report.templating import render_template
 from pixrec_core.stages import Stats
 
 
-def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> Stats:
+def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str], *, refit: bool = False) -> Stats:
     """Write `index.html` and `report.md` to the report's folder.
 
     Args:
         dataset: its name.
         paths: of the dataset.
         variants: trained variants of the settings; the page leaves out those without a ranking.
+        refit: whether what serves is fitted on all interactions afterwards; the page then says so.
 
     Returns:
         Path and size of the page, number of users shown, number of unreadable photos, and the main figures.
@@ -37,7 +38,7 @@ def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> 
     inputs = read_inputs(dataset, paths, variants)
     album = Album(inputs.paths, inputs.titles)
     shown = galleries(inputs, album)
-    context = _context(inputs) | {"galleries": shown, "neighbourhoods": neighbourhoods(inputs, album)}
+    context = _context(inputs, refit=refit) | {"galleries": shown, "neighbourhoods": neighbourhoods(inputs, album)}
     with files.replacing(paths.report) as folder:
         folder.mkdir()
         for name in ("index.html", "report.md"):
@@ -52,7 +53,7 @@ def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str]) -> 
     }
 
 
-def _context(inputs: Inputs) -> dict[str, Any]:
+def _context(inputs: Inputs, *, refit: bool) -> dict[str, Any]:
     """Variables of both templates, without the pictures."""
     protocols = inputs.metrics.protocols
     return {
@@ -61,7 +62,7 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "protocols": protocols,
         "first": next(iter(protocols.values())),
         "lines": {method: n for n, method in enumerate(dict.fromkeys([*inputs.rankings, *inputs.training]), start=1)},
-        "held_out": tables.held_out_sentence(inputs.stats.get("sequences", {})),
+        "held_out": tables.held_out_sentence(inputs.stats.get("sequences", {}), refit=refit),
         "sample": inputs.stats.get("raw", {}).get("source") == "sample",
         "panels": [(panel.title, Markup(panel.svg)) for panel in plot_curves(inputs.training)],  # noqa: S704  # own SVG
     }

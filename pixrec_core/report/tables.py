@@ -303,12 +303,20 @@ def photo_rows(groups: Mapping[str, InputGroup]) -> list[Interval]:
     ]
 
 
-def held_out_sentence(stats: dict[str, Any]) -> str | None:
-    """The test items, from the stats of the sequences stage; None without stats."""
+#: What no figure of the report measures.
+REFIT: Final = "After this measurement, what serves is fitted again on all interactions; no figure here measures that."
+
+
+def held_out_sentence(stats: dict[str, Any], *, refit: bool) -> str | None:
+    """The test items, from the stats of the sequences stage, and whether a refit follows; None without stats."""
     cut = stats.get("cuts", {}).get("test")
     if cut:
-        return f"Tested on the first item of each user from {cut} on."
-    return "Tested on the last item of each user with three or more items." if "split" in stats else None
+        tested = f"Tested on the first item of each user from {cut} on."
+    elif "split" in stats:
+        tested = "Tested on the last item of each user with three or more items."
+    else:
+        return None
+    return f"{tested} {REFIT}" if refit else tested
 
 
 def test_set_figures(metrics: Metrics) -> list[tuple[str, str]]:

@@ -33,6 +33,8 @@ class Promotion(BaseModel):
         promoted_at: UTC.
         measured: number of the promotion that was measured; a smaller one if this one was refreshed since.
         trained_at: UTC; when that promotion was made.
+        refitted_at: UTC, by method: when it was fitted on all interactions, those of validation and test included. A
+            method that lacks has the weights that were measured. Figures are always those of the measured promotion.
         checkpoint_sha256: checksum of the weights of each tower.
         score: NDCG@10 of `method` over all test users, seen items allowed.
         comparison: with the previous promotion; None where there was nothing to compare.
@@ -52,6 +54,7 @@ class Promotion(BaseModel):
     promoted_at: str
     measured: int
     trained_at: str
+    refitted_at: dict[str, str] = {}
     checkpoint_sha256: dict[str, str]
     score: float
     comparison: Comparison | None

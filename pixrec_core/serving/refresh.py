@@ -3,9 +3,12 @@
 The copy that serves is built again on the present sequences and item features. Towers keep their weights and encode new
 items by content. Methods in closed form are fitted on all interactions, held-out ones too, with the settings that
 validation chose. Networks over item ids and the blend keep their weights; new items are unknown to the networks.
+
+A refit (`refit.py`) passes networks that were trained on all interactions; they take the place of the promoted ones.
 """
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,18 +35,21 @@ from pixrec_core.recommenders.blend import Blend
 from pixrec_core.retrieval.encode import encode_items
 from pixrec_core.retrieval.index import build_index
 from pixrec_core.schemas import ITEM
-from pixrec_core.serving.promotion import read_promotion, verify_promotion, write_promotion
+from pixrec_core.serving.promotion import parts_of_method, read_promotion, verify_promotion, write_promotion
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
 
-def refresh_promotion(settings: DatasetSettings, paths: DatasetPaths, engine: Engine) -> Stats:
+def refresh_promotion(
+    settings: DatasetSettings, paths: DatasetPaths, engine: Engine, refitted: DatasetPaths | None = None
+) -> Stats:
     """Promote the methods that serve once more, on the present data. The method that serves stays the same.
 
     Args:
         settings: of the dataset: its index.
         paths: of the dataset, with present sequences, photos and item features.
         engine: encodes items.
+        refitted: checkpoints and networks that were trained on all interactions, and the catalogue of that training.
 
     Returns:
         `items`, `new_items`, `left_items`; `interactions`; and `promotion`, its number.
@@ -56,32 +62,44 @@ def refresh_promotion(settings: DatasetSettings, paths: DatasetPaths, engine: En
     old = verify_promotion(paths.promoted, served)
     copies = paths.promoted.copies(served.number + 1)
     files.remove(copies.root)
-    for source in (paths.sequences, paths.images_manifest):
-        files.link(files.require(source), copies.root / source.relative_to(paths.root))
+    for shared in (paths.sequences, paths.images_manifest):
+        files.link(files.require(shared), copies.root / shared.relative_to(paths.root))
     catalogue, train = read_items(paths), TrainData.read_all(paths)
-    positions = _positions(read_items(old)[ITEM].to_list(), catalogue[ITEM].to_list())
-    digest, sha256 = catalogue_digest(catalogue[ITEM]), {}
-    for name in served.towers:
-        shutil.copytree(old.variant(name).checkpoint, copies.variant(name).checkpoint)
-        sha256[name] = _refresh_tower(settings, paths.variant(name), copies.variant(name), train, positions, engine)
-    for name in served.methods:
-        if name == BLEND:
-            blend = Blend.load(old.blend.root)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    digest, sha256, fitted = catalogue_digest(catalogue[ITEM]), {}, dict(served.refitted_at)
+    sources = dict.fromkeys(served.methods, old)
+    if refitted is not None:
+        is_trained = {each: (refitted.root / parts_of_method(served, each)[0]).exists() for each in sources}
+        sources |= {name: refitted for name in sources if is_trained[name]}
+        fitted |= {name: now for name in sources if is_trained[name]}
+    positions = {
+        source.root: _positions(read_items(source)[ITEM].to_list(), catalogue[ITEM].to_list())
+        for source in (old, *([refitted] if refitted else []))
+    }
+    for name, source in sources.items():
+        before = positions[source.root]
+        if name in served.towers:
+            shutil.copytree(source.variant(name).checkpoint, copies.variant(name).checkpoint)
+            sha256[name] = _refresh_tower(settings, paths.variant(name), copies.variant(name), train, before, engine)
+        elif name == BLEND:
+            blend = Blend.load(source.blend.root)
             items = ItemTable.of(catalogue, train.train.values, train.times)
             replace(blend, items=items, catalogue=digest).save(copies.blend.root)
-        elif name not in served.towers:
-            model = _refresh_model(old.baseline(name).model, train, positions)
+        else:
+            model, is_fitted = _refresh_model(source.baseline(name).model, train, before)
             model.save(copies.baseline(name).model, digest)
+            fitted |= {name: now} if is_fitted else {}
     kept = served.model_dump(exclude={"promoted_at", "files"})  # figures stay those of the measured promotion
-    fields = kept | {"number": served.number + 1, "checkpoint_sha256": sha256}
+    fields = kept | {"number": served.number + 1, "checkpoint_sha256": sha256, "refitted_at": fitted}
     write_promotion(paths.promoted, copies, fields)
     return {
         "promotion": served.number + 1,
         "method": served.method,
         "trained_at": served.trained_at,
+        "refitted_at": fitted,
         "items": train.n_items,
-        "new_items": train.n_items - int((positions >= 0).sum()),
-        "left_items": int((positions < 0).sum()),
+        "new_items": train.n_items - int((positions[old.root] >= 0).sum()),
+        "left_items": int((positions[old.root] < 0).sum()),
         "interactions": len(train.times),
     }
 
@@ -92,15 +110,20 @@ def _positions(before: list[str], now: list[str]) -> NDArray[np.int64]:
     return np.array([numbers.get(item, -1) for item in before], np.int64)
 
 
-def _refresh_model(folder: Path, train: TrainData, positions: NDArray[np.int64]) -> Model:
-    """Return a baseline for the present catalogue."""
+def _refresh_model(folder: Path, train: TrainData, positions: NDArray[np.int64]) -> tuple[Model, bool]:
+    """Return a baseline for the present catalogue, and whether it was fitted on all interactions."""
     model = load_model(folder)
     if isinstance(model, SequenceModel):
-        return model.for_catalogue(positions, train.popularity_ranks)
-    refitted: Model = load_plugin(recommenders.__name__, model_method(folder)).fit(
+        return model.for_catalogue(positions, train.popularity_ranks), False
+    return fit_again(folder, model, train), True
+
+
+def fit_again(folder: Path, model: Model, train: TrainData) -> Model:
+    """Fit a saved method, which is `model`, with the settings that were chosen then."""
+    fitted: Model = load_plugin(recommenders.__name__, model_method(folder)).fit(
         replace(train, chosen=dict(model.chosen))
     )
-    return refitted
+    return fitted
 
 
 def _refresh_tower(

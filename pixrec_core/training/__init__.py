@@ -43,6 +43,7 @@ from pixrec_core.training.validation import MeanValidation, Validation
 __all__ = ["build_tower", "mlflow_run", "train"]
 
 COLLABORATIVE = "collaborative"  # the variant with an embedding per item id
+INITIAL = ("backbone", "started_from")  # parts of a record about initial weights: those of a refit are the same
 
 
 def train(
@@ -53,10 +54,14 @@ def train(
     *,
     run: str,
     start: Path | None = None,
+    measured: Path | None = None,
     engine: Launcher = LOCAL,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Stats:
     """Train one variant and write the checkpoint of its best epoch by `settings.metric_for_best_model`.
+
+    A refit, which names a measured checkpoint, trains without validation for as many epochs as that one took to its
+    best epoch. Its checkpoint has the record and figures of the measured one, and its own sizes under `refit`.
 
     A killed training of the same run resumes after its last complete epoch, in any number of processes. Items and users
     belong to their dataset: the same id in two datasets means two items.
@@ -68,6 +73,7 @@ def train(
         datasets: the variant in each training dataset, by name.
         run: identifies everything that the outcome depends on; the state of another run is never resumed.
         start: folder of a checkpoint to continue from; None starts from the backbone.
+        measured: folder of the checkpoint to refit on sequences that hold all interactions; None trains and validates.
         engine: starts the training processes if there are several, and encodes photos for a frozen vision tower.
         on_epoch: called with the losses and validation metrics of each epoch.
 
@@ -82,11 +88,12 @@ def train(
         EngineError: the engine has no room for the processes.
         LostProcessError: one of several processes died.
     """
-    for dataset in datasets.values():
-        require_valid_sequences(dataset.dataset)
-        read_checked_sequences(dataset.dataset)
+    if measured is None:
+        for dataset in datasets.values():
+            require_valid_sequences(dataset.dataset)
+            read_checked_sequences(dataset.dataset)
     model_settings, state = hub.pin_revision(model_settings), _state_folder(paths, run)
-    given = model_settings, settings, paths, datasets, state, start
+    given = model_settings, settings, paths, datasets, state, start, measured
     if settings.processes == 1:
         _run_training(*given, engine, on_report=on_epoch)
     else:
@@ -122,6 +129,7 @@ def _run_training(
     datasets: Mapping[str, VariantPaths],
     state: Path,
     start: Path | None,
+    measured: Path | None,
     engine: Engine,
     *,
     on_report: Callable[[Epoch], None],
@@ -132,16 +140,17 @@ def _run_training(
         prepared = items.prepare(model_settings, settings, datasets, engine)
     else:
         prepared = _prepare_tokens(model_settings, settings, datasets, start, engine)
-    model = prepared.model
+    model, old = prepared.model, None if measured is None else files.read_json(measured / checkpoint.CURVES)
     trainer = DualTowerTrainer(
         model,
         prepared.windows,
         settings,
         state,
         paths.curves,
-        validate=prepared.validate,
+        validate=prepared.validate if old is None else None,
         on_epoch=on_report,
         name=paths.variant,
+        last_epoch=0 if old is None else old["best_epoch"],
     )
     begin = time.monotonic()
     trainer.fit()
@@ -158,6 +167,8 @@ def _run_training(
         "data": prepared.counts,
         **checkpoint.initial_weights(model_settings, start),
     }
+    if old is not None:
+        record = old | {"refit": {name: value for name, value in record.items() if name not in INITIAL}}
     if model.backbone is not None:
         tuning.merge_lora_adapters(model)
     settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}

@@ -44,6 +44,8 @@ EPOCH_PREFIX, EVAL_PREFIX = "epoch_", "eval_"  # of an epoch's mean training los
 class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trains a dual tower, validates it by retrieval after each epoch, and keeps the weights of the best epoch.
 
+    Without validation it trains a given number of epochs and keeps the weights of the last one.
+
     In a process group each process trains its part of every batch, with a replica of the model or a shard of it
     (`TrainingSettings.fsdp`). Only the first process logs and writes.
 
@@ -53,9 +55,10 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         settings: of the training.
         state: folder of the checkpoints that a killed training resumes from.
         curves: folder of TensorBoard event files.
-        validate: returns metrics of a model; must contain "recall@10" and "ndcg@10".
+        validate: returns metrics of a model; must contain "recall@10" and "ndcg@10". None trains without validation.
         on_epoch: called with the losses and metrics of each epoch.
         name: of the run, for progress lines.
+        last_epoch: without validation: the last one. The learning rate follows the plan for all epochs of the settings.
     """
 
     def __init__(
@@ -66,17 +69,19 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         state: Path,
         curves: Path,
         *,
-        validate: Callable[[Tower], dict[str, float]],
+        validate: Callable[[Tower], dict[str, float]] | None,
         on_epoch: Callable[[Epoch], None],
         name: str,
+        last_epoch: int = 0,
     ) -> None:
+        stop = EarlyStoppingCallback(settings.patience) if validate else _StopAfter(last_epoch)
         super().__init__(
             model=model,
-            args=_training_arguments(settings, state),
+            args=_training_arguments(settings, state, validates=validate is not None),
             data_collator=dataset.collate,
             train_dataset=dataset,
             eval_dataset=dataset,  # the Trainer requires one; `evaluate` does not read it
-            callbacks=[EarlyStoppingCallback(settings.patience), _FinishedMark()],
+            callbacks=[stop, _FinishedMark()],
         )
         self.remove_callback(PrinterCallback)
         if self.is_world_process_zero():
@@ -93,7 +98,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         self._epoch_start = time.monotonic()
 
     def fit(self) -> None:
-        """Train to the end, from the last complete epoch if there is one, and load the weights of the best epoch."""
+        """Train to the end, from the last complete epoch if there is one; with validation, load the best epoch."""
         resumed = last_finished(Path(self.args.output_dir))
         if resumed and (epochs := _epochs_if_over(resumed)):
             self.args.num_train_epochs = epochs  # patience had run out: only the best epoch remains to be loaded
@@ -132,8 +137,8 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             super()._load_best_model()
 
     def load_best(self, model: Tower) -> None:
-        """Load the weights of the best epoch into a model of the same shape."""
-        self._load_from_checkpoint(self.state.best_model_checkpoint, model)
+        """Load the weights of the best epoch, without validation of the last one, into a model of the same shape."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint or last_finished(Path(self.args.output_dir)), model)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return batches of one dataset each.
@@ -183,10 +188,12 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
 
     def _epoch_metrics(self) -> dict[str, float]:
         """Return mean losses and validation metrics of the epoch that ends, with their prefixes."""
-        self.model.eval()
-        with sharding.gathered_weights(self.model):
-            metrics = self._validate(self.model)
-        self.model.train()
+        metrics: dict[str, float] = {}
+        if self._validate is not None:
+            self.model.eval()
+            with sharding.gathered_weights(self.model):
+                metrics = self._validate(self.model)
+            self.model.train()
         losses = {}
         if isinstance(self._term_sums, Tensor):
             losses = {
@@ -197,15 +204,19 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         return prefixed | {EVAL_PREFIX + name: value for name, value in metrics.items()}
 
     def curves(self) -> dict[str, Any]:
-        """Return the record of every epoch, including those before a resume, and which epoch is best."""
-        metric = EVAL_PREFIX + self._metric_for_best_model
-        epochs = [_epoch_record(entry) for entry in self.state.log_history if metric in entry]
-        best = max(epochs, key=lambda epoch: epoch[self._metric_for_best_model])
+        """Return the record of every epoch, including those before a resume, and with validation of the best one."""
+        ends = [entry for entry in self.state.log_history if f"{EPOCH_PREFIX}seconds" in entry]
+        epochs, best = [_epoch_record(entry) for entry in ends], {}
+        if self._validate is not None:
+            found = max(epochs, key=lambda epoch: epoch[self._metric_for_best_model])
+            best = {
+                "best_epoch": found["epoch"],
+                "validation_ndcg@10": found["ndcg@10"],
+                "validation_recall@10": found["recall@10"],
+            }
         return {
             "epochs": epochs,
-            "best_epoch": best["epoch"],
-            "validation_ndcg@10": best["ndcg@10"],
-            "validation_recall@10": best["recall@10"],
+            **best,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "steps": self.state.global_step,
@@ -242,7 +253,7 @@ def _epochs_if_over(folder: str) -> int | None:
     return round(state.epoch) if stopped else None
 
 
-def _training_arguments(settings: TrainingSettings, state: Path) -> TrainingArguments:
+def _training_arguments(settings: TrainingSettings, state: Path, *, validates: bool) -> TrainingArguments:
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(state),
@@ -261,8 +272,8 @@ def _training_arguments(settings: TrainingSettings, state: Path) -> TrainingArgu
         eval_strategy="epoch",
         save_strategy="epoch",
         restore_callback_states_from_checkpoint=True,  # patience continues to count after a resume
-        load_best_model_at_end=True,
-        metric_for_best_model=settings.metric_for_best_model,
+        load_best_model_at_end=validates,
+        metric_for_best_model=settings.metric_for_best_model if validates else None,
         greater_is_better=True,
         remove_unused_columns=False,
         logging_steps=LOGGING_STEPS,
@@ -298,6 +309,17 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
         log.info("%s: %s", self._name, ", ".join(f"{name} {n:.4g}" for name, n in _epoch_record(metrics).items()))
 
 
+class _StopAfter(TrainerCallback):  # type: ignore[misc]
+    """Ends a training after an epoch, before the planned number of epochs."""
+
+    def __init__(self, last_epoch: int) -> None:
+        self._last_epoch = last_epoch
+
+    def on_evaluate(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
+        if round(state.epoch) >= self._last_epoch:
+            control.should_training_stop = True
+
+
 class _FinishedMark(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint once all of its files are written, and only then removes older ones.
 
@@ -312,8 +334,9 @@ class _FinishedMark(TrainerCallback):  # type: ignore[misc]
             return
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (newest / FINISHED).touch()
+        kept = {newest.name, Path(state.best_model_checkpoint or newest).name}
         for folder in Path(args.output_dir).glob("checkpoint-*"):
-            if folder not in {newest, Path(state.best_model_checkpoint)}:
+            if folder.name not in kept:
                 files.remove(folder)
 
 

@@ -135,6 +135,10 @@ def refused(work: Work) -> Stats:
     }  # fmt: skip
 
 
+def refit(work: Work, inputs: StageInputs) -> Stats:
+    return {"refitted": False, "summary": "off"}
+
+
 def baselines(work: Work) -> Stats:
     ranking = work.paths.baseline("popularity").ranking
     ranking.parent.mkdir(parents=True, exist_ok=True)

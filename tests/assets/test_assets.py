@@ -19,7 +19,14 @@ from tests.assets import fake_stages
 
 DATA = [*pipeline.DATA]
 MODEL = [pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING]
-EVALUATION = [pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT]
+EVALUATION = [
+    pipeline.BASELINES,
+    pipeline.BLEND,
+    pipeline.PROMOTED,
+    pipeline.EVALUATION,
+    pipeline.REPORT,
+    pipeline.REFIT,
+]
 
 
 @pytest.fixture

@@ -56,19 +56,38 @@ def build_all(settings: Settings) -> None:
 def test_the_demo_builds_every_artefact_once_and_shows_metrics(pixrec, settings):
     code, out, _ = pixrec("demo")
     assert code == 0
-    assert built(out) == [*DATA, "baselines", *TRAINED, *TRAINED, *TRAINED, "blend", "promoted", "evaluation", "report"]
+    assert built(out) == [
+        *DATA,
+        "baselines",
+        *TRAINED,
+        *TRAINED,
+        *TRAINED,
+        "blend",
+        "promoted",
+        "evaluation",
+        "report",
+        "refit",
+    ]
     assert "multimodal (serves) │ 0.2500" in out
     assert out.strip().endswith(f"report: {settings.data_dir / 'sample' / 'report' / 'index.html'}")
     code, out, _ = pixrec("demo")
     assert (code, built(out)) == (0, [])
-    assert out.count("up to date (built 20") == 23
+    assert out.count("up to date (built 20") == 24
 
 
 def test_a_changed_setting_rebuilds_only_what_depends_on_it(pixrec, settings, monkeypatch):
     build_all(settings)
     monkeypatch.setenv("PIXREC_TRAINING__EPOCHS", "9")
     assert built(pixrec("run", "sample", "--variant", "text_only")[1]) == TRAINED
-    assert built(pixrec("run", "sample")[1]) == [*TRAINED, *TRAINED, "blend", "promoted", "evaluation", "report"]
+    assert built(pixrec("run", "sample")[1]) == [
+        *TRAINED,
+        *TRAINED,
+        "blend",
+        "promoted",
+        "evaluation",
+        "report",
+        "refit",
+    ]
 
 
 def test_a_rebuild_with_the_same_bytes_makes_no_other_stage_stale(pixrec):
@@ -277,7 +296,7 @@ def test_dagster_home_is_the_project_where_it_has_an_instance_file(settings, tmp
 def test_variants_run_in_turn_and_comparisons_last(settings):
     order = [(run.stage.name, run.work.variant) for run in plan_dataset(settings, "sample")]
     variants = [(name, variant) for variant in ("multimodal", "collaborative", "text_only") for name in TRAINED]
-    assert order[7:] == [*variants, *((name, None) for name in ("blend", "promoted", "evaluation", "report"))]
+    assert order[7:] == [*variants, *((name, None) for name in ("blend", "promoted", "evaluation", "report", "refit"))]
 
 
 INTERRUPTED = """

@@ -189,7 +189,7 @@ def test_new_data_request_training_and_then_the_evaluation(evaluated, monkeypatc
     asked, cursor = evaluate(defs, evaluated, cursor)
     assert asked == {}, "the rankings have changed in this very tick"
     assert evaluate(defs, evaluated, cursor)[0] == {
-        name: {"sample"} for name in ("blend", "promoted", "evaluation", "report")
+        name: {"sample"} for name in ("blend", "promoted", "evaluation", "report", "refit")
     }
 
 

@@ -157,7 +157,9 @@ class DatasetInfo(BaseModel):
     dataset: str
     method: str = Field(description="method that serves")
     promotion: int
-    promoted_at: str = Field(description="UTC")
+    promoted_at: str = Field(description="UTC; of the last promotion, refit or refresh")
+    trained_at: str = Field(description="UTC; when the methods were trained and measured")
+    refitted_at: dict[str, str] = Field(description="UTC by method; when it was fitted on all interactions since")
     methods: dict[str, float | None] = Field(description="methods that can be asked, with NDCG@10 on validation users")
     towers: tuple[str, ...] = Field(description="methods that answer texts or photos, best first")
     items: int = Field(description="size of the catalogue")
@@ -171,6 +173,8 @@ class DatasetInfo(BaseModel):
             method=promotion.method,
             promotion=promotion.number,
             promoted_at=promotion.promoted_at,
+            trained_at=promotion.trained_at,
+            refitted_at=promotion.refitted_at,
             methods=promotion.methods,
             towers=promotion.towers,
             items=recommender.catalogue.height,

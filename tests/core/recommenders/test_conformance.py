@@ -273,7 +273,7 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
     assert sorted(path.name for path in paths.baselines.iterdir()) == NAMES == stats["baselines"]
     assert list(paths.baseline_rankings()) == NAMES
     assert (stats["users"], stats["items"]) == (3, 5)
-    assert set(stats["chosen"]["sasrec"]) == {"dropout", "validation_ndcg@10"}
+    assert set(stats["chosen"]["sasrec"]) == {"dropout", "epochs", "validation_ndcg@10"}
     assert "popularity" not in stats["chosen"], "it has no settings"
     popularity, repeat_last = paths.baseline("popularity"), paths.baseline("repeat_last")
     lists = pl.read_parquet(popularity.ranking).group_by("user").agg("item").sort("user")

@@ -1,6 +1,7 @@
 """Sequence networks and their training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,8 +132,9 @@ def test_training_keeps_the_epoch_with_the_best_validation(monkeypatch):
         states.append(model.items.weight.detach().clone())
         return ndcgs[len(states) - 1]
 
-    training._train(model, to_train([[1, 2, 3]]), validate)
+    best = training._train_to_best(model, to_train([[1, 2, 3]]), validate)
     assert len(states) == 4, "training stops after two epochs without a better one"
+    assert best == 2
     assert torch.equal(model.items.weight, states[1])
 
 
@@ -142,3 +144,18 @@ def test_fitting_does_not_change_the_global_random_state():
     torch.manual_seed(3)
     gru4rec.fit(make_train_data([[0, 1]], 2))
     assert torch.rand(1) == expected
+
+
+def test_a_refit_trains_for_the_chosen_number_of_epochs(monkeypatch):
+    monkeypatch.setattr(training, "EPOCHS", 1)
+    lists = np.random.default_rng(0).integers(0, 12, (60, 5)).tolist()
+    train_data = make_train_data(lists, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
+    measured = gru4rec.fit(train_data)
+    assert measured.chosen["epochs"] == 1
+    monkeypatch.undo()
+    again = gru4rec.fit(replace(train_data, chosen=measured.chosen))
+    longer = gru4rec.fit(replace(train_data, chosen={**measured.chosen, "epochs": 2}))
+    assert again.chosen == measured.chosen
+    for name, values in measured.weights.items():
+        np.testing.assert_array_equal(again.weights[name], values)
+        assert not np.array_equal(longer.weights[name], values)

@@ -120,14 +120,14 @@ def test_numbers(value, text):
 
 
 def test_the_sentence_on_held_out_items_follows_the_split():
-    assert tables.held_out_sentence({}) is None
+    assert tables.held_out_sentence({}, refit=True) is None
     assert (
-        tables.held_out_sentence({"split": "leave_one_out", "cuts": {}})
+        tables.held_out_sentence({"split": "leave_one_out", "cuts": {}}, refit=False)
         == "Tested on the last item of each user with three or more items."
     )
     cuts = {"validation": "2020-01-01T00:00:00+00:00", "test": "2020-02-01T00:00:00+00:00"}
-    sentence = tables.held_out_sentence({"split": "time", "cuts": cuts})
-    assert sentence == "Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on."
+    sentence = tables.held_out_sentence({"split": "time", "cuts": cuts}, refit=True)
+    assert sentence == f"Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on. {tables.REFIT}"
 
 
 SHARE = "ten recommendations contain the next item for"

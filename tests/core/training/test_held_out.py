@@ -69,7 +69,14 @@ def test_the_time_split_works_from_training_to_the_report(shop):
         work = shop(variant, sequences=SPLITS["time"], training={"epochs": 1})
         for stage in (pipeline.CHECKPOINT, *AFTER_TRAINING):
             stage.materialise(work)
-    stages = (pipeline.BASELINES, pipeline.BLEND, pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT)
+    stages = (
+        pipeline.BASELINES,
+        pipeline.BLEND,
+        pipeline.PROMOTED,
+        pipeline.EVALUATION,
+        pipeline.REPORT,
+        pipeline.REFIT,
+    )
     for stage in stages:
         stage.materialise(work)
     users = read_sequences(work.paths, schemas.TEST)["user"]
