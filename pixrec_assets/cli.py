@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from pixrec_assets.commands.compare import compare
 from pixrec_assets.commands.doctor import doctor
-from pixrec_assets.commands.export import export
+from pixrec_assets.commands.export import export, push
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.recommend import recommend
 from pixrec_assets.commands.refresh import refresh
@@ -49,7 +49,9 @@ def cli(config: Path | None) -> None:
         os.environ[CONFIG_VARIABLE] = str(config.resolve())
 
 
-for command in (backfill, compare, demo, doctor, export, photos, recommend, refresh, run, serve, settings, status):
+for command in (
+    backfill, compare, demo, doctor, export, photos, push, recommend, refresh, run, serve, settings, status,
+):  # fmt: skip
     cli.add_command(command)
 
 

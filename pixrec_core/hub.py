@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pixrec_core.errors import BackboneError
+from pixrec_core.errors import BackboneError, SettingsError
 from pixrec_core.settings import ModelSettings
 
 #: Files to download from a repository: no pickled weights and no code.
@@ -45,6 +45,36 @@ def resolve_commit(name: str, revision: str | None) -> str | None:
             "Without a network, download the model on another machine with `hf download NAME --local-dir FOLDER`, and "
             "set model.backbone to that folder"
         ) from error
+
+
+def push_folder(folder: Path, name: str, message: str, *, private: bool = True) -> str:
+    """Upload a folder to a model repository of the hub, which is created if it does not exist; return its URL.
+
+    The token is that of `hf auth login` or of the environment variable HF_TOKEN; the hub is that of HF_ENDPOINT.
+
+    Args:
+        folder: files of the repository, such as a checkpoint with its card.
+        name: of the repository, `owner/name`.
+        message: of the commit.
+        private: whether a new repository is private.
+
+    Raises:
+        SettingsError: the name is invalid, the hub cannot be reached, or it refuses the upload.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        created = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message=message)
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise SettingsError(
+            f"cannot push to {name} on the Hugging Face hub ({type(error).__name__}: {first_line}). Log in with "
+            "`hf auth login`, and name a repository `owner/name` that you may write to"
+        ) from error
+    return str(created)
 
 
 def download_backbone(name: str, revision: str | None) -> Path:

@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 from pyarrow import parquet
 
-from pixrec_core import files
+from pixrec_core import files, hub
 from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import QueryError, SettingsError
 from pixrec_core.paths import DatasetPaths, PromotedPaths
@@ -43,9 +43,9 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None,
         QueryError: the method has not been promoted, or is no dual tower.
         SettingsError: `output` exists and is no earlier export.
     """
-    _check_output(output)
+    check_output(output, {EXPORTED, MANIFEST})
     promotion = read_promotion(folder)
-    tower = _choose_tower(promotion, method)
+    tower = choose_tower(promotion, method)
     copies = verify_promotion(folder, promotion, ["sequences.duckdb", *parts_of_method(promotion, tower)])
     items, vectors = read_item_vectors(copies.variant(tower).item_vectors)
     catalogue = read_items(copies)
@@ -72,7 +72,34 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None,
     return manifest
 
 
-def _choose_tower(promotion: Promotion, method: str | None) -> str:
+def push_checkpoint(folder: PromotedPaths, repository: str, method: str | None = None, *, private: bool = True) -> str:
+    """Upload a promoted checkpoint with its model card to the Hugging Face hub; return the URL of the repository.
+
+    Args:
+        folder: the promoted folder.
+        repository: `owner/name`; created if it does not exist.
+        method: a dual tower; by default the best one on validation.
+        private: whether a new repository is private.
+
+    Raises:
+        MissingArtefactError: nothing has been promoted.
+        ArtefactError: a promoted file is damaged.
+        QueryError: the method has not been promoted, or is no dual tower.
+        SettingsError: the hub refuses the upload or cannot be reached.
+    """
+    promotion = read_promotion(folder)
+    tower = choose_tower(promotion, method)
+    copies = verify_promotion(folder, promotion, parts_of_method(promotion, tower))
+    message = f"{tower} of {promotion.dataset}, promotion {promotion.number} of {promotion.promoted_at}"
+    return hub.push_folder(copies.variant(tower).checkpoint, repository, message, private=private)
+
+
+def choose_tower(promotion: Promotion, method: str | None) -> str:
+    """Return the dual tower to export; by default the best one on validation.
+
+    Raises:
+        QueryError: the method has not been promoted, or is no dual tower.
+    """
     if not promotion.towers:
         raise QueryError(f"no promoted method of {promotion.dataset} has item vectors")
     if method and promotion.require_method(method) not in promotion.towers:
@@ -80,9 +107,13 @@ def _choose_tower(promotion: Promotion, method: str | None) -> str:
     return method or promotion.towers[0]
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a folder with other files, since an export replaces the whole folder."""
-    if output.exists() and not (output.is_dir() and {each.name for each in output.iterdir()} <= {EXPORTED, MANIFEST}):
+def check_output(output: Path, names: set[str]) -> None:
+    """Refuse a folder with other files than those of an export, since an export replaces the whole folder.
+
+    Raises:
+        SettingsError: there are such files, or `output` is a file.
+    """
+    if output.exists() and not (output.is_dir() and {each.name for each in output.iterdir()} <= names):
         raise SettingsError(f"{output} exists and is no earlier export; name a folder that does not exist yet")
 
 

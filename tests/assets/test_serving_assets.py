@@ -6,6 +6,7 @@ from unittest import mock
 import dagster as dg
 import polars as pl
 import pytest
+from huggingface_hub import constants
 
 from pixrec_assets import serving
 from pixrec_assets.cli import cli
@@ -16,6 +17,7 @@ from pixrec_core.serving.promotion import read_promotion
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
 from tests.core.shop import served_shop
+from tests.core.upload_hub import UploadHub
 
 
 def test_it_writes_hit_rates_and_shows_them(tmp_path):
@@ -54,6 +56,22 @@ def test_the_command_refreshes_and_says_what_serves(project, capsys):
     promotion = read_promotion(PromotedPaths(project / "data/shop/promoted"))
     assert (promotion.number, promotion.measured) == (2, 1)
     assert f"{promotion.method} serves as promotion 2 with" in capsys.readouterr().out
+
+
+def test_commands_hand_over_a_tower(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pixrec.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
+    served_shop(tmp_path, "text_only", baselines=["ease"], model={"user_encoder": "items"})
+    cli.main(["export", "shop", "--format", "onnx", "--output", "shop-onnx"], standalone_mode=False)
+    assert "text_only of shop as ONNX, largest difference from PyTorch: item_encoder" in capsys.readouterr().out
+    assert (tmp_path / "shop-onnx" / "user_encoder.onnx").is_file()
+    hub = UploadHub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    cli.main(["push", "shop", "owner/tower"], standalone_mode=False)
+    assert f"pushed to {hub.url}/owner/tower" in capsys.readouterr().out
+    assert "owner/tower/README.md" not in hub.files, "this checkpoint of random weights has no card"
+    assert "owner/tower/model.safetensors" in hub.files
+    hub.close()
 
 
 def test_the_asset_refreshes(project):

@@ -1,11 +1,13 @@
 """Exported vectors as Parquet readers and a vector database see them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from huggingface_hub import constants
 from pyarrow import parquet
 
 from pixrec_core import files
@@ -15,6 +17,7 @@ from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommender, export
 from pixrec_core.serving.promotion import read_promotion
 from pixrec_core.stages import Work
+from tests.core.upload_hub import UploadHub
 
 
 @pytest.fixture
@@ -83,3 +86,38 @@ def test_another_tower_can_be_exported_and_a_baseline_cannot(folder: PromotedPat
     without = read_promotion(folder).model_copy(update={"towers": ()})
     with pytest.raises(QueryError, match="no promoted method of shop has item vectors"):
         export._choose_tower(without, "ease")
+
+
+@pytest.fixture
+def upload_hub(monkeypatch) -> Iterator[UploadHub]:
+    hub = UploadHub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield hub
+    hub.close()
+
+
+def test_the_promoted_checkpoint_is_pushed_with_its_card(folder: PromotedPaths, upload_hub: UploadHub) -> None:
+    url = export.push_checkpoint(folder, "owner/tower", "text_only")
+    assert url == f"{upload_hub.url}/owner/tower"
+    checkpoint_folder = folder.copies(read_promotion(folder).number).variant("text_only").checkpoint
+    expected = {
+        f"owner/tower/{path.relative_to(checkpoint_folder).as_posix()}": path.read_bytes()
+        for path in checkpoint_folder.rglob("*")
+        if path.is_file()
+    }
+    assert upload_hub.files == expected
+    assert upload_hub.created[0]["visibility"] == "private"
+    assert upload_hub.tokens == {"Bearer hf_secret"}
+    export.push_checkpoint(folder, "owner/tower", "text_only", private=False)
+    assert upload_hub.created[1]["visibility"] == "public"
+
+
+def test_a_refused_upload_says_what_to_do(folder: PromotedPaths, upload_hub: UploadHub) -> None:
+    upload_hub.refusal = 403
+    with pytest.raises(SettingsError, match=r"cannot push to owner/tower .*403 Forbidden.*hf auth login"):
+        export.push_checkpoint(folder, "owner/tower")
+    with pytest.raises(SettingsError, match=r"cannot push to a/b/c .*repo"):
+        export.push_checkpoint(folder, "a/b/c")
+    with pytest.raises(QueryError, match="has no item vectors"):
+        export.push_checkpoint(folder, "owner/tower", "ease")
