@@ -1,7 +1,12 @@
 """The manifests of deploy/ parse, refer to each other correctly, and agree with the rest of the project."""
 
 import importlib.util
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ import pytest
 import yaml
 from dagster._cli.api import grpc_command
 
+from pixrec_assets.cli import cli
 from pixrec_core.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,14 +136,46 @@ def test_ray_requires_a_token_and_has_the_version_of_the_image(ray: dict[str, An
     assert f"ray[client,default]=={ray['spec']['rayVersion']}" in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_the_image_copies_existing_files() -> None:
-    text = (DEPLOY / "Dockerfile").read_text()
-    copied = [path for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for path in line.split()]
-    assert {"requirements.lock", "pixrec_core", "pixrec_assets"} <= set(copied)
-    assert all((ROOT / path).exists() for path in copied)
-    assert re.search(r"^USER 1000$", text, re.MULTILINE), "pods run as this user"
-
-
 def test_the_chart_has_the_version_of_the_locked_dagster() -> None:
     (locked,) = re.findall(r"^dagster==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert f"--version {locked} " in (DEPLOY / "dagster-values.yaml").read_text()
+
+
+@pytest.mark.parametrize("image", ["Dockerfile", "serve.Dockerfile"])
+def test_images_copy_existing_files(image: str) -> None:
+    text = (DEPLOY / image).read_text()
+    copied = [path for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for path in line.split()]
+    assert {"requirements.lock", "pixrec_core", "pixrec_assets"} <= set(copied)
+    assert all((ROOT / path).exists() for path in copied)
+    assert re.search(r"^USER 1000$", text, re.MULTILINE), "no process needs root"
+
+
+def test_the_servers_image_starts_the_server() -> None:
+    text = (DEPLOY / "serve.Dockerfile").read_text()
+    (command,) = re.findall(r"^CMD (\[.+\])$", text, re.MULTILINE)
+    name, *arguments = json.loads(command)
+    assert name == "pixrec"
+    assert cli.commands[arguments[0]].make_context("serve", arguments[1:]).params["host"] == "0.0.0.0"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """With the command of this environment in place of the installed one, which the check wants to exist."""
+    for path in DEPLOY.glob("pixrec*"):
+        text = path.read_text().replace("/srv/pixrec/.venv/bin/pixrec", sys.executable)
+        (tmp_path / path.name).write_text(text)
+    units = ["pixrec-serve.service", "pixrec@refresh.timer", "pixrec@run.timer"]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in units)],
+        capture_output=True, text=True, check=False, env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_units_run_commands_that_exist() -> None:
+    for path in DEPLOY.glob("pixrec*.service"):
+        (command,) = re.findall(r"^ExecStart=\S+/pixrec (\S+)$", path.read_text(), re.MULTILINE)
+        assert command == "%i" or command in cli.commands
+    timers = {path.name for path in DEPLOY.glob("*.timer")}
+    assert timers == {"pixrec@refresh.timer", "pixrec@run.timer"}
+    assert {"refresh", "run"} <= cli.commands.keys()
