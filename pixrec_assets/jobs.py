@@ -37,7 +37,7 @@ EVALUATE: Final = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.groups("evaluation"),
     executor_def=dg.in_process_executor,
-    description="Baselines, blend, promotion, metrics, report and refit of a dataset; needs the rankings of its variants.",
+    description="Baselines, blend, promotion, metrics, report and refit of a dataset; needs all rankings.",
 )
 
 REFRESH: Final = dg.define_asset_job(
