@@ -29,8 +29,6 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import DAY_MS, ITEMS, TEST, TIMESTAMPS
 from pixrec_core.serving import Recommender
 from pixrec_core.serving.promotion import read_promotion
-from pixrec_core.serving.refit import train_networks
-from pixrec_core.serving.refresh import refresh_promotion
 from pixrec_core.settings import load_settings
 from pixrec_core.stages import StageInputs, Work
 
@@ -112,7 +110,7 @@ def main() -> None:
 
 def compare(work: Work, source: DatasetPaths, baselines: Sequence[str]) -> None:
     """Print the metrics of every method before and after, with paired intervals."""
-    paths, settings, seconds = work.paths, work.dataset_settings, {}
+    paths, seconds = work.paths, {}
     copy_data(source, paths)
 
     def keep(name: str, function: Callable[[], object]) -> None:
@@ -122,16 +120,11 @@ def compare(work: Work, source: DatasetPaths, baselines: Sequence[str]) -> None:
         seconds[name] = time.process_time() - start
         shutil.copytree(paths.promoted.root, paths.root / name)
 
-    def refit() -> None:
-        served = read_promotion(paths.promoted)
-        networks = train_networks(settings, paths, served, run="benchmark", start=lambda _: None, engine=work.engine)
-        refresh_promotion(settings, paths, work.engine, networks)
-
     keep("measured", lambda: train(work, baselines))
     cut, test = read_cuts(paths)[TEST], read_sequences(paths, TEST)
     forget_test(paths)
-    keep("refreshed", lambda: refresh_promotion(settings, paths, work.engine))
-    keep("refitted", refit)
+    keep("refreshed", lambda: pipeline.refresh(work))
+    keep("refitted", lambda: pipeline.refit(work, StageInputs("benchmark", {})))
 
     days = (test[TIMESTAMPS].list.last().max() - cut) / DAY_MS  # type: ignore[operator]
     print(f"{test.height:,} users with a purchase within {days:.0f} days from {iso(cut)} on")

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pixrec_core import files
 from pixrec_core.errors import BusyError
+from pixrec_core.paths import VariantPaths
 from pixrec_core.plugins import code_digest
 from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
@@ -150,11 +151,22 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
     if gate and not gate["stats"]["promoted"]:
         return {"refitted": False, "summary": "none: the promotion was refused"}
 
-    def start(variant: str) -> Path | None:
-        joint = settings.start_from
-        return work.with_variant(variant).with_dataset(joint).variant_paths.checkpoint if joint else None
+    def train_tower(target: VariantPaths, measured: Path) -> Stats:
+        from pixrec_core import training
 
-    trained = module.train_networks(settings, paths, served, run=inputs.fingerprint, start=start, engine=work.engine)
+        joint, tower = settings.start_from, work.with_variant(target.variant)
+        return training.train(
+            settings.model,
+            settings.training,
+            target,
+            {work.dataset: target},
+            run=inputs.fingerprint,
+            start=tower.with_dataset(joint).variant_paths.checkpoint if joint else None,
+            measured=measured,
+            engine=work.engine,
+        )
+
+    trained = module.train_networks(settings, paths, served, run=inputs.fingerprint, train_tower=train_tower)
     with PROMOTED.exclusive(work):
         if read_promotion(paths.promoted).measured != served.measured:
             raise BusyError(f"another promotion of {work.dataset} was measured meanwhile; run `refit` again")

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pixrec_core import files, training
+from pixrec_core import files
 from pixrec_core.data.sequences import write_all_as_training
-from pixrec_core.engine import Launcher
 from pixrec_core.errors import SettingsError
 from pixrec_core.models import checkpoint
-from pixrec_core.paths import BLEND, DatasetPaths
+from pixrec_core.paths import BLEND, DatasetPaths, VariantPaths
 from pixrec_core.recommenders import load_model
 from pixrec_core.recommenders._sequence_training import SequenceModel
 from pixrec_core.recommenders.base import TrainData
@@ -35,8 +34,7 @@ def train_networks(
     served: Promotion,
     *,
     run: str,
-    start: Callable[[str], Path | None],
-    engine: Launcher,
+    train_tower: Callable[[VariantPaths, Path], object],
 ) -> DatasetPaths:
     """Train the networks of the method that serves on all interactions.
 
@@ -47,8 +45,7 @@ def train_networks(
         paths: of the dataset.
         served: the promotion to refit.
         run: identifies everything that the outcome depends on.
-        start: returns the checkpoint that the training of a variant starts from; None starts from the backbone.
-        engine: starts the training processes.
+        train_tower: trains a variant at its new place, for as many epochs as the best one of a measured checkpoint.
 
     Returns:
         A folder of `paths.refit` with sequences, and the networks that were trained.
@@ -67,16 +64,7 @@ def train_networks(
             if target.variant(name).checkpoint.exists():
                 continue
             log.info("%s: refit on all interactions", name)
-            training.train(
-                settings.model,
-                settings.training,
-                target.variant(name),
-                {served.dataset: target.variant(name)},
-                run=run,
-                start=start(name),
-                measured=measured,
-                engine=engine,
-            )
+            train_tower(target.variant(name), measured)
         elif name != BLEND:
             _train_model(target, promoted, name)
     return target
