@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Ray starts its workers with niceness 15: beside other work, tests would wait minutes for a few imports.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -31,6 +34,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run top-level tests first, then files with their own timeout, so that the last tests are short."""
-    top, long = Path(__file__).parent, {item.path for item in items if item.get_closest_marker("timeout")}
+    """Run top-level tests first, then files with slow tests, so that the last tests are short."""
+    top, long = Path(__file__).parent, {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.parent != top, item.path not in long))

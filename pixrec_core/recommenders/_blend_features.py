@@ -67,7 +67,6 @@ LINEAR_COMMON: Final = (
     "seen_x_times_seen",
     "seen_x_same_time",  # as the newest item
     "seen_x_same_visit",
-    "seen_x_same_visit_x_history_repeats",
     "cold",  # 1 where the item has no training interactions
 )
 
@@ -321,7 +320,6 @@ class Candidates:
             np.log1p(common["times_seen"]),
             common["days_since_seen"] == 0,
             common[SAME_VISIT],
-            common[SAME_VISIT] * common["history_repeats"],
         )
         for product, value in zip(products[1:], values, strict=True):
             product[at] = value

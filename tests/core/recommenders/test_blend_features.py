@@ -127,7 +127,8 @@ def test_features_of_the_visit():
     assert by_name["one.z_score_x_same_visit"] == pytest.approx([0, 0, -1, 1])
     assert by_name["seen_x_same_visit"] == [0, 0, 1, 0]
     unknown = find_candidates({"one": lists([0, 3], [4, 2])}, replace(known, same_visit=None), TABLE, k=9)
-    assert unknown.feature("same_visit").tolist() == [0, 0, 0, 0], "without times, a request is a later visit"
+    assert unknown.feature("same_visit").tolist() == [0, 0, 0, 0], "by default, a request is a later visit"
+    np.testing.assert_array_equal(found.without_visit().matrix(), unknown.matrix())
 
 
 def test_parts_of_the_histories_keep_whether_they_belong_to_the_same_visit():
