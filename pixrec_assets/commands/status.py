@@ -14,7 +14,7 @@ from pixrec_assets.commands.options import dataset_arguments
 from pixrec_assets.headline import DECIDING, format_figure, headline, served_method
 from pixrec_assets.plan import find_outdated, plan_dataset
 from pixrec_assets.terminal import out
-from pixrec_core import pipeline
+from pixrec_core import files, pipeline
 from pixrec_core.settings import load_settings
 from pixrec_core.stages import StageRun, Work
 
@@ -50,6 +50,7 @@ def status(datasets: tuple[str, ...]) -> None:
             table.add_row(*_cells(run, outdated.get(str(run)), columns))
         out.print(table)
         _show_best(Work(settings, name))
+        _show_freshness(Work(settings, name))
         if outdated:
             out.print(f"To make everything current: [bold]pixrec run {name}[/]\n")
 
@@ -90,3 +91,17 @@ def _show_best(work: Work) -> None:
         out.print(f"{line}\n")
     for warning in (pipeline.PROMOTED.stamp(work) or {"stats": {}})["stats"].get("warnings", []):
         out.print(f"[yellow]{escape(warning)}[/]")
+
+
+def _show_freshness(work: Work) -> None:
+    """Print how old what serves is: its data, its training, and its last fit on all interactions."""
+    path = work.paths.promoted.manifest
+    promotion = files.read_json(path) if path.exists() else {}
+    if "trained_at" not in promotion:  # nothing was promoted, or by an earlier version
+        return
+    fitted = promotion.get("refitted_at", {})
+    refit = f"{len(fitted)} methods fitted on all interactions, the last at {max(fitted.values())}" if fitted else ""
+    out.print(
+        f"serving: data of {promotion['promoted_at']}, trained at {promotion['trained_at']}, "
+        f"{refit or 'no method fitted on all interactions'}\n"
+    )

@@ -17,7 +17,7 @@ from pixrec_assets import cli, headline
 from pixrec_assets.commands.status import format_age
 from pixrec_assets.home import dagster_home
 from pixrec_assets.plan import plan_dataset
-from pixrec_core import pipeline
+from pixrec_core import files, pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
@@ -121,6 +121,19 @@ def test_all_that_depends_on_changed_raw_files_is_behind_them(pixrec, settings, 
     _, out, err = pixrec("run", "--stage", "report")
     assert built(out) == []
     assert "warning: report of sample is behind raw. To make everything current: pixrec run sample" in err
+
+
+def test_status_shows_how_old_what_serves_is(pixrec, settings):
+    build_all(settings)
+    assert "serving:" not in pixrec("status")[1]
+    times = {"promoted_at": "2026-03-02T04:00:00Z", "trained_at": "2026-03-01T04:00:00Z"}
+    path = Work(settings, "sample").paths.promoted.manifest
+    files.write_json(path, times)
+    line = "serving: data of 2026-03-02T04:00:00Z, trained at 2026-03-01T04:00:00Z, "
+    assert line + "no method fitted on all interactions" in " ".join(pixrec("status")[1].split())
+    files.write_json(path, times | {"refitted_at": {"ease": "2026-03-02T04:00:00Z", "blend": "2026-03-01T05:00:00Z"}})
+    expected = line + "2 methods fitted on all interactions, the last at 2026-03-02T04:00:00Z"
+    assert expected in " ".join(pixrec("status")[1].split())
 
 
 def test_status_has_one_line_per_row_at_80_columns(pixrec, settings, monkeypatch):

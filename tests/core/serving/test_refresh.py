@@ -5,22 +5,23 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from pixrec_core import pipeline
 from pixrec_core.evaluation.comparison import METRIC
-from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, TIMESTAMP, TITLE, USER
+from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, ITEM_SCHEMA, TIMESTAMP, TITLE, USER
 from pixrec_core.serving import Recommender, gate
 from pixrec_core.serving.promotion import read_promotion
 from tests.core.shop import open_shop, served_shop
 
-VARIANTS = ("text_only", "collaborative")
+VARIANTS = ("text_only", "collaborative", "image_only")
 BASELINES = ("co_occurrence", "ease", "popularity", "recent_popularity", "sasrec")
-NEW, BUYER = "0-new", "new user"
+NEW, PHOTO_ONLY, BUYER = "0-new", "1-photo", "new user"  # both items sort first
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A shop with a new item, which sorts first, and a new user who bought it and an old item."""
+    """A shop with two new items, one of them without text, and a new user who bought them and an old item."""
     folder = tmp_path_factory.mktemp("refresh")
     work = served_shop(folder, *VARIANTS, baselines=BASELINES, source={"users": 320, "items": 60})
     items, interactions = pl.read_parquet(work.paths.items), pl.read_parquet(work.paths.interactions)
@@ -28,14 +29,24 @@ def work(tmp_path_factory):
     new = items.head(1).with_columns(
         pl.lit(NEW).alias(ITEM), title.alias(TITLE), pl.lit(None, pl.String).alias(IMAGE_URL)
     )
-    pl.concat([new, items]).write_parquet(work.paths.items)
+    url = "images/striped.jpg"
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::8] = stripes[:, 1::8] = (0, 255, 0)
+    Image.fromarray(stripes).save(work.paths.raw / url)
+    photo = new.with_columns(
+        pl.lit(PHOTO_ONLY).alias(ITEM),
+        pl.lit(url).alias(IMAGE_URL),
+        *(pl.lit(None, kind).alias(name) for name, kind in ITEM_SCHEMA.items() if name not in (ITEM, IMAGE_URL)),
+    )
+    pl.concat([new, photo, items]).write_parquet(work.paths.items)
     last = interactions[TIMESTAMP].max()
-    orders = interactions.tail(2).with_columns(
-        pl.lit(BUYER).alias(USER), pl.Series(ITEM, [items[ITEM][5], NEW]), pl.Series(TIMESTAMP, [last + 1, last + 2])
+    bought = [items[ITEM][5], PHOTO_ONLY, NEW]
+    orders = interactions.tail(3).with_columns(
+        pl.lit(BUYER).alias(USER), pl.Series(ITEM, bought), pl.Series(TIMESTAMP, [last + 1, last + 2, last + 3])
     )
     pl.concat([interactions, orders]).sort(USER, TIMESTAMP).write_parquet(work.paths.interactions)
-    pipeline.sequences(work)
-    pipeline.item_features(work)
+    for stage in (pipeline.images, pipeline.sequences, pipeline.item_features):
+        stage(work)
     return work
 
 
@@ -50,7 +61,7 @@ def before(work, tmp_path_factory):
 @pytest.fixture(scope="module")
 def after(work, before):
     stats = pipeline.refresh(work)
-    assert (stats["promotion"], stats["new_items"], stats["left_items"]) == (2, 1, 0)
+    assert (stats["promotion"], stats["new_items"], stats["left_items"]) == (2, 2, 0)
     return Recommender.load(work.paths.promoted.root)
 
 
@@ -60,9 +71,12 @@ def test_the_manifest_says_what_was_refreshed_and_when_it_was_trained(before, af
     assert (new.method, new.methods, new.score) == (old.method, old.methods, old.score)
 
 
-def test_a_new_item_can_be_recommended_at_once(after):
+def test_new_items_can_be_recommended_at_once_by_title_or_photo_alone(work, after):
     assert after.for_text("purple velvet umbrella", 3, method="text_only")[0].item == NEW
-    assert NEW in {each.item for each in after.for_items([after.catalogue[ITEM][6]], len(after.catalogue))}
+    photo = work.paths.image(PHOTO_ONLY).read_bytes()
+    assert after.for_photo(photo, 1, method="image_only")[0].item == PHOTO_ONLY
+    everything = {each.item for each in after.for_items([after.catalogue[ITEM][6]], len(after.catalogue))}
+    assert {NEW, PHOTO_ONLY} <= everything
 
 
 def test_new_orders_are_in_histories(after):
@@ -73,7 +87,7 @@ def test_new_orders_are_in_histories(after):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_vectors_of_known_items_do_not_change(before, after, variant):
     old, new = (each.tower(variant).retriever.item_index.vectors for each in (before, after))
-    np.testing.assert_allclose(new[1:], old, atol=1e-5)
+    np.testing.assert_allclose(new[2:], old, atol=1e-5)
 
 
 def test_a_network_gives_known_items_the_same_scores(before, after):
@@ -82,7 +96,7 @@ def test_a_network_gives_known_items_the_same_scores(before, after):
     for each in (before, after):
         method = each.method("sasrec")
         scores.append(method.scores(each.item_lists([history]))[0])
-    np.testing.assert_allclose(scores[1][1:], scores[0], atol=1e-5)
+    np.testing.assert_allclose(scores[1][2:], scores[0], atol=1e-5)
 
 
 def test_popularity_counts_all_interactions(work, after):
