@@ -8,10 +8,11 @@ from typing import Final
 
 import dagster as dg
 
+import pixrec_assets
 from pixrec_core.settings import load_settings
 
 #: Read once, when Dagster loads the code location; reload it after a change of `pixrec.toml`.
-SETTINGS: Final = load_settings()
+SETTINGS: Final = pixrec_assets._given or load_settings()
 
 DATASET: Final = "dataset"
 VARIANT: Final = "variant"

@@ -253,7 +253,8 @@ def _item_features_external_inputs(work: Work) -> Any:
 
 def _baselines_external_inputs(work: Work) -> Any:  # noqa: ARG001  # the same for every dataset
     """The code of the methods but the blend's: a new file is a new method."""
-    return code_digest("pixrec_core.recommenders", lambda module: "blend" not in module)
+    package = "pixrec_core.recommenders"
+    return code_digest(package, lambda module: "blend" not in module, outside=package)
 
 
 def _blend_external_inputs(work: Work) -> Any:  # noqa: ARG001
@@ -262,7 +263,7 @@ def _blend_external_inputs(work: Work) -> Any:  # noqa: ARG001
 
 def _evaluation_external_inputs(work: Work) -> Any:  # noqa: ARG001
     """The code of the metrics: a new file is a new metric."""
-    return code_digest("pixrec_core.evaluation")
+    return code_digest("pixrec_core.evaluation", outside="pixrec_core.metrics")
 
 
 def _refit_external_inputs(work: Work) -> Any:

@@ -1,7 +1,7 @@
 """Metrics for one target per user, as pure functions of its rank.
 
 Ranks count from 1; a target that is not in the list has rank infinity. A new metric is one function and its line in
-`METRICS`.
+`METRICS`, or an entry point of an installed distribution in the group `OUTSIDE`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pixrec_core.plugins import load_outside, outside_plugins
+
 PerUser = NDArray[np.float64]
+
+OUTSIDE: Final = "pixrec_core.metrics"
 
 
 def recall(ranks: PerUser, k: int) -> PerUser:
@@ -30,13 +34,15 @@ def reciprocal_rank(ranks: PerUser) -> PerUser:
     return 1 / ranks
 
 
+_OWN: Final[Mapping[str, Callable[[PerUser], PerUser]]] = {
+    **{f"Recall@{k}": partial(recall, k=k) for k in (1, 5, 10, 20)},
+    **{f"NDCG@{k}": partial(ndcg, k=k) for k in (5, 10)},
+    "MRR": reciprocal_rank,
+}
+
 #: Name in metrics.json -> function of (users,) ranks to (users,) values.
 METRICS: Final[Mapping[str, Callable[[PerUser], PerUser]]] = MappingProxyType(
-    {
-        **{f"Recall@{k}": partial(recall, k=k) for k in (1, 5, 10, 20)},
-        **{f"NDCG@{k}": partial(ndcg, k=k) for k in (5, 10)},
-        "MRR": reciprocal_rank,
-    }
+    {**_OWN} | {name: load_outside(entry) for name, entry in outside_plugins(OUTSIDE).items() if name not in _OWN}
 )
 
 

@@ -1,0 +1,56 @@
+"""Three seeds of one data set: mean, deviation and paired differences as LaTeX and as a pandas table.
+
+`python examples/seeds.py shop --seeds 0 1 2`, in the folder of pixrec.toml. The seeds share data, photos and
+baselines: each starts from hard links to the first one's artefacts, so only what depends on the seed is built again.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pixrec_core.evaluation.runs import Run, compare_runs
+from pixrec_core.settings import load_settings
+
+
+def run_seeds(dataset: str, seeds: Sequence[int]) -> list[Path]:
+    """Run a data set once per seed; return the folder of each evaluation."""
+    first = load_settings().data_dir
+    folders = []
+    for seed in seeds:
+        data_dir = first if seed == seeds[0] else first.with_name(f"{first.name}-seed{seed}")
+        if not (data_dir / dataset).exists() and data_dir != first:
+            shutil.copytree(first / dataset, data_dir / dataset, copy_function=os.link)
+        variables = {"PIXREC_DATA_DIR": str(data_dir), "PIXREC_TRAINING__SEED": str(seed)}
+        command = ["pixrec", "run", dataset, "--up-to", "evaluation"]
+        subprocess.run(command, env=os.environ | variables, check=True)
+        folders.append(data_dir / dataset)
+    return folders
+
+
+def summarise(folders: Sequence[Path], reference: str | None = None) -> pd.DataFrame:
+    """Return a table by method and metric: mean, deviation over seeds, difference with its 95 % interval."""
+    table = compare_runs([Run.read(folder) for folder in folders], ["Recall@10", "NDCG@10"], reference=reference)
+    return table.to_pandas().set_index(["method", "metric"])
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--reference", help="method that is subtracted; by default the best other one")
+    options = parser.parse_args()
+    folders = run_seeds(options.dataset, options.seeds)
+    table = summarise(folders, options.reference)
+    table.to_csv("seeds.csv")
+    print(table.to_string(float_format="{:.4f}".format))
+    subprocess.run(["pixrec", "compare", *map(str, folders), "--format", "latex"], check=True)
+
+
+if __name__ == "__main__":
+    main()
