@@ -1,6 +1,7 @@
 """The assets: one per stage of the pipeline, and what the UI shows of its artefact."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import dagster as dg
@@ -77,6 +78,13 @@ def _report(work: Work) -> Metadata:
     page = dg.MetadataValue.path(work.paths.report / "index.html")  # browsers do not follow links from http to a file
     return {"report": dg.MetadataValue.md(text), "html": page}
 
+
+#: Of what serves, if settings name an age. The policy is of the asset: of several datasets the newest counts.
+FRESHNESS: Final = (
+    dg.FreshnessPolicy.time_window(timedelta(days=SETTINGS.dagster.max_age_days))
+    if SETTINGS.dagster.max_age_days
+    else None
+)
 
 #: One training at a time. A training that was killed for its memory is tried once more, and resumes.
 TRAINING: Final[Mapping[str, Any]] = {
@@ -180,6 +188,7 @@ EVALUATION_ASSETS: Final = (
         kinds={"pytorch", "faiss"},
         check_specs=[NOT_WORSE],
         check=gate_result,
+        freshness_policy=FRESHNESS,
     ),
     stage_asset(
         pipeline.REFIT,

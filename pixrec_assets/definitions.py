@@ -8,6 +8,7 @@ import click
 import dagster as dg
 from dagster._core.errors import DagsterInvalidSubsetError, DagsterUnknownPartitionError
 
+from pixrec_assets.alerts import ALERTS
 from pixrec_assets.assets import ASSETS
 from pixrec_assets.jobs import JOBS, SCHEDULES
 from pixrec_assets.partitions import SETTINGS
@@ -33,6 +34,6 @@ defs = dg.Definitions(
     assets=(*ASSETS, *SERVING_ASSETS),
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=[follow_data, new_raw_files],
+    sensors=[follow_data, new_raw_files, *ALERTS],
     resources={"settings": SETTINGS, "inputs": dg.ResourceDefinition.none_resource()},
 )

@@ -3,6 +3,7 @@
 `refresh` needs no training; `train_jointly` exists if settings name joint trainings.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
@@ -49,6 +50,9 @@ REFRESH: Final = dg.define_asset_job(
 
 JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE, REFRESH)
 
+#: A run in one of these states does not change any more.
+FINISHED_STATUSES: Final = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
 
 def _per_dataset(name: str, job: Any, cron: str, description: str) -> dg.ScheduleDefinition:
     """Return a schedule, stopped at first, that requests one run of a job per dataset.
@@ -57,7 +61,7 @@ def _per_dataset(name: str, job: Any, cron: str, description: str) -> dg.Schedul
     """
 
     @dg.schedule(
-        name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description,
+        name=name, job=job, cron_schedule=cron, execution_timezone=SETTINGS.dagster.time_zone, description=description,
         default_status=dg.DefaultScheduleStatus.STOPPED,
     )  # fmt: skip
     def request_runs() -> list[dg.RunRequest]:
@@ -66,7 +70,38 @@ def _per_dataset(name: str, job: Any, cron: str, description: str) -> dg.Schedul
     return request_runs
 
 
+@dg.op(description="Deletes runs that ended longer ago than `dagster.keep_runs_days`, with their events and logs.")
+def delete_runs(context: dg.OpExecutionContext) -> int:
+    """Return the number of deleted runs. Materialisations in them leave the history of the UI; artefacts stay."""
+    days = SETTINGS.dagster.keep_runs_days
+    if days is None:
+        return 0
+    before = datetime.now(UTC) - timedelta(days=days)
+    old = dg.RunsFilter(statuses=list(FINISHED_STATUSES), updated_before=before)
+    runs = context.instance.get_run_ids(old)
+    for run in runs:
+        context.instance.delete_run(run)
+    context.log.info(f"deleted {len(runs):,} runs that ended before {before:%Y-%m-%d %H:%M} UTC")
+    return len(runs)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def delete_old_runs() -> None:
+    """Keep Dagster's storage small."""
+    delete_runs()
+
+
 SCHEDULES: Final = (
-    _per_dataset("weekly_data", PREPARE_DATA, "0 3 * * 1", "Prepares every dataset again on Mondays at 03:00 UTC."),
-    _per_dataset("daily_refresh", REFRESH, "0 4 * * *", "Refreshes what serves of every dataset at 04:00 UTC."),
+    _per_dataset(
+        "weekly_data",
+        PREPARE_DATA,
+        SETTINGS.dagster.retrain,
+        "Prepares every dataset again; `follow_data` then trains what new data made stale.",
+    ),
+    _per_dataset("daily_refresh", REFRESH, SETTINGS.dagster.refresh, "Refreshes what serves of every dataset."),
+    *(
+        [dg.ScheduleDefinition(name="delete_old_runs_daily", job=delete_old_runs, cron_schedule="0 2 * * *")]
+        if SETTINGS.dagster.keep_runs_days
+        else []
+    ),
 )

@@ -19,12 +19,13 @@ name is an error. Environment variables take precedence: `PIXREC_TRAINING__EPOCH
 folder of `pixrec.toml`; `~` is the home.
 
 A section such as `[training]` applies to all datasets, `[datasets.NAME.training]` to one of them, and
-`[joint.NAME.training]` to a training over several; `[engine]`, `[tracking]` and `[server]` apply to all.
+`[joint.NAME.training]` to a training over several; `[engine]`, `[tracking]`, `[server]` and
+`[dagster]` apply to all.
 Options of sources: [your data](your-data.md).
 """
 
 #: Sections that exist only at the top level.
-TOP_LEVEL: Final = ("engine", "tracking", "server")
+TOP_LEVEL: Final = ("engine", "tracking", "server", "dagster")
 
 #: Top-level fields that are not settings of the file, or have their own tables.
 DESCRIBED_ELSEWHERE: Final = ("root", "datasets", "joint", *TOP_LEVEL)

@@ -1,10 +1,13 @@
 """Turns a stage of the core into a Dagster asset: lineage, partitions and versions come from the stage."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import dagster as dg
+from pydantic import ValidationError
 
 from pixrec_assets.checks import contract_result
 from pixrec_assets.headline import format_figure
@@ -23,14 +26,28 @@ from pixrec_assets.partitions import (
 )
 from pixrec_core import pipeline
 from pixrec_core.errors import ContractError, LostProcessError, PixRecError
+from pixrec_core.settings import TrainingSettings, error_lines
 from pixrec_core.stages import Stage, StageInputs, Stamp, Stats, Work
 
 OWNERS: Final = ["team:pixrec"]
+
+#: Dagster's type of each type of a JSON schema.
+TYPES: Final = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 #: Resources of every asset: the settings, and the stage's inputs if the caller has inspected them, else None.
 RESOURCES: Final = {"settings", "inputs"}
 
 INTERRUPTED: Final = "interrupted"
+
+#: Metadata key by which the UI links an asset to its source.
+CODE_REFERENCES: Final = "dagster/code_references"
+
+#: What the launchpad offers for one run: each setting of `[training]`, by default that of pixrec.toml.
+TRAINING_CONFIG: Final = {
+    name: dg.Field(TYPES[schema["type"]], is_required=False, description=schema["description"])
+    for name, schema in TrainingSettings.model_json_schema()["properties"].items()
+    if schema.get("type") in TYPES
+}
 
 #: The raw stage builds two files, and each is an asset.
 RAW_ASSETS: Final = ("raw_reviews", "raw_metadata")
@@ -122,7 +139,9 @@ def stage_asset(
         description=f"{inspect.getdoc(stage.run)}\n\n{details}",
         automation_condition=None if group == "data" else _condition(stage),
         required_resource_keys=RESOURCES,
-        config_schema={},  # settings come from pixrec.toml: without a schema Dagster accepts any config and ignores it
+        # Settings come from pixrec.toml: without a schema Dagster accepts any config and ignores it.
+        config_schema=TRAINING_CONFIG if observes_epochs else {},
+        metadata={CODE_REFERENCES: _code_of(stage)},
         **options,
     )(build)
     return asset
@@ -171,12 +190,42 @@ def _dependency(stage: Stage, source: Stage) -> dg.AssetDep:
 
 
 def work_of(context: dg.AssetExecutionContext) -> Work:
-    """Return the dataset or joint training, and the variant if there is one, of the run's partition."""
+    """Return the dataset or joint training, and the variant if there is one, of the run's partition.
+
+    Raises:
+        dagster.Failure: the config of the run sets a value of `[training]` that is out of range.
+    """
     settings, key = context.resources.settings, context.partition_key
-    if isinstance(key, dg.MultiPartitionKey):
-        names = key.keys_by_dimension
-        return Work(settings, names[JOINT] if JOINT in names else names[DATASET], names[VARIANT])
-    return Work(settings, key)
+    if not isinstance(key, dg.MultiPartitionKey):
+        return Work(settings, key)
+    names = key.keys_by_dimension
+    work = Work(settings, names[JOINT] if JOINT in names else names[DATASET], names[VARIANT])
+    return _with_training(work, dict(context.op_execution_context.op_config or {}))
+
+
+def _with_training(work: Work, config: Mapping[str, Any]) -> Work:
+    """Return the work with the settings of `[training]` that the config of one run replaces."""
+    if not config:
+        return work
+    trained, section = work.trained, type(work.trained.training)
+    try:
+        training = section.model_validate(trained.training.model_dump() | dict(config))
+    except ValidationError as error:
+        lines = "\n".join(error_lines(error, section))
+        raise dg.Failure(f"config of the run, [training]: {lines}", allow_retries=False) from error
+    group = "joint" if work.dataset in work.settings.joint else "datasets"
+    named = getattr(work.settings, group) | {work.dataset: trained.model_copy(update={"training": training})}
+    return replace(work, settings=work.settings.model_copy(update={group: named}))
+
+
+def _code_of(stage: Stage) -> dg.CodeReferencesMetadataValue:
+    """Where the UI finds the source of a stage."""
+    path, line = inspect.getsourcefile(stage.run), inspect.getsourcelines(stage.run)[1]
+    assert path, "every stage is a function of a file"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # there is no other way to name a source
+        reference = dg.LocalFileCodeReference(file_path=path, line_number=line)
+        return dg.CodeReferencesMetadataValue(code_references=[reference])
 
 
 def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None, **callbacks: Any) -> Stamp:

@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 import warnings
+import zoneinfo
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -466,6 +468,40 @@ class TrackingSettings(Section):
     experiment: str = Field("pixrec", min_length=1, description="name of the experiment; created if it does not exist")
 
 
+class DagsterSettings(Section):
+    """What runs by itself in Dagster. Schedules and sensors are stopped until they are turned on in the UI."""
+
+    time_zone: str = Field("UTC", description="zone of both schedules, such as Europe/Berlin")
+    refresh: str = Field("0 4 * * *", min_length=9, description="cron schedule of `daily_refresh`")
+    retrain: str = Field("0 3 * * 1", min_length=9, description="cron schedule of `weekly_data`")
+    max_age_days: float | None = Field(
+        None, gt=0, description="days after which the UI shows `promoted` as too old; without it never"
+    )
+    alert_url: SecretStr | None = Field(
+        None, description='URL that gets `{"text": ...}` after a failed run, such as a Slack webhook'
+    )
+    keep_runs_days: float | None = Field(
+        None,
+        gt=0,
+        description="days after which a finished run is deleted from Dagster's history; without it never",
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        try:
+            return zoneinfo.ZoneInfo(zone).key
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+            raise ValueError(f"unknown time zone {zone!r}; write it as Europe/Berlin or UTC") from None
+
+    @field_validator("alert_url")
+    @classmethod
+    def _is_http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not url.get_secret_value().startswith(("https://", "http://")):
+            raise ValueError("must begin with https:// or http://")
+        return url
+
+
 class ServerSettings(Section):
     """The HTTP server, `pixrec serve`; needs the extra `serve`."""
 
@@ -696,6 +732,7 @@ class Settings(BaseSettings, Sections):
     joint: dict[Name, JointSettings] = Field({}, description="joint trainings by name")
     tracking: TrackingSettings = TrackingSettings()
     server: ServerSettings = ServerSettings()
+    dagster: DagsterSettings = DagsterSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -879,6 +916,10 @@ def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return list(dict.fromkeys(lines.values()))
 
 
+#: Settings whose values are in no message.
+SECRETS: Final = frozenset({"headers", "token", "alert_url"})
+
+
 def _received(value: Any) -> str:
     """A received value as a message may show it: whole tables could hold anything, and URLs hold passwords."""
     if value and isinstance(value, list | dict):
@@ -905,7 +946,7 @@ def _reason(error: ErrorDetails, model: type[BaseModel], spell: Callable[[Sequen
     if error["type"] == "extra_forbidden":
         kind = "section" if isinstance(received, dict) else "setting"
         return f"unknown {kind} `{path[-1]}`{_nearest(path, model, spell)}"
-    is_secret = "headers" in path or isinstance(received, dict)
+    is_secret = not SECRETS.isdisjoint(path) or isinstance(received, dict)
     shown = "" if is_secret else f" ({_received(received)})"
     if error["type"] in ("dict_type", "model_type"):
         return f"must be a table, such as [{'.'.join(path)}]{shown}"

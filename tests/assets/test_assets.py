@@ -94,8 +94,38 @@ def test_run_config_that_would_be_ignored_is_rejected(asset: dg.AssetsDefinition
         jobs=[dg.define_asset_job("one", selection=list(asset.keys))],
         resources={"settings": 0, "inputs": 0},
     ).resolve_job_def("one")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="epoch_count"):
+        dg.validate_run_config(job, {"ops": {asset.op.name: {"config": {"epoch_count": 9}}}})
+
+
+def test_the_config_of_one_training_replaces_settings_and_is_validated(instance, settings, monkeypatch):
+    """Types are checked in the launchpad, ranges at the start of the run."""
+    make(settings, DATA)
+    seen = []
+
+    def checkpoint(work, inputs, **callbacks):
+        seen.append(work.dataset_settings.training)
+        return fake_stages.checkpoint(work, inputs, **callbacks)
+
+    monkeypatch.setattr(pipeline, "CHECKPOINT", replace(pipeline.CHECKPOINT, run=checkpoint))
+    (asset,) = [each for each in ASSETS if dg.AssetKey("checkpoint") in each.keys]
+
+    def train(**config):
+        return dg.materialize(
+            [asset],
+            partition_key="sample|text_only", instance=instance, raise_on_error=False,
+            resources={"settings": settings, "inputs": None}, run_config={"ops": {"checkpoint": {"config": config}}},
+        )  # fmt: skip
+
+    assert train(epochs=2, learning_rate=0.5).success
+    default = settings.datasets["sample"].training
+    assert seen == [default.model_copy(update={"epochs": 2, "learning_rate": 0.5})]
     with pytest.raises(dg.DagsterInvalidConfigError, match="epochs"):
-        dg.validate_run_config(job, {"ops": {asset.op.name: {"config": {"epochs": 9}}}})
+        train(epochs="many")
+    failed = train(epochs=0)
+    (event,) = [each for each in failed.all_events if each.is_step_failure]
+    assert "[training]: epochs: Input should be greater than or equal to 1" in str(event.step_failure_data)
+    assert len(seen) == 1
 
 
 def test_a_run_of_pixrec_has_the_name_of_its_stage_and_metadata_start_with_its_figure(

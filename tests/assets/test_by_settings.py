@@ -1,0 +1,159 @@
+"""What section `[dagster]` sets, in a process of its own, since Dagster's definitions are read once per process."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pixrec_assets import build_definitions
+from pixrec_assets.definitions import defs
+from pixrec_core.errors import SettingsError
+from pixrec_core.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = """if True:
+    import sys
+    import dagster as dg
+    from datetime import timedelta
+    from tests.assets import fake_stages
+    from pixrec_core import pipeline
+    fake_stages.sequences = fake_stages.broken("sequences")
+    fake_stages.install()
+    from pixrec_assets.definitions import defs
+"""
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Keeps what is posted; answers 500 below /broken."""
+
+    received: list[Any]
+
+    def do_POST(self) -> None:
+        self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(500 if self.path.startswith("/broken") else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[Any]]]:
+    """URL of a server on loopback, and what it received."""
+    handler = type("Handler", (Receiver,), {"received": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", handler.received
+        server.shutdown()
+
+
+def run(code: str, folder: Path, **settings: Any) -> str:
+    variables = {f"PIXREC_DAGSTER__{name.upper()}": str(value) for name, value in settings.items()}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIXREC_", "DAGSTER_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PROJECT + code],
+        cwd=folder, env=kept | variables | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_schedules_and_freshness(tmp_path):
+    code = """
+    for name in ("weekly_data", "daily_refresh", "delete_old_runs_daily"):
+        schedule = defs.resolve_schedule_def(name)
+        print(name, schedule.cron_schedule, schedule.execution_timezone)
+    policy = defs.resolve_asset_graph().get(dg.AssetKey("promoted")).freshness_policy
+    print(policy.fail_window.to_timedelta().days)
+    """
+    text = run(code, tmp_path, time_zone="Asia/Tokyo", retrain="0 1 * * 0", max_age_days=8, keep_runs_days=30)
+    assert text.splitlines() == [
+        "weekly_data 0 1 * * 0 Asia/Tokyo",
+        "daily_refresh 0 4 * * * Asia/Tokyo",
+        "delete_old_runs_daily 0 2 * * * None",
+        "8",
+    ]
+
+
+FAILING = """
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def("prepare_data")
+        result = job.execute_in_process(partition_key="sample", instance=instance, raise_on_error=False)
+        event = next(each for each in result.all_events if each.event_type_value == "PIPELINE_FAILURE")
+        context = dg.build_run_status_sensor_context("x", event, instance, result.dagster_run).for_run_failure()
+        sensor = defs.resolve_sensor_def("alert_after_failure")
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+        from pixrec_assets.alerts import alert_after_failure
+        try:
+            alert_after_failure(context)
+        except dg.Failure as failure:
+            print(failure.description)
+"""
+
+
+def test_a_failed_run_is_posted(tmp_path, receiver):
+    url, received = receiver
+    assert run(FAILING, tmp_path, alert_url=url) == ""
+    ((first, step),) = [each["text"].split("\n") for each in received]
+    assert first.startswith("PixRec: run ")
+    assert first.endswith(" of prepare_data failed for sample")
+    assert step.startswith("sequences: ContractError: ")
+
+
+def test_a_receiver_that_refuses_is_named_without_its_secret(tmp_path, receiver):
+    url, received = receiver
+    text = run(FAILING, tmp_path, alert_url=f"{url}/broken/T0P-SECRET")
+    assert "the receiver of dagster.alert_url did not take the message (status 500)" in text
+    assert "T0P-SECRET" not in text
+    assert received
+
+
+def test_old_runs_are_deleted_and_new_ones_kept(tmp_path):
+    code = """
+    with dg.DagsterInstance.ephemeral() as instance:
+        raw = [each for each in defs.resolve_asset_graph().assets_defs if dg.AssetKey("raw_reviews") in each.keys]
+        assert dg.materialize(raw, partition_key="sample", instance=instance).success
+        job = defs.resolve_job_def("delete_old_runs")
+        result = job.execute_in_process(instance=instance)
+        print(result.output_for_node("delete_runs"), len(instance.get_run_ids()))
+    """
+    assert run(code, tmp_path, keep_runs_days=30).split() == ["0", "2"]
+    assert run(code, tmp_path, keep_runs_days=1e-9).split() == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("TIME_ZONE", "Mars/Olympus", "unknown time zone 'Mars/Olympus'"),
+        ("ALERT_URL", "hooks.example/secret", "must begin with https://"),
+        ("MAX_AGE_DAYS", "0", "greater than 0"),
+    ],
+)
+def test_wrong_settings_are_named(project, monkeypatch, name, value, message):
+    monkeypatch.setenv(f"PIXREC_DAGSTER__{name}", value)
+    with pytest.raises(SettingsError, match=f"PIXREC_DAGSTER__{name}.*{message}") as raised:
+        load_settings()
+    assert "secret" not in str(raised.value)
+
+
+def test_definitions_for_another_project_are_those_of_its_settings(project):
+    assert build_definitions() is defs
+    other = Settings(root=project, datasets={"books": {"source": {"kind": "sample", "seed": 9}}})
+    with pytest.raises(SettingsError, match="built from other settings"):
+        build_definitions(other)
+
+
+def test_the_source_of_a_stage_is_linked():
+    (reference,) = (
+        defs.resolve_asset_graph().get(dg.AssetKey("blend")).metadata["dagster/code_references"].code_references
+    )
+    line = Path(reference.file_path).read_text().splitlines()[reference.line_number - 1]
+    assert line.startswith("def blend(")
