@@ -197,7 +197,14 @@ def evaluation(work: Work) -> Stats:
 
     settings, variants = work.dataset_settings, work.settings.variants
     inputs = rank_without_inputs(settings.blend, settings.retrieval, work.paths, variants)
-    return evaluate.evaluate_rankings(settings.retrieval, work.paths, variants, inputs)
+    stats = evaluate.evaluate_rankings(settings.retrieval, work.paths, variants, inputs)
+    if work.settings.tracking.uri:
+        from pixrec_core.training.tracking import log_test_metrics  # imports torch
+
+        stamps = {variant: CHECKPOINT.stamp(work.with_variant(variant)) for variant in variants}
+        trainings = {variant: stamp["fingerprint"] for variant, stamp in stamps.items() if stamp}
+        log_test_metrics(work, files.read_json(work.paths.metrics), trainings)
+    return stats
 
 
 def report(work: Work) -> Stats:

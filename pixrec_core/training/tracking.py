@@ -70,8 +70,51 @@ def mlflow_run(work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda
     run.end("FINISHED")
 
 
-def _open_run(uri: str, work: Work, inputs: StageInputs) -> "_Run":
-    """Return the unfinished run of this training, or a new one."""
+def log_test_metrics(work: Work, metrics: Mapping[str, Any], trainings: Mapping[str, str]) -> None:
+    """Log the metrics of an evaluation: of all methods in a new run, of a variant also in the run of its training.
+
+    Names are `method/protocol/metric`, in the run of a training `test/protocol/metric`. An outage is a warning.
+
+    Args:
+        work: of the dataset; nothing is logged without `tracking.uri`.
+        metrics: content of metrics.json.
+        trainings: fingerprint of the training of each variant.
+
+    Raises:
+        SettingsError: MLflow is not installed.
+    """
+    uri = work.settings.tracking.uri
+    if uri is None:
+        return
+    client_class = _client_class()
+    try:
+        client = client_class(tracking_uri=uri)
+        experiment = _experiment_id(client, work.settings.tracking.experiment, work.settings.data_dir)
+        tags = {"dataset": work.dataset, "stage": "evaluation"}
+        run = _Run(
+            uri, client, client.create_run(experiment, tags=tags, run_name=f"{work.dataset}|evaluation").info.run_id
+        )
+        for method in metrics["protocols"]["seen_allowed"]["methods"]:
+            values = {
+                f"{protocol}/{metric}": estimate["value"]
+                for protocol, found in metrics["protocols"].items()
+                for metric, estimate in found["methods"].get(method, {}).items()
+            }
+            run.log_metrics({f"{method}/{name}": value for name, value in values.items()})
+            of_training = f"tags.{FINGERPRINT} = '{trainings.get(method)}'"
+            for found in client.search_runs([experiment], of_training, max_results=1) if method in trainings else ():
+                _Run(uri, client, found.info.run_id).log_metrics({f"test/{name}": n for name, n in values.items()})
+        run.end("FINISHED")
+    except Exception as error:
+        log.warning("warning: Could not log the evaluation to MLflow: %s", without_secrets(str(error), uri))
+
+
+def _client_class() -> type["MlflowClient"]:
+    """Import MLflow.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -79,9 +122,15 @@ def _open_run(uri: str, work: Work, inputs: StageInputs) -> "_Run":
     except ImportError:
         message = "tracking.uri is set, but MLflow is not installed: pip install '.[tracking]' in the checkout"
         raise SettingsError(message) from None
+    return MlflowClient
+
+
+def _open_run(uri: str, work: Work, inputs: StageInputs) -> "_Run":
+    """Return the unfinished run of this training, or a new one."""
+    client_class = _client_class()
     name, experiment_name = f"{work.dataset}|{work.variant}", work.settings.tracking.experiment
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = client_class(tracking_uri=uri)
         experiment = _experiment_id(client, experiment_name, work.settings.data_dir)
         unfinished = f"tags.{FINGERPRINT} = '{inputs.fingerprint}' and attributes.status != 'FINISHED'"
         if found := client.search_runs([experiment], unfinished, max_results=1):
@@ -143,7 +192,7 @@ class _Run:
         for epoch in epochs:
             number = int(epoch["epoch"])
             if number not in self._logged:
-                self._log_metrics({name: value for name, value in epoch.items() if name != "epoch"}, number)
+                self.log_metrics({name: value for name, value in epoch.items() if name != "epoch"}, number)
                 self._logged.add(number)
 
     def log_checkpoint(self, folder: Path) -> None:
@@ -151,7 +200,7 @@ class _Run:
         record = files.read_json(folder / checkpoint.CURVES)
         self.log_epochs(record["epochs"])
         first = record["epochs"][0]
-        self._log_metrics({name: n for name, n in record.items() if isinstance(n, int | float) and name not in first})
+        self.log_metrics({name: n for name, n in record.items() if isinstance(n, int | float) and name not in first})
         for name in (checkpoint.CARD, checkpoint.CURVES):
             self._client.log_artifact(self.id, str(folder / name))
 
@@ -160,7 +209,8 @@ class _Run:
         with self.suppress_and_warn():
             self._client.set_terminated(self.id, status)
 
-    def _log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log values at a step, which is the epoch."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)  # MLflow does not accept `@` in names

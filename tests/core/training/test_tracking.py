@@ -13,6 +13,7 @@ from pixrec_core.errors import SettingsError
 from pixrec_core.models import checkpoint
 from pixrec_core.settings import TrackingSettings
 from pixrec_core.stages import Work
+from pixrec_core.training import tracking
 
 mlflow = pytest.importorskip("mlflow", reason="install .[tracking]")
 pytestmark = [
@@ -72,6 +73,25 @@ def test_a_run_has_settings_curves_data_versions_and_the_model_card(tracked, sto
     artifacts = work.settings.data_dir / ".mlflow" / run.info.run_id / "artifacts"
     card = work.variant_paths.checkpoint / checkpoint.CARD
     assert (artifacts / checkpoint.CARD).read_bytes() == card.read_bytes()
+
+
+def test_an_evaluation_is_a_run_and_a_training_has_its_test_metrics(tracked, store, caplog) -> None:
+    work = tracked(epochs=1)
+    stamp = pipeline.CHECKPOINT.materialise(work)
+    estimate = {"NDCG@10": {"value": 0.25, "low": 0.2, "high": 0.3}}
+    methods = {"ease": estimate, "text_only": estimate}
+    metrics = {"protocols": {name: {"methods": methods} for name in ("seen_allowed", "seen_filtered")}}
+    tracking.log_test_metrics(work, metrics, {"text_only": stamp["fingerprint"], "multimodal": "of no run"})
+    by_name = {run.info.run_name: run for run in runs(store, work)}
+    evaluation, training = by_name["shop|evaluation"], by_name["shop|text_only"]
+    assert (evaluation.info.status, training.info.status) == ("FINISHED", "FINISHED")
+    assert evaluation.data.metrics == {
+        f"{method}/{protocol}/NDCG_at_10": 0.25
+        for method in ("ease", "text_only") for protocol in ("seen_allowed", "seen_filtered")
+    }  # fmt: skip
+    assert training.data.metrics["test/seen_allowed/NDCG_at_10"] == 0.25
+    assert training.data.metrics["best_epoch"] == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 class CrashError(Exception):
