@@ -8,7 +8,7 @@ the tables. A table stands between two comments:
     <!-- differences hm: blend-ease -->           paired differences in points
     <!-- /figures -->
 
-A test compares all tables with the file.
+A test compares all tables with the file. Tables of a data set that the file does not have stay as they are.
 """
 
 import argparse
@@ -64,13 +64,24 @@ def table_of(figures: Mapping[str, Any], kind: str, rows: list[str]) -> str:
     columns = {f"{metric} {protocol}": f"{metric}{note}" for protocol, note in PROTOCOLS.items() for metric in METRICS}
     lines = [f"| | {' | '.join(columns.values())} |", f"|---|{'---|' * len(columns)}"]
     for row in rows:
-        cells = [_cell(figures["methods" if kind == "figures" else kind][row][column], kind) for column in columns]
+        found = figures["methods"][row] if kind == "figures" else _difference(figures["differences"], row)
         name = f"`{row}`" if kind == "figures" else " minus ".join(f"`{method}`" for method in row.split("-"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(_cell(found.get(column), kind) for column in columns)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(interval: list[float], kind: str) -> str:
+def _difference(differences: Mapping[str, Mapping[str, list[float]]], row: str) -> dict[str, list[float]]:
+    """Return the differences `a-b`, which metrics.json may have as `b-a`."""
+    a, b = row.split("-")
+    reverse = {column: [-value, -high, -low] for column, (value, low, high) in differences.get(f"{b}-{a}", {}).items()}
+    if not (found := reverse | dict(differences.get(row, {}))):
+        raise KeyError(f"no difference of {a} and {b}; there are {', '.join(sorted(differences))}")
+    return found
+
+
+def _cell(interval: list[float] | None, kind: str) -> str:
+    if interval is None:
+        return ""
     if kind == "figures":
         value, low, high = (f"{each:.3f}".removeprefix("0") for each in interval)
     else:
@@ -80,9 +91,11 @@ def _cell(interval: list[float], kind: str) -> str:
 
 
 def with_tables(page: str, figures: Mapping[str, Any]) -> str:
-    """Return a page with its tables written from the figures."""
+    """Return a page with its tables written from the figures; those of other data sets stay as they are."""
 
     def write(found: re.Match[str]) -> str:
+        if found["dataset"] not in figures:
+            return found[0]
         table = table_of(figures[found["dataset"]], found["kind"], found["rows"].split())
         return f"{found['start']}\n{table}\n{found['end']}"
 

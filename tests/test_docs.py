@@ -62,6 +62,8 @@ ELSEWHERE = {
     "pixrec refresh shop": "tests/assets/test_serving_assets.py",
     "pixrec serve shop": "tests/assets/test_serve.py",
     """curl -s http://127.0.0.1:8000/datasets/shop/recommend -H 'Content-Type: application/json' -d '{"user": "4711", "top": 5}'""": "tests/assets/test_serve.py",  # noqa: E501
+    "pixrec compare data/books data-seed1/books data-seed2/books": "tests/assets/test_compare.py",
+    "pixrec compare with-photos/books --versus data/books --format latex": "tests/assets/test_compare.py",
     "pixrec run": "tests/assets/test_runner.py",
     "pixrec run books films --workers 2": "tests/assets/test_runner.py",
     "pixrec run books --variant text_only --up-to item_vectors": ("tests/assets/test_runner.py"),
@@ -293,7 +295,7 @@ def examples() -> dict[str, dict[str, Any]]:
     title = ""
     for before, token in pairwise(tokens(ROOT / "docs" / "extending.md")):
         title = token.content if before.type == "heading_open" else title
-        if token.type == "fence":
+        if token.type == "fence" and token.info == "python":
             exec(compile(token.content, title, "exec"), found.setdefault(title, {}))
     return found
 

@@ -37,8 +37,13 @@ def test_a_changed_figure_changes_its_table():
     assert written.startswith("before\n")
     assert written.endswith("\n\nafter\n")
     assert results.with_tables(written, {"shop": shop}) == written
-    written = results.with_tables(page.replace("figures shop: ease", "differences shop: blend-ease"), {"shop": shop})
+    page = page.replace("figures shop: ease", "differences shop: blend-ease ease-blend")
+    written = results.with_tables(page, {"shop": shop})
     assert "| `blend` minus `ease` | -3.4 (-4.1 to 0.2) |" in written
+    assert "| `ease` minus `blend` | +3.4 (-0.2 to 4.1) |" in written
+    assert results.with_tables(page, {"other": shop}) == page
+    with pytest.raises(KeyError, match="no difference of blend and sasrec; there are blend-ease"):
+        results.with_tables(page.replace("ease-blend", "blend-sasrec"), {"shop": shop})
 
 
 def test_the_figures_are_taken_from_metrics():

@@ -6,6 +6,7 @@ Ranks count from 1; a target that is not in the list has rank infinity. A new me
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import Final
 
@@ -34,6 +35,12 @@ def reciprocal_rank(ranks: PerUser) -> PerUser:
     return 1 / ranks
 
 
+def _outside(entry: EntryPoint, ranks: PerUser) -> PerUser:
+    """Call a metric from outside. It is imported late, since its module may import what imports this one."""
+    values: PerUser = load_outside(entry)(ranks)
+    return values
+
+
 _OWN: Final[Mapping[str, Callable[[PerUser], PerUser]]] = {
     **{f"Recall@{k}": partial(recall, k=k) for k in (1, 5, 10, 20)},
     **{f"NDCG@{k}": partial(ndcg, k=k) for k in (5, 10)},
@@ -42,7 +49,7 @@ _OWN: Final[Mapping[str, Callable[[PerUser], PerUser]]] = {
 
 #: Name in metrics.json -> function of (users,) ranks to (users,) values.
 METRICS: Final[Mapping[str, Callable[[PerUser], PerUser]]] = MappingProxyType(
-    {**_OWN} | {name: load_outside(entry) for name, entry in outside_plugins(OUTSIDE).items() if name not in _OWN}
+    {**_OWN} | {name: partial(_outside, entry) for name, entry in outside_plugins(OUTSIDE).items() if name not in _OWN}
 )
 
 

@@ -78,8 +78,8 @@ def test_a_method_and_a_metric_from_outside(tmp_path):
     install(tmp_path, "pixrec_core.recommenders", newest_first="newest_first")
     install(tmp_path, "pixrec_core.metrics", RBP="newest_first:rank_biased_precision")
     (tmp_path / "newest_first.py").write_text(
-        "from pixrec_core.evaluation.metrics import PerUser\n"
-        "def rank_biased_precision(ranks: PerUser) -> PerUser:\n    return 0.2 * 0.8 ** (ranks - 1)\n"
+        "from pixrec_core.recommenders.base import Model\n"  # which imports the metrics
+        "def rank_biased_precision(ranks):\n    return 0.2 * 0.8 ** (ranks - 1)\n"
     )
     code = """if True:
         import json
