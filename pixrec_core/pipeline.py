@@ -202,7 +202,7 @@ def evaluation(work: Work) -> Stats:
         from pixrec_core.training.tracking import log_test_metrics  # imports torch
 
         stamps = {variant: CHECKPOINT.stamp(work.with_variant(variant)) for variant in variants}
-        trainings = {variant: stamp["fingerprint"] for variant, stamp in stamps.items() if stamp}
+        trainings = {str(variant): str(stamp["fingerprint"]) for variant, stamp in stamps.items() if stamp}
         log_test_metrics(work, files.read_json(work.paths.metrics), trainings)
     return stats
 

@@ -109,8 +109,8 @@ def log_test_metrics(work: Work, metrics: Mapping[str, Any], trainings: Mapping[
         log.warning("warning: Could not log the evaluation to MLflow: %s", without_secrets(str(error), uri))
 
 
-def _client_class() -> type["MlflowClient"]:
-    """Import MLflow.
+def _client_class() -> Any:
+    """Return `MlflowClient`; mypy does not know MLflow.
 
     Raises:
         SettingsError: it is not installed.
