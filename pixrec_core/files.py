@@ -41,7 +41,7 @@ def remove(path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Create a hard link, which keeps its content when another file replaces `source`; copy the file if that fails."""
+    """Create a hard link, which keeps its content if another file replaces `source`; copy the file if that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)

@@ -31,9 +31,20 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 BLEND: Final = "blend"  # the method that learns from all others
+
+
+class _Below:
+    """A path below the folder `root` of its owner."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: Any, _: type | None = None) -> Path:
+        path: Path = owner.root / self._name
+        return path
 
 
 @dataclass(frozen=True)
@@ -42,63 +53,38 @@ class DatasetPaths:
 
     root: Path
 
+    raw = _Below("raw")
+    raw_manifest = _Below("raw.json")
+    items = _Below("items.parquet")
+    items_quarantine = _Below("items.quarantine.parquet")
+    interactions = _Below("interactions.parquet")
+    interactions_quarantine = _Below("interactions.quarantine.parquet")
+    images = _Below("images")
+    images_manifest = _Below("images.parquet")
+    photo_snapshot = _Below("images.signs.parquet")
+    sequences = _Below("sequences.duckdb")
+    item_features = _Below("item_features")
+    baselines = _Below("baselines")
+    metrics = _Below("evaluation/metrics.json")
+    metrics_table = _Below("evaluation/metrics.csv")
+    outcomes = _Below("evaluation/outcomes.parquet")
+    report = _Below("report")
+    online = _Below("online")
+    online_metrics = _Below("online/metrics.json")
+
+    # No artefacts:
+    cache = _Below("cache")
+    images_journal = _Below("images.journal.jsonl")  # outcomes of earlier runs of a download that has not finished
+    sequences_rejected = _Below("sequences.rejected.duckdb")  # the last sequences that violated their contract
+    refit = _Below("refit")
+
     @classmethod
     def of(cls, data_dir: Path, dataset: str) -> "DatasetPaths":
         """Paths of the dataset of that name."""
         return cls(data_dir / dataset)
 
-    @property
-    def raw(self) -> Path:
-        return self.root / "raw"
-
-    @property
-    def raw_manifest(self) -> Path:
-        return self.root / "raw.json"
-
-    @property
-    def items(self) -> Path:
-        return self.root / "items.parquet"
-
-    @property
-    def items_quarantine(self) -> Path:
-        return self.root / "items.quarantine.parquet"
-
-    @property
-    def interactions(self) -> Path:
-        return self.root / "interactions.parquet"
-
-    @property
-    def interactions_quarantine(self) -> Path:
-        return self.root / "interactions.quarantine.parquet"
-
-    @property
-    def images(self) -> Path:
-        return self.root / "images"
-
-    @property
-    def online(self) -> Path:
-        return self.root / "online"
-
-    @property
-    def online_metrics(self) -> Path:
-        return self.online / "metrics.json"
-
-    @property
-    def images_manifest(self) -> Path:
-        return self.root / "images.parquet"
-
-    @property
-    def photo_snapshot(self) -> Path:
-        """Size and modification time of each local file that a photo was read from; not an artefact."""
-        return self.root / "images.signs.parquet"
-
-    @property
-    def images_journal(self) -> Path:
-        """Main journal of a running download: outcomes of earlier runs; not an artefact."""
-        return self.root / "images.journal.jsonl"
-
     def images_journal_of(self, partition: int) -> Path:
-        """Journal of one partition of a running download."""
+        """Journal of one partition of a download that has not finished."""
         return self.root / f"images.journal.{partition}.jsonl"
 
     @property
@@ -111,44 +97,17 @@ class DatasetPaths:
         key = hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()[:24]
         return self.images / key[:2] / f"{key}.jpg"
 
-    @property
-    def cache(self) -> Path:
-        """Arrays that can be computed again from photos and a backbone; safe to delete."""
-        return self.root / "cache"
-
-    @property
-    def sequences(self) -> Path:
-        return self.root / "sequences.duckdb"
-
-    @property
-    def item_features(self) -> Path:
-        """Vectors of item texts and photos, and their encoders."""
-        return self.root / "item_features"
-
-    @property
-    def sequences_rejected(self) -> Path:
-        """The last sequences file that violated its contract, kept for inspection; not an artefact."""
-        return self.root / "sequences.rejected.duckdb"
-
     def contract(self, artefact: str) -> Path:
-        """Result of each expectation of an artefact's contract, also of a violated one.
-
-        One file per artefact, since stages may run concurrently.
-        """
+        """Result of each expectation of an artefact's contract. One file per artefact, since stages may run at once."""
         return self.root / "contract" / f"{artefact}.json"
 
-    @property
-    def baselines(self) -> Path:
-        return self.root / "baselines"
-
     def baseline(self, method: str, folder: Path | None = None) -> "BaselinePaths":
-        """Artefacts of one baseline; in another folder than `baselines` while that one is being built."""
+        """Artefacts of one baseline, below `folder` while it is being built."""
         return BaselinePaths((folder or self.baselines) / method)
 
-    def baseline_rankings(self) -> dict[str, Path]:
-        """The ranking of test users of each baseline that was built, sorted by name."""
-        names = sorted(path.parent.name for path in self.baselines.glob("*/ranking.parquet"))
-        return {name: self.baseline(name).ranking for name in names}
+    def variant(self, variant: str) -> "VariantPaths":
+        """Artefacts of one trained variant of this dataset."""
+        return VariantPaths(self.root / "variants" / variant, self, variant)
 
     @property
     def blend(self) -> "MethodPaths":
@@ -157,7 +116,8 @@ class DatasetPaths:
 
     def ranked_methods(self, variants: Iterable[str]) -> dict[str, "MethodPaths"]:
         """Artefacts of each method that has ranked for test users: baselines by name, then variants, then the blend."""
-        found: dict[str, MethodPaths] = {name: self.baseline(name) for name in self.baseline_rankings()}
+        names = sorted(path.parent.name for path in self.baselines.glob("*/ranking.parquet"))
+        found: dict[str, MethodPaths] = {name: self.baseline(name) for name in names}
         found |= {name: self.variant(name) for name in variants} | {BLEND: self.blend}
         return {name: each for name, each in found.items() if each.ranking.exists()}
 
@@ -165,67 +125,33 @@ class DatasetPaths:
     def promoted(self) -> "PromotedPaths":
         return PromotedPaths(self.root / "promoted")
 
-    @property
-    def refit(self) -> Path:
-        """Networks while they are trained on all interactions; not an artefact."""
-        return self.root / "refit"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "evaluation" / "metrics.json"
-
-    @property
-    def metrics_table(self) -> Path:
-        return self.root / "evaluation" / "metrics.csv"
-
-    @property
-    def outcomes(self) -> Path:
-        return self.root / "evaluation" / "outcomes.parquet"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
-
-    def variant(self, variant: str) -> "VariantPaths":
-        """Artefacts of one trained variant of this dataset."""
-        return VariantPaths(self.root / "variants" / variant, self, variant)
-
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"
 
 
 @dataclass(frozen=True)
 class MethodPaths:
-    """Artefacts of one method of one dataset; as they are for the blend, whose folder is empty where there is none."""
+    """Artefacts of one method of one dataset. The folder of the blend is empty if no blend was trained."""
 
     root: Path
+
+    ranking = _Below("ranking.parquet")
+    validation_ranking = _Below("validation_ranking.parquet")
 
     @property
     def for_serving(self) -> list[Path]:
         """Files and folders that a promotion needs."""
         return [self.root]
 
-    @property
-    def ranking(self) -> Path:
-        """Of test users."""
-        return self.root / "ranking.parquet"
-
-    @property
-    def validation_ranking(self) -> Path:
-        """Of validation users on whom no setting was chosen; by the blend, of those that it did not learn from."""
-        return self.root / "validation_ranking.parquet"
-
 
 class BaselinePaths(MethodPaths):
     """Artefacts of one baseline of one dataset."""
 
+    model = _Below("model")
+
     @property
     def for_serving(self) -> list[Path]:
         return [self.model, self.ranking]
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model"
 
 
 @dataclass(frozen=True)
@@ -235,36 +161,16 @@ class VariantPaths(MethodPaths):
     dataset: DatasetPaths
     variant: str
 
+    checkpoint = _Below("checkpoint")
+    item_vectors = _Below("item_vectors")
+    item_index = _Below("item_index")
+    generative = _Below("generative")
+    training = _Below("training")  # state from which a killed training resumes; no artefact
+    curves = _Below("curves")  # no artefact
+
     @property
     def for_serving(self) -> list[Path]:
         return [self.checkpoint, self.item_vectors, self.item_index, self.ranking]
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.root / "checkpoint"
-
-    @property
-    def training(self) -> Path:
-        """State from which a killed training resumes; not an artefact."""
-        return self.root / "training"
-
-    @property
-    def curves(self) -> Path:
-        """TensorBoard event files of the last training; not an artefact."""
-        return self.root / "curves"
-
-    @property
-    def item_vectors(self) -> Path:
-        return self.root / "item_vectors"
-
-    @property
-    def item_index(self) -> Path:
-        return self.root / "item_index"
-
-    @property
-    def generative(self) -> Path:
-        """Rankings by the language model and their speeds; missing unless the settings ask for them."""
-        return self.root / "generative"
 
     def stamp(self, stage: str) -> Path:
         return self.root / "stamps" / f"{stage}.json"
@@ -276,9 +182,7 @@ class PromotedPaths:
 
     root: Path
 
-    @property
-    def manifest(self) -> Path:
-        return self.root / "promoted.json"
+    manifest = _Below("promoted.json")
 
     def copies(self, number: int) -> DatasetPaths:
         """Artefacts of one promotion, in the layout of their originals."""

@@ -11,6 +11,7 @@ Imports are inside the functions: a stage imports only what it uses, and neither
 imports torch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,31 +74,34 @@ def joint_checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats
     """Train one dual tower on sequences and photos of several datasets, for each of them to start from."""
     from pixrec_core import training
 
-    joint, run = work.settings.joint[work.dataset], inputs.fingerprint
-    datasets = {name: work.with_dataset(name).variant_paths for name in joint.datasets}
+    datasets = {name: work.with_dataset(name).variant_paths for name in work.settings.joint[work.dataset].datasets}
     with training.mlflow_run(work, inputs, **callbacks) as on_epoch:
-        return training.train(
-            joint.model, joint.training, work.variant_paths, datasets, run=run, engine=work.engine, on_epoch=on_epoch
-        )
+        return _train(work, inputs, work.variant_paths, datasets, on_epoch=on_epoch)
 
 
 def checkpoint(work: Work, inputs: StageInputs, **callbacks: Any) -> Stats:
     """Train a dual tower on sequences and photos."""
     from pixrec_core import training
 
-    settings, paths = work.dataset_settings, work.variant_paths
-    start = work.with_dataset(settings.start_from).variant_paths.checkpoint if settings.start_from else None
+    paths, start = work.variant_paths, _start_checkpoint(work)
     with training.mlflow_run(work, inputs, **callbacks) as on_epoch:
-        return training.train(
-            settings.model,
-            settings.training,
-            paths,
-            {work.dataset: paths},
-            run=inputs.fingerprint,
-            start=start,
-            engine=work.engine,
-            on_epoch=on_epoch,
-        )
+        return _train(work, inputs, paths, {work.dataset: paths}, start=start, on_epoch=on_epoch)
+
+
+def _train(
+    work: Work, inputs: StageInputs, paths: VariantPaths, datasets: Mapping[str, VariantPaths], **options: Any
+) -> Stats:
+    """Call `training.train` with the settings and engine of `work`."""
+    from pixrec_core import training
+
+    settings, run = work.trained, inputs.fingerprint
+    return training.train(settings.model, settings.training, paths, datasets, run=run, engine=work.engine, **options)
+
+
+def _start_checkpoint(work: Work) -> Path | None:
+    """Return the checkpoint of the joint training that the training of a dataset starts from, if settings name one."""
+    joint = work.dataset_settings.start_from
+    return work.with_dataset(joint).variant_paths.checkpoint if joint else None
 
 
 def item_vectors(work: Work) -> Stats:
@@ -152,19 +156,8 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
         return {"refitted": False, "summary": "none: the promotion was refused"}
 
     def train_tower(target: VariantPaths, measured: Path) -> Stats:
-        from pixrec_core import training
-
-        joint, tower = settings.start_from, work.with_variant(target.variant)
-        return training.train(
-            settings.model,
-            settings.training,
-            target,
-            {work.dataset: target},
-            run=inputs.fingerprint,
-            start=tower.with_dataset(joint).variant_paths.checkpoint if joint else None,
-            measured=measured,
-            engine=work.engine,
-        )
+        start = _start_checkpoint(work.with_variant(target.variant))
+        return _train(work, inputs, target, {work.dataset: target}, start=start, measured=measured)
 
     trained = module.train_networks(settings, paths, served, run=inputs.fingerprint, train_tower=train_tower)
     with PROMOTED.exclusive(work):

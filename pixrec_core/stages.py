@@ -30,10 +30,10 @@ Stats = dict[str, Any]
 Stamp = dict[str, Any]
 STAMP_KEYS: Final = frozenset({"fingerprint", "data_version", "stats"})
 
-#: Texts of errors that mean that nothing more can be written: disk full, quota or file size limit reached. Each library
-#: has its own exception for them; the last is SQLite's.
+#: Texts of errors of a full disk, a quota or a file size limit. Each library has its own exception for them; the last
+#: text is SQLite's.
 FULL: Final = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "database or disk is full")
-#: The same for folders that cannot be written; the last are SQLite's.
+#: Texts of errors of folders that cannot be written; the last two are SQLite's.
 READ_ONLY: Final = (
     *map(os.strerror, (errno.EROFS, errno.EACCES, errno.EPERM)),
     "attempt to write a readonly database",
@@ -44,12 +44,10 @@ NO_FOLDER: Final = (NotADirectoryError, FileExistsError)
 
 
 def disk_problem(error: Exception, folder: Path, setting: str = "data_dir") -> str | None:
-    """Return why nothing can be written and how to fix it; None if the error has another reason.
+    """Return why `folder` cannot be written and how to fix it; None if the error has another reason.
 
-    Args:
-        error: of any library.
-        folder: the folder that was written to; permissions of other files, such as raw files, are another reason.
-        setting: that names the folder.
+    Permissions of other files, such as raw files, are another reason. `setting` is the name of the setting of the
+    folder.
     """
     text = str(error)
     first_line = text.partition("\n")[0]
@@ -67,13 +65,7 @@ def disk_problem(error: Exception, folder: Path, setting: str = "data_dir") -> s
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage works on: a dataset, and a variant if the stage is partitioned by variant.
-
-    Attributes:
-        settings: settings of the whole project.
-        dataset: name of a dataset or of a joint training; both share one namespace and one layout of files.
-        variant: None for a stage without variants.
-    """
+    """What a stage works on: a dataset or joint training, and a variant unless the stage is partitioned by dataset."""
 
     settings: Settings
     dataset: str
@@ -168,9 +160,9 @@ class Stage:
         return stamp if isinstance(stamp, dict) and stamp.keys() >= STAMP_KEYS else None
 
     def reads(self, work: Work) -> Iterator["StageRun"]:
-        """Yield every artefact that this one is built from, as the stage run that builds it."""
+        """Yield the stage run of every input artefact."""
         for stage in self.inputs:
-            if stage.partitioned_by == "joint":  # read by a checkpoint, and only if its dataset starts from one
+            if stage.partitioned_by == "joint":  # a checkpoint reads it, if the settings of the dataset name it
                 start = work.dataset_settings.start_from
                 read = [work.with_dataset(start)] if start else []
             elif self.partitioned_by == "joint":
@@ -182,7 +174,7 @@ class Stage:
             yield from (StageRun(stage, each) for each in read)
 
     def inspect_inputs(self, work: Work) -> StageInputs:
-        """Return the fingerprint and the versions of the input artefacts. It reads checksums, so call it once a build.
+        """Return the fingerprint and the versions of the input artefacts. This reads files: call it once per build.
 
         Raises:
             MissingArtefactError: an input has not been built.
@@ -232,11 +224,8 @@ class Stage:
     def is_current(self, work: Work, inputs: StageInputs | None = None) -> bool:
         """Whether the artefact exists, is whole, and nothing that it was built from has changed.
 
-        Without the inputs it cannot be judged and is not current: a build then reports what is missing.
-
-        Args:
-            work: the dataset and variant.
-            inputs: the result of `inspect_inputs`, if the caller has it.
+        False if an input is missing: a build then reports it. `inputs` is the result of `inspect_inputs`, if the caller
+        has it.
         """
         stamp = self.stamp(work)
         try:
@@ -252,11 +241,8 @@ class Stage:
     def materialise(self, work: Work, *, inputs: StageInputs | None = None, **callbacks: Any) -> Stamp:
         """Build the artefact and return its stamp. The stamp of an earlier build is removed first.
 
-        Args:
-            work: the dataset and variant.
-            inputs: the result of `inspect_inputs`, if the caller has it. An input that changes after it was inspected
-                leaves the new artefact stale, so the next run builds it again.
-            callbacks: passed to `run`.
+        `inputs` is the result of `inspect_inputs`, if the caller has it; `run` gets the callbacks. If an input changes
+        after the inspection, the new artefact is stale and the next run builds it again.
 
         Raises:
             BusyError: another process is building it. The lock of a process that dies is released by the system.
@@ -265,7 +251,20 @@ class Stage:
             PixRecError: any fault that the stage reports.
         """
         with self.exclusive(work):
-            return self._materialise(work, inputs or self.inspect_inputs(work), callbacks)
+            inputs = inputs or self.inspect_inputs(work)
+            files.remove(self.stamp_path(work))
+            start = time.monotonic()
+            stats = self.run(work, inputs, **callbacks) if self.resumes else self.run(work, **callbacks)
+            stamp = {
+                "stage": self.name,
+                "fingerprint": inputs.fingerprint,
+                "data_version": self.digest(work) if self.digest else inputs.fingerprint,
+                "seconds": round(time.monotonic() - start, 3),
+                "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "stats": stats,
+            }
+            files.write_json(self.stamp_path(work), stamp)
+            return stamp
 
     @contextmanager
     def exclusive(self, work: Work) -> Iterator[None]:
@@ -276,32 +275,19 @@ class Stage:
         """
         lock = self.stamp_path(work).with_suffix(".lock")
         try:
-            with self._reporting_disk(work), _locked(lock):
-                yield
+            with self._disk_errors(work):
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(lock, timeout=0):
+                    yield
         except Timeout:
             raise BusyError(
                 f"Cannot run `{self.name}` for {self.partition_key(work)}: another process is building it in "
                 f"{lock.parent.parent}. Wait for that process or end it."
             ) from None
 
-    def _materialise(self, work: Work, inputs: StageInputs, callbacks: dict[str, Any]) -> Stamp:
-        files.remove(self.stamp_path(work))
-        start = time.monotonic()
-        stats = self.run(work, inputs, **callbacks) if self.resumes else self.run(work, **callbacks)
-        stamp = {
-            "stage": self.name,
-            "fingerprint": inputs.fingerprint,
-            "data_version": self.digest(work) if self.digest else inputs.fingerprint,
-            "seconds": round(time.monotonic() - start, 3),
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "stats": stats,
-        }
-        files.write_json(self.stamp_path(work), stamp)
-        return stamp
-
     @contextmanager
-    def _reporting_disk(self, work: Work) -> Iterator[None]:
-        """Raise the same error for a full or read-only disk whichever library met it."""
+    def _disk_errors(self, work: Work) -> Iterator[None]:
+        """Raise one type of error for a full or read-only disk: every library has its own."""
         try:
             yield
         except Timeout:  # an OSError of the lock
@@ -314,14 +300,6 @@ class Stage:
             raise ArtefactError(
                 f"Cannot write `{self.name}` of {self.partition_key(work)}. {problem}; earlier artefacts are kept."
             ) from error
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Hold the lock of a stage. Without waiting: Timeout if another process holds it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=0):
-        yield
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
     stats = recommenders.build_baselines(RetrievalSettings(depth=1), paths)
 
     assert sorted(path.name for path in paths.baselines.iterdir()) == NAMES == stats["baselines"]
-    assert list(paths.baseline_rankings()) == NAMES
+    assert list(paths.ranked_methods([])) == NAMES
     assert (stats["users"], stats["items"]) == (3, 5)
     assert set(stats["chosen"]["sasrec"]) == {"dropout", "epochs", "validation_ndcg@10"}
     assert "popularity" not in stats["chosen"], "it has no settings"
