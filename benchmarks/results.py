@@ -40,10 +40,7 @@ TABLE: Final = re.compile(
 
 def collect(metrics: Mapping[str, Any], command: str) -> dict[str, Any]:
     """Return the figures of a data set: what its tables show of metrics.json, and where it comes from."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    figures: dict[str, Any] = {"version": __version__, "commit": commit, "command": command}
+    figures: dict[str, Any] = {"version": __version__, "commit": _commit(), "command": command}
     figures |= {"users": metrics["users"], "items": metrics["items"], "methods": {}, "differences": {}}
     for protocol in PROTOCOLS:
         found = metrics["protocols"][protocol]
@@ -57,6 +54,18 @@ def collect(metrics: Mapping[str, Any], command: str) -> dict[str, Any]:
                 pair = figures["differences"].setdefault(f"{each['a']}-{each['b']}", {})
                 pair[f"{each['metric']} {protocol}"] = interval
     return figures
+
+
+def _commit() -> str:
+    """Return the last commit of the product, marked if its files differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments, "--", "pixrec_core"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    return git("log", "-1", "--format=%h") + ("-dirty" if git("status", "--porcelain") else "")
 
 
 def table_of(figures: Mapping[str, Any], kind: str, rows: list[str]) -> str:

@@ -157,3 +157,29 @@ def test_the_source_of_a_stage_is_linked():
     )
     line = Path(reference.file_path).read_text().splitlines()[reference.line_number - 1]
     assert line.startswith("def blend(")
+
+
+def test_a_component_of_a_dg_project_has_the_datasets_of_its_settings(tmp_path):
+    package = tmp_path / "mine"
+    folder = package / "defs" / "shop"
+    folder.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
+    (folder / "defs.yaml").write_text("type: pixrec_assets.component.PixRecComponent\nattributes:\n  config: my.toml\n")
+    (folder / "my.toml").write_text('[datasets.mine.source]\nkind = "sample"\n')
+    project = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "mine"\n'
+    (tmp_path / "pyproject.toml").write_text(project)
+    code = """if True:
+        import sys
+        from pathlib import Path
+        import dagster as dg
+        sys.path.insert(0, str(Path.cwd()))
+        defs = dg.load_from_defs_folder(path_within_project=Path("mine").resolve())
+        print(*defs.resolve_job_def("prepare_data").partitions_def.get_partition_keys())
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIXREC_", "DAGSTER_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=kept | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "mine\n", done.stderr
