@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 #: Modules that the stage `baselines` does not fit: the interface, and a method that learns from the other methods.
 NOT_BASELINES: Final = frozenset({"base", "blend"})
-USERS_PER_BATCH: Final = 1024  # whose rankings are in memory
+USERS_PER_BATCH: Final = 1024
 
 
 def baseline_names() -> list[str]:
@@ -59,7 +59,7 @@ def load_model(folder: Path) -> Model:
 def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
     """Fit every baseline, save its model, and rank the catalogue for test users and stacking users.
 
-    The folder of baselines is replaced as a whole, so that nothing of a removed baseline remains.
+    The folder of baselines is replaced, so that nothing of a removed baseline remains.
 
     Raises:
         MissingArtefactError: the stage `sequences` has not run.
@@ -94,15 +94,7 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
 def rank_users(
     model: Model, histories: ItemLists, users: pl.Series, item_ids: pl.Series, depth: int
 ) -> Iterator[pl.DataFrame]:
-    """Yield frames of `RANKING_SCHEMA`: `depth` items per user, and one more per distinct item of the history.
-
-    Args:
-        model: any method.
-        histories: of the U users.
-        users: (U,) ids.
-        item_ids: (n,) ids of the catalogue.
-        depth: items.
-    """
+    """Yield frames of `RANKING_SCHEMA`: `depth` items per user, and one more per distinct item of the history."""
     for batch, part in histories.batches(USERS_PER_BATCH):
         lengths: NDArray[np.int64] = depth + np.diff(part.incidence(model.n_items).indptr)
         items, scores = model.candidates(part, min(int(lengths.max()), model.n_items))

@@ -17,9 +17,9 @@ class ItemLists:
     Attributes:
         values: the items of all lists.
         offsets: (users + 1,); user u's list is `values[offsets[u]:offsets[u + 1]]`, oldest item first.
-        times: (values,) milliseconds since 1970; None where a method does not need them or nobody knows them.
-        same_visit: (users,) whether recommendations are asked for during the visit of the newest item, as on the page
-            of a basket; None means on a later visit, for all users.
+        times: (values,) milliseconds since 1970; None if they are unknown or the method does not need them.
+        same_visit: (users,) whether the request comes during the visit of the newest item, as on the page of a basket;
+            None means a later visit, for all users.
     """
 
     values: NDArray[np.int64]
@@ -76,7 +76,7 @@ class ItemLists:
         return matrix
 
     def incidence(self, n_items: int) -> sparse.csr_array:
-        """Return (users, n_items) with 1 where the user has the item, however often."""
+        """Return (users, n_items) with 1 where the user has the item, once or more."""
         matrix = self.matrix(n_items, np.ones(len(self.values), np.float32))
         matrix.data[:] = 1
         return matrix

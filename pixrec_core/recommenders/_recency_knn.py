@@ -1,4 +1,4 @@
-"""Item kNN: scores by similarity to the items of the history, whatever the similarity is."""
+"""Item kNN: scores by similarity to the items of the history. Each method defines the similarity."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -39,17 +39,13 @@ class RecencyWeightedKnn(Model):
 
 
 def with_recencies(model: RecencyWeightedKnn) -> Iterator[RecencyWeightedKnn]:
-    """Yield the model with each of `RECENCIES`, which it also adds to `chosen`."""
+    """Yield the model with each of `RECENCIES`, which `chosen` records."""
     for recency in RECENCIES:
         yield replace(model, recency=recency, chosen={**model.chosen, "recency": recency})
 
 
 def fit_content(model: RecencyWeightedKnn, train: TrainData) -> Model:
-    """Choose the settings of a method by content similarity, under which an item is most similar to itself.
-
-    Validation targets decide the recency and whether seen items are candidates: this helps where users buy items
-    again, and hurts elsewhere.
-    """
+    """Choose the recency, and whether seen items keep their scores: each is most similar to itself in content."""
     models = (
         replace(model, recency=recency, repeats=repeats, chosen={"recency": recency, "repeats": repeats})
         for recency, repeats in product(RECENCIES, (True, False))

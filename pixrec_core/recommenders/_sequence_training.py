@@ -1,12 +1,12 @@
 """Training of networks that read a sequence of items and predict the next one.
 
-Each item of a training sequence but the first is a target, with cross-entropy over all known items: with one sampled
-negative per target, as first published, SASRec falls far behind (Klenitskiy and Vasilev 2023, "Turning Dross Into Gold
+Each item of a training sequence but the first is a target, with cross-entropy over all known items. One sampled
+negative per target, as in the paper of SASRec, is far worse (Klenitskiy and Vasilev 2023, "Turning Dross Into Gold
 Loss"). With more than `FULL_SOFTMAX` items the softmax is over a sample. Training stops after `PATIENCE` epochs
 without a better validation NDCG@10 and keeps the best epoch; the same metric decides the dropout. Items with
 equal timestamps are shuffled in each epoch, since their order in the file has no meaning.
 
-Items without training interactions are left out of histories and ranked last. A history of such items only gets the
+Items without training interactions are left out of histories and ranked last. A history with only such items gets the
 popularity order.
 """
 
@@ -126,7 +126,7 @@ class SequenceModel(Model):
             torch.manual_seed(SEED)
             network = NextItemNetwork(len(known), cls.encoder(dropout))
             weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-            # `weights` shares memory with `network`, so the model follows the training.
+            # `weights` shares memory with `network`, so `model` always has the trained weights.
             model = cls(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
             if train.chosen is None:
                 epochs = _train_to_best(network, windows, lambda: validation_ndcg(replace(model), train))
@@ -137,11 +137,9 @@ class SequenceModel(Model):
         return replace(model, chosen={"dropout": dropout, "epochs": epochs})
 
     def for_catalogue(self, positions: NDArray[np.int64], ranks: NDArray[np.int64]) -> Self:
-        """Return the model for a later catalogue; items that it was not trained on stay unknown to it.
+        """Return the model for a later catalogue with other popularity ranks; its new items are unknown to the model.
 
-        Args:
-            positions: (n,) index in the later catalogue of each item; -1 if it has left. They ascend.
-            ranks: popularity ranks of the later catalogue.
+        `positions` (n,) is the index of each item in the later catalogue, -1 for a removed one; they ascend.
         """
         known = positions[self.known]
         left = np.flatnonzero(known < 0) + 1  # row 0 is padding

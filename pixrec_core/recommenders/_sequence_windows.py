@@ -17,11 +17,9 @@ POOL = 20 * BATCH  # windows that are sorted by length together, to reduce paddi
 
 
 def embedding_rows(lists: ItemLists, known: NDArray[np.int64]) -> ItemLists:
-    """Return the lists as embedding rows, without unknown items. Row 0 is padding.
+    """Return lists of items as embedding rows, without unknown items: `known` (m,) is sorted, `known[i]` has row i + 1.
 
-    Args:
-        lists: of items.
-        known: (m,) sorted items that have embeddings; `known[i]` has row i + 1.
+    Row 0 is padding.
     """
     rows = np.searchsorted(known, lists.values)
     is_known = np.append(known, -1)[rows] == lists.values
@@ -46,13 +44,9 @@ class Windows:
 
     @classmethod
     def to_train(cls, rows: ItemLists, times: NDArray[np.int64]) -> "Windows":
-        """Cut lists, from the newest item back, so that each item but a list's first is a target once.
+        """Cut lists, from the newest item back, so that each item but the first of a list is a target once.
 
-        A window has up to `WINDOW` items and one more target.
-
-        Args:
-            rows: lists of embedding rows.
-            times: one per value of `rows`, not decreasing within a list.
+        A window has up to `WINDOW` items and one more target. `times` (values,) do not decrease within a list.
         """
         is_new = (np.diff(times, prepend=-1) != 0) | (np.diff(rows.rows, prepend=-1) != 0)
         bounds = [

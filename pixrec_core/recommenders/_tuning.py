@@ -26,11 +26,9 @@ def validation_ndcg(model: Model, train: TrainData) -> float:
 
 
 def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
-    """Return the model with the highest validation NDCG@10, the first of equal ones; or the one chosen before.
+    """Return the model with the highest validation NDCG@10, the first of equal ones; or that of `train.chosen`.
 
-    Args:
-        models: one per setting, with the settings as `chosen`; at most two are in memory.
-        train: its validation targets decide, unless it names the settings.
+    `models` yields one model per setting, with the setting in `chosen`; at most two are in memory.
     """
     if train.chosen is not None:
         wanted = {name: value for name, value in train.chosen.items() if name != NDCG}

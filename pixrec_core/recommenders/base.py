@@ -55,11 +55,11 @@ class TrainData:
         n_items: n, items of the catalogue.
         train: training sequences, one per user.
         times: milliseconds since 1970, one per value of `train`.
-        validation: histories of the tuning users, to choose settings by; not to learn from.
+        validation: histories of the tuning users, only to choose settings.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
         photo_features: returns the vectors of the photos.
-        chosen: settings that were chosen before, to fit again on all interactions; None to choose them.
+        chosen: settings to fit with, chosen in an earlier fit; None to choose them.
     """
 
     n_items: int
@@ -79,34 +79,29 @@ class TrainData:
             MissingArtefactError: the stage `sequences` or `item_features` has not run.
             ContractError: sequences hold held-out items.
         """
-        catalogue, sequences = read_items(paths), read_checked_sequences(paths)
-        train, validation = sequences[TRAIN], sequences[VALIDATION]
-        tuning = validation.filter(tuning_users(validation.height))
+        sequences = read_checked_sequences(paths)
+        validation = sequences[VALIDATION]
+        return cls._from_sequences(paths, sequences[TRAIN], validation.filter(tuning_users(validation.height)))
+
+    @classmethod
+    def read_all(cls, paths: DatasetPaths) -> Self:
+        """Read all interactions as training sequences, held-out ones included: only to serve, never to measure.
+
+        Raises:
+            MissingArtefactError: the stage `sequences` or `item_features` has not run.
+        """
+        histories = read_all_histories(paths)
+        return cls._from_sequences(paths, histories, histories.clear())
+
+    @classmethod
+    def _from_sequences(cls, paths: DatasetPaths, train: pl.DataFrame, tuning: pl.DataFrame) -> Self:
+        catalogue = read_items(paths)
         return cls(
             n_items=catalogue.height,
             train=index_lists(train[ITEMS], catalogue[ITEM]),
             times=train[TIMESTAMPS].explode(empty_as_null=False).to_numpy(),
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
-            texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
-            photo_features=partial(read_photo_features, paths),
-        )
-
-    @classmethod
-    def read_all(cls, paths: DatasetPaths) -> Self:
-        """Read all interactions, held-out ones too, as training sequences: only to serve, never to measure.
-
-        Raises:
-            MissingArtefactError: the stage `sequences` or `item_features` has not run.
-        """
-        catalogue, histories = read_items(paths), read_all_histories(paths)
-        nobody = ItemLists.from_lists([])
-        return cls(
-            n_items=catalogue.height,
-            train=index_lists(histories[ITEMS], catalogue[ITEM]),
-            times=histories[TIMESTAMPS].explode(empty_as_null=False).to_numpy(),
-            validation=nobody,
-            targets=nobody.values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
             photo_features=partial(read_photo_features, paths),
         )
@@ -126,8 +121,8 @@ class TrainData:
 class Method(ABC):
     """Ranks the catalogue for any history: a fitted model, a dual tower or the blend.
 
-    Equal scores are ordered by training popularity, then by item id; so a history without any
-    item that the method knows gets the popularity order.
+    Equal scores are ordered by training popularity, then by item id. So a history without an item that the method knows
+    gets the popularity order.
 
     Attributes:
         popularity_ranks: (n,) position of each item in the popularity order.
@@ -146,17 +141,10 @@ class Method(ABC):
     def candidates(
         self, histories: ItemLists, k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], Scores]:
-        """Return the k best items of each history, best first. Seen items are included.
+        """Return the k best items of each history and their scores, both (B, k), best first. Seen items are included.
 
-        Memory is bounded by `SCORES_PER_BLOCK`, however many histories there are.
-
-        Args:
-            histories: B of them.
-            k: length of each list.
-            allowed: (n,) whether an item may be in the lists; None allows all.
-
-        Returns:
-            Items (B, k) and their scores (B, k); item -1 where fewer than k items are allowed.
+        Item -1 fills lists if fewer than k items are `allowed` (n,); None allows all. Memory is bounded by
+        `SCORES_PER_BLOCK` for any number of histories.
         """
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.zeros((len(histories), k), np.float32)
@@ -179,23 +167,20 @@ class Model(Method):
     values, so that `save` and `load` work without further code.
 
     Attributes:
-        chosen: settings that were chosen on validation targets, with the metric that decided; empty without a choice.
+        chosen: settings that were chosen on validation targets, with their metric; empty for a method without settings.
     """
 
     chosen: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, folder: Path, catalogue: str = "") -> None:
-        """Write the model as safetensors and JSON. The folder is replaced as a whole.
+        """Replace the folder by the model as safetensors and JSON.
 
-        Args:
-            folder: to write.
-            catalogue: digest of the items that it ranks; see `data.sequences.catalogue_digest`.
+        `catalogue` is the digest of the items that the model ranks: see `data.sequences.catalogue_digest`.
         """
         arrays: dict[str, NDArray[Any]] = {}
         settings: dict[str, Any] = {}
         for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
-            parts = _array_parts(value)
-            if parts is None:
+            if (parts := _array_parts(value)) is None:
                 settings[name] = value
             else:
                 arrays |= {f"{name}{part}": np.ascontiguousarray(array) for part, array in parts.items()}
@@ -228,7 +213,7 @@ class Model(Method):
 
 
 def model_method(folder: Path) -> str:
-    """Return the name of the method, which is its module, that a saved model belongs to.
+    """Return the name of the method, which is its module, of a saved model.
 
     Raises:
         MissingArtefactError: the folder holds no model.
@@ -265,7 +250,7 @@ def _require_shapes(arrays: Mapping[str, NDArray[Any]], recorded: Mapping[str, l
 
 
 def _array_parts(value: Any) -> dict[str, NDArray[Any]] | None:
-    """Split a field into arrays by suffix of its name; None for a JSON value."""
+    """Return the arrays of a field by the suffix of their names; None for a JSON value."""
     if isinstance(value, np.ndarray):
         return {"": value}
     if sparse.issparse(value):
@@ -276,7 +261,7 @@ def _array_parts(value: Any) -> dict[str, NDArray[Any]] | None:
 
 
 def _join_parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Reverse `_array_parts` for all fields."""
+    """Return the fields from the result of `_array_parts` of each."""
     joined: dict[str, Any] = {}
     for name, array in arrays.items():
         whole, _, key = name.partition("/")
@@ -286,7 +271,7 @@ def _join_parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
             matrix = name.removesuffix(".data")
             data, indices, indptr, shape = (arrays[f"{matrix}.{part}"] for part in CSR_PARTS)
             joined[matrix] = sparse.csr_array((data, indices, indptr), shape=tuple(shape.tolist()))
-            joined[matrix].check_format(full_check=True)  # SciPy reads whatever memory a wrong index points to
+            joined[matrix].check_format(full_check=True)  # SciPy would read any memory that a wrong index points to
         elif "." not in name:
             joined[name] = array
     return joined

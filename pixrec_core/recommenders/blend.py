@@ -3,9 +3,9 @@
 Candidates are the union of each method's best items. A linear model over each method's scores and ranks orders them.
 With enough users, trees over `_blend_features` correct its scores. See `_blend_training`.
 
-It learns from stacking users: validation users on whom no method chose a setting. A part of them, the held-out users,
-stops the training and decides which methods are dropped. Another part, the selection users, only measures the blend,
-before the last fit on all stacking users. The blend never reads a test target.
+It learns from stacking users: the validation users with whom no method chose a setting. A part of them, the held-out
+users, stops the training and decides which methods are dropped. Another part, the selection users, only measures the
+blend, before the last fit on all stacking users. The blend never reads a test target.
 """
 
 import logging
@@ -56,13 +56,9 @@ DESCRIPTION: Final = "blend.json"
 
 @dataclass(frozen=True)
 class Blend:
-    """A trained blend. It needs the lists of its methods to rank.
+    """A trained blend, which reads `candidates` unseen items of the list of each of its methods.
 
-    Attributes:
-        learned: orders candidates.
-        candidates: unseen items of each list that it reads.
-        items: facts about the catalogue.
-        catalogue: digest of its items; see `data.sequences.catalogue_digest`.
+    `catalogue` is the digest of the items: see `data.sequences.catalogue_digest`.
     """
 
     learned: Learned
@@ -72,7 +68,7 @@ class Blend:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Whose lists it reads."""
+        """Names of the methods."""
         return self.learned.methods
 
     def rank(
@@ -84,8 +80,8 @@ class Blend:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the best items of each history, best first. Seen items are included.
 
-        After the candidates follow all other allowed items in the popularity order; so an empty history, about which no
-        method knows anything, gets the popularity order.
+        All other allowed items follow the candidates, in the popularity order. An empty history gets the popularity
+        order only.
 
         Args:
             lists: of each of `methods`, for the B histories; each should have `candidates` unseen items.
@@ -194,13 +190,8 @@ def build_blend(
 ) -> Stats:
     """Train a blend of all methods on stacking users, save it, and rank for test users and selection users.
 
-    Without enough stacking users, or with `enabled` false, the folder has no model and no ranking.
-
-    Args:
-        settings: which methods feed the blend.
-        retrieval: `depth` of the ranking.
-        paths: of the dataset.
-        variants: of the dual tower; those that were ranked are methods too.
+    Without enough stacking users, or with `enabled` false, the folder has no model and no ranking. The variants of the
+    dual tower that have rankings are methods too.
 
     Raises:
         MissingArtefactError: `sequences` or `baselines` have not been built.
@@ -266,13 +257,7 @@ def _rank(
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `RANKING_SCHEMA`: `depth` items per user, and one more per distinct item of the history.
 
-    Args:
-        blend: to rank with.
-        rankings: by each of its methods, of the users of `sequences`.
-        sequences: U users.
-        item_ids: (n,) ids of the catalogue.
-        depth: items.
-        selected: (U,) the users to rank for; None means all.
+    `rankings` are those of the methods for the U users of `sequences`; `selected` (U,) is a mask, None means all.
     """
     users, start = sequences[USER] if selected is None else sequences[USER].filter(pl.Series(selected)), 0
     for lists, histories in read_batches(rankings, sequences, item_ids, selected):

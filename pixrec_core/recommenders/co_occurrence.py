@@ -1,7 +1,7 @@
 """Item kNN: items that occur in the same training sequences as those of the history.
 
-Similarity is the cosine of the items' sets of users. It is shrunk, so that a pair that one user has by chance counts
-for little (Dacrema et al. 2019, "Are We Really Making Much Progress?"). Newer items of the history weigh more.
+Similarity is the cosine of the items' sets of users, shrunk so that pairs of few users count less (Dacrema et al. 2019,
+"Are We Really Making Much Progress?"). Newer items of the history weigh more.
 """
 
 from dataclasses import dataclass
@@ -40,9 +40,8 @@ load = CoOccurrence.load
 def fit(train: TrainData) -> Model:
     """Find the neighbours of each item; validation targets decide the recency."""
     neighbours = _similarity(train.train.incidence(train.n_items))
-    return choose_model(
-        with_recencies(CoOccurrence(popularity_ranks=train.popularity_ranks, neighbours=neighbours)), train
-    )
+    model = CoOccurrence(popularity_ranks=train.popularity_ranks, neighbours=neighbours)
+    return choose_model(with_recencies(model), train)
 
 
 def _similarity(incidence: sparse.csr_array) -> sparse.csr_array:

@@ -16,18 +16,13 @@ from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, with_recen
 from pixrec_core.recommenders._tuning import choose_model
 from pixrec_core.recommenders.base import Model, Scores, TrainData
 
-MOST_ITEMS = 8_000  # the most popular ones: 2 GB of memory, and time grows with the third power. Others score 0
+MOST_ITEMS = 8_000  # the most popular ones, for 2 GB of memory; time grows with the third power. Others score 0
 PENALTIES = (10.0, 50.0, 250.0, 1000.0, 2500.0, 10_000.0)  # users
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Ease(RecencyWeightedKnn):
-    """Weights of item on item.
-
-    Attributes:
-        items: (m,) the items that have weights.
-        weights: (m, m).
-    """
+    """The matrix B as `weights` (m, m), for the items of `items` (m,)."""
 
     items: NDArray[np.int64]
     weights: NDArray[np.float32]
@@ -42,7 +37,7 @@ load = Ease.load
 
 
 def fit(train: TrainData) -> Model:
-    """Solve for the weights of item on item."""
+    """Solve for B with each penalty and choose one."""
     return choose_model(_models(train), train)
 
 

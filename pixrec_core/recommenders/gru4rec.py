@@ -1,7 +1,7 @@
 """GRU4Rec: a recurrent network over the history (Hidasi et al. 2016, arXiv 1511.06939).
 
-It is trained with cross-entropy over the catalogue, which the losses of its authors' later paper come close to (Hidasi
-and Karatzoglou 2018, arXiv 1706.03847).
+It is trained with cross-entropy over the catalogue. The losses of the later paper (Hidasi and Karatzoglou 2018, arXiv
+1706.03847) are close to it.
 """
 
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Photos alone: the items whose photos look most like those of the history.
+"""Photos alone: items with photos that look like those of the history.
 
 Photos are compared by the vectors of `model.photo_encoder`. The default, histograms of colours and edges, measures what
 plain pixel similarity achieves. An item without a photo is similar to no other.

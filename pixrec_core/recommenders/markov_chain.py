@@ -1,7 +1,7 @@
 """A Markov chain of order two that backs off to order one, then to the popularity order.
 
-It only memorises which item followed. Where it scores high, test targets repeat training sequences word for word, or
-users buy the same items in the same order; compare any model with it.
+It only memorises which item followed. If it scores high, test targets repeat training sequences, or users buy the same
+items in the same order.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ ORDERS = (1, 2)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MarkovChain(Model):
-    """Shares of the items that followed the last one and the last two items.
+    """Scores an item by how often it followed the last two items of the history, else the last one.
 
-    A score is 1 (after the last two items), else 0 (after the last one), plus the share of occurrences that the item
-    followed; so all items that followed the last two come first. All other items score 0.
+    The score is the share of their occurrences that the item followed, plus 1 after the last two items: these come
+    first. All other items score 0.
 
     Attributes:
         keys_1: (runs,) sorted keys of all runs of one item; see `_runs`.
         followers_1: (runs + 1, n) share of each follower of a run; the last row, of unknown runs, is empty.
-        keys_2: the same of runs of two items.
-        followers_2: the same of runs of two items.
+        keys_2: the same for runs of two items.
+        followers_2: the same for runs of two items.
     """
 
     keys_1: Int64

@@ -1,7 +1,7 @@
 """SASRec: causal self-attention over the history (Kang and McAuley 2018, arXiv 1808.09781).
 
-It is as strong as later work found it can be: pre-norm blocks, and cross-entropy over the catalogue instead of one
-negative per target.
+It has the improvements of later work: pre-norm blocks, and cross-entropy over the catalogue instead of one negative per
+target.
 """
 
 from torch import Tensor, nn
