@@ -321,7 +321,7 @@ JOINT_CHECKPOINT: Final = Stage(
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
     resumes=True,
-    version=2,
+    version=3,
 )
 CHECKPOINT: Final = Stage(
     "checkpoint",
@@ -333,7 +333,7 @@ CHECKPOINT: Final = Stage(
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
     resumes=True,
-    version=2,
+    version=3,
 )
 ITEM_VECTORS: Final = Stage(
     "item_vectors",
@@ -359,7 +359,7 @@ RANKING: Final = Stage(
     (ITEM_INDEX,),
     ("retrieval", "generative"),
     partitioned_by="variant",
-    version=2,
+    version=3,
 )
 BASELINES: Final = Stage(
     "baselines",

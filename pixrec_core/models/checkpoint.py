@@ -87,6 +87,11 @@ def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, An
     return {"backbone": backbone, "started_from": None}
 
 
+def read_seen_offset(folder: Path) -> float:
+    """Return `TowerConfig.seen_offset` of a checkpoint; 0 for one of an earlier version."""
+    return float(files.read_json(folder / "config.json").get("seen_offset", 0))
+
+
 def weights_sha256(folder: Path) -> str:
     """Checksum of the weights, which identifies a checkpoint."""
     try:

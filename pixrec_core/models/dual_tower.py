@@ -31,7 +31,12 @@ RENAMED_WEIGHTS = {r"^residual\.": "item_id_embedding."}
 
 
 class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
-    """What both towers configure: the backbone, the item-id embedding and the objective."""
+    """What both towers configure: the backbone, the item-id embedding and the objective.
+
+    Attributes:
+        seen_offset: added to the cosine of an item that is in the history, 0 or less. A history is most similar to its
+            own items, which few people choose next; EASE has zeros on its diagonal for the same reason.
+    """
 
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # read by transformers
 
@@ -42,6 +47,7 @@ class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is un
     weight_user_item: float = 0.8
     num_item_ids: int = 0
     item_id_dropout: float = 0.5
+    seen_offset: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):

@@ -6,10 +6,11 @@ checkpoint that encoded them, so loading detects damaged files and those of anot
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import faiss
 import numpy as np
@@ -58,6 +59,22 @@ class IndexManifest(BaseModel):
     checkpoint_sha256: str
 
 
+class ListsRequest(NamedTuple):
+    """Lists that `ItemIndex.nearest_lists` fills.
+
+    Attributes:
+        queries: (B, D) unit vectors.
+        lengths: (B,) of the lists; no list exceeds the catalogue.
+        seen: B lists of the items that a user has.
+        seen_offset: added to the cosines of these items, 0 or less.
+    """
+
+    queries: Vectors
+    lengths: NDArray[np.int64]
+    seen: Sequence[Sequence[int]]
+    seen_offset: float
+
+
 @dataclass(frozen=True)
 class ItemIndex:
     """A loaded index.
@@ -88,21 +105,24 @@ class ItemIndex:
             cosines[short], rows[short] = exact
         return rows, cosines
 
-    def nearest_lists(
-        self, request: tuple[Vectors, NDArray[np.int64]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """`nearest` for lists of different lengths.
-
-        Args:
-            request: (B, D) unit vectors, and the length (B,) of each one's list; no list exceeds the catalogue.
+    def nearest_lists(self, request: ListsRequest) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`nearest` for lists of different lengths, with an offset for seen items.
 
         Returns:
             Both (B, k); row -1 pads shorter lists.
         """
-        queries, lengths = request
-        k = min(int(lengths.max()), len(self.items))
-        rows, cosines = self.nearest(queries, k)
-        return np.where(np.arange(k) < lengths[:, None], rows, -1), cosines
+        queries, lengths, seen, offset = request
+        k, n = min(int(lengths.max()), len(self.items)), len(self.items)
+        seen_keys = np.concatenate([row * n + np.asarray(items, np.int64) for row, items in enumerate(seen)])
+        # An offset below zero moves at most all seen items of a list behind others.
+        more = max(len(set(items)) for items in seen) if offset else 0
+        rows, scores = self.nearest(queries, min(k + more, n))
+        if offset:
+            keys = np.arange(len(rows))[:, None] * n + rows
+            scores = np.where(np.isin(keys, seen_keys), scores + np.float32(offset), scores)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        return np.where(np.arange(k) < lengths[:, None], rows, -1), scores
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process, which must use as many threads: the last bits of a product depend on them."""

@@ -19,8 +19,7 @@ from pixrec_core.plugins import load_plugin
 from pixrec_core.progress import track
 from pixrec_core.ranking_table import DENSE, SPEEDS, to_ranking, write_ranking
 from pixrec_core.retrieval import rankers
-from pixrec_core.retrieval.encode import Vectors
-from pixrec_core.retrieval.index import ItemIndex
+from pixrec_core.retrieval.index import ItemIndex, ListsRequest
 from pixrec_core.retrieval.rankers import RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
@@ -52,12 +51,14 @@ def rank_test_users(
     if stacking.height:  # the encoder takes no empty batch
         histories, lengths = _histories(retriever, stacking, settings.depth)
         vectors = retriever.encoder.user_vectors(histories, engine, _times(stacking))
-        frames = _dense_frames(retriever.item_index, stacking[USER], vectors, lengths, engine)
+        lists = ListsRequest(vectors, lengths, histories, retriever.seen_offset)
+        frames = _dense_frames(retriever.item_index, stacking[USER], lists, engine)
         write_ranking(paths.validation_ranking, frames)
     histories, lengths = _histories(retriever, test, settings.depth)
     start = time.monotonic()
     vectors = retriever.encoder.user_vectors(histories, engine, _times(test))
-    frames = _dense_frames(retriever.item_index, test[USER], vectors, lengths, engine)
+    lists = ListsRequest(vectors, lengths, histories, retriever.seen_offset)
+    frames = _dense_frames(retriever.item_index, test[USER], lists, engine)
     rows = write_ranking(paths.ranking, frames)
     speeds = {DENSE: len(histories) / (time.monotonic() - start)}
 
@@ -86,12 +87,15 @@ def _times(sequences: pl.DataFrame) -> list[list[int]]:
 
 
 def _dense_frames(
-    item_index: ItemIndex, user_ids: pl.Series, vectors: Vectors, lengths: NDArray[np.int64], engine: Engine
+    item_index: ItemIndex, user_ids: pl.Series, request: ListsRequest, engine: Engine
 ) -> Iterator[pl.DataFrame]:
     """Rankings of all users, `USERS_PER_SEARCH` of them at a time."""
     items = pl.Series(item_index.items)
     parts = [slice(start, start + USERS_PER_SEARCH) for start in range(0, len(user_ids), USERS_PER_SEARCH)]
-    found = engine.map_shards(item_index.nearest_lists, [(vectors[part], lengths[part]) for part in parts])
+    requests = [
+        ListsRequest(request.queries[p], request.lengths[p], request.seen[p], request.seen_offset) for p in parts
+    ]
+    found = engine.map_shards(item_index.nearest_lists, requests)
     for part, (rows, cosines) in zip(parts, found, strict=True):
         yield to_ranking(user_ids[part], items, rows, cosines)
 

@@ -20,7 +20,7 @@ from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
 from pixrec_core.models.tower_inputs import image_tokens
 from pixrec_core.paths import VariantPaths
 from pixrec_core.retrieval.encode import Encoder, Vectors, load_encoder
-from pixrec_core.retrieval.index import ItemIndex, load_index
+from pixrec_core.retrieval.index import ItemIndex, ListsRequest, load_index
 from pixrec_core.retrieval.items_encoder import ItemsEncoder
 from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from pixrec_core.schemas import ITEM_SCHEMA
@@ -56,6 +56,11 @@ class Retriever:
         return cls(encoder, item_index, processor, settings.item_tokens)
 
     @property
+    def seen_offset(self) -> float:
+        """Added to the cosines of items that are in the history."""
+        return float(self.encoder.model.config.seen_offset)
+
+    @property
     def reads_photos(self) -> bool:
         """Whether the towers read photos: not in text_only, and not of a dataset without photos."""
         if isinstance(self.encoder, Encoder):
@@ -64,7 +69,16 @@ class Retriever:
 
     def user_batch(self, histories: Sequence[Sequence[int]], vectors: Vectors, lengths: NDArray[np.int64]) -> UserBatch:
         """Users with their vectors (B, D) and nearest items, `lengths` (B,) of them each or the whole catalogue."""
-        return UserBatch(self.encoder.crop(histories), vectors, *self.item_index.nearest_lists((vectors, lengths)))
+        return UserBatch(self.encoder.crop(histories), vectors, *self.nearest_lists(vectors, lengths, histories))
+
+    def nearest_lists(
+        self, vectors: Vectors, lengths: NDArray[np.int64], histories: Sequence[Sequence[int]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items nearest to each user's vector (B, D) and their scores, `lengths` (B,) of them; -1 pads shorter lists.
+
+        A score is the cosine, with `seen_offset` for items of the history.
+        """
+        return self.item_index.nearest_lists(ListsRequest(vectors, lengths, histories, self.seen_offset))
 
     def ranker_catalogue(self, paths: VariantPaths) -> Catalogue:
         """The catalogue in the form that generative rankers need: they read with `user_encoder = "tokens"`."""

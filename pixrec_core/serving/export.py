@@ -11,6 +11,7 @@ from pyarrow import parquet
 from pixrec_core import files, hub
 from pixrec_core.data.sequences import read_items
 from pixrec_core.errors import QueryError, SettingsError
+from pixrec_core.models.checkpoint import read_seen_offset
 from pixrec_core.paths import DatasetPaths, PromotedPaths
 from pixrec_core.printable import shown_url
 from pixrec_core.retrieval.encode import Vectors, read_item_vectors
@@ -67,6 +68,7 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None,
             "dimension": vectors.shape[1],
             "metric": "inner_product",
             "unit_vectors": True,
+            "seen_offset": read_seen_offset(copies.variant(tower).checkpoint),
         }
         files.write_json(temporary / MANIFEST, manifest)
     return manifest

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Tower(Method):
     """A dual tower: ranks by the cosine of the vectors of history and item; an empty history has no vector.
 
+    The tower's `seen_offset` is added to the cosines of items of the history.
+
     Attributes:
         variant: determines which of text and photo it reads.
         retriever: the towers and the index.
@@ -58,7 +60,8 @@ class Tower(Method):
         scores = np.zeros((len(histories), self.n_items), np.float32)
         known, rest = _without_empty(histories)
         if known.any():
-            scores[known] = self.user_vectors(rest) @ self.retriever.item_index.vectors.T
+            cosines = self.user_vectors(rest) @ self.retriever.item_index.vectors.T
+            scores[known] = cosines + np.float32(self.retriever.seen_offset) * rest.incidence(self.n_items).toarray()
         return scores
 
     def candidates(
@@ -71,9 +74,10 @@ class Tower(Method):
         items[:, :found] = np.argsort(self.popularity_ranks)[:found]
         known, rest = _without_empty(histories)
         if known.any():
-            items[known, :found], scores[known, :found] = self.retriever.item_index.nearest(
-                self.user_vectors(rest), found
-            )
+            seen = [part.tolist() for part in np.split(rest.values, rest.offsets[1:-1])]
+            lengths = np.full(len(rest), found)
+            nearest = self.retriever.nearest_lists(self.user_vectors(rest), lengths, seen)
+            items[known, :found], scores[known, :found] = nearest
         return items, scores
 
     def nearest(

@@ -82,6 +82,7 @@ def export_onnx(folder: PromotedPaths, output: Path, method: str | None = None) 
             "items": len(encoder.items),
             "dimension": vectors.shape[1],
             "max_history_len": model.config.max_history_len,
+            "seen_offset": model.config.seen_offset,
             "features": dict(model.config.raw_dims),
             "max_difference": differences,
         }

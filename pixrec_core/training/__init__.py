@@ -171,6 +171,7 @@ def _run_training(
         record = old | {"refit": {name: value for name, value in record.items() if name not in INITIAL}}
     if model.backbone is not None:
         tuning.merge_lora_adapters(model)
+    model.config.seen_offset = record.get("seen_offset", 0.0)
     settings_used = {"variant": paths.variant, "model": model_settings, "training": settings}
     checkpoint.save(paths.checkpoint, model, prepared.processor, settings_used, record)
 

@@ -213,6 +213,7 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
                 "best_epoch": found["epoch"],
                 "validation_ndcg@10": found["ndcg@10"],
                 "validation_recall@10": found["recall@10"],
+                "seen_offset": found.get("seen_offset", 0.0),
             }
         return {
             "epochs": epochs,

@@ -70,6 +70,7 @@ def untrained(work: Work, seed: int = 0) -> Stats:
     if model.item_id_embedding:
         for table in (model.item_id_embedding.history, model.item_id_embedding.candidate):
             torch.nn.init.normal_(table.weight)
+    model.config.seen_offset = -0.1
     used = {"model": own.model.model_dump(mode="json"), "training": own.training.model_dump(mode="json")}
     with files.replacing(paths.checkpoint) as folder:
         model.save_pretrained(folder)

@@ -56,6 +56,7 @@ def test_the_ranking_equals_brute_force(ranked: Work, split: str) -> None:
         batch = collator.history_batch([history[-4:]])
         vector = model.user_vectors(batch, model.photo_features(batch["photos"]))[0]
         scores = vectors @ vector.numpy()
+        scores[history] += model.config.seen_offset
         best = [items[n] for n in np.argsort(-scores)[: 100 + len(set(history))]]
         ranked_items = table.filter(pl.col(schemas.USER) == user).sort(schemas.RANK)
         assert len(ranked_items) == min(100 + len(set(history)), len(items))

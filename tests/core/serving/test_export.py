@@ -49,6 +49,7 @@ def test_the_manifest_names_the_origin_and_the_metric(folder: PromotedPaths, ser
     assert files.read_json(tmp_path / "export" / "export.json") == manifest
     expected = {
         "dataset": "shop", "method": "collaborative", "dimension": 16, "metric": "inner_product", "unit_vectors": True,
+        "seen_offset": -0.1,
         "checkpoint_sha256": checkpoint.weights_sha256(served.variant_paths.checkpoint),
         "items_sha256": files.sha256_file(tmp_path / "export" / "items.parquet"),
     }  # fmt: skip

@@ -117,7 +117,7 @@ def test_recomputed_bfloat16_activations_leave_weights_in_float32(shop, seen, mo
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_precision_and_checkpointing_reach_the_trainer(tmp_path, precision: str, checkpointing: bool) -> None:
     settings = TrainingSettings(precision=precision, gradient_checkpointing=checkpointing)
-    arguments = _training_arguments(settings, tmp_path)
+    arguments = _training_arguments(settings, tmp_path, validates=True)
     automatic = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     assert arguments.bf16 is {"auto": automatic, "float32": False, "bfloat16": True}[precision]
     assert arguments.activation_checkpointing is checkpointing
