@@ -76,7 +76,8 @@ def _inspect_files(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
 
 
 def _are_settled(watched: Sequence[Path]) -> bool:
-    return all(path.exists() and time.time() - path.stat().st_mtime >= SETTLED_S for path in watched)
+    """Whether no file was changed just now; one with a time in the future was not, but the clock has gone back."""
+    return all(path.exists() and abs(time.time() - path.stat().st_mtime) >= SETTLED_S for path in watched)
 
 
 def _stages_after(before: Sequence[str], now: Sequence[str]) -> Sequence[Stage]:

@@ -287,9 +287,9 @@ RAW: Final = Stage(
     external_inputs=_raw_external_inputs,
     digest=_raw_digest,
 )
-ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=3)
+ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=4)
 INTERACTIONS: Final = Stage(
-    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=2
+    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=3
 )
 IMAGES: Final = Stage(
     "images",
@@ -299,7 +299,7 @@ IMAGES: Final = Stage(
     ("images",),
     external_inputs=_images_external_inputs,
     digest=_images_digest,
-    version=2,
+    version=3,
 )
 SEQUENCES: Final = Stage(
     "sequences", sequences, lambda w: w.paths.sequences, (ITEMS, INTERACTIONS, IMAGES), ("sequences",), version=5

@@ -72,10 +72,13 @@ def _cells(run: StageRun, outdated: str | None, columns: Sequence[str]) -> list[
 
 
 def format_age(age: timedelta) -> str:
-    """Return the age in days, hours or minutes: the largest unit of which it has at least one."""
-    units = {"d": 86_400, "h": 3_600, "min": 60}
-    unit, seconds = next(((u, s) for u, s in units.items() if age.total_seconds() >= s), ("min", 60))
-    return f"{int(age.total_seconds() // seconds)} {unit} ago"
+    """Return the age in days, hours or minutes: the largest unit of which it has at least one.
+
+    A negative age, after the clock has gone back, counts as none.
+    """
+    units, passed = {"d": 86_400, "h": 3_600, "min": 60}, max(age.total_seconds(), 0)
+    unit, seconds = next(((u, s) for u, s in units.items() if passed >= s), ("min", 60))
+    return f"{int(passed // seconds)} {unit} ago"
 
 
 def _show_best(work: Work) -> None:

@@ -33,6 +33,8 @@ REQUEST: Final = struct.Struct("<IIQ")  # bytes of the photo, size, max_pixels
 ANSWER: Final = struct.Struct("<?III")  # whether it is a photo, width, height, bytes of the JPEG or the reason
 READY: Final = b"\n"  # sent before the first answer
 
+_TINY: Final = 8  # pixels
+_GREY: Final = 12  # difference between the bands of a grey, which JPEG may have tinted
 _TILE: Final = 1024  # pixels: edge of the parts in which a large photo is converted to RGB
 _UPRIGHT: Final = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
@@ -234,8 +236,15 @@ def _orientation(photo: Image.Image) -> int:
 
 
 def is_placeholder(photo: Image.Image) -> bool:
-    """Whether an RGB photo has one colour only, as the transparent pixel has that shops serve for a missing photo."""
-    return all(highest - lowest <= 2 for lowest, highest in photo.getextrema())  # type: ignore[misc]  # of bands
+    """Whether an RGB photo stands for a missing one: a few pixels, or a single white, grey or black.
+
+    A single other colour is a swatch, as of a fabric or a paint.
+    """
+    bands: Any = photo.getextrema()
+    if any(highest - lowest > 2 for lowest, highest in bands):
+        return False
+    values = [lowest for lowest, _ in bands]
+    return max(photo.size) <= _TINY or max(values) - min(values) <= _GREY
 
 
 def encode(photo: Image.Image) -> bytes:

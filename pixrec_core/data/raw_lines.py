@@ -4,6 +4,7 @@ import codecs
 import glob
 import gzip
 import io
+import re
 import zipfile
 import zlib
 from array import array
@@ -26,6 +27,7 @@ UNPACKED: Final = "unpacked"
 ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any gzip file may expand to
 
 _STRETCH = 1 << 18  # fits a core's cache
+_CONTROLS = bytes({*range(32)} - {*b"\x01\t\n\r\x1f"})  # \x01 and \x1f separate cells
 _PEEK = 1 << 16
 _RUN = 1000  # blank lines
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -50,6 +52,15 @@ _OTHERS: Final = {
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
     b"ARROW1": ("an Arrow file", "write it as Parquet"),
     b"%PDF": ("a PDF", "export the table as CSV"),
+    b"PK\x05\x06": ("an empty zip archive", _SAVE),
+    b"PK\x03\x04": ("an archive inside of another", "unpack it and name the file inside"),
+    _GZIP_MAGIC: ("compressed twice", "unpack it once"),
+    b"ORC": ("an ORC file", "write it as Parquet"),
+    b"Obj\x01": ("an Avro file", "write it as Parquet"),
+    b"\x89HDF": ("an HDF5 file", "write it as Parquet"),
+    b"\x80\x04\x95": ("a Python pickle", "write it as Parquet"),
+    b"{\\rtf": ("formatted text (RTF)", _SAVE),
+    b"version https://git-lfs": ("a pointer of Git LFS to the file", "fetch the file: `git lfs pull`"),
     b"PAR1": ("a compressed Parquet file", "unpack it: Parquet is compressed inside"),
 }
 
@@ -80,17 +91,24 @@ def list_files(path: Path) -> list[Path]:
     does not exist is returned, for `require_content` to report.
     """
     if path.is_dir():
-        return sorted(
-            file
-            for file in path.rglob("*")
-            if file.name.lower().endswith(_TABLES)
-            and file.is_file()
-            and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-        )
+        found = sorted(file for file in _visible_files(path) if file.name.lower().endswith(_TABLES))
+        return [file for file in found if file.stat().st_size] or found  # Spark writes empty parts
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - an absolute pattern
     return [file for name in found for file in list_files(name)] or [path]
+
+
+def other_files(path: Path) -> list[Path]:
+    """Return the files of a folder that are no tables by their names."""
+    others = (file for file in _visible_files(path) if not file.name.lower().endswith(_TABLES))
+    return sorted(others) if path.is_dir() else []
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts):
+            yield file
 
 
 def is_packed(path: Path) -> bool:
@@ -137,13 +155,18 @@ def read_chunks(path: Path) -> tuple[Iterator[bytes], str | None]:
         yield first
         yield from chunks
 
-    _refuse_other_kinds(path, first)
+    if not encoding:
+        _refuse_other_kinds(path, first)
     return (recode(rest(), encoding) if encoding else rest()), encoding
 
 
-def recode(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield text of another encoding in UTF-8; a character that cannot be decoded becomes U+FFFD."""
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
+def recode(chunks: Iterable[bytes], encoding: str, errors: str = "replace") -> Iterator[bytes]:
+    """Yield text of another encoding in UTF-8.
+
+    Raises:
+        UnicodeError: `errors` is "strict", and a character cannot be decoded; otherwise it becomes U+FFFD.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
     for chunk in chunks:
         yield decoder.decode(chunk).encode()
     yield decoder.decode(b"", final=True).encode()
@@ -170,6 +193,8 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
     if "[Content_Types].xml" in names or "mimetype" in names:
         raise SourceError(f"{path} is a spreadsheet (Excel or OpenDocument), whatever its name says; {_SAVE}")
+    tables = [name for name in names if name.lower().endswith((".csv", ".tsv", ".parquet", ".jsonl"))]
+    names = tables if len(tables) == 1 else [name for name in names if not name.rpartition("/")[2].startswith(".")]
     if len(names) != 1:
         shown = ", ".join(map(repr, names[:5]))
         raise SourceError(f"{path} is a zip archive of {len(names)} files ({shown}); unpack it and name one of them")
@@ -192,6 +217,10 @@ def _refuse_other_kinds(path: Path, first: bytes) -> None:
     for magic, (kind, fix) in _OTHERS.items():
         if first.startswith(magic):
             raise SourceError(f"{path} is {kind}; {fix}")
+    if first[257:262] == b"ustar":
+        raise SourceError(f"{path} is a tar archive; unpack it and name the file inside, or its folder")
+    if len(first[:1024].translate(None, _CONTROLS)) < 0.9 * len(first[:1024]):
+        raise SourceError(f"{path} is a binary file, not a table; {_SAVE}")
     if first.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise SourceError(
             f"{path} is a web page or XML, such as the page of an error or a login; open it, and download or export "
@@ -240,13 +269,21 @@ def _bounded(path: Path, chunks: Iterable[bytes], max_expansion: float) -> Itera
 
 
 def require_content(path: Path) -> None:
-    """Raise SourceError for a file that is missing or empty."""
-    if not path.is_file() or path.stat().st_size == 0:
-        kind = "contains no table (CSV, TSV or Parquet)" if path.is_dir() else "does not exist"
-        state = "is empty" if path.is_file() else kind
-        raise SourceError(
-            f"{path} {state}; correct [datasets.<name>.source] of pixrec.toml and run the stage `raw` again"
-        )
+    """Raise SourceError for a file that is missing, empty or not readable."""
+    fix = "correct [datasets.<name>.source] of pixrec.toml and run the stage `raw` again"
+    if re.search("/(https?|ftp|s3|gs|az|abfss?|hdfs):/", str(path)):
+        raise SourceError(f"{path} is no local file; download it and name the file in [datasets.<name>.source]")
+    if path.is_dir():
+        held = ", ".join(repr(file.name) for file in other_files(path)[:5])
+        raise SourceError(f"{path} contains no table (CSV, TSV or Parquet){held and f', but {held}'}; {fix}")
+    if not path.is_file():
+        raise SourceError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}; {fix}")
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise SourceError(f"{path} is empty; {fix}")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}; make it readable") from error
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,8 @@ log = logging.getLogger(__name__)
 RAW_CHARACTERS: Final = 200
 _BATCH = 10_000
 
-#: `number`: of "12.50" or "$1,299"; NULL for "from 3.99". `address`: an http(s) URL, or the path of a local photo if
-#: the dataset has a photo folder (`has_local_photos`).
+#: `address`: an http(s) URL, or the path of a local photo if the dataset has a photo folder (`has_local_photos`).
 MACROS: Final = r"""
-CREATE MACRO number(t) AS CASE WHEN regexp_full_match(t, '[$£€¥]? ?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)([.][0-9]+)?')
-    THEN TRY_CAST(regexp_replace(t, '[^0-9.]', '', 'g') AS DOUBLE) END;
 CREATE MACRO address(t) AS CASE
     WHEN regexp_full_match(trim(t), '(?i)https?://[^\s\p{Cc}][^\p{Cc}]*') THEN replace(trim(t), ' ', '%20')
     WHEN has_local_photos() AND regexp_full_match(trim(t), '[^\p{Cc}]+') AND NOT contains(t, '://') THEN trim(t) END;
@@ -226,6 +223,12 @@ def _write_quarantine(rows: Iterator[RejectedRow], path: Path) -> tuple[Counter[
 def _check_share(checked: CheckedTable, first: list[RejectedRow], path: Path, quarantine: Path, allowed: float) -> None:
     """Raise SourceError for a file without a good row or with too many rejected ones."""
     examples = "; ".join(f"line {line}: {reason}" for _, line, reason, _ in first)
+    if checked.good == 0 and checked.dropped and not first:
+        rules = ", ".join(f"{n:,} {rule}" for rule, n in checked.dropped.items())
+        raise SourceError(
+            f"{path}: all rows are left out: {rules}. Correct `where` or the mapping in [datasets.<name>.source] of "
+            "pixrec.toml"
+        )
     if checked.good == 0:
         raise SourceError(
             f"{path} has no good row ({examples or 'all lines are blank'}). It must contain interactions or items, in "

@@ -133,6 +133,7 @@ def build_sequences(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
         if failed := contract.check_profile("sequences", profile, paths):
             temporary.replace(paths.sequences_rejected)
             raise ContractError(_rejection(failed, left_out, paths))
+    contract.date_results_of_sequences(paths)
     log.info("%s: %s", paths.root.name, balance.sentence("interactions in sequences"))
     return {
         "split": settings.split,

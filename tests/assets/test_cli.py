@@ -168,7 +168,13 @@ def test_a_refused_promotion_is_reported_in_every_run_and_fails_none(pixrec, mon
 
 @pytest.mark.parametrize(
     ("passed", "reported"),
-    [({"seconds": 59}, "0 min"), ({"minutes": 119}, "1 h"), ({"hours": 23}, "23 h"), ({"days": 8, "hours": 9}, "8 d")],
+    [
+        ({"seconds": 59}, "0 min"),
+        ({"minutes": 119}, "1 h"),
+        ({"hours": 23}, "23 h"),
+        ({"days": 8, "hours": 9}, "8 d"),
+        ({"days": -3}, "0 min"),
+    ],
 )
 def test_an_age_is_formatted_in_its_largest_unit(passed, reported):
     assert format_age(timedelta(**passed)) == f"{reported} ago"

@@ -1,7 +1,12 @@
-"""The daemon at work: a sensor that is turned on makes a run, and a run whose process is killed is run again."""
+"""The daemon at work: a sensor that is turned on makes a run, and a run whose process is killed is run again.
+
+A backfill of the same dataset neither disturbs a run of the UI nor waits for it.
+"""
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +18,11 @@ import pytest
 from pixrec_core import pipeline
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.stages import Stage
-from tests.assets.dev_server import PLACE, Server, dagster_dev, until
+from tests.assets.dev_server import PLACE, ROOT, Server, dagster_dev, until
 
-#: Photos of `films` take for ever the first time, with half a manifest written.
+#: Photos of `films` take for ever the first time, with half a manifest written; those of `songs` wait for `go`.
 DEFINITIONS = """
-import os, signal
+import os, signal, time
 from pixrec_core import files
 from tests.assets import fake_stages
 
@@ -30,6 +35,10 @@ def images(work):
             half.write_bytes(b"PAR1")
             files.write_json(pid, os.getpid())
             signal.pause()
+    if work.dataset == "songs":
+        (work.settings.root / "waits").touch()
+        while not (work.settings.root / "go").exists():
+            time.sleep(0.1)
     return whole(work)
 
 fake_stages.images = images
@@ -40,7 +49,9 @@ TOML = """
 [datasets]
 books = { source = { kind = "amazon_2023", folder = "books" } }
 films = { source = { kind = "sample" } }
+songs = { source = { kind = "sample", seed = 1 } }
 """
+COMMAND = "import shop_definitions; from pixrec_assets.cli import main; main()"
 #: Seconds. A pool slot of a dead run is given back as long after its end; the shipped minute would be waited for.
 MONITORING = {"poll_interval_seconds": 1, "free_slots_after_run_end_seconds": 1}
 
@@ -70,6 +81,9 @@ LAUNCH = """mutation ($what: ExecutionParams!) { launchRun(executionParams: $wha
     __typename ... on LaunchRunSuccess { run { status } } ... on PythonError { message } } }"""
 
 
+PARTITION = {"key": "dagster/partition"}
+
+
 def is_made(paths: DatasetPaths, stage: Stage) -> bool:
     """Whether a stage has left its stamp; none is left before the artefact is whole."""
     return paths.stamp(stage.name).exists()
@@ -97,7 +111,7 @@ def test_schedule_and_sensor_can_be_turned_on_and_a_new_file_starts_a_run(server
 
 def test_a_run_whose_process_is_killed_is_marked_as_failed_and_run_again(server: Server, folder: Path) -> None:
     paths = DatasetPaths.of(folder / "data", "films")
-    tags = [{"key": "dagster/partition", "value": "films"}]
+    tags = [PARTITION | {"value": "films"}]
     what = {"selector": PLACE | {"jobName": "prepare_data"}, "executionMetadata": {"tags": tags}}
     assert server.ask(LAUNCH, what=what)["launchRun"] == {"__typename": "LaunchRunSuccess", "run": {"status": "QUEUED"}}
     until((folder / "pid").exists)
@@ -116,3 +130,29 @@ def test_a_run_whose_process_is_killed_is_marked_as_failed_and_run_again(server:
     assert (again["tags"]["dagster/parent_run_id"], again["tags"]["dagster/retry_number"]) == (killed["runId"], "1")
     assert is_made(paths, pipeline.SEQUENCES)
     assert pl.read_parquet(paths.images_manifest).height == 2
+
+
+def test_a_backfill_beside_a_run_of_the_ui_is_refused_and_disturbs_nothing(server: Server, folder: Path) -> None:
+    def backfill() -> tuple[int, str]:
+        environment = os.environ | {"DAGSTER_HOME": str(folder), "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+        command = [sys.executable, "-c", COMMAND, "backfill", "songs", "--up-to", "sequences"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    what = {
+        "selector": PLACE | {"jobName": "prepare_data"},
+        "executionMetadata": {"tags": [PARTITION | {"value": "songs"}]},
+    }
+    assert server.ask(LAUNCH, what=what)["launchRun"]["__typename"] == "LaunchRunSuccess"
+    until((folder / "waits").exists)
+    code, printed = backfill()
+    assert code == 1, printed
+    assert "Cannot run `images` for songs: another process is building it" in printed
+    assert "Traceback" not in printed
+    (folder / "go").touch()
+    until(lambda: any(run["status"] == "SUCCESS" for run in server.runs("songs")))
+    code, printed = backfill()
+    assert (code, "building" in printed) == (0, False), printed
+    paths = DatasetPaths.of(folder / "data", "songs")
+    assert is_made(paths, pipeline.SEQUENCES)
+    assert not list(paths.root.glob(".*.partial"))

@@ -87,6 +87,14 @@ def test_new_reviews_run_the_stages_of_reviews_and_new_metadata_all(folders):
     assert folders.tick() == {}
 
 
+def test_files_from_the_future_are_used(folders):
+    """The clock has gone back since they were written, or another machine's is ahead."""
+    folders.tick()
+    folders.time = 4_000_000_000
+    folders.write("books", "meta", '{"more": 1}\n')
+    assert folders.tick() == {"books": ALL}
+
+
 def test_the_same_content_with_another_time_requests_no_run(folders):
     folders.tick()
     folders.write("books", "reviews", "{}\n")

@@ -14,8 +14,11 @@ import duckdb
 from pixrec_core.data.database import literal
 from pixrec_core.data.raw_table import RawTable, fetch_row
 from pixrec_core.data.sources import RawFiles
+from pixrec_core.data.sources._cell_macros import MACROS as CELL_MACROS
 from pixrec_core.data.sources._json_lines import Shape, load_json_lines
-from pixrec_core.data.sources._times import NAMES, SURE, UNITS
+from pixrec_core.data.sources._mapped_columns import BLANKS, QUOTES
+from pixrec_core.data.sources._times import MACROS as TIME_MACROS
+from pixrec_core.data.sources._times import NAMES, SURE, UNITS, milliseconds
 from pixrec_core.schemas import (
     CATEGORIES,
     DESCRIPTION,
@@ -35,25 +38,34 @@ from pixrec_core.schemas import (
 log = logging.getLogger(__name__)
 
 _KEY: Final = "coalesce(raw.parent_asin, raw.asin)"
-# A cast alone would round 1.5 and accept 1e3.
-_TIME: Final = """CASE WHEN NOT contains(raw.timestamp, '.') AND NOT contains(raw.timestamp, 'e')
-    THEN TRY_CAST(raw.timestamp AS BIGINT) END"""
-_STARS: Final = "TRY_CAST(raw.rating AS DOUBLE)"  # NULL for a JSON string, whose text has quotes
+#: A whole number, a number that looks like a time, or a text of either or of a time in ISO 8601. A cast alone would
+#: round 1.5 and accept 1e3.
+_TIME: Final = f"""CASE
+    WHEN raw.timestamp[1] <> '"' AND NOT contains(raw.timestamp, '.') AND NOT contains(raw.timestamp, 'e')
+        THEN TRY_CAST(raw.timestamp AS BIGINT)
+    WHEN raw.timestamp[1] <> '"' AND TRY_CAST(raw.timestamp AS DOUBLE) >= 1e8
+        THEN TRY_CAST(floor(TRY_CAST(raw.timestamp AS DOUBLE)) AS BIGINT)
+    WHEN regexp_full_match(raw.timestamp, '"[0-9]{{9,19}}([.][0-9]*)?"')
+        THEN TRY_CAST(floor(TRY_CAST(text(raw.timestamp) AS DOUBLE)) AS BIGINT)
+    WHEN raw.timestamp[1] = '"' THEN {milliseconds("iso").replace("timestamp::VARCHAR", "text(raw.timestamp)")} END"""
+_STARS: Final = """CASE WHEN raw.rating[1] <> '"' THEN TRY_CAST(raw.rating AS DOUBLE)
+    WHEN regexp_full_match(raw.rating, '"[0-9]([.][0-9]+)?"') THEN TRY_CAST(text(raw.rating) AS DOUBLE) END"""
 
 REVIEWS: Final = Shape(
     fields=("user_id", "parent_asin", "asin", "timestamp", "rating"),
     columns={
-        USER: "text(raw.user_id)",
-        ITEM: f"text({_KEY})",
+        USER: "id_text(raw.user_id)",
+        ITEM: f"id_text({_KEY})",
         TIMESTAMP: _TIME,
         RATING: _STARS,
         "is_variant": "raw.asin <> raw.parent_asin",
     },
     fault=f"""coalesce(id_fault('user_id', raw.user_id), id_fault('parent_asin', {_KEY}), CASE
         WHEN raw.timestamp IS NULL THEN 'timestamp is missing'
-        WHEN ({_TIME}) IS NULL THEN 'timestamp is not a whole number'
+        WHEN ({_TIME}) IS NULL THEN 'timestamp is neither a whole number nor ISO 8601: ' || left(raw.timestamp, 40)
         WHEN raw.rating IS NULL THEN 'rating is missing'
-        WHEN ({_STARS}) IS NULL THEN 'rating is not a number' END)""",
+        WHEN ({_STARS}) IS NULL THEN 'rating is not a number: ' || left(raw.rating, 40) END)""",
+    macros=TIME_MACROS,
 )
 
 #: Keys of `details` that say nothing about taste: identifiers, size and weight, and dates, ranks and reviews that are
@@ -69,17 +81,17 @@ _TEXTS: Final = {TITLE: ("title",), MAIN_CATEGORY: ("main_category", "main_cat")
 _LISTS: Final = {CATEGORIES: ("categories", "category"), FEATURES: ("features", "feature"), DESCRIPTION: (DESCRIPTION,)}
 _PHOTOS: Final = ("images", "imageURLHighRes", "imageURL")
 
-#: `entries`: "key: value" of a JSON object, or of the text of one, without `_NOISE`, long numbers and nested objects.
-#: `list_items`: strings of a JSON list, or a single string. `photos`: the image marked MAIN, then the others with an
-#: address; images are a list of objects, the hub's object of lists, or a list of addresses. `large` (500 pixels) is
-#: preferred to `hi_res`: it is larger than a model's input, at a tenth of the bytes.
+#: `entries`: "key: value" of a JSON object, of the text of one, or of a list of objects with a name and a value,
+#: without `_NOISE`, long numbers and nested objects. `list_items`: texts of a JSON list, of the text of one, or one
+#: string. `photos`: the image marked MAIN, then the others with an address; images are a list of objects, the hub's
+#: object of lists, a list of addresses, or what a cell of a table may hold. `large` (500 pixels) is preferred to
+#: `hi_res`: it is larger than a model's input, at a tenth of the bytes.
 _MACROS: Final = rf"""
-CREATE MACRO flat_items(j) AS list_transform(
-    list_filter(from_json(j, '["JSON"]')::VARCHAR[], lambda x: x[1] = '"'), lambda x: text(x));
+{CELL_MACROS}
+CREATE MACRO flat_items(j) AS list_filter(json_texts(j), lambda t: t IS NOT NULL);
 CREATE MACRO list_items(j) AS CASE
-    WHEN starts_with(j, '[[') THEN flatten(list_transform(from_json(j, '["JSON"]')::VARCHAR[],
-        lambda l: CASE WHEN l[1] = '[' THEN flat_items(l) WHEN l[1] = '"' THEN [text(l)] ELSE [] END))
     WHEN j[1] = '[' THEN flat_items(j)
+    WHEN starts_with(j, '"[') AND json_valid(text(j)) THEN flat_items(text(j))
     WHEN j[1] = '"' THEN [text(j)] ELSE [] END;
 CREATE MACRO scalar(j) AS CASE
     WHEN j[1] = '"' THEN text(j)
@@ -90,9 +102,12 @@ CREATE MACRO pairs(j) AS list_transform(json_keys(j), lambda k: {{
 CREATE MACRO object(j) AS CASE
     WHEN j[1] = '{{' THEN j
     WHEN j[1] = '"' AND json_valid(text(j)) AND json_type(text(j)) = 'OBJECT' THEN text(j) END;
+CREATE MACRO named(j) AS CASE WHEN j[1] = '[' THEN list_transform(
+    list_filter(from_json(j, '["JSON"]'), lambda x: json_type(x) = 'OBJECT'),
+    lambda x: {{key: coalesce(x ->> '$.name', x ->> '$.key'), value: x ->> '$.value'}}) END;
 CREATE MACRO entries(j) AS coalesce(list_transform(
-    list_filter(pairs(object(j)), lambda p: p.value <> '' AND NOT regexp_full_match(p.key, {literal(_NOISE)})
-        AND NOT regexp_full_match(p.value, '[0-9Xx -]{{8,}}')),
+    list_filter(coalesce(pairs(object(j)), named(j)), lambda p: p.value <> ''
+        AND NOT regexp_full_match(p.key, {literal(_NOISE)}) AND NOT regexp_full_match(p.value, '[0-9Xx -]{{8,}}')),
     lambda p: p.key || ': ' || p.value), []);
 CREATE MACRO addresses(l) AS list_filter(list_transform(l, lambda t: address(t)), lambda t: t IS NOT NULL);
 CREATE MACRO zipped(d) AS list_transform(
@@ -110,8 +125,14 @@ CREATE MACRO of_images(l) AS list_transform(
     list_filter(l, lambda i: i.main AND i.url IS NOT NULL)
     || list_filter(l, lambda i: NOT i.main AND i.url IS NOT NULL),
     lambda i: i.url);
+CREATE MACRO odd_photos(j) AS addresses(list_transform(
+    cell_images(CASE WHEN j[1] = '"' THEN text(j) ELSE j END),
+    lambda x: as_url(trim(x, ',;|' || {QUOTES} || {BLANKS}), has_local_photos())));
 CREATE MACRO photos(j) AS CASE
-    WHEN j IS NULL THEN [] WHEN starts_with(j, '["') THEN addresses(list_items(j)) ELSE of_images(images(j)) END;
+    WHEN j IS NULL OR j IN ('null', '[]') THEN []
+    WHEN j[1] = '"' OR (starts_with(j, '["') AND contains(j, '{{')) THEN odd_photos(j)
+    WHEN starts_with(j, '["') THEN coalesce(nullif(addresses(list_items(j)), []), odd_photos(j))
+    ELSE coalesce(nullif(of_images(images(j)), []), odd_photos(j)) END;
 """
 
 
@@ -122,9 +143,9 @@ def _first(fields: tuple[str, ...]) -> str:
 
 def _type_faults() -> str:
     """Return SQL of the first field with the wrong JSON type."""
-    kinds = [(name, "text", '"') for names in _TEXTS.values() for name in names]
+    kinds = [(name, "text", '"-0123456789') for names in _TEXTS.values() for name in names]
     kinds += [(name, "a list", '["') for names in _LISTS.values() for name in names]
-    kinds += [(name, "a list", "[{") for name in _PHOTOS]
+    kinds += [(name, "a list", '[{"') for name in _PHOTOS]
     return " ".join(
         f"WHEN NOT contains('{start}', raw.{name}[1]) THEN '{name} is not {kind}'" for name, kind, start in kinds
     )
@@ -133,17 +154,18 @@ def _type_faults() -> str:
 METADATA: Final = Shape(
     fields=("parent_asin", "asin", "price", "details", *_PHOTOS, *sum((*_TEXTS.values(), *_LISTS.values()), ())),
     columns={
-        ITEM: f"text({_KEY})",
-        **{column: f"coalesce(text({_first(fields)}), '')" for column, fields in _TEXTS.items()},
+        ITEM: f"id_text({_KEY})",
+        **{column: f"coalesce(scalar({_first(fields)}), '')" for column, fields in _TEXTS.items()},
         **{column: f"list_items({_first(fields)})" for column, fields in _LISTS.items()},
         DETAILS: "entries(raw.details)",
-        PRICE: """CASE WHEN raw.price[1] = '"' THEN number(trim(text(raw.price)))
+        PRICE: """CASE WHEN raw.price[1] = '"' THEN price_from(digits(trim(text(raw.price))), '.')
             ELSE TRY_CAST(raw.price AS DOUBLE) END""",
         IN_STOCK: "NULL::BOOLEAN",
-        "unread_price": """CASE WHEN raw.price[1] = '"' AND number(trim(text(raw.price))) IS NULL
-            THEN nullif(trim(text(raw.price)), '') END""",
-        "image_urls": """coalesce(photos(raw.images), []) || addresses(list_items(raw.imageURLHighRes))
-            || addresses(list_items(raw.imageURL))""",
+        "unread_price": """CASE WHEN raw.price[1] = '"' AND price_from(digits(trim(text(raw.price))), '.') IS NULL
+            THEN nullif(trim(text(raw.price)), '')
+            WHEN raw.price[1] <> '"' AND TRY_CAST(raw.price AS DOUBLE) IS NULL THEN left(raw.price, 40) END""",
+        "image_urls": """coalesce(photos(raw.images), []) || coalesce(photos(raw.imageURLHighRes), [])
+            || coalesce(photos(raw.imageURL), [])""",
         "parent": "NULL::VARCHAR",
     },
     fault=f"coalesce(id_fault('parent_asin', {_KEY}), CASE {_type_faults()} END)",

@@ -36,12 +36,15 @@ LONGEST: Final = 2_000_000  # bytes of a row
 MAX_REJECTS: Final = 250_000  # faults of unreadable rows, which DuckDB holds in memory
 READINGS: Final = 12  # of a file with stray quotes
 HEAD: Final = 8 << 20  # bytes at the start of a file that `load_head` reads
-DELIMITERS: Final = ",;\t|"
+DELIMITERS: Final = ",;\t|\x01^~"
+PREAMBLE: Final = 30  # lines above the header, such as the title of a report
 
 _CLEAR: Final = 8  # characters that are not ASCII, from which the kind of encoding is clear
 _UNDEFINED: Final = frozenset(chr(0xDC00 + byte) for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))  # in Windows-1252
 
-_HEADER_BYTES: Final = 1 << 20
+HEADER_BYTES: Final = 1 << 20
+_SHAPE_LINES: Final = 100  # first lines that show how ids and times look
+_KEYS: Final = ("item", "timestamp")
 _CHUNK_ROWS: Final = 1 << 20
 _LINE: Final = pa.schema([pa.field("line", pa.int64())])
 #: One row per rejected row: byte where it starts, line breaks inside of it, error, whether its text is cut off.
@@ -72,55 +75,72 @@ class CsvFormat:
 
     Attributes:
         path: the file that messages name.
+        plain: the file or its beginning, in UTF-8.
         header: names of the columns.
-        lines: number of lines of the header, with the line `sep=;` that Excel may write above it.
+        lines: number of lines of the header, with those above it.
         delimiter: between two cells.
-        named: whether there is a line `sep=;`.
+        skip: number of lines above the header: `sep=;`, which Excel may write, or the title of a report.
         encoding: of the file, if it is not UTF-8.
+        escape: character before a quote in a quoted cell: another quote, or a backslash.
     """
 
     path: Path
+    plain: Path
     header: Sequence[str]
     lines: int
     delimiter: str
-    named: bool = False
+    skip: int = 0
     encoding: str | None = None
+    escape: str = '"'
 
     @classmethod
     def of_file(cls, path: Path, plain: PlainFile, mapping: Mapping, delimiter: str | None) -> "CsvFormat":
         """Read the header of `plain`, the plain form of `path`.
 
         The delimiter is the one that separates the mapped columns in the header; if several do, the one of the line
-        `sep=;`, then `delimiter`, then the one with the most columns.
+        `sep=;`, then `delimiter`, then the one with the most columns. If the first line has no mapped column, the
+        header is the first of the next lines that has all.
 
         Raises:
             SourceError: the file does not start with a CSV header.
         """
         with plain.path.open("rb") as file:
-            head = file.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
+            head = file.read(HEADER_BYTES).decode("utf-8-sig", "replace")
         line = re.match(r'"?sep=(.)"?\r?\n', head)
-        text = head[line.end() if line else 0 :]
         preferred = line[1] if line else delimiter
-        found: list[tuple[tuple[int, bool, int], CsvFormat]] = []
-        for each in dict.fromkeys([*(preferred or ""), *DELIMITERS]):
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=each, strict=True)
-            try:
-                header = next(reader, [])
-            except csv.Error as error:
-                fault = error
-                continue
-            known = sum(theirs in mapping.resolved(header) for theirs in mapping.names.values())
-            layout = cls(path, header, reader.line_num + bool(line), each, bool(line), plain.encoding)
-            found.append(((known, each == preferred, len(header)), layout))
-        if not found:
+        lines = io.StringIO(head, newline="").readlines()[: PREAMBLE + 1] or [""]
+        fault: Exception | str = "it is empty"
+        for skip in range(bool(line), len(lines)):
+            found: list[tuple[tuple[int, bool, int], CsvFormat]] = []
+            text = head[sum(map(len, lines[:skip])) :]
+            for each in dict.fromkeys([*(preferred or ""), *DELIMITERS]):
+                reader = csv.reader(io.StringIO(text, newline=""), delimiter=each, strict=True)
+                try:
+                    header = next(reader, [])
+                except csv.Error as error:
+                    fault = error if skip == bool(line) else fault
+                    continue
+                known = sum(theirs in mapping.resolved(header) for theirs in mapping.names.values())
+                layout = cls(path, plain.path, header, reader.line_num + skip, each, skip, plain.encoding)
+                found.append(((known, each == preferred, len(header)), layout))
+            if skip == bool(line):
+                first = found
+            if found and (best := max(found, key=lambda each: each[0]))[0][0] >= (
+                1 if found is first else len(mapping.names)
+            ):
+                return best[1]
+        if not first:
             raise SourceError(f"{path} does not start with a CSV header: {fault}")
-        return max(found, key=lambda each: each[0])[1]
+        layout = max(first, key=lambda each: each[0])[1]
+        if layout.header and layout.header[0].lstrip().startswith(("{", "[")):
+            raise SourceError(f'{path} is JSON; write it as CSV or Parquet, or in the format of `kind = "amazon_2023"`')
+        return layout
 
     def scan(self, plain: Path, mapping: Mapping, more: Sequence[str], options: str) -> str:
         """Return SQL that reads `plain`: the mapped columns under our names, and the expressions `more`."""
         types = ", ".join(f"{cell}: 'VARCHAR'" for cell in self.cells)
-        rows = f"""read_csv({file_literal(plain)}, columns = {{{types}}}, header = true, skip = {int(self.named)},
-            auto_detect = false, delim = {literal(self.delimiter)}, quote = '"', escape = '"',
+        rows = f"""read_csv({file_literal(plain)}, columns = {{{types}}}, header = true, skip = {self.skip},
+            auto_detect = false, delim = {literal(self.delimiter)}, quote = '"', escape = {literal(self.escape)},
             max_line_size = {LONGEST}, compression = 'none', {options})"""
         cells = dict(zip(self.header, self.cells, strict=True))
         return mapping.select(rows, self.header, cells, more)
@@ -131,10 +151,14 @@ class CsvFormat:
         return [f"pixrec_cell_{n}" for n in range(len(self.header))]
 
     @property
-    def line_breaks(self) -> str:
-        """SQL of the number of line breaks inside of a row's cells."""
-        counts = (f"coalesce(length({cell}) - length(replace({cell}, chr(10), '')), 0)" for cell in self.cells)
-        return f"{' + '.join(counts)} AS breaks"
+    def line_breaks(self) -> list[str]:
+        """SQL of the number of line breaks inside of a row's cells, and of whether a cell may contain other rows."""
+        counts = [f"coalesce(length({cell}) - length(replace({cell}, chr(10), '')), 0)" for cell in self.cells]
+        separated = (
+            f"coalesce(CASE WHEN contains({cell}, chr(10)) THEN contains({cell}, {literal(self.delimiter)}) END, false)"
+            for cell in self.cells
+        )
+        return [f"{' + '.join(counts)} AS breaks", f"{' OR '.join(separated)} AS suspect"]
 
 
 def load_head(
@@ -150,7 +174,27 @@ def load_head(
     Raises:
         SourceError: as `load_csv`.
     """
-    head, left = folder / "head", HEAD
+    layout = read_layout(path, mapping, delimiter, encoding, folder, HEAD)
+    loader = _Loader(db, layout, mapping, "*", folder).load(layout.plain)
+    (rows,) = fetch_row(db, "SELECT count(*) FROM parsed")
+    if not rows and loader.faults:
+        line, reason = min(loader.faults.items())
+        raise SourceError(
+            f"{path} has no row that can be read; line {line}: {reason}. Correct the file, or `delimiter` in "
+            "[datasets.<name>.source] of pixrec.toml"
+        )
+    return loader.layout
+
+
+def read_layout(
+    path: Path, mapping: Mapping, delimiter: str | None, encoding: str | None, folder: Path, size: int
+) -> CsvFormat:
+    """Return the layout of a file, and write its first `size` bytes in UTF-8 into the folder.
+
+    Raises:
+        SourceError: as `load_csv`.
+    """
+    head, left = folder / "head", size
     chunks, unicode = raw_lines.read_chunks(path)
     with head.open("wb") as target, suppress(raw_lines.DamageError):
         for chunk in chunks:
@@ -161,7 +205,6 @@ def load_head(
     plain = _readable(path, PlainFile(head, None, unicode), encoding, folder)
     layout = CsvFormat.of_file(path, plain, mapping, delimiter)
     mapping.check(path, layout.header)
-    _Loader(db, layout, mapping, "*", folder).load(plain.path)
     return layout
 
 
@@ -243,7 +286,7 @@ class _Loader:
     def load(self, path: Path) -> "_Loader":
         for _ in range(READINGS):
             index = raw_lines.index(path)
-            rejects = self._read(path, index)
+            rejects = self._with_better_escape(path, index, self._read(path, index))
             stray = [reject for reject in rejects if reject.swallows]
             if not stray:
                 break
@@ -258,6 +301,18 @@ class _Loader:
         self._number_rows(path, index, rejects)
         return self
 
+    def _with_better_escape(self, path: Path, index: LineIndex, rejects: list[_Reject]) -> list[_Reject]:
+        r"""Read the file again if quotes are escaped as `\"`, and keep what has fewer rejected rows."""
+        lines = [reject.line for reject in rejects[:_SHAPE_LINES]]
+        if self.layout.escape != '"' or not any(rb"\"" in line for line in raw_lines.pick(path, index, lines)):
+            return rejects
+        layout, self.layout = self.layout, replace(self.layout, escape="\\")
+        others = self._read(path, index)
+        if len(others) < len(rejects):
+            return others
+        self.layout = layout
+        return self._read(path, index)
+
     def _read(self, path: Path, index: LineIndex, parallel: bool = True) -> list[_Reject]:
         """Create the table and return the rejected rows in file order."""
         for table in ("reject_errors", "reject_scans"):
@@ -265,11 +320,11 @@ class _Loader:
         scan = self.layout.scan(
             path,
             self.mapping,
-            [self.layout.line_breaks] if self.in_cells else [],
+            self.layout.line_breaks if self.in_cells else [],
             f"store_rejects = true, rejects_limit = {MAX_REJECTS + 1}, rejects_line_size_limit = {LONGEST + 1}, "
             f"parallel = {str(parallel).lower()}",
         )
-        breaks = ", breaks" if self.in_cells else ""
+        breaks = ", breaks, suspect" if self.in_cells else ""
         query = f"CREATE OR REPLACE TABLE {self.table} AS SELECT {self.select}{breaks} FROM ({scan}) AS raw"  # noqa: S608
         with self.mapping.reporting_where(self.layout.path):
             self.db.execute(query)
@@ -297,7 +352,13 @@ class _Loader:
                 shifts = self._shifts(rejects, zip(first, width, strict=True))
                 if shifts.lines == index.count:
                     break
-            self.db.execute(f"ALTER TABLE {self.table} DROP COLUMN breaks")
+            if swallowing := self._swallowing_lines(path, index, shifts):
+                self.faults |= dict.fromkeys(swallowing, _REASONS["UNQUOTED VALUE"])
+                self.in_cells = False
+                self.load(_without_lines(path, swallowing, self.folder))
+                return
+            for column in ("breaks", "suspect"):
+                self.db.execute(f"ALTER TABLE {self.table} DROP COLUMN {column}")
         self.lost = max(index.count - shifts.lines, 0)
         self.faults |= {reject.line: reject.reason for reject in rejects}
         if len(shifts.first) == 1:
@@ -307,6 +368,42 @@ class _Loader:
         self.db.execute(f"CREATE OR REPLACE TABLE lines_of_{self.table} AS FROM numbers")
         self.db.unregister("numbers")
         self.query = f"SELECT * FROM {self.table} POSITIONAL JOIN lines_of_{self.table}"  # noqa: S608
+
+    def _swallowing_lines(self, path: Path, index: LineIndex, shifts: "_Shifts") -> set[int]:
+        """Return the first lines of rows that two stray quotes have made of several.
+
+        Each line of such a row has the cells of a row, and ids and times that look like those of the first rows.
+        """
+        query = f"SELECT rowid, breaks FROM {self.table} WHERE suspect ORDER BY rowid"  # noqa: S608
+        suspects = self.db.execute(query).fetchall()
+        if not suspects:
+            return set()
+        found = self.mapping.resolved(self.layout.header)
+        keys = [
+            self.layout.header.index(found[theirs])
+            for ours, theirs in self.mapping.names.items()
+            if ours in _KEYS and found[theirs] in self.layout.header
+        ]
+        first = range(self.layout.lines + 1, min(index.count, self.layout.lines + _SHAPE_LINES) + 1)
+        usual = [self._cells_of(line) for line in raw_lines.pick(path, index, first) if b'"' not in line]
+        shapes = {(key, _shape(cells[key])) for cells in usual if len(cells) == len(self.layout.header) for key in keys}
+        lines = set()
+        for row, breaks in suspects:
+            start = shifts.line_of(row)
+            parts = [self._cells_of(part) for part in raw_lines.pick(path, index, range(start, start + breaks + 1))]
+            is_row = all(
+                len(cells) == len(self.layout.header)
+                and any('"' not in cells[key] for key in keys)
+                and all('"' in cells[key] or (key, _shape(cells[key])) in shapes for key in keys)
+                for cells in parts
+            )
+            if is_row:
+                lines.add(start)
+        return lines
+
+    def _cells_of(self, line: bytes) -> list[str]:
+        """Return the cells of a line, whatever quotes it has."""
+        return line.decode("utf-8", "replace").rstrip("\r\n").split(self.layout.delimiter)
 
     def _shifts(self, rejects: Iterable[_Reject], blank: Iterable[tuple[int, int]]) -> "_Shifts":
         (rows,) = fetch_row(self.db, f"SELECT count(*) FROM {self.table}")  # noqa: S608
@@ -364,6 +461,10 @@ class _Shifts:
                 place(row + start - line, start + width)
         return cls(first, shift, rows, line + rows - row - 1)
 
+    def line_of(self, row: int) -> int:
+        """Return the line of a row."""
+        return row + self.shift[bisect_right(self.first, row) - 1]
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the line of each row, in chunks of flat size."""
         ends = self.first[1:] + array("q", [self.rows])
@@ -373,6 +474,11 @@ class _Shifts:
             counts = np.diff(np.clip([begin, *ends[i:j]], begin, end))
             lines = np.arange(begin, end) + np.repeat(np.array(self.shift[i:j]), counts)
             yield pa.record_batch([lines], schema=_LINE)
+
+
+def _shape(cell: str) -> str:
+    """Return a text with one letter for all runs of letters, and one digit for all runs of digits."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", cell.strip()))
 
 
 def _reason(kind: str, message: str) -> str:
@@ -398,24 +504,30 @@ def _readable(path: Path, plain: PlainFile, encoding: str | None, folder: Path) 
         SourceError: the encoding is not clear.
     """
     if not plain.encoding:
-        if encoding is None and not _is_utf8(plain.path):
+        letters = None if encoding == "utf-8" else _count_utf8(plain.path)
+        if encoding is None and letters is None:
             encoding = _western(path, plain.path)
-        if encoding and codecs.lookup(encoding).name != "utf-8":
-            plain = PlainFile(_recoded(plain.path, encoding, folder), plain.damage, encoding)
+        elif letters == 0 or (letters or 0) >= _CLEAR:
+            encoding = None  # also if another is set: each file has its own
+        if encoding and encoding != "utf-8":
+            plain = PlainFile(_recoded(path, plain.path, encoding, folder), plain.damage, encoding)
     return replace(plain, path=_with_uniform_line_ends(plain.path, folder))
 
 
-def _is_utf8(path: Path) -> bool:
-    """Return whether text is UTF-8, but for a truncated last character; fast for ASCII."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _count_utf8(path: Path) -> int | None:
+    """Return the number of characters that are not ASCII in UTF-8; None for text that is not UTF-8.
+
+    A truncated last character is no error. Fast for ASCII.
+    """
+    decoder, letters = codecs.getincrementaldecoder("utf-8")(), 0
     with path.open("rb") as file:
         while chunk := file.read(raw_lines.CHUNK):
             if not chunk.isascii() or decoder.getstate()[0]:
                 try:
-                    decoder.decode(chunk)
+                    letters += sum(not character.isascii() for character in decoder.decode(chunk))
                 except UnicodeDecodeError:
-                    return False
-    return True
+                    return None
+    return letters
 
 
 def _western(path: Path, plain: Path) -> str | None:
@@ -444,11 +556,21 @@ def _western(path: Path, plain: Path) -> str | None:
     return None if decoded else "cp1252"
 
 
-def _recoded(path: Path, encoding: str, folder: Path) -> Path:
+def _recoded(path: Path, plain: Path, encoding: str, folder: Path) -> Path:
+    """Return a copy in UTF-8.
+
+    Raises:
+        SourceError: the text is not in this encoding.
+    """
     copy = folder / "recoded"
-    with path.open("rb") as source, copy.open("wb") as file:
-        for chunk in raw_lines.recode(iter(partial(source.read, raw_lines.CHUNK), b""), encoding):
-            file.write(chunk)
+    with plain.open("rb") as source, copy.open("wb") as file:
+        try:
+            for chunk in raw_lines.recode(iter(partial(source.read, raw_lines.CHUNK), b""), encoding, "strict"):
+                file.write(chunk)
+        except UnicodeError as error:
+            raise SourceError(
+                f"{path} is not {encoding}: {error}. Correct `encoding` in [datasets.<name>.source] of pixrec.toml"
+            ) from error
     return copy
 
 

@@ -1,5 +1,6 @@
 """The first rows of tables: what they say about how the values are to be read, and how they look when they are."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from pixrec_core.data.id_mismatch import explain_mismatch
 from pixrec_core.data.raw_table import fetch_row
 from pixrec_core.data.sources import _mapping, _times
 from pixrec_core.data.sources._cell_macros import MACROS
-from pixrec_core.data.sources._csv import CsvFormat, load_head
-from pixrec_core.data.sources._mapped_columns import WHOLE, MappedColumns
+from pixrec_core.data.sources._csv import HEADER_BYTES, CsvFormat, load_head, read_layout
+from pixrec_core.data.sources._mapped_columns import WHOLE, MappedColumns, is_missing
 from pixrec_core.data.sources._parquet import damaged_error, is_parquet, parquet_header, scan_parquet
 from pixrec_core.errors import SourceError
 from pixrec_core.printable import printable
@@ -27,6 +28,8 @@ SHOWN_VALUES: Final = 3
 #: Columns of a product export of Shopify: the id of a variant, and of its product.
 SHOPIFY: Final = ("Variant SKU", "Handle")
 
+#: Largest whole number up to which all are exact, by type.
+_EXACT: Final = {"FLOAT": 2**24, "DOUBLE": 2**53}
 _SET: Final = "in [datasets.<name>.source] of pixrec.toml"
 
 
@@ -36,6 +39,7 @@ class Head:
 
     Attributes:
         paths: its files.
+        others: files of its folder that are left out.
         db: a connection.
         rows: SQL of the first rows of the first and the last file, under our names.
         types: DuckDB's types of the columns by our names.
@@ -45,6 +49,7 @@ class Head:
     """
 
     paths: Sequence[Path]
+    others: Sequence[Path]
     db: duckdb.DuckDBPyConnection
     rows: str
     types: Mapping[str, str]
@@ -91,7 +96,7 @@ def open_head(path: Path, columns: Mapping[str, str], delimiter: str | None, enc
     names = {name: column for name, column in columns.items() if name != "where"}
     with TemporaryDirectory(prefix="pixrec-") as folder, duckdb.connect(config=CONFIG) as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.execute(MACROS)
+        db.execute(MACROS + _times.MACROS)
         mapping, layouts, scans = _mapping.Mapping(names, columns.get("where")), [], []
         header: list[str] = []
         for number, file in enumerate(dict.fromkeys((paths[0], paths[-1])) if paths else [path]):
@@ -112,12 +117,14 @@ def open_head(path: Path, columns: Mapping[str, str], delimiter: str | None, enc
         try:
             with mapping.reporting_where(paths[0]):
                 types = {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {rows}").fetchall()}
-                head = Head(paths, db, rows, types, mapping, layouts, header)
+                head = Head(paths, raw_lines.other_files(path), db, rows, types, mapping, layouts, header)
                 (count,) = fetch_row(db, f"SELECT count(*) FROM ({rows})")  # noqa: S608
         except duckdb.Error as error:
             raise damaged_error(paths[0], error) from error
         if not count:
             raise SourceError(f"{paths[0]} has no row below its header; name a file that has")
+        for file in paths[1:-1]:
+            _check_header(db, file, mapping, delimiter, encoding, Path(folder))
         yield head
 
 
@@ -145,6 +152,22 @@ def _load_csv(
     if product or mapping.where:
         load_head(db, file, mapping, layout.delimiter, encoding, folder)
     return layout, mapping
+
+
+def _check_header(
+    db: duckdb.DuckDBPyConnection,
+    file: Path,
+    mapping: _mapping.Mapping,
+    delimiter: str | None,
+    encoding: str | None,
+    folder: Path,
+) -> None:
+    """Raise SourceError for a file that is no table or lacks a column."""
+    mapping = replace(mapping, where=None, constants=mapping.of_file(file).constants)
+    if is_parquet(file):
+        mapping.check(file, parquet_header(db, file))
+    else:
+        read_layout(file, mapping, delimiter, encoding, folder, HEADER_BYTES)
 
 
 @dataclass
@@ -191,9 +214,16 @@ def decide(interactions: Head, items: Head, options: Any, *, has_photos: bool) -
 def _notes_on_files(head: Head, delimiter: str | None) -> Iterator[str]:
     if len(head.paths) > 1:
         yield f"note: {len(head.paths)} files, from {head.paths[0]} to {head.paths[-1]}"
-    for layout in head.layouts[:1]:
+    if head.others:
+        names = ", ".join(repr(file.name) for file in head.others[:5])
+        yield f"warning: {len(head.others)} other files of the folder are left out, such as {names}; the run continues"
+    for layout in head.layouts:
         if layout.delimiter != (delimiter or ","):
             yield f"note: {layout.path}: cells are separated by {layout.delimiter!r}, as the header shows"
+        if layout.escape != '"':
+            yield f"note: {layout.path}: quotes in cells are written with {layout.escape!r} before them"
+        if layout.lines > 1 and layout.skip > 1:
+            yield f"note: {layout.path}: the header is on line {layout.skip + 1}, and the lines above it are left out"
         if layout.encoding:
             doubt = "; set `encoding` if these letters are wrong" if layout.encoding == "cp1252" else ""
             yield f"note: {layout.path} is not UTF-8 but {layout.encoding}, and is read as such{doubt}"
@@ -207,11 +237,11 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
     column, names = head.mapping.names["timestamp"], _times.NAMES
     if head.types["timestamp"].startswith(("TIMESTAMP", "DATE")):
         return _times.TYPED, False, []
-    present = "timestamp::VARCHAR <> ''"
+    present = f"timestamp::VARCHAR <> '' AND NOT {is_missing('timestamp::VARCHAR')}"
     total, *found = head.count("count(*)", *(f"count(*) FILTER ({_times.looks_like(f)})" for f in names), where=present)
     looks = dict(zip(names, found, strict=True))
     likely = max(looks, key=lambda form: looks[form])
-    first = head.first("timestamp")
+    first = head.first("timestamp", present)
     if not total:
         raise SourceError(
             f"{head.name}: the column {column!r} has no time in its first rows; map another column {_SET}"
@@ -225,6 +255,10 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
         if fits:
             return given, False, []
     is_clear = looks[likely] >= _times.SURE * total
+    if is_clear and not given and likely in _times.COMPACT:
+        (dates,) = head.count(f"count(*) FILTER ({_times.is_likely(_times.COMPACT[likely])})", where=present)
+        if dates >= _times.SURE * total:
+            return _times.COMPACT[likely], False, _notes_on_times(head, _times.COMPACT[likely], first)
     if is_clear and not given:
         return likely, True, _notes_on_times(head, likely, first)
     formats = [] if is_clear else _times.fitting_formats(head.db, head.kept, _times.SURE)
@@ -243,9 +277,11 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
             f"Set {guess} {_SET}"
         )
     shares = ", ".join(f"{count:,} look like {names[form]}" for form, count in looks.items() if count)
+    other = head.first("timestamp", f"{present} AND NOT coalesce({_times.looks_like(likely)}, false)")
+    shares += f", and {other!r} does not look like {names[likely]}" if shares else "none is in a known form"
     raise SourceError(
-        f"{head.name}: the times in {column!r} are not clear: the first of {total:,} is {first!r}; "
-        f"{shares or 'none is in a known form'}. Set `time_unit` (s, ms, us, ns, excel, iso) or `time_format` (such as "
+        f"{head.name}: the times in {column!r} are not clear: the first of {total:,} is {first!r}; {shares}. Set "
+        "`time_unit` (s, ms, us, ns, excel, iso) or `time_format` (such as "
         f'"%d.%m.%Y %H:%M") {_SET}, or correct the values'
     )
 
@@ -259,7 +295,7 @@ def _notes_on_times(head: Head, form: str, first: str) -> list[str]:
         notes.append(f"note: {head.name}: times are in {_times.name_of(form)}{shown}")
     exponent = "regexp_matches(timestamp::VARCHAR, '[0-9][eE][+]?[0-9]')"
     if head.types["timestamp"] == "VARCHAR" and (value := head.first("timestamp", exponent)):
-        mantissa, _, power = value.lower().partition("e")
+        mantissa, _, power = value.lower().replace(",", ".").partition("e")
         step = 10.0 ** (int(power) - len(mantissa.partition(".")[2])) * _times.UNITS.get(form, (1.0,))[0] / 1000
         notes.append(
             f"warning: {head.name}: times such as {value!r} were rounded by a spreadsheet and are exact only to "
@@ -305,7 +341,15 @@ def _whole_ids(interactions: Head, items: Head) -> tuple[list[str], list[str]]:
 def _rounded_ids(interactions: Head, items: Head) -> Iterator[str]:
     """Yield warnings of ids that a spreadsheet has rounded, such as `4.00638E+12`."""
     for head in (interactions, items):
-        for name in {"user", "item"} & head.types.keys():
+        for name in sorted({"user", "item"} & head.types.keys()):
+            if limit := _EXACT.get(head.types[name]):
+                (largest,) = head.count(f'max("{name}")', where=f'NOT isnan("{name}")')
+                if largest is not None and largest > limit:
+                    yield (
+                        f"warning: {head.name}: ids in {head.mapping.names[name]!r} are stored as {head.types[name]}, "
+                        f"which is exact only up to {limit:,}, so different ones may have become equal: the largest is "
+                        f"{largest:,.0f}. Write them as text or whole numbers; the run continues"
+                    )
             if head.types[name] == "VARCHAR" and (
                 value := head.first(name, f"regexp_full_match(\"{name}\", '[0-9][.,]?[0-9]*[eE][+][0-9]+')")
             ):
@@ -349,9 +393,10 @@ def _notes_on_images(head: Head, columns: MappedColumns, *, has_photos: bool) ->
     )
     if cells and not with_url and not has_photos:
         value = head.first("image", f"len({images}) > 0")[:100]
-        raise SourceError(
-            f"{head.name}: {column!r} has no URL but {value!r}; if these are files, set `photos` {_SET} to their folder"
-        )
+        fix = f"if these are files, set `photos` {_SET} to their folder; if they are parts of URLs, write whole URLs"
+        if re.match("[a-z][a-z0-9+.-]+:", value):
+            fix = f"only http and https are read: write the photos into files, and set `photos` {_SET} to their folder"
+        raise SourceError(f"{head.name}: {column!r} has no URL but {value!r}; {fix}")
     if several:
         value = head.first("image", f"{urls} > 1")[:100]
         note = f"{several:,} of {cells:,} cells of {column!r} name several photos; the first that works is used"

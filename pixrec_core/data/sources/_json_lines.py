@@ -18,14 +18,23 @@ from pixrec_core.data import raw_lines
 from pixrec_core.data.database import file_literal
 from pixrec_core.data.raw_lines import LineIndex
 from pixrec_core.data.raw_table import RawTable, fetch_row
+from pixrec_core.data.sources._mapped_columns import BLANKS
+from pixrec_core.errors import SourceError
 
 #: `text`: content of a JSON string, given the text of the JSON value (NULL for a missing field).
+#: `id_text`: an id: a string without the blanks around it, in the Unicode form NFC, or a whole number. The condition is
+#: much faster than the functions, and few ids fulfil it.
 #: `id_fault`: why a JSON value is not an id.
-_MACROS: Final = r"""
+_MACROS: Final = rf"""
 CREATE MACRO text(j) AS CASE WHEN starts_with(j, '"') THEN json_extract_string(j, '$') END;
+CREATE MACRO id_text(j) AS CASE
+    WHEN j < '"!' OR right(j, 2) <= ' "' OR contains(j, '\') OR strlen(j) <> length(j)
+        THEN trim(nfc_normalize(text(j)), {BLANKS})
+    WHEN starts_with(j, '"') THEN text(j) ELSE regexp_replace(j, '[.]0+$', '') END;
 CREATE MACRO id_fault(name, j) AS CASE
     WHEN j IS NULL THEN name || ' is missing'
-    WHEN NOT starts_with(j, '"') THEN name || ' is not text' END;
+    WHEN NOT starts_with(j, '"') AND NOT regexp_full_match(j, '-?[0-9]+([.]0+)?')
+        THEN name || ' is neither text nor a whole number: ' || left(j, 40) END;
 """
 
 
@@ -55,6 +64,7 @@ def load_json_lines(
         SourceError: the file is missing or empty, or expands past `max_expansion`.
     """
     plain = raw_lines.unpack(path, folder, max_expansion)
+    _refuse_other_forms(path, plain.path)
     index, query = _load(db, plain.path, shape, folder)
     return [
         RawTable(
@@ -66,6 +76,16 @@ def load_json_lines(
             damage=plain.damage,
         )
     ]
+
+
+def _refuse_other_forms(path: Path, plain: Path) -> None:
+    """Raise SourceError for a JSON list, or an object that is written on several lines."""
+    with plain.open("rb") as file:
+        first = file.read(raw_lines.CHUNK).removeprefix(raw_lines.BOM).lstrip()
+    line = first.partition(b"\n")[0].strip()
+    if line.startswith(b"[") or line == b"{":
+        form = "a JSON list" if line.startswith(b"[") else "JSON with an object on several lines"
+        raise SourceError(f"{path} is {form}; write one object per line, for example with `jq -c '.[]?'`")
 
 
 def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path) -> tuple[LineIndex, str]:

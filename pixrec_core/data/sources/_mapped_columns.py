@@ -15,15 +15,20 @@ _FLOATS: Final = ("DOUBLE", "FLOAT")
 _NUMBERS: Final = (*_FLOATS, "DECIMAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
 
 #: How programs write a missing value as text.
-_NULLS: Final = r"|NULL|null|None|nan|NaN|<NA>|\N|"
+_NULLS: Final = r"|NULL|null|None|nan|NaN|NaT|<NA>|\N|"
 #: Blanks, line ends and characters without width, which may surround an id.
-_BLANKS: Final = "' ' || chr(9) || chr(10) || chr(13) || chr(160) || chr(8203) || chr(12288) || chr(65279)"
+BLANKS: Final = " || ".join(
+    f"chr({code})"
+    for code in (*range(9, 14), 32, 0xA0, 0xAD, *range(0x2000, 0x2010), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)
+)
+QUOTES: Final = "chr(34) || chr(39) || chr(8216) || chr(8217) || chr(8220) || chr(8221) || chr(8222)"
 _QUANTITY: Final = r"'\s*[(]?[+\x{2212}\x{2013}-]?[0-9][0-9.,\s]*[)]?\s*'"
 #: A whole number that was stored as a float.
 WHOLE: Final = "'[+-]?[0-9]+[.]0+'"
 #: A quantity, a truth value, or the words of product feeds. Other words are unknown. `IN` would become a join in
 #: DuckDB, which changes the order of the rows.
 _IN_STOCK: Final = """CASE
+    WHEN isnan(TRY_CAST(in_stock AS DOUBLE)) THEN NULL
     WHEN TRY_CAST(in_stock AS DOUBLE) IS NOT NULL THEN TRY_CAST(in_stock AS DOUBLE) > 0
     WHEN list_contains(['true', 't', 'yes', 'y', 'instock', 'available', 'preorder', 'backorder', 'onbackorder'],
         lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN true
@@ -69,7 +74,9 @@ class MappedColumns:
                 rating = f"coalesce({rating}, TRY_CAST(replace(rating, ',', '.') AS DOUBLE))"
             faults.append(self._not("rating", f"isfinite({rating})", "a number"))
         returned = "false"
-        if "quantity" in self.names:
+        if "quantity" in self.names and _is_number(self.types["quantity"]):
+            returned = "quantity <= 0"
+        elif "quantity" in self.names:
             is_quantity = f"regexp_full_match(quantity::VARCHAR, {_QUANTITY})"
             faults.append(self._not("quantity", is_quantity, "a quantity"))
             negative = r"regexp_matches(quantity::VARCHAR, '[-\x{2212}\x{2013}(]')"
@@ -113,28 +120,39 @@ class MappedColumns:
         """Return SQL of an id as text.
 
         Surrounding blanks are removed and its Unicode form is NFC. A whole number stored as a float loses its `.0`.
-        The condition is much faster than the functions, and few ids fulfil it.
+
+        Raises:
+            SourceError: the column has lists or structures.
         """
+        self._require_no_parts(name)
         column, text = f'"{name}"', f'"{name}"::VARCHAR'
         if self.types[name] in _FLOATS:
             whole = f"CASE WHEN {column} = floor({column}) THEN TRY_CAST({column} AS BIGINT)::VARCHAR END"
             return f"coalesce({whole}, {text})"
-        if self.types[name].startswith(_NUMBERS):
+        if self.types[name].startswith("DECIMAL"):
+            return f"regexp_replace({text}, '[.]0+$', '')"
+        if _is_number(self.types[name]):
             return text
-        unclean = f"{text} < '!' OR right({text}, 1) <= ' ' OR strlen({text}) <> length({text})"
-        clean = f"CASE WHEN {unclean} THEN trim(nfc_normalize({text}), {_BLANKS}) ELSE {text} END"
+        clean = clean_id(text)
         if name in self.reading.get("whole", ()):
             clean = f"regexp_replace({clean}, '^([+-]?[0-9]+)[.]0+$', '\\1')"
         return clean
 
     def _text(self, name: str) -> str:
-        return f"CASE WHEN NOT {_is_missing(f'trim({name}::VARCHAR)')} THEN {name}::VARCHAR END"
+        """Return SQL of a column as text; NULL for a missing value.
+
+        Raises:
+            SourceError: the column has lists or structures.
+        """
+        if name != "image":
+            self._require_no_parts(name)
+        return f"CASE WHEN NOT {is_missing(f'trim({name}::VARCHAR)')} THEN {name}::VARCHAR END"
 
     def _is_empty(self, name: str) -> str:
         if self.types[name] in _FLOATS:
             return f'"{name}" IS NULL OR isnan("{name}")'
         text = f'"{name}"::VARCHAR'
-        missing = f" OR {_is_missing(text)}" if name in ("user", "item", "parent") else ""
+        missing = f" OR {is_missing(text)}" if name in ("user", "item", "parent", "timestamp") else ""
         return f"\"{name}\" IS NULL OR {text} = ''{missing}"
 
     def _empty(self, name: str) -> str:
@@ -146,12 +164,17 @@ class MappedColumns:
 
     def _details(self) -> str:
         """Return SQL of the list of "name: value" of the columns of `details`, without empty values."""
-        cells = [
-            f"""{literal(label)} || ': ' || nullif(trim("{name}"::VARCHAR), '')"""
-            for name in self.names
-            for prefix, _, label in [name.partition(f"{DETAILS}.")]
-            if not prefix and label
-        ]
+        cells = []
+        for name in self.names:
+            prefix, _, label = name.partition(f"{DETAILS}.")
+            if prefix or not label:
+                continue
+            is_list = self.types[name].endswith("]") and self.types[name].count("[") == 1
+            text = f"array_to_string(\"{name}\", ', ')" if is_list else f'"{name}"::VARCHAR'
+            if not is_list:
+                self._require_no_parts(name)
+            present = f"CASE WHEN NOT {is_missing(f'trim({text})')} THEN nullif(trim({text}), '') END"
+            cells.append(f"{literal(label)} || ': ' || {present}")
         return f"list_filter([{', '.join(cells)}]::VARCHAR[], lambda t: t IS NOT NULL)"
 
     def _price(self) -> tuple[str, str]:
@@ -159,7 +182,7 @@ class MappedColumns:
         if PRICE not in self.names:
             return "NULL::DOUBLE", "NULL::VARCHAR"
         self._require_text_or(PRICE, *_NUMBERS)
-        if self.types[PRICE].startswith(_NUMBERS):
+        if _is_number(self.types[PRICE]):
             return "price::DOUBLE", "NULL::VARCHAR"
         price = f"price_from(digits(trim(price)), {literal(self.reading.get('point') or '')})"
         return price, f"CASE WHEN ({price}) IS NULL THEN left(nullif({self._text('price')}, ''), 40) END"
@@ -175,14 +198,15 @@ class MappedColumns:
                 f"column {self.names['image']!r} has the type {kind}: the photos are inside of the table. Write each "
                 "into a file, name the file in the column, and set `photos` in [datasets.<name>.source] of pixrec.toml"
             )
-        text = "to_json(image)::VARCHAR" if kind.endswith("]") or kind.startswith("STRUCT") else self._text("image")
+        has_parts = kind.endswith("]") or kind.startswith(("STRUCT", "MAP"))
+        text = "to_json(image)::VARCHAR" if has_parts else self._text("image")
         images = f"cell_images({text})"
         if separator := self.reading.get("image_separator"):
             images = f"string_split({text}, {literal(separator)})"
-        clean = "trim(x, ' ,;|' || chr(9) || chr(10) || chr(13) || chr(34) || chr(39))"
+        clean = f"trim(x, ',;|' || {QUOTES} || {BLANKS})"
         urls = f"list_transform({images}, lambda x: as_url({clean}, {str(self.has_photos).lower()}))"
-        known = f"list_filter({urls}, lambda x: x <> '' AND NOT {_is_missing('x')})"
-        other = f"CASE WHEN regexp_matches({text}, '[^\\s\\[\\]{{}}]') THEN [left({text}, 200)] ELSE [] END"
+        known = f"list_filter({urls}, lambda x: x <> '' AND NOT {is_missing('x')})"
+        other = f"CASE WHEN coalesce(names_nothing({text}), true) THEN [] ELSE [left({text}, 200)] END"
         return f"coalesce(CASE WHEN len({known}) > 0 THEN {known} ELSE {other} END, [])"
 
     def _list(self, name: str) -> tuple[str, list[str]]:
@@ -191,8 +215,9 @@ class MappedColumns:
             return "[]::VARCHAR[]", []
         kind = self.types[name]
         if kind.endswith("]"):
-            texts = f"list_filter({name}::VARCHAR[], lambda t: t IS NOT NULL)"
-            return f"coalesce({texts}, [])", []
+            has_parts = kind.count("]") > 1 or "(" in kind.replace("DECIMAL(", "").replace("ENUM(", "")
+            texts = f"json_texts(to_json({name})::VARCHAR)" if has_parts else f"{name}::VARCHAR[]"
+            return f"coalesce(list_filter({texts}, lambda t: t <> ''), [])", []
         self._require_text_or(name, *_NUMBERS)
         separator = self.reading.get("separator")
         text = f"nullif({self._text(name)}, '')"
@@ -200,21 +225,41 @@ class MappedColumns:
         split = f"list_filter({parts}, lambda t: t <> '')"
         other = split if separator else f"CASE WHEN NOT starts_with(trim({text}), '[') THEN [{text}] END"
         is_json = f"json_valid({text}) AND json_type({text}) = 'ARRAY'"
-        texts = f"list_filter(from_json({text}, '[\"VARCHAR\"]'), lambda t: t IS NOT NULL)"
+        texts = f"list_filter(json_texts({text}), lambda t: t <> '')"
         notation = f"WHEN is_notation({text}) THEN parts({text})"
         column = f"CASE WHEN {text} IS NULL THEN [] WHEN {is_json} THEN {texts} {notation} ELSE {other} END"
         return column, [self._not(name, f"({column}) IS NOT NULL", "a list in JSON")]
 
+    def _require_no_parts(self, name: str) -> None:
+        if self.types[name].endswith("]") or self.types[name].startswith(("STRUCT", "MAP", "UNION")):
+            raise self._type_error(name)
+
     def _require_text_or(self, name: str, *kinds: str) -> None:
         kind = self.types[name]
-        if not kind.startswith(("VARCHAR", "ENUM", "JSON", '"NULL"', *kinds)):
-            raise SourceError(
-                f"column {self.names[name]!r} has the type {kind}, which cannot be read as `{name}`; map another "
-                "column in [datasets.<name>.source] of pixrec.toml, or write it as text"
-            )
+        if kind.endswith("]") or not kind.startswith(("VARCHAR", "ENUM", "JSON", '"NULL"', *kinds)):
+            raise self._type_error(name)
+
+    def _type_error(self, name: str) -> SourceError:
+        return SourceError(
+            f"column {self.names[name]!r} has the type {self.types[name]}, which cannot be read as `{name}`; map "
+            "another column in [datasets.<name>.source] of pixrec.toml, or write it as text"
+        )
 
 
-def _is_missing(text: str) -> str:
+def _is_number(kind: str) -> bool:
+    return kind.startswith(_NUMBERS) and not kind.endswith("]")
+
+
+def clean_id(text: str) -> str:
+    """Return SQL of an id without the blanks around it, in the Unicode form NFC.
+
+    The condition is much faster than the functions, and few ids fulfil it.
+    """
+    unclean = f"{text} < '!' OR right({text}, 1) <= ' ' OR strlen({text}) <> length({text})"
+    return f"CASE WHEN {unclean} THEN trim(nfc_normalize({text}), {BLANKS}) ELSE {text} END"
+
+
+def is_missing(text: str) -> str:
     """Return SQL of whether a text stands for a missing value.
 
     `IN` would become a join in DuckDB, which changes the order of the rows.

@@ -7,6 +7,7 @@ from collections.abc import Mapping as Dict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import duckdb
 
@@ -34,7 +35,7 @@ class Mapping:
     def of_file(self, path: Path) -> "Mapping":
         """Return the mapping with the constants of a path."""
         found = [re.fullmatch(r"([^=]+)=([^=]+)", part) for part in path.parent.parts]
-        return Mapping(self.names, self.where, self.numbers, [(m[1], m[2]) for m in found if m])
+        return Mapping(self.names, self.where, self.numbers, [(m[1], unquote(m[2])) for m in found if m])
 
     def resolved(self, header: Sequence[str]) -> dict[str, str]:
         """Return the exact name of each mapped column that the file has exactly once, by the name in the settings.
@@ -57,10 +58,12 @@ class Mapping:
         found = self.resolved(header)
         for ours, theirs in self.names.items():
             if theirs not in found:
-                state = "more than one column" if theirs in header else "no column"
+                where = f"{theirs!r}, which [datasets.<name>.source] of pixrec.toml maps to `{ours}`"
+                if theirs in header:
+                    raise SourceError(f"{path} has more than one column {where}; rename one of them in the file")
                 raise SourceError(
-                    f"{path} has {state} {theirs!r}, which [datasets.<name>.source] of pixrec.toml maps to `{ours}`; "
-                    f"{known(theirs, header)}. Correct the mapping, or `delimiter` if these are not columns"
+                    f"{path} has no column {where}; {known(theirs, header)}. Correct the mapping, or `delimiter` if "
+                    "these are not columns"
                 )
 
     def select(self, rows: str, header: Sequence[str], cells: Dict[str, str], more: Sequence[str] = ()) -> str:
@@ -73,7 +76,7 @@ class Mapping:
             more: more expressions.
         """
         found, constants = self.resolved(header), dict(self.constants)
-        values = {name: literal(value) for name, value in constants.items()} | dict(cells)
+        values = {name: constant(value) for name, value in constants.items()} | dict(cells)
         columns = [f'{values[found[theirs]]} AS "{ours}"' for ours, theirs in self.names.items() if theirs in found]
         if self.where:
             folded = [name.casefold() for name in values]
@@ -103,10 +106,15 @@ class Mapping:
             ) from error
 
 
+def constant(value: str) -> str:
+    """Return a value from a path as SQL."""
+    return "NULL::VARCHAR" if value == "__HIVE_DEFAULT_PARTITION__" else literal(value)
+
+
 def quoted(name: str) -> str:
     """Return a column's name as SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).strip(" \t\n\r\ufeff\u200b\"'").casefold()
+    return " ".join(unicodedata.normalize("NFKC", name).strip(" \t\n\r\ufeff\u200b\"'").casefold().split())

@@ -10,7 +10,7 @@ import duckdb
 
 from pixrec_core.data.database import literal
 from pixrec_core.data.raw_table import RawTable, fetch_row
-from pixrec_core.data.sources._mapping import Mapping, quoted
+from pixrec_core.data.sources._mapping import Mapping, constant, quoted
 from pixrec_core.errors import SourceError
 
 _MAGIC: Final = b"PAR1"
@@ -81,7 +81,7 @@ def load_parquet(
     (rows,) = fetch_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608
     found, constants = mapping.resolved(parquet_header(db, path)), dict(mapping.constants)
     cells = ", ".join(
-        f"{literal(theirs)}, {literal(constants[name]) if name in constants else quoted(name)}"
+        f"{literal(theirs)}, {constant(constants[name]) if name in constants else quoted(name)}"
         for theirs, name in found.items()
     )
     raw = partial(_raw_rows, db, path, cells, f"judged_{number}")

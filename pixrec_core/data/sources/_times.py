@@ -35,13 +35,41 @@ NAMES: Final = {
 SURE: Final = 0.99  # share of the values that must have one form; real files have some nonsense
 TYPED: Final = "typed"
 
+#: Offsets of zones that are written as abbreviations; those that mean several zones (CST, IST, BST) are unknown.
+_ZONES: Final = {
+    "Z": "+00:00", "UTC": "+00:00", "GMT": "+00:00", "WET": "+00:00", "WEST": "+01:00", "CET": "+01:00",
+    "CEST": "+02:00", "MEZ": "+01:00", "MESZ": "+02:00", "EET": "+02:00", "EEST": "+03:00", "MSK": "+03:00",
+    "JST": "+09:00", "KST": "+09:00", "AEST": "+10:00", "AEDT": "+11:00", "EST": "-05:00", "EDT": "-04:00",
+    "CDT": "-05:00", "MST": "-07:00", "MDT": "-06:00", "PST": "-08:00", "PDT": "-07:00",
+}  # fmt: skip
+#: `plain_time(t)`: a time without what DuckDB and strptime do not know: blanks of other kinds, quotes, a second name of
+#: the zone (`+0200 (CEST)`, `[Europe/Berlin]`), abbreviations of zones, a decimal comma, `at` and `Uhr`; the basic form
+#: of ISO 8601 becomes the extended one. An unknown abbreviation stays, and no form fits.
+MACROS: Final = rf"""
+CREATE OR REPLACE MACRO zone_offset(z) AS CASE z
+    {" ".join(f"WHEN '{name}' THEN '{offset}'" for name, offset in _ZONES.items())} ELSE ' ' || z END;
+CREATE OR REPLACE MACRO one_zone(t) AS regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    regexp_replace(t, '[\s\p{{Z}}]+', ' ', 'g'), '^[ ''"]+|[ ''"]+$', '', 'g'), ' ?([(][^)]*[)]|\[[^\]]*\]|Uhr)$', ''),
+    '(?:UTC|GMT) ?([+-]\d)', '\1'), '(:\d\d(?:[.,]\d+)? ?[+-]\d\d:?\d\d) [A-Z]{{2,5}}$', '\1'),
+    ' at ', ' ');
+CREATE OR REPLACE MACRO with_offset(t) AS CASE WHEN regexp_matches(t, '(\d|[AaPp][Mm]) ?(Z|[A-Z]{{3,4}})$')
+    THEN regexp_extract(t, '^(.*(?:\d|[AaPp][Mm])) ?[A-Z]+$', 1) || zone_offset(regexp_extract(t, '[A-Z]+$'))
+    ELSE t END;
+CREATE OR REPLACE MACRO plain_time(t) AS regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    with_offset(one_zone(t)), '(:\d\d(?:[.,]\d+)? ?[+-])(\d)$', '\10\2'), '(:\d\d),(\d)', '\1.\2'),
+    '(:\d\d(?:[.]\d+)?) ([+-]\d)', '\1\2'), '^(\d{{4}})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)', '\1-\2-\3 \4:\5:\6');
+"""
+
 _TEXT: Final = "trim(timestamp::VARCHAR)"
-_NUMBER: Final = "TRY_CAST(timestamp AS DOUBLE)"
-_ISO: Final = r"'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?( ?(Z|UTC|GMT)| ?[+-]\d\d(:?\d\d)?( UTC)?)?)?'"
-_ISO_VARIANT: Final = (  # DuckDB knows neither a blank before an offset, nor a comma, nor a second name of the zone
-    f"replace(replace(replace(CASE WHEN {_TEXT} SIMILAR TO '.*[+-]\\d\\d:?\\d* UTC' THEN replace({_TEXT}, ' UTC', '') "
-    f"ELSE {_TEXT} END, ' +', '+'), ' -', '-'), ',', '.')"
+_PLAIN: Final = "plain_time(timestamp::VARCHAR)"
+#: Spreadsheets of some countries write a decimal comma.
+_NUMBER: Final = "coalesce(TRY_CAST(timestamp AS DOUBLE), TRY_CAST(replace(timestamp::VARCHAR, ',', '.') AS DOUBLE))"
+_ISO: Final = (
+    r"'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d+)?)?"
+    r"( ?(Z|UTC|GMT)|[+-]\d\d(:?\d\d)?| [A-Z][A-Za-z_]+/[A-Za-z_/+-]+)?)?'"
 )
+_IS_ISO: Final = f"regexp_full_match({_TEXT}, {_ISO})"
+_IS_NEARLY_ISO: Final = f"regexp_full_match({_PLAIN}, {_ISO})"
 
 _DATES: Final = (
     "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y%m%d",
@@ -50,16 +78,23 @@ _DATES: Final = (
 )  # fmt: skip
 _CLOCKS: Final = (
     "", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", ", %H:%M:%S", ", %I:%M %p",
-    ", %I:%M:%S %p", "T%H:%M", "T%H:%M:%S", " %H.%M", " %H%M", "T%H%M%S", "%H%M%S", " %H:%M:%S %z", " %H:%M:%S %Z",
+    ", %I:%M:%S %p", "T%H:%M", "T%H:%M:%S", " %H.%M", " %H%M", "T%H%M%S", "%H%M%S", " %H:%M:%S%z",
+    " %H:%M:%S %z", " %H:%M%z", " %I:%M%p", " %I:%M:%S%p", ", %I:%M:%S%p", " %I:%M %p%z", " %I:%M:%S %p%z",
+    " %I.%M.%S.%f %p", "-%H.%M.%S.%f",
 )  # fmt: skip
-_FORMATS: Final = ("%a %b %d %H:%M:%S %Y", *map("".join, product(_DATES, _CLOCKS)))
+_FORMATS: Final = (
+    "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S UTC %Y", "%H:%M %d.%m.%Y", "%H:%M %d/%m/%Y", "%H:%M %Y-%m-%d",
+    "%Y%m%d%H%M", "%G-W%V-%u", *map("".join, product(_DATES, _CLOCKS)),
+)  # fmt: skip
+#: Dates that are whole numbers in the range of a unit, if nearly all values are dates from 1990 to 2100.
+COMPACT: Final = {"s": "%Y%m%d%H", "ms": "%Y%m%d%H%M"}
 _FIRST_ROWS: Final = 20  # Python tries all formats on these: DuckDB would take seconds to plan so many expressions
 
 
 def looks_like(form: str) -> str:
     """Return SQL of whether a value looks like a time of this form."""
     if form == "iso":
-        return f"regexp_full_match({_TEXT}, {_ISO})"
+        return f"CASE WHEN {_IS_ISO} THEN true ELSE {_IS_NEARLY_ISO} END"  # OR would evaluate both for every row
     if form not in UNITS:
         return f"({milliseconds(form)}) IS NOT NULL"
     _, _, low, high = UNITS[form]
@@ -71,13 +106,24 @@ def milliseconds(form: str) -> str:
     if form == TYPED:
         return "epoch_ms(timestamp::TIMESTAMPTZ)"
     if form == "iso":
-        time = f"coalesce(TRY_CAST({_TEXT} AS TIMESTAMPTZ), TRY_CAST({_ISO_VARIANT} AS TIMESTAMPTZ))"
-        return f"CASE WHEN {looks_like(form)} THEN epoch_ms({time}) END"
+        plain = f"TRY_CAST({_PLAIN} AS TIMESTAMPTZ)"
+        time = f"coalesce(TRY_CAST({_TEXT} AS TIMESTAMPTZ), {plain})"
+        return f"epoch_ms(CASE WHEN {_IS_ISO} THEN {time} WHEN {_IS_NEARLY_ISO} THEN {plain} END)"
     if "%" in form:
-        return f"epoch_ms(try_strptime({_TEXT}, {literal(form)})::TIMESTAMPTZ)"
+        return f"epoch_ms({_parsed(form)}::TIMESTAMPTZ)"
     factor, zero, _, _ = UNITS[form]
-    number = f"({_NUMBER} - {zero})" if zero else _NUMBER
-    return f"TRY_CAST(floor({number} * {factor!r}) AS BIGINT)"
+    if form == "excel":  # its days have too few digits for milliseconds
+        return f"TRY_CAST(round(({_NUMBER} - {zero}) * 86400) * 1000 AS BIGINT)"
+    return f"TRY_CAST(floor({_NUMBER} * {factor!r}) AS BIGINT)"
+
+
+def is_likely(form: str) -> str:
+    """Return SQL of whether a value is a time of a format from 1990 to 2100."""
+    return f"coalesce(year({_parsed(form)}) BETWEEN 1990 AND 2100, false)"
+
+
+def _parsed(form: str) -> str:
+    return f"coalesce(try_strptime({_TEXT}, {literal(form)}), try_strptime({_PLAIN}, {literal(form)}))"
 
 
 def name_of(form: str) -> str:
@@ -91,13 +137,10 @@ def fitting_formats(db: duckdb.DuckDBPyConnection, head: str, share: float) -> l
     Formats that read every value as the same time count once. `head` is SQL of the first rows.
     """
     db.execute(f"CREATE OR REPLACE TEMP TABLE times AS SELECT timestamp FROM ({head}) WHERE {_TEXT} <> ''")  # noqa: S608
-    first = [text for (text,) in db.execute(f"SELECT {_TEXT} FROM times LIMIT {_FIRST_ROWS}").fetchall()]  # noqa: S608
+    first = [text for (text,) in db.execute(f"SELECT {_PLAIN} FROM times LIMIT {_FIRST_ROWS}").fetchall()]  # noqa: S608
     formats = [form for form in _FORMATS if sum(_has_format(text, form) for text in first) > len(first) / 2]
     if formats:
-        counts = ", ".join(
-            f"avg(coalesce(year(try_strptime({_TEXT}, {literal(form)})) BETWEEN 1990 AND 2100, false)::INT)"
-            for form in formats
-        )
+        counts = ", ".join(f"avg({is_likely(form)}::INT)" for form in formats)
         (found,) = db.execute(f"SELECT {counts} FROM times").fetchall()  # noqa: S608
         formats = [form for form, fits in zip(formats, found, strict=True) if fits >= share]
     distinct: list[str] = []

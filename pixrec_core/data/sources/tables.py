@@ -27,7 +27,7 @@ from pydantic import (
 from pixrec_core import files
 from pixrec_core.data import raw_lines
 from pixrec_core.data.raw_table import RawTable
-from pixrec_core.data.sources import RawFiles, _heads
+from pixrec_core.data.sources import RawFiles, _heads, _times
 from pixrec_core.data.sources._cell_macros import MACROS
 from pixrec_core.data.sources._csv import load_csv
 from pixrec_core.data.sources._mapped_columns import MappedColumns
@@ -119,6 +119,11 @@ class Options(_Section):
         None, description="of CSV, such as cp1251; none: UTF-8, UTF-16 or Windows-1252, by the content of each file"
     )
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _named_delimiter(cls, delimiter: Any) -> Any:
+        return {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter) if isinstance(delimiter, str) else delimiter
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, encoding: str | None) -> str | None:
@@ -208,7 +213,7 @@ def _load(
     folder: Path,
     max_expansion: float,
 ) -> list[RawTable]:
-    db.execute(MACROS)
+    db.execute(MACROS + _times.MACROS)
     reading, has_photos = raw.reading, raw.photos is not None
     columns = dict(reading[f"{table}_columns"])
     where = columns.pop("where", None)
@@ -248,7 +253,12 @@ def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _head
 
 
 def _resolved(path: Path, root: Path) -> Path:
-    return (root / path.expanduser()).resolve()
+    try:
+        return (root / path.expanduser()).resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown user after `~`, a loop of links, a NUL
+        raise SourceError(
+            f"{str(path)!r} is not a path that can be used ({error}); correct [datasets.<name>.source] of pixrec.toml"
+        ) from error
 
 
 def _photos(options: Options, root: Path) -> Path | None:

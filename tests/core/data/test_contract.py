@@ -1,6 +1,7 @@
 """The data contract of sequences: every rule is broken once, and the results are reported."""
 
 import json
+import os
 import shutil
 import socket
 from datetime import date
@@ -77,10 +78,14 @@ def test_a_valid_file_passes(paths):
     assert failed(paths) == set()
 
 
-def test_a_file_that_its_stage_accepted_is_not_profiled_again(paths, monkeypatch):
+@pytest.mark.parametrize("jump_s", [0, -86_400, 86_400], ids=["no jump", "back", "forward"])
+def test_a_file_that_its_stage_accepted_is_not_profiled_again(paths, monkeypatch, jump_s):
+    """Unless it was changed since, even if the clock jumped meanwhile."""
     monkeypatch.setattr(contract, "validate_sequences", lambda paths: pytest.fail(f"{paths} is profiled again"))
     contract.require_valid_sequences(paths)
     change(paths, "DELETE FROM items")
+    changed = paths.sequences.stat().st_mtime + jump_s
+    os.utime(paths.sequences, (changed, changed))
     with pytest.raises(pytest.fail.Exception, match="profiled again"):
         contract.require_valid_sequences(paths)
 

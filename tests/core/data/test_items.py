@@ -52,7 +52,8 @@ def test_missing_fields_are_empty(tmp_path, empty):
     ("details", "kept"),
     [
         ({"Color": " Dark  Blue ", "Size": 5, "Boxed": True, "For": ["men", 2, None]},
-         ["Color: Dark Blue", "Size: 5", "Boxed: true", "For: men"]),
+         ["Color: Dark Blue", "Size: 5", "Boxed: true", "For: men, 2"]),
+        ([{"name": "Color", "value": "Red"}, {"key": "Fit", "value": "slim"}, 7], ["Color: Red", "Fit: slim"]),
         (json.dumps({"Brand": "Lux", "Rank": {"x": 1}}), ["Brand: Lux"]),  # as the Hugging Face hub has them
         ({"Material:": "<b>Oak</b>", "a/b~c": "d", 'x"y': "z", "e": "", "n": None},
          ["Material: Oak", "a/b~c: d", 'x"y: z']),
@@ -81,7 +82,8 @@ def test_sorts_by_item_and_keeps_the_first_of_duplicates(tmp_path):
     ("price", "read"),
     [
         (69.0, 69.0), (7, 7.0), ("12.99", 12.99), ("$12.99", 12.99), (" $1,299.50 ", 1299.5), ("€ 5", 5.0),
-        ("from 3.99", None), ("", None), (None, None), ("$3.99 - $5.99", None), ("12,99", None), ("0", None), (0, None),
+        ("from 3.99", None), ("", None), (None, None), ("$3.99 - $5.99", None), ("12,99", 12.99), ("0", None),
+        (0, None), ("15.00 EUR", 15.0),
         (-3.5, None), ("-3.5", None), (True, None), ([3], None), ({"a": 3}, None), ("1e3", None), ("1.2.3", None),
         (".a-box-inner{width:3}", None), (float("nan"), None), (float("inf"), None), ("9" * 400, None),
     ],
@@ -101,7 +103,10 @@ def test_only_plain_prices_are_read(tmp_path, price, read):
         ([photo("", thumb="https://h/t")], "https://h/t"),
         ([photo("http://127.0.0.1:PORT/images/1.jpg")], "http://127.0.0.1:PORT/images/1.jpg"),
         ([photo("ftp://h/1")], None), ([photo("file:///etc/passwd")], None), ([photo("http://h/a b")], "http://h/a%20b"),
-        ([photo(5)], None), ([7, None, "http://h/1"], None), ([], None), (None, None),
+        ([photo(5)], None), ([7, None, "http://h/1"], "http://h/1"), ([], None), (None, None),
+        ("http://h/1, http://h/2", "http://h/1"), ('["http://h/1"]', "http://h/1"), (["//h/1"], "https://h/1"),
+        ([{"url": "http://h/1"}], "http://h/1"), ([{"src": "http://h/1"}], "http://h/1"), ([["http://h/1"]], "http://h/1"),
+        ({"url": "http://h/1"}, "http://h/1"), (["http://h/1", {"large": "http://h/2"}], "http://h/2"),
         (["http://h/1", "http://h/2"], "http://h/1"),
         ({"variant": ["PT01", "MAIN"], "large": ["http://h/1", "http://h/2"], "hi_res": [None, None],
           "thumb": ["http://h/t", "http://h/t"]}, "http://h/2"),
@@ -118,7 +123,12 @@ def test_the_other_photos_are_kept_in_order(tmp_path):
 
 
 def test_nested_categories_are_flattened(tmp_path):
-    assert only(tmp_path, item(categories=[["Home", "Lamps"], ["Sale"]]))["categories"] == ["Home", "Lamps", "Sale"]
+    for categories in (
+        [["Home", "Lamps"], ["Sale"]],
+        [{"id": 1, "name": "Home"}, "Lamps", ["Sale"]],
+        '["Home", "Lamps", "Sale"]',
+    ):
+        assert only(tmp_path, item(categories=categories))["categories"] == ["Home", "Lamps", "Sale"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +163,7 @@ def test_markup_is_removed_and_empty_texts_are_dropped_from_lists(tmp_path):
     )  # fmt: skip
     assert row["title"] == ""
     assert (row["store"], row["main_category"]) == ("Zo\u00eb & Co", "A B")
-    assert row["features"] == ["Red", 'say "hi"']
+    assert row["features"] == ["Red", "5", "x", 'say "hi"']
     assert (row["description"], row["categories"]) == (["one text"], ["A > B"])
 
 
@@ -162,11 +172,11 @@ def test_markup_is_removed_and_empty_texts_are_dropped_from_lists(tmp_path):
     [
         (item(parent_asin=None), "parent_asin is missing"),
         (item(parent_asin=""), "item is empty"),
-        (item(parent_asin=5), "parent_asin is not text"),
+        (item(parent_asin=[5]), "parent_asin is neither text nor a whole number: [5]"),
         (item(title=["Lamp"]), "title is not text"),
-        (item(store=3), "store is not text"),
+        (item(store={"a": 3}), "store is not text"),
         (item(features={"a": 1}), "features is not a list"),
-        (item(images="http://h/1"), "images is not a list"),
+        (item(images=5), "images is not a list"),
         (b"[]\n", "not a JSON object"),
         (b'{"parent_asin": "p"\n', "not JSON: "),
     ],

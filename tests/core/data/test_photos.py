@@ -267,11 +267,14 @@ def test_large_photos_are_converted_in_parts(monkeypatch):
     ("photo", "expected"),
     [
         (Image.new("RGB", (1, 1)), True),
-        (Image.new("RGB", (300, 200), (9, 200, 77)), True),
+        (Image.new("RGB", (300, 200), "white"), True),
+        (Image.new("RGB", (300, 200), (203, 200, 198)), True),
+        (Image.new("RGB", (2, 2), (9, 200, 77)), True),
+        (Image.new("RGB", (300, 200), (9, 200, 77)), False),
         (Image.linear_gradient("L").convert("RGB"), False),
     ],
 )
-def test_photos_of_one_colour_are_placeholders(photo, expected):
+def test_photos_of_one_grey_or_a_few_pixels_are_placeholders(photo, expected):
     assert photos.is_placeholder(photo) == expected
 
 

@@ -4,7 +4,9 @@ import csv
 import gzip
 import io
 import logging
+import re
 import zipfile
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 from pixrec_core.data import interactions, items, raw_files
 from pixrec_core.data.id_mismatch import explain_mismatch
 from pixrec_core.data.sources import tables
+from pixrec_core.data.sources._mapped_columns import MappedColumns
 from pixrec_core.errors import SourceError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import SourceSettings
@@ -78,8 +81,16 @@ def zipped(*names):
         "sep=;\n" + SEMICOLONS,
         '"sep=\t"\r\n' + SEMICOLONS.replace(";", "\t").replace("\n", "\r\n"),
         ' Customer ,"SKU",BOUGHT_AT\n' + ORDER,
+        (ORDERS + ORDER).encode("utf-32"),
+        SEMICOLONS.replace(";", "\x01"),
+        SEMICOLONS.replace(";", "^"),
+        zipped("README.txt", ".DS_Store", "orders.csv"),
+        "Report of orders\n2024-05-02\n\n" + ORDERS + ORDER,
     ],
-    ids=["utf-16", "utf-16-be", "utf-16-le", "cp1252", "gzip", "zip", *";|", "sep=;", "sep=tab", "header"],
+    ids=[
+        *("utf-16", "utf-16-be", "utf-16-le", "cp1252", "gzip", "zip", *";|", "sep=;", "sep=tab", "header", "utf-32"),
+        *("hive", "caret", "zip of a table", "title above"),
+    ],
 )
 def test_files_in_other_forms_are_read(tmp_path, orders):
     rows, balance = bought(tmp_path, orders)
@@ -104,6 +115,15 @@ def test_each_file_has_its_own_delimiter_even_if_another_is_set(tmp_path):
         (b"(\xb5/\xfd...", "is compressed with zstd; unpack it"),
         (b"<!DOCTYPE html><p>Log in", "is a web page or XML, such as the page of an error or a login"),
         ((ORDERS + "Иванов Пётр,s,2024-05-01\n").encode("cp1251"), "is not UTF-8: .* Set `encoding` in .*shop.source"),
+        (gzip.compress(gzip.compress(b"a,b")), "is compressed twice; unpack it once"),
+        (zipped(), "is an empty zip archive"),
+        (b"orders.csv".ljust(257, b"\0") + b"ustar\0", "is a tar archive; unpack it"),
+        (b"ORC\0\1", "is an ORC file; write it as Parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (bytes(range(256)), "is a binary file, not a table"),
+        (b'{"customer": "u"}\n', "is JSON; write it as CSV or Parquet"),
+        ("customer;sku;bought_at\n" + ORDER, "no row that can be read; line 2: 1 cells where the header has 3"),
+        (ORDERS.replace("sku", "customer") + ORDER, "has more than one column 'customer', .*; rename one of them"),
     ],
 )
 def test_other_kinds_of_files_are_refused_by_name(tmp_path, content, message):
@@ -114,6 +134,13 @@ def test_other_kinds_of_files_are_refused_by_name(tmp_path, content, message):
 def test_the_encoding_can_be_set(tmp_path):
     orders = (ORDERS + "Иванов Пётр,s,2024-05-01\n").encode("cp1251")
     assert bought(tmp_path, orders, encoding="cp1251")[0][0]["user"] == "Иванов Пётр"
+    (tmp_path / "products.csv").write_text("sku,name\ns,Лампа и торшер\n")  # a file in UTF-8 stays in UTF-8
+    paths = fetched(tmp_path, orders, None, encoding="cp1251", item_columns={"item": "sku", "title": "name"})
+    items.build_items(LENIENT, paths)
+    assert pl.read_parquet(paths.items)["title"].to_list() == ["Лампа и торшер"]
+    for encoding in ("utf-16", "ascii"):
+        with pytest.raises(SourceError, match=rf"orders.csv is not {encoding}: .*Correct `encoding`"):
+            fetched(tmp_path, orders, encoding=encoding)
     for wrong in ({"encoding": "klingon"}, {"time_zone": "Mars/Base"}, {"time_unit": "s", "time_format": "%Y"}):
         with pytest.raises(ValidationError):
             tables.Options(**(source().options | wrong))
@@ -139,6 +166,48 @@ def test_folders_and_patterns_are_read_in_order_with_their_partitions(tmp_path, 
     assert [row["user"] for row in bought(tmp_path, None, interactions=name, interaction_columns=filtered)[0]] == [
         "u2024"
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "where"), [("day=__HIVE_DEFAULT_PARTITION__", "day IS NULL"), ("day=1%2F2", "day = '1/2'")]
+)
+def test_values_of_partitions_are_decoded(tmp_path, part, where):
+    (tmp_path / "orders" / part).mkdir(parents=True)
+    (tmp_path / "orders" / part / "part.csv").write_text(ORDERS + ORDER)
+    assert len(bought(tmp_path, None, interactions="orders", interaction_columns=BOUGHT | {"where": where})[0]) == 1
+
+
+def test_every_file_of_a_folder_is_read_or_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    for name, text in {"a.csv": ORDERS + ORDER, "b.csv": "", "c.csv": ORDERS, "d.xlsx": "PK", "_SUCCESS": ""}.items():
+        (folder / name).write_text(text)
+    assert len(bought(tmp_path, None, interactions="orders")[0]) == 1
+    assert "warning: 1 other files of the folder are left out, such as 'd.xlsx'; the run continues" in caplog.text
+    (folder / "b.csv").write_text("customer,bought_at\nu,2024-05-01\n")
+    with pytest.raises(SourceError, match=r"b\.csv has no column 'sku'"):
+        fetched(tmp_path, None, interactions="orders")
+
+
+@pytest.mark.parametrize("name", ["https://h/orders.csv", "s3://h/orders.parquet", "~nobody-has-this-name/orders.csv"])
+def test_names_that_are_no_local_files_are_reported(tmp_path, name):
+    with pytest.raises(SourceError, match=r"is no local file|is not a path that can be used"):
+        fetched(tmp_path, None, interactions=name)
+
+
+QUOTES = {
+    '"a \\"b\\", c",s,2024-05-01\n': ['a "b", c'], 'a "b" c,s,2024-05-01\n': ['a "b" c'],
+    '"19 rack,s,2024-05-01\nb,s,2024-05-02\n20 rack",s,2024-05-03\n': ["b", '20 rack"'],  # two stray quotes
+    '"a\nb, c",s,2024-05-01\n': ["a\nb, c"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orders", QUOTES)
+def test_quotes_in_unusual_places(tmp_path, orders):
+    rows, balance = bought(tmp_path, ORDERS + orders + "".join(f"v{n},t,2024-05-02\n" for n in range(9)))
+    assert sorted(row["user"] for row in rows if row["item"] == "s") == sorted(QUOTES[orders])
+    assert balance["read"] == len(rows) + sum(balance["rejected"].values())
 
 
 def test_parquet_partitions_may_differ_in_types(tmp_path):
@@ -204,7 +273,8 @@ PRICES = {
         "€12.50": 12.5, "1.299,00": 1299.0, "1.299": 1299.0, "1 299,00 kr": 1299.0, "1\u202f299.00": 1299.0,
         "1,299.00": 1299.0, "1'299.00": 1299.0, "CHF 1\u2019299.-": 1299.0, "Rs. 499": 499.0, "₹499.00": 499.0,
         "R$ 49,90": 49.9, "1,23,456.78": 123_456.78, "1.234.567": 1_234_567.0, "0.999": 0.999, ".99": 0.99,
-        "12,-": 12.0, "12.50-15.00": None, "from 3": None, "0": None, "-5.00": None, "None": None,
+        "12,-": 12.0, "1299:-": 1299.0, "12,00 €*": 12.0, "CA$ 15.00": 15.0, "99¢": None, "15p": None, "19 99": None,
+        "ab 12,00 €": None, "ca. 12": None, "12.50-15.00": None, "from 3": None, "0": None, "-5.00": None, "None": None,
 }  # fmt: skip
 
 
@@ -243,7 +313,12 @@ PHOTOS = [
         ("http://h/front view.jpg", ["http://h/front%20view.jpg"]), ("//h/a.jpg", ["https://h/a.jpg"]),
         ("www.shop.com/a.jpg", ["https://www.shop.com/a.jpg"]), ("http://h/q?w=1&amp;h=2", ["http://h/q?w=1&h=2"]),
         (f'"{A}"', [A]), (f" {A} ", [A]), (f"http://proxy/?u={A}", [f"http://proxy/?u={A}"]), ("a.jpg", ["a.jpg"]),
-        ("[]", []), ("None", []), ("", []),
+        ("[]", []), ("None", []), ("", []), ("[null]", []), ('{"url": null}', []), (f'[["{A}"], ["{B}"]]', [A, B]),
+        (f"{A} > {B}", [A, B]), (f"{{{A},{B}}}", [A, B]), (f'<img src="{A}"><img src="{B}">', [A, B]),
+        (f'=IMAGE("{A}")', [A]), (f"![front]({A})", [A]), (f"<{A}>", [A]), (f"\u201c{A}\u201d", [A]),
+        (f"{A}\u00a0", [A]),
+        (f'[{{"thumbnail": "{B}", "original": "{A}"}}]', [A]), ("a.jpg, sub/b.PNG", ["a.jpg", "sub/b.PNG"]),
+        ("a,b.jpg", ["a,b.jpg"]), ("http://h/a,b.jpg", ["http://h/a,b.jpg"]), ("no image", ["no image"]),
 ]  # fmt: skip
 
 
@@ -272,6 +347,57 @@ def test_photos_of_parquet_types(tmp_path, image):
     assert [row["image_url"], *row["other_image_urls"]] == (["a", "b"] if more else [A, B])
 
 
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ("s3://bucket/a.jpg", "only http and https are read"), ("data:image/png;base64,iVB", "only http and https are"),
+        ("media/a", "if these are files, set `photos` .*; if they are parts of URLs, write whole URLs"),
+    ],
+)  # fmt: skip
+def test_photos_that_are_no_urls_are_an_error_with_the_fix(tmp_path, value, fix):
+    with pytest.raises(SourceError, match=fix):
+        catalogue(tmp_path, f'sku,photo\ns,"{value}"\n', {"image": "photo"})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("title", "VARCHAR[]"), ("title", "STRUCT(en VARCHAR)"), ("item", "BIGINT[]"), ("item", "STRUCT(id BIGINT)"),
+        ("price", "DOUBLE[]"), ("price", "STRUCT(amount DOUBLE)"), ("details.Size", "MAP(VARCHAR, VARCHAR)"),
+        ("categories", "STRUCT(a VARCHAR)"),
+    ],
+)  # fmt: skip
+def test_types_that_cannot_be_read_are_named(name, kind):
+    columns = MappedColumns({"item": "sku", name: "theirs"}, {"item": "VARCHAR", name: kind}, {})
+    with pytest.raises(SourceError, match=rf"column 'theirs' has the type {re.escape(kind)}, which cannot be read"):
+        columns.items()
+
+
+def test_nested_columns_of_parquet_are_read(tmp_path):
+    pl.DataFrame(
+        {
+            "sku": [Decimal("7.00")], "path": [[[{"id": 1, "name": "Home"}], [{"id": 2, "name": "Lamps"}]]],
+            "tags": [["red", None, "wool"]], "stock": [float("nan")], "note": ["None"],
+        }
+    ).write_parquet(tmp_path / "p.parquet")  # fmt: skip
+    columns = {"categories": "path", "details": {"Tags": "tags", "Note": "note"}, "in_stock": "stock"}
+    row = catalogue(tmp_path, None, columns, items="p.parquet")[0]["7"]
+    assert (row["categories"], row["details"], row["in_stock"]) == (["Home", "Lamps"], ["Tags: red, wool"], None)
+
+
+def test_quantities_of_parquet_are_numbers(tmp_path):
+    quantities = [Decimal("0.00"), Decimal("-1.00"), Decimal("0.50"), Decimal("2.00")]
+    pl.DataFrame(
+        {"customer": list("abcd"), "sku": ["s"] * 4, "bought_at": ["2024-05-01"] * 4, "pieces": quantities}
+    ).write_parquet(tmp_path / "o.parquet")
+    returned = BOUGHT | {"quantity": "pieces"}
+    rows, balance = bought(tmp_path, None, interactions="o.parquet", interaction_columns=returned)
+    assert [row["user"] for row in rows] == ["c", "d"]
+    assert balance["dropped"] == {"returns (a quantity of 0 or less)": 2}
+    with pytest.raises(SourceError, match="all rows are left out: 1 returns"):
+        bought(tmp_path, ORDERS[:-1] + ",pieces\nu,s,2024-05-01,-1\n", interaction_columns=returned)
+
+
 def test_photos_inside_of_a_table_are_an_error(tmp_path):
     pl.DataFrame({"sku": ["s"], "photo": [b"jpeg"]}).write_parquet(tmp_path / "p.parquet")
     with pytest.raises(
@@ -283,7 +409,8 @@ def test_photos_inside_of_a_table_are_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("ordered", "sold", "expected"),
     [
-        ("SKU-1 ", "SKU-1", "SKU-1"), ("\u00a0SKU-1\t", "SKU-1", "SKU-1"), ("1012.0", "1012", "1012"),
+        ("SKU-1 ", "SKU-1", "SKU-1"), ("\u00a0SKU-1\t", "SKU-1", "SKU-1"),
+        ("\u200bSKU-1\u202f", "SKU-1", "SKU-1"), ("1012.0", "1012", "1012"),
         ("1012", "1012.0", "1012"), ("Fu\u0308ß", "Füß", "Füß"), ("1.0", "1.0", "1"),
     ],
 )  # fmt: skip
@@ -300,6 +427,8 @@ def test_ids_that_are_surely_equal_match(tmp_path, ordered, sold, expected):
     [
         ("00001012", "1012", "leading zeros"), ("sku-a", "SKU-A", "case"), ("4006381333931", "4.00638E+12", "rounded"),
         ("gid://shopify/Product/7", "7", "prefix"), ("A-1", "A1", "punctuation"), ("a b", "ab", "blanks"),
+        ("A&amp;B", "A&B", "escapes"), ("A1;B1", "A1", "several ids in one cell"), ("SKU-1-M", "SKU-1", "suffix"),
+        ("DE-A1", "A1", "prefix"),
         ("x", "y", "different kinds"),
     ],
 )  # fmt: skip
