@@ -6,6 +6,7 @@ Sections at the top level apply to every dataset; `[datasets.<name>.<section>]` 
 """
 
 import difflib
+import errno
 import os
 import re
 import tomllib
@@ -58,8 +59,18 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 #: A host name or IP address in lower case (an international name in its DNS form, `xn--...`); `*` matches any part.
-HostPattern = Annotated[str, Field(pattern=r"^[a-z0-9._:*-]+$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+_HOSTS: Final = r"^[a-z0-9._:*-]+$"
+_NAMES: Final = r"^[a-z0-9][a-z0-9_-]*$"
+HostPattern = Annotated[str, Field(pattern=_HOSTS)]
+Name = Annotated[str, Field(pattern=_NAMES)]
+#: What patterns of settings, also of sources, mean in words.
+_PATTERNS: Final = {
+    _HOSTS: "must be a host in lower case without `http://`, such as `*.example.com`",
+    _NAMES: "must be a name of lower-case letters, digits, `_` and `-`",
+    r"^https?://[^\s/]": "must be a URL that begins with http:// or https://",
+    "^[0-9a-fA-F]{64}$": "must be a SHA-256 of 64 hexadecimal digits",
+    "^[.,]$": 'must be "." or ","',
+}
 #: A name on the hub, or a local folder: then an absolute path, of which fingerprints and checkpoints have the last part
 #: only, so that a project can be moved.
 ModelName = Annotated[
@@ -876,14 +887,20 @@ def resolve_path(root: Path, path: str | Path) -> Path:
     """Return the absolute path of a path in the settings: `~` is the home, a relative path starts from `root`.
 
     Raises:
-        SettingsError: there is no home of that user, or the working folder was deleted.
+        SettingsError: there is no home of that user, the working folder was deleted, or no file can have that path.
     """
     try:
-        return (root / Path(path).expanduser()).resolve()
-    except RuntimeError as error:
-        raise SettingsError(f"the path {str(path)!r} cannot be used: {error}") from None
+        resolved = (root / Path(path).expanduser()).resolve()
     except FileNotFoundError:
         raise SettingsError("the working folder no longer exists; change to another folder") from None
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(f"the path {str(path)[:MAX_SHOWN]!r} cannot be used: {error}") from None
+    try:
+        resolved.lstat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise SettingsError(f"the path {str(path)[:MAX_SHOWN]!r} cannot be used: {error.strerror}") from None
+    return resolved
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -950,7 +967,11 @@ def _reason(error: ErrorDetails, model: type[BaseModel], spell: Callable[[Sequen
     shown = "" if is_secret else f" ({_received(received)})"
     if error["type"] in ("dict_type", "model_type"):
         return f"must be a table, such as [{'.'.join(path)}]{shown}"
+    if error["type"] == "tuple_type":
+        return f'must be a list, such as {path[-1]} = ["..."]{shown}'
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    if error["type"] == "string_pattern_mismatch":
+        reason = _PATTERNS.get(error["ctx"]["pattern"], reason)
     return f"{reason}{shown}"
 
 

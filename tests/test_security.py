@@ -123,5 +123,5 @@ def test_a_dataset_cannot_be_named_like_a_path(name, tmp_path, monkeypatch):
     quoted = name.replace("\\", "\\\\")
     (tmp_path / "pixrec.toml").write_text(f'[datasets."{quoted}".source]\nkind = "sample"\n')
     monkeypatch.setenv("PIXREC_CONFIG", str(tmp_path / "pixrec.toml"))
-    with pytest.raises(SettingsError, match="String should match pattern"):
+    with pytest.raises(SettingsError, match="must be a name of lower-case letters"):
         load_settings()

@@ -74,6 +74,22 @@ def test_without_a_file_the_only_dataset_is_the_sample(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"data_dir = '{'x' * 5000}'", "File name too long"),
+        ('data_dir = "a\\u0000b"', "embedded null byte"),
+        (f"[model]\nbackbone = '{'x' * 5000}'\n[datasets.a.source]\nkind = 'sample'", "File name too long"),
+    ],
+    ids=["long", "NUL", "long backbone"],
+)
+def test_a_path_that_no_file_can_have_is_reported(write, text: str, reason: str) -> None:
+    write(text)
+    with pytest.raises(SettingsError, match=f"the path .* cannot be used: {reason}") as error:
+        load_settings()
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[training]\nepochs = 0", r"training\.epochs: .*received 0"),
@@ -88,7 +104,10 @@ def test_without_a_file_the_only_dataset_is_the_sample(tmp_path: Path, monkeypat
         ("[sequences]\nsplit = 'time'\nvalidation_share = 0.5\ntest_share = 0.5", "training uses the rest"),
         ("[sequences]\nsplit = 'time'\ntest_share = 0", r"sequences\.test_share: .*received 0"),
         ("[sequences]\nsplit = 'random'", r"sequences\.split: .*received 'random'"),
-        ("[datasets.'../x'.source]\nkind = 'sample'", "pattern"),
+        ("[datasets.'../x'.source]\nkind = 'sample'", "must be a name of lower-case letters"),
+        ('variants = "text_only"\n', r'variants: must be a list, such as variants = \["..."\] \(received'),
+        ('[images]\nallow_hosts = ["X.com"]\n', r"allow_hosts\.0: must be a host in lower case .*received 'X.com'"),
+        ('[datasets."My shop".source]\nkind = "sample"\n', "must be a name of lower-case letters, digits"),
         ("[datasets.x]\n", r"datasets\.x\.source: Field required"),
         ("no toml", "cannot be read as TOML"),
     ],
