@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -47,12 +48,15 @@ def compare(
     if form == "csv":
         echo(table.write_csv())
         return
-    columns = ["method", *(each for metric in metrics for each in (metric, "difference"))]
+    minus = f"minus {reference or ('versus' if versus else 'best other')}"
+    columns = ["method", *(each for metric in metrics for each in (metric, minus))]
     rows = list(_rows(table, metrics))
     if form == "table":
         count, users = table.select("runs", "users").row(0)
         title = f"{count} run{'s' if count > 1 else ''}, {users:,} users, seen items allowed; differences in points"
-        shown = Table(*columns, title=title, title_justify="left")
+        shown = Table(
+            *columns, title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+        )
         for row in rows:
             shown.add_row(*map(escape, row))
         out.print(shown)
@@ -72,9 +76,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, str]:
     deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
     difference = ""
     if row["difference"] is not None:
-        minus = "" if row["minus"] == row["method"] else f" to {row['minus']}"
         points = (100 * row[end] for end in ("difference", "low", "high"))
-        difference = "{:+.1f} ({:.1f} to {:.1f})".format(*points) + minus
+        difference = "{:+.1f} ({:.1f} to {:.1f})".format(*points)
     return f"{row['mean']:.4f}{deviation}", difference
 
 

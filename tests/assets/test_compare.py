@@ -32,19 +32,20 @@ def test_table(folders):
     text = compare(*folders)
     assert "2 runs, 5 users, seen items allowed" in text
     assert "0.7000 ± 0.1414" in text
-    assert "+20.0 (0.0 to 60.0) to ease" in text
+    assert "+20.0 (0.0 to 60.0)" in text
+    assert text.count("minus best other") == 1
 
 
 def test_markdown(folders):
     lines = compare(*folders, "--format", "markdown", "--reference", "ease").splitlines()
-    assert lines[:2] == ["| method | Recall@1 | difference |", "|---|---|---|"]
+    assert lines[:2] == ["| method | Recall@1 | minus ease |", "|---|---|---|"]
     assert lines[2].startswith("| text_only | 0.7000 ± 0.1414 | +20.0 (")
     assert lines[3] == "| ease | 0.5000 ± 0.1414 |  |"
 
 
 def test_latex(folders):
     text = compare(*folders, "--format", "latex")
-    assert text.startswith("\\begin{tabular}{lrr}\n\\toprule\nmethod & Recall@1 & difference \\\\\n\\midrule\n")
+    assert text.startswith("\\begin{tabular}{lrr}\n\\toprule\nmethod & Recall@1 & minus best other \\\\\n\\midrule\n")
     assert "text\\_only & 0.7000 $\\pm$ 0.1414 & " in text
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
 
