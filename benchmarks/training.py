@@ -124,7 +124,7 @@ def compare_encoding(work: Work, rounds: int) -> None:
     ids = read_items(work.paths)[schemas.ITEM].to_list()
     tokens, inputs, _, _ = _tokens_data(work)
     settings = _items_settings(work, "frozen")
-    frozen = items.build_items_tower(settings.model, settings.training, work.variant_paths).model.eval()
+    frozen = items.build_items_tower(settings.model, settings.training, work.variant_paths)[0].eval()
 
     def by_tokens(_round: int) -> int:
         return len(Encoder(tokens.eval(), inputs, None).item_vectors())

@@ -1,8 +1,8 @@
 """A check that an adapter reproduces the `forward` of its backbone, and that the backbone is causal.
 
-Families differ in what their decoder gets besides embeddings: two-dimensional positions, features for deeper layers,
-scaled embeddings, bidirectional attention, cross-attention. A model without these loads and trains, but is worse, and
-nothing shows it. So one prompt goes through both before a backbone is used.
+Decoders of some families need more than embeddings: two-dimensional positions, features for deeper layers, scaled
+embeddings, bidirectional attention, cross-attention. Without them a model loads and trains, but is worse, and no error
+shows it. So one prompt is computed both ways before a backbone is used.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ PHOTOS = {"A lamp": "silver", "A chair": "maroon"}  # two colours, so that swapp
 
 
 def require_agreement(adapter: BackboneAdapter, processor: Processor) -> None:
-    """Compare the adapter with the model's own `forward` on a prompt with two photos.
+    """Compare the adapter with the `forward` of the model on a prompt with two photos.
 
     Raises:
         BackboneError: the model does not take images as embeddings, the results differ, or the model is not causal.
@@ -38,8 +38,8 @@ def require_agreement(adapter: BackboneAdapter, processor: Processor) -> None:
         ) from error
     if not _close(adapted, native):
         raise BackboneError(
-            f"{kind} cannot be used: {type(adapter).__name__} does not reproduce its `forward`, so the decoder gets "
-            f"something besides embeddings that the adapter lacks. {advice}, or add an adapter as described there"
+            f"{kind} cannot be used: {type(adapter).__name__} does not reproduce its `forward`, so the decoder needs "
+            f"an input that the adapter does not give. {advice}, or add an adapter as described there"
         )
     if not _close(changed, adapted[:, : changed.shape[1]]):
         raise BackboneError(

@@ -1,7 +1,7 @@
 """A checkpoint folder: the dual tower and its processor as transformers saves them, settings and training record.
 
 `AutoModel`, `AutoTokenizer` and `AutoImageProcessor` load it after an import of `DualTower`; it contains no code.
-torch and transformers are imported within functions, so that `pixrec status` need not wait for them.
+torch and transformers are imported in functions: `pixrec status` does not need them.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,7 @@ def save(
 ) -> None:
     """Write a checkpoint atomically.
 
-    Args:
-        folder: the checkpoint's folder.
-        model: the dual tower.
-        processor: of its backbone, or its frozen encoders.
-        settings: of the training: `variant`, `model` and `training`.
-        record: of the training, as for `model_card`.
+    `settings` has `variant`, `model` and `training`; `record` is the training record, as for `model_card`.
     """
     plain = {n: s.model_dump(mode="json") if isinstance(s, Section) else s for n, s in settings.items()}
     with files.replacing(folder) as temporary:

@@ -108,7 +108,7 @@ class Collator:
         }
 
     def generation_prompts(self, histories: Sequence[Sequence[int]]) -> Batch:
-        """Histories, each followed by the words that precede the next item, whose text is to be generated.
+        """Histories, each followed by the words that precede the next item, to generate its text.
 
         Returns:
             `input_ids`, `image_feature_index` (B, L); `lengths` (B,) tokens of each row; `photos`.
@@ -216,12 +216,8 @@ def _pairs(windows: Sequence[TrainingWindow], histories: Batch, key_index: Mappi
     """All (prefix, next item) pairs of a batch.
 
     Items that the user takes later, in this window or after it, are correct answers too, so they are excluded from
-    the negatives. Items of the history are negatives like any other.
-
-    Args:
-        windows: of the batch.
-        histories: from `Collator.history_batch`.
-        key_index: index of each item among the keys.
+    the negatives. Items of the history are negatives like any other. `key_index` is the index of each item among the
+    keys.
     """
     rows: list[int] = []
     targets: list[int] = []

@@ -1,8 +1,8 @@
 """Decoding of many texts after a shared prompt, with one key-value cache entry per prompt.
 
 All texts after one prompt share its row; a mask selects the tokens that each token attends to. So a prompt is encoded
-once and never copied, and texts with a common beginning share it. `generate` of transformers works on padded rows and
-would copy the keys and values of a prompt for every beam.
+once and never copied, and texts share their common beginning. `generate` of transformers would copy the keys and values
+of a prompt for every beam.
 
 Shapes: B prompts of at most L tokens, W tokens decoded in one call, S tokens decoded before it, V vocabulary, H hidden
 size.
@@ -23,7 +23,7 @@ class Continuation:
         logits: (B, V) of the first token after each prompt.
 
     Args:
-        model: dual tower whose backbone decodes.
+        model: dual tower; its backbone decodes.
         prompts: from `Collator.generation_prompts`, on the model's device.
     """
 

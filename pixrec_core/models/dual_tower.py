@@ -26,16 +26,16 @@ from pixrec_core.pretrained import load_pretrained
 
 disable_progress_bar()  # a checkpoint is one shard; progress bars of one step would break up log lines
 
-#: Weights whose names differ in checkpoints of earlier versions: pattern of the old name, new name.
+#: Renamed weights: pattern of the name in checkpoints of earlier versions, present name.
 RENAMED_WEIGHTS = {r"^residual\.": "item_id_embedding."}
 
 
 class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
-    """What both towers configure: the backbone, the item-id embedding and the objective.
+    """Configuration of both towers: the backbone, the item-id embedding and the objective.
 
     Attributes:
-        seen_offset: added to the cosine of an item that is in the history, 0 or less. A history is most similar to its
-            own items, which few people choose next; EASE has zeros on its diagonal for the same reason.
+        seen_offset: added to the cosine of an item of the history, 0 or less. A history is most similar to its items,
+            but few users choose one of them next; EASE has zeros on its diagonal for the same reason.
     """
 
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # read by transformers
@@ -76,10 +76,7 @@ class ItemIdEmbedding(nn.Module):
     Vectors start at zero, so an item without training interactions keeps its content vector. Each training step drops
     both vectors of some items, so content vectors must be good alone too, as they are for cold items.
 
-    Args:
-        num_items: N, of the catalogue.
-        embedding_dim: D.
-        dropout: fraction (0 to 1) of the items without these vectors in a training step.
+    `dropout` is the fraction (0 to 1) of the items without these vectors in a training step.
     """
 
     def __init__(self, num_items: int, embedding_dim: int, dropout: float) -> None:
@@ -113,7 +110,7 @@ class DualTowerOutput(ModelOutput):  # type: ignore[misc]
 
 
 class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
-    """What both user encoders share: an optional backbone, item-id embeddings, and checked loading."""
+    """Base class of both towers: an optional backbone, item-id embeddings, and checked loading."""
 
     base_model_prefix = "dual_tower"
     supports_gradient_checkpointing = True
@@ -152,7 +149,7 @@ class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
         self.item_id_embedding.apply(self._init_weights)
 
     def heads(self) -> list[nn.Linear]:
-        """Linear maps from features to vectors; each of those of one input starts as the same orthogonal matrix."""
+        """Linear maps from features to vectors."""
         raise NotImplementedError
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -200,12 +197,7 @@ class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
         return self.adapter.hidden_states(ids, image_feature_index, features)
 
     def item_states(self, items: Batch, features: Tensor | None) -> Tensor:
-        """Mean hidden states (I, H) of items without a history.
-
-        Args:
-            items: from `Collator.item_batch`.
-            features: (J, K, F) from `photo_features`.
-        """
+        """Mean hidden states (I, H) of items of `Collator.item_batch`; `features` (J, K, F) from `photo_features`."""
         hidden = self.hidden_states(items["input_ids"], items["image_feature_index"], features)
         rows = torch.arange(len(hidden), device=hidden.device)
         return span_means(hidden, rows, items["starts"], items["ends"])
@@ -245,13 +237,7 @@ class DualTower(Tower):
         return [self.user_head, self.item_head]
 
     def item_vectors(self, items: Batch, features: Tensor | None, id_mask: Tensor | None = None) -> Tensor:
-        """v_T, (I, D): unit vectors of items without a history.
-
-        Args:
-            items: from `Collator.item_batch`.
-            features: (J, K, F) from `photo_features`.
-            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
-        """
+        """v_T, (I, D): unit vectors of items; arguments as of `item_states` and `_add_ids`."""
         contents = self._project(self.item_head, self.item_states(items, features))
         return self._add_ids(contents, "candidate", items["numbers"], id_mask)
 
@@ -291,13 +277,9 @@ class DualTower(Tower):
     def _add_history_ids(
         self, contents: Tensor, numbers: Tensor, item_ranges: Tensor, id_mask: Tensor | None = None
     ) -> Tensor:
-        """Unit vectors (M, D): content vectors of histories plus the mean id vector of their items.
+        """Unit vectors (M, D): content vectors (M, D) of histories plus the mean id vector of their items.
 
-        Args:
-            contents: (M, D).
-            numbers: (T,) item numbers of all histories.
-            item_ranges: (M, 2) start and end of each history in `numbers`.
-            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
+        `item_ranges` (M, 2) are the start and end of each history in `numbers` (T,), the item numbers of all of them.
         """
         if self.item_id_embedding is None:
             return contents
@@ -317,10 +299,10 @@ class DualTower(Tower):
 
 
 class DevicePickle:
-    """Base class of picklable objects with a `model`, which unpickling moves to the GPU, if there is one.
+    """Base class of picklable objects with a `model`: unpickling moves it to the GPU, if there is one.
 
-    Unpickling also sets torch's number of threads to that of the sender: the split of a sum among threads changes its
-    last bits, and workers must compute the same vectors as the sender.
+    Unpickling also sets the sender's number of torch threads: the last bits of a sum depend on it, and workers must
+    compute the same vectors as the sender.
     """
 
     model: Tower

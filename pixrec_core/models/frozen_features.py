@@ -29,22 +29,18 @@ ROWS_PER_BLOCK: Final = 65_536
 
 @dataclass(frozen=True)
 class FrozenEncoders:
-    """The encoders of a variant, for items outside the catalogue.
-
-    Attributes:
-        folders: of the encoder of each modality.
-    """
+    """The folders of a variant's encoders by modality, to encode items outside the catalogue."""
 
     folders: Mapping[str, Path]
 
     @classmethod
     def of_dataset(cls, paths: DatasetPaths, modalities: Mapping[str, Any]) -> "FrozenEncoders":
-        """Return those that encoded the dataset's items."""
+        """Return the encoders of the dataset's item features."""
         return cls.in_folder(paths.item_features, modalities)
 
     @classmethod
     def in_folder(cls, folder: Path, modalities: Mapping[str, Any]) -> "FrozenEncoders":
-        """Return those in a folder of item features or of a checkpoint; a modality may have none."""
+        """Return the encoders in a folder of item features or of a checkpoint; a modality may have none."""
         found = {name: folder / f"{name}_encoder" for name in modalities}
         return cls({name: each for name, each in found.items() if each.exists()})
 
@@ -54,13 +50,7 @@ class FrozenEncoders:
             shutil.copytree(source, folder / f"{name}_encoder")
 
     def contents(self, model: ItemsTower, item: Mapping[str, Any], photo: Image.Image | None) -> Contents:
-        """Return the contents of one item; modalities that the model does not read are left out.
-
-        Args:
-            model: the tower.
-            item: a row of `ITEM_SCHEMA`.
-            photo: in RGB, or None.
-        """
+        """Return the contents of one item, a row of `ITEM_SCHEMA`, in the modalities that the model reads."""
         contents = {}
         for name in model.whitening:
             raw = torch.zeros(1, model.config.raw_dims[name])
@@ -96,12 +86,7 @@ def variant_features(paths: VariantPaths) -> dict[str, ItemFeatures]:
 
 
 def whitened_dims(features: Mapping[str, ItemFeatures], counts: Ids) -> dict[str, int]:
-    """Return the dimensions of the whitened features of each modality.
-
-    Args:
-        features: by modality.
-        counts: (N,) training interactions of each item.
-    """
+    """Return the dimensions of the whitened features of each modality; `counts` (N,) are training interactions."""
     dims = {}
     for name, each in features.items():
         sold = int((each.known & (counts > 0)).sum())
@@ -122,11 +107,11 @@ def fit_whitening(model: ItemsTower, features: Mapping[str, ItemFeatures], count
 @torch.inference_mode()
 def feature_table(model: ItemsTower, features: Mapping[str, ItemFeatures]) -> FeatureTable:
     """Return the whitened features of all items, in main memory."""
-    return FeatureTable({name: _whiten(model, name, each.values) for name, each in features.items()})
 
+    def whiten(name: str, values: NDArray[np.float32]) -> torch.Tensor:
+        starts = range(0, len(values), ROWS_PER_BLOCK)
+        # Copies, since PyTorch warns of read-only arrays.
+        blocks = (torch.from_numpy(np.array(values[start : start + ROWS_PER_BLOCK])) for start in starts)
+        return torch.cat([model.whiten(name, block).cpu() for block in blocks])
 
-def _whiten(model: ItemsTower, name: str, values: NDArray[np.float32]) -> torch.Tensor:
-    blocks = range(0, len(values), ROWS_PER_BLOCK)
-    # Copies, since PyTorch warns of read-only arrays.
-    rows = (torch.from_numpy(np.array(values[start : start + ROWS_PER_BLOCK])) for start in blocks)
-    return torch.cat([model.whiten(name, block).cpu() for block in rows])
+    return FeatureTable({name: whiten(name, each.values) for name, each in features.items()})

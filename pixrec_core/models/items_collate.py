@@ -18,12 +18,7 @@ from pixrec_core.models.windows import TrainingWindow
 
 @dataclass(frozen=True)
 class ItemsCollator:
-    """Builds training batches.
-
-    Attributes:
-        item_batch: returns what `ItemsTower.contents` needs for some item numbers.
-        negatives: of a step.
-    """
+    """Builds training batches; `item_batch` returns the inputs of `ItemsTower.contents` for item numbers."""
 
     item_batch: Callable[[Ids], Batch]
     negatives: Negatives
@@ -70,11 +65,7 @@ class ItemsCollator:
 def _excluded(windows: Sequence[TrainingWindow], pairs: Ids) -> Ids:
     """Return (E, 2) the index of a pair and the number of an item that its user takes later, its target included.
 
-    They are correct answers too, so they are no negatives.
-
-    Args:
-        windows: of the batch.
-        pairs: (M, 2) row and column of each target.
+    They are correct answers too, so they are no negatives. `pairs` (M, 2) are row and column of each target.
     """
     taken = [np.asarray([*window.items, *window.later], np.int64) for window in windows]
     ends = np.cumsum([len(each) for each in taken])
@@ -90,14 +81,14 @@ class FeatureTable:
     """Whitened features of all items of a catalogue.
 
     Attributes:
-        values: (N, K) by modality; a row of zeros where an item lacks it.
+        values: (N, K) by modality; a row of zeros for an item without it.
     """
 
     values: dict[str, Tensor]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each item, as the size of a batch is given in tokens: all items count alike."""
+        """Tokens of each item, for the size of a batch: all items have equal size."""
         return [1] * len(next(iter(self.values.values())))
 
     def item_batch(self, numbers: Ids) -> Batch:

@@ -21,17 +21,17 @@ from pixrec_core.models.collate import Batch
 from pixrec_core.models.dual_tower import DualTowerOutput, Tower, TowerConfig, allowed_negatives
 from pixrec_core.models.user_encoders import create_user_encoder
 
-#: Content of an item: (I, K) features by modality; a row of zeros where an item lacks the modality.
+#: Contents of items: (I, K) features by modality; a row of zeros for an item without it.
 Contents = Mapping[str, Tensor]
 
 MIN_ROWS = 2
-#: Share of the highest variance that is added to each. Without, and with 205 in place of 256 dimensions, multimodal had
-#: .123/.064 in place of .161/.084 Recall@10/NDCG@10 on validation users of film ratings.
+#: Share of the highest variance that is added to each. Without it, and with 205 instead of 256 dimensions, multimodal
+#: had .123/.064 instead of .161/.084 Recall@10/NDCG@10 on validation users of film ratings.
 RIDGE = 0.01
 CPU_TOKENS = 2_048  # padded tokens per pass of the backbone: its activations stay in the CPU's cache
 ROWS = ("input_ids", "image_feature_index", "starts", "ends")  # inputs of a backbone, one row per item
 BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
-#: Of contents. With 0.1 and twice the learning rate, photos added half as much on fashion purchases.
+#: Dropout of contents. With 0.1 and twice the learning rate, photos gained half as much on fashion purchases.
 DROPOUT = {"text": 0.1, "photo": 0.3, BACKBONE: 0.1}
 
 
@@ -72,11 +72,8 @@ class ItemsTowerConfig(TowerConfig):
 class Whitening(nn.Module):
     """Centres features and maps them to uncorrelated ones of similar variance, then to unit length.
 
-    A ridge keeps the variance of directions that vary little low: they are mostly noise.
-
-    Args:
-        raw_dim: F, of the features.
-        dim: K, of the whitened ones: the directions of the highest variance.
+    A ridge keeps the variance of directions that vary little low: they are mostly noise. From F (`raw_dim`) features it
+    keeps the K (`dim`) directions of the highest variance.
     """
 
     mean: Tensor

@@ -30,7 +30,7 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         folder = hub.download_backbone(name, revision)
         check_folder(folder)
         processor = load_processor(folder)
-        # float32 whatever the saved dtype: bfloat16 would round small updates away.
+        # float32 for any saved dtype: bfloat16 would round small updates to zero.
         model, _ = load_pretrained(AutoModelForImageTextToText.from_pretrained, folder, dtype="float32", **SAFE)
     except Exception as error:  # transformers raises anything for the files of others
         raise BackboneError(_advice(name, error)) from error

@@ -78,7 +78,7 @@ class PixelScale:
 
     @classmethod
     def of(cls, processor: Processor) -> "PixelScale":
-        """The map that turns a black and a white square into the processor's values."""
+        """Measure the map with a black and a white square."""
         edge = processor.edge
         black, white = (processor.pixels(Image.new("RGB", (edge, edge), colour)) for colour in ("black", "white"))
         return cls(black, (white - black) / 255)

@@ -21,12 +21,7 @@ from pixrec_core.models.windows import TrainingWindow
 
 
 class RankInfo(NamedTuple):
-    """Position of a process in its process group.
-
-    Attributes:
-        rank: index of the process, from 0.
-        world_size: number of processes.
-    """
+    """Position of a process in its process group."""
 
     rank: int
     world_size: int
@@ -39,7 +34,7 @@ class RankInfo(NamedTuple):
     def local_windows(self, windows: Sequence[TrainingWindow]) -> list[TrainingWindow]:
         """Windows of a batch that this rank reads: every `world_size`-th.
 
-        A rank without any gets one window without a target: a rank that skipped a step would block all others.
+        A rank without a window gets one without a target: a rank that skipped a step would block all others.
         """
         return list(windows[self.rank :: self.world_size]) or [TrainingWindow(windows[0].items[:1])]
 

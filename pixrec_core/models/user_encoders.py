@@ -41,9 +41,7 @@ class PooledHistory(nn.Module):
     the log of the days between it and the newest item, and a learned linear function of its vector (attention with one
     learned query). Only positions matter at the start, with weight 1 / sqrt(1 + position).
 
-    Args:
-        dim: D.
-        max_history_len: positions; older items do not count.
+    Items older than `max_history_len` positions do not count.
     """
 
     def __init__(self, dim: int, max_history_len: int) -> None:
@@ -76,13 +74,9 @@ class PooledHistory(nn.Module):
 class CausalHistory(nn.Module):
     """A causal network over the item vectors, added to their weighted mean.
 
-    The network's last layer starts at zero, so that training starts from `PooledHistory`. An input is an item vector,
-    plus a learned vector times the log of the days since the item before it.
-
-    Args:
-        dim: D.
-        max_history_len: longest sequence.
-        dropout: of inputs and outputs.
+    The last layer of the network starts at zero, so that training starts from `PooledHistory`. An input is an item
+    vector, plus a learned vector times the log of the days since the item before it. Dropout applies to inputs and
+    outputs.
     """
 
     def __init__(self, dim: int, max_history_len: int, dropout: float) -> None:

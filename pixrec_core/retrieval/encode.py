@@ -23,10 +23,10 @@ from pixrec_core.models.collate import Batch
 from pixrec_core.models.dual_tower import DevicePickle, DualTower
 from pixrec_core.models.frozen_features import FrozenEncoders, feature_table, variant_features
 from pixrec_core.models.items_tower import ItemsTower
+from pixrec_core.models.length_batches import Vectors, encode_all, to_numpy
 from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval._batches import Vectors, encode_all, to_numpy
 from pixrec_core.retrieval.items_encoder import ItemsEncoder, ItemSource
 from pixrec_core.settings import ModelSettings
 from pixrec_core.stages import Stats

@@ -7,7 +7,6 @@ Shapes: N items, D embedding size, B histories of at most L items.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -15,29 +14,22 @@ import torch
 from accelerate.utils import send_to_device
 
 from pixrec_core.engine import LOCAL, Engine
-from pixrec_core.models.collate import Batch
+from pixrec_core.models.collate import Batch, Collator
 from pixrec_core.models.dual_tower import DevicePickle
+from pixrec_core.models.items_collate import FeatureTable
 from pixrec_core.models.items_tower import ItemsTower
+from pixrec_core.models.length_batches import Vectors, encode_all, to_numpy
 from pixrec_core.ranking_table import id_lists
-from pixrec_core.retrieval._batches import Vectors, encode_all, to_numpy
 
 VALUES_PER_BATCH = 4_000_000  # of padded item vectors, 16 MB
 
-
-class ItemSource(Protocol):
-    """Inputs of all items of a catalogue."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens of each item."""
-
-    def item_batch(self, numbers: Any) -> Batch:
-        """Return the inputs of `ItemsTower.contents`, with the item numbers as `numbers`."""
+#: Inputs of all items of a catalogue: frozen features, or tokens and photos.
+ItemSource = FeatureTable | Collator
 
 
 @dataclass(frozen=True)
 class BothRoles(DevicePickle):
-    """Encodes batches of items in both roles, also in another process."""
+    """Encodes batches of items in both roles; can be sent to another process."""
 
     model: ItemsTower
     source: ItemSource
@@ -60,7 +52,7 @@ class ItemsEncoder:
         items: ids.
         candidate_vectors: (N, D) of the items as candidates.
         history_vectors: (N, D) of the items as parts of a history.
-        max_history_len: the newest items of a history, which the tower reads.
+        max_history_len: the tower reads this many items of a history, the newest ones.
     """
 
     model: ItemsTower
@@ -89,7 +81,7 @@ class ItemsEncoder:
 
     def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
         """Return (N, D): every item as a candidate."""
-        del engine  # they are encoded
+        del engine  # they are encoded already
         return self.candidate_vectors
 
     def user_vectors(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 from transformers import set_seed
@@ -19,22 +19,26 @@ from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import LOCAL, Engine, Launcher
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.models import checkpoint, tuning
-from pixrec_core.models.collate import Collator
 from pixrec_core.models.dual_tower import DualTower, DualTowerConfig
 from pixrec_core.models.item_inputs import NO_PHOTO
 from pixrec_core.models.loading import create_backbone
-from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.photo_store import current_features, feature_store, pixel_store
+from pixrec_core.models.photo_store import PhotoStore, current_features, feature_store
 from pixrec_core.models.process_group import RankInfo
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.retrieval.encode import Encoder
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
 from pixrec_core.training import items
 from pixrec_core.training.batches import JointWindows
-from pixrec_core.training.prepared import Prepared, read_windows
+from pixrec_core.training.prepared import (
+    COLLABORATIVE,
+    Prepared,
+    count_data,
+    read_negatives,
+    read_photos,
+    read_windows,
+)
 from pixrec_core.training.process_group_engine import ProcessGroupEngine
 from pixrec_core.training.tracking import mlflow_run
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
@@ -42,8 +46,7 @@ from pixrec_core.training.validation import MeanValidation, Validation
 
 __all__ = ["build_tower", "mlflow_run", "train"]
 
-COLLABORATIVE = "collaborative"  # the variant with an embedding per item id
-INITIAL = ("backbone", "started_from")  # parts of a record about initial weights: those of a refit are the same
+INITIAL = ("backbone", "started_from")  # parts of a record about the initial weights, the same in a refit
 
 
 def train(
@@ -60,8 +63,8 @@ def train(
 ) -> Stats:
     """Train one variant and write the checkpoint of its best epoch by `settings.metric_for_best_model`.
 
-    A refit, which names a measured checkpoint, trains without validation for as many epochs as that one took to its
-    best epoch. Its checkpoint has the record and figures of the measured one, and its own sizes under `refit`.
+    A refit names a measured checkpoint. It trains without validation, for the number of epochs up to the best one of
+    that checkpoint. The new checkpoint has the record of the measured one, and the sizes of its data under `refit`.
 
     A killed training of the same run resumes after its last complete epoch, in any number of processes. Items and users
     belong to their dataset: the same id in two datasets means two items.
@@ -97,7 +100,7 @@ def train(
     if settings.processes == 1:
         _run_training(*given, engine, on_report=on_epoch)
     else:
-        if engine.workers > 1:  # while its workers have room
+        if engine.workers > 1:  # before the training processes take the room of the workers
             _encode_photos(model_settings, settings, datasets, start, engine)
         engine.run_process_group(partial(_run_training, *given, LOCAL), settings.processes, on_epoch)
     files.remove(paths.training)
@@ -185,19 +188,25 @@ def _prepare_tokens(
 ) -> Prepared:
     """Return a tower that reads whole histories, and its data."""
     model, inputs = build_tower(model_settings, settings, list(datasets.values()), start)
-    frozen = model if model_settings.vision == "frozen" else None
-    parts = {
-        name: _training_data(name, dataset, frozen, tower_inputs, settings, engine)
-        for (name, dataset), tower_inputs in zip(datasets.items(), inputs, strict=True)
-    }
-    validations = {name: part.validation for name, part in parts.items()}
-    return Prepared(
-        model,
-        JointWindows([(part.windows, part.collator) for part in parts.values()]),
-        MeanValidation(validations) if len(validations) > 1 else next(iter(validations.values())),
-        {name: part.counts() for name, part in parts.items()},
-        inputs[0].processor,
-    )
+    parts, validations, counts = [], {}, {}
+    for (name, paths), tower_inputs in zip(datasets.items(), inputs, strict=True):
+        photos = read_photos(tower_inputs.pixels, model, model_settings.vision, paths.dataset.cache, engine)
+        windows = read_windows(name, paths, settings)
+        collator = tower_inputs.collator(photos, read_negatives(paths, settings), RankInfo.current())
+        validation = Validation(
+            paths.dataset, partial(_encoder, tower_inputs, photos), settings.max_history_len, ProcessGroupEngine()
+        )
+        parts.append((windows, collator))
+        validations[name] = validation
+        with_photo = int((tower_inputs.inputs.photo_rows != NO_PHOTO).sum())
+        counts[name] = count_data(windows, len(tower_inputs.items), with_photo, validation.users)
+    validate = MeanValidation(validations) if len(validations) > 1 else next(iter(validations.values()))
+    return Prepared(model, JointWindows(parts), validate, counts, inputs[0].processor)
+
+
+def _encoder(inputs: TowerInputs, photos: PhotoStore | None, model: DualTower) -> Encoder:
+    """Return the encoder of a model in training; `photos` are pixels or features."""
+    return Encoder(model, inputs, current_features(model, photos, ProcessGroupEngine()) if photos else None)
 
 
 def build_tower(
@@ -243,52 +252,6 @@ def _training_texts(datasets: Sequence[VariantPaths]) -> Iterator[str]:
     for dataset in datasets:
         sold = read_items(dataset.dataset).filter(pl.col(schemas.TRAIN_COUNT) > 0)
         yield from (prompts.item_text(item) for item in sold.iter_rows(named=True))
-
-
-class _TrainingData(NamedTuple):
-    """Training windows, batches and validation of one dataset."""
-
-    windows: TrainingWindows
-    collator: Collator
-    validation: Validation
-
-    def counts(self) -> dict[str, int]:
-        """Return the size of the data, for the checkpoint's record."""
-        inputs = self.collator.inputs
-        return {
-            "users": self.windows.users,
-            "examples": self.windows.targets,
-            "items": len(inputs),
-            "items_with_photo": int((inputs.photo_rows != NO_PHOTO).sum()),
-            "validation_users": self.validation.users,
-        }
-
-
-def _training_data(
-    name: str,
-    paths: VariantPaths,
-    frozen: DualTower | None,
-    inputs: TowerInputs,
-    settings: TrainingSettings,
-    engine: Engine,
-) -> _TrainingData:
-    """Return what one dataset contributes to a training; `frozen` is the model if its vision tower is frozen."""
-    photos = None
-    if inputs.pixels is not None:
-        cache = paths.dataset.cache
-        photos = feature_store(cache, frozen, inputs.pixels, engine) if frozen else pixel_store(inputs.pixels)
-    windows = read_windows(name, paths, settings)
-    counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
-    negatives = Negatives(
-        counts, settings.num_sampled_negatives, settings.seed, log_q_correction=settings.log_q_correction
-    )
-    engine = ProcessGroupEngine()
-
-    def encoder(model: DualTower) -> Encoder:
-        return Encoder(model, inputs, current_features(model, photos, engine) if photos else None)
-
-    validation = Validation(paths.dataset, encoder, settings.max_history_len, engine)
-    return _TrainingData(windows, inputs.collator(photos, negatives, RankInfo.current()), validation)
 
 
 def _state_folder(paths: VariantPaths, run: str) -> Path:

@@ -1,14 +1,12 @@
 """Preparation of the training of an `ItemsTower`."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from pixrec_core import prompts, schemas
 from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models import checkpoint, tuning
 from pixrec_core.models.backbones import Processor
-from pixrec_core.models.collate import Collator
 from pixrec_core.models.frozen_features import (
     PHOTO,
     FrozenEncoders,
@@ -17,34 +15,23 @@ from pixrec_core.models.frozen_features import (
     variant_features,
     whitened_dims,
 )
-from pixrec_core.models.items_collate import FeatureTable, ItemsCollator
+from pixrec_core.models.items_collate import ItemsCollator
 from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig
 from pixrec_core.models.loading import create_backbone
-from pixrec_core.models.negatives import Negatives
-from pixrec_core.models.photo_store import feature_store, pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.items_encoder import ItemsEncoder
+from pixrec_core.retrieval.items_encoder import ItemsEncoder, ItemSource
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.training.batches import JointWindows
-from pixrec_core.training.prepared import Prepared, read_windows
+from pixrec_core.training.prepared import (
+    COLLABORATIVE,
+    Prepared,
+    count_data,
+    read_negatives,
+    read_photos,
+    read_windows,
+)
 from pixrec_core.training.validation import Validation
-
-COLLABORATIVE = "collaborative"  # the variant with an embedding per item id
-
-
-class ItemsModel(NamedTuple):
-    """A tower and the inputs of all items.
-
-    Attributes:
-        model: on its device.
-        source: inputs of the items, by number.
-        processor: frozen encoders, or the processor of the backbone.
-    """
-
-    model: ItemsTower
-    source: FeatureTable | Collator
-    processor: Any
 
 
 def prepare(
@@ -60,29 +47,20 @@ def prepare(
     catalogue = read_items(paths.dataset)
     model, source, processor = build_items_tower(model_settings, settings, paths, engine)
     windows = read_windows(name, paths, settings)
-    counts = catalogue[schemas.TRAIN_COUNT].to_numpy()
-    negatives = Negatives(
-        counts, settings.num_sampled_negatives, settings.seed, log_q_correction=settings.log_q_correction
-    )
     ids = catalogue[schemas.ITEM].to_list()
     validation = Validation(
         paths.dataset, lambda tower: ItemsEncoder.encode(tower, ids, source, engine), settings.max_history_len, engine
     )
-    sizes = {
-        "users": windows.users,
-        "examples": windows.targets,
-        "items": len(ids),
-        "items_with_photo": int(catalogue[schemas.HAS_IMAGE].to_numpy().sum()) if model.config.reads_photos else 0,
-        "validation_users": validation.users,
-    }
-    collator = ItemsCollator(source.item_batch, negatives)
-    return Prepared(model, JointWindows([(windows, collator)], by_targets=True), validation, {name: sizes}, processor)
+    with_photo = int(catalogue[schemas.HAS_IMAGE].sum()) if model.config.reads_photos else 0
+    counts = {name: count_data(windows, len(ids), with_photo, validation.users)}
+    collator = ItemsCollator(source.item_batch, read_negatives(paths, settings))
+    return Prepared(model, JointWindows([(windows, collator)], by_targets=True), validation, counts, processor)
 
 
 def build_items_tower(
     model_settings: ModelSettings, settings: TrainingSettings, paths: VariantPaths, engine: Engine = LOCAL
-) -> ItemsModel:
-    """Return a tower before training, with the inputs of all items.
+) -> tuple[ItemsTower, ItemSource, FrozenEncoders | Processor]:
+    """Return a tower before training, the inputs of all items, and what makes the inputs of new items.
 
     Raises:
         MissingArtefactError: the stage `item_features` has not run.
@@ -111,7 +89,7 @@ def build_items_tower(
         model = ItemsTower(config)
         processor: FrozenEncoders | Processor = FrozenEncoders.of_dataset(paths.dataset, features)
         fit_whitening(model, features, counts, settings.seed)
-        source: FeatureTable | Collator = feature_table(model, features)
+        source: ItemSource = feature_table(model, features)
     else:
         sold = catalogue.filter(catalogue[schemas.TRAIN_COUNT] > 0)
         backbone, backbone_processor = create_backbone(
@@ -123,16 +101,9 @@ def build_items_tower(
         inputs = TowerInputs.load(paths, backbone, backbone_processor, model_settings.item_tokens)
         config = ItemsTowerConfig(backbone_config=backbone.config, reads_photos=inputs.pixels is not None, **given)
         model = ItemsTower(config, backbone)
-        photos = None
-        if inputs.pixels is not None:
-            frozen = model_settings.vision == "frozen"
-            photos = (
-                feature_store(paths.dataset.cache, model, inputs.pixels, engine)
-                if frozen
-                else pixel_store(inputs.pixels)
-            )
+        photos = read_photos(inputs.pixels, model, model_settings.vision, paths.dataset.cache, engine)
         source = inputs.collator(photos)
         tuning.select_trainable_weights(model, model_settings)
     if paths.variant == COLLABORATIVE:
         model.add_item_id_embedding(catalogue.height, model_settings.item_id_dropout)
-    return ItemsModel(model.to(checkpoint.device()), source, processor)
+    return model.to(checkpoint.device()), source, processor

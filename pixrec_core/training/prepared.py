@@ -1,16 +1,23 @@
-"""What a training needs, whichever the user encoder."""
+"""The data of a training, for both user encoders."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.engine import Engine
 from pixrec_core.errors import ContractError
+from pixrec_core.models.dual_tower import Tower
+from pixrec_core.models.negatives import Negatives
+from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, feature_store, pixel_store
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.ranking_table import id_lists
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.training.batches import JointWindows
+
+COLLABORATIVE: Final = "collaborative"  # the variant with an embedding per item id
 
 
 class Prepared(NamedTuple):
@@ -21,7 +28,7 @@ class Prepared(NamedTuple):
         windows: training windows and their collators.
         validate: returns validation metrics of a model.
         counts: size of the data by dataset, for the checkpoint's record.
-        processor: makes inputs of the model; saved with it.
+        processor: makes the inputs of the model; saved with it.
     """
 
     model: Any
@@ -52,3 +59,27 @@ def read_windows(name: str, paths: VariantPaths, settings: TrainingSettings) -> 
             "min_item_interactions, set later cuts under the time split, or provide longer histories"
         )
     return windows
+
+
+def read_negatives(paths: VariantPaths, settings: TrainingSettings) -> Negatives:
+    """Return the sampler of negatives of a dataset."""
+    counts = read_items(paths.dataset)[schemas.TRAIN_COUNT].to_numpy()
+    return Negatives(counts, settings.num_sampled_negatives, settings.seed, log_q_correction=settings.log_q_correction)
+
+
+def read_photos(pixels: PhotoFiles | None, model: Tower, vision: str, cache: Path, engine: Engine) -> PhotoStore | None:
+    """Return features of the photos if `model.vision` is frozen, else pixels; None without photos."""
+    if pixels is None:
+        return None
+    return feature_store(cache, model, pixels, engine) if vision == "frozen" else pixel_store(pixels)
+
+
+def count_data(windows: TrainingWindows, items: int, items_with_photo: int, validation_users: int) -> dict[str, int]:
+    """Return the size of the data of a dataset, for the checkpoint's record."""
+    return {
+        "users": windows.users,
+        "examples": windows.targets,
+        "items": items,
+        "items_with_photo": items_with_photo,
+        "validation_users": validation_users,
+    }

@@ -1,7 +1,7 @@
 """Validation during training: the targets of the tuning users, ranked among the whole catalogue."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,26 +14,12 @@ from pixrec_core.evaluation.validation import target_ranks, tuning_users
 from pixrec_core.models.dual_tower import Tower
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import id_lists, popularity_ranks
-from pixrec_core.retrieval.encode import Vectors
+from pixrec_core.retrieval.encode import Encoder
+from pixrec_core.retrieval.items_encoder import ItemsEncoder
 
 SCORES_PER_BLOCK = 2**25  # users x items that are scored at once, 128 MiB
 #: Candidates for `TowerConfig.seen_offset`. With the last one, seen items come last.
 SEEN_OFFSETS = (0.0, -0.05, -0.1, -0.2, -0.4, -2.0)
-
-
-class TowerEncoder(Protocol):
-    """What validation needs: `retrieval.encode.Encoder` or `ItemsEncoder`."""
-
-    def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
-        """Vectors (N, D) of all items."""
-
-    def user_vectors(
-        self,
-        histories: Sequence[Sequence[int]],
-        engine: Engine = LOCAL,
-        times: Sequence[Sequence[int]] | None = None,
-    ) -> Vectors:
-        """Vectors (B, D) of histories."""
 
 
 class Validation:
@@ -52,7 +38,7 @@ class Validation:
     def __init__(
         self,
         paths: DatasetPaths,
-        encoder: Callable[[Any], TowerEncoder],
+        encoder: Callable[[Any], Encoder | ItemsEncoder],
         max_history_len: int,
         engine: Engine = LOCAL,
     ) -> None:

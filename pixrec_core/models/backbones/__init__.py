@@ -1,8 +1,8 @@
 """Vision-language backbones: one module per model family.
 
 A family module lists the `model_type`s that it supports in `MODEL_TYPES`. Its `FamilyProcessor` turns texts into tokens
-and photos into pixels, and its `FamilyAdapter` feeds both to the decoder. Models of other families use the general
-`Processor` and `BackboneAdapter`, if `require_agreement` finds that these reproduce the model's own `forward`.
+and photos into pixels, and its `FamilyAdapter` feeds both to the decoder. Models of other families use `Processor` and
+`BackboneAdapter`, if these reproduce the `forward` of the model (`require_agreement`).
 `tiny` is the default backbone, which is built without a download.
 """
 

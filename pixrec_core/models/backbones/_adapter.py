@@ -12,13 +12,12 @@ from transformers import DynamicCache
 
 
 class BackboneAdapter:
-    """Runs the decoder of a backbone. Shapes: B rows, L tokens, H hidden size, J photos, K features per photo.
+    """Runs the decoder of an image-text-to-text model of transformers.
 
-    A family overrides what its decoder needs besides embeddings. Hidden states must equal those of the model's own
+    A family overrides the inputs of its decoder other than embeddings. Hidden states must equal those of the model's
     `forward` for the same prompt, and must not depend on later tokens.
 
-    Attributes:
-        model: an image-text-to-text model of transformers.
+    Shapes: B rows, L tokens, H hidden size, J photos, K features per photo.
     """
 
     def __init__(self, model: Any) -> None:
@@ -49,7 +48,7 @@ class BackboneAdapter:
                 be a plain `DynamicCache()`: one with a configuration drops tokens outside of a sliding window by their
                 index in the cache, which is not their distance if several texts follow one prompt.
         """
-        ids = ids.masked_fill(image_feature_index >= 0, 0)  # a placeholder's id may be outside of the vocabulary
+        ids = ids.masked_fill(image_feature_index >= 0, 0)  # the id of a placeholder may not be in the vocabulary
         embeddings = self.model.get_input_embeddings()(ids)
         if features is not None:
             flat = features.flatten(0, 1)[:, : embeddings.shape[-1]].to(embeddings.dtype)
@@ -107,15 +106,11 @@ class BackboneAdapter:
         return positions
 
     def decoder_inputs(self, _image_feature_index: Tensor, _features: Tensor | None) -> dict[str, Any]:
-        """Arguments of the decoder besides embeddings, such as positions."""
+        """Further arguments of the decoder, such as positions."""
         return {}
 
     def native_forward_kwargs(self, _is_image: Tensor) -> dict[str, Tensor]:
-        """Arguments with which the model's own `forward` treats a prompt as this adapter does.
-
-        Args:
-            _is_image: (B, L) bool, which tokens are image placeholders.
-        """
+        """Arguments that make the model's `forward` equal to this adapter; `_is_image` (B, L) marks placeholders."""
         return {}
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -18,13 +18,7 @@ DEFAULT_EDGE = 224  # pixels, for vision towers that take any size
 
 
 class Processor:
-    """Tokenizer and image processor of one backbone.
-
-    Attributes:
-        tokenizer: a fast tokenizer of transformers.
-        image_processor: an image processor of transformers.
-        config: the backbone's configuration.
-    """
+    """Tokenizer (a fast one), image processor and configuration of one backbone, all of transformers."""
 
     #: Arguments with which the family's image processor returns one image of fixed size per photo.
     options: ClassVar[dict[str, Any]] = {}
@@ -36,7 +30,7 @@ class Processor:
 
     @property
     def image_token_id(self) -> int:
-        """Id of the placeholder whose embedding is replaced by an image feature."""
+        """Id of the placeholder token of an image feature."""
         for name in ("image_token_id", "image_token_index"):
             if getattr(self.config, name, None) is not None:
                 return int(getattr(self.config, name))

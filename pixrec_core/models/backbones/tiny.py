@@ -22,7 +22,7 @@ PATCH = 8  # pixels; with SHUFFLE, an image is (64 / 8 / 4) ** 2 = 4 tokens
 SHUFFLE = 4
 VOCABULARY = 4096
 PAD, IMAGE = "<pad>", "<image>"
-RMS = 0.1  # of initial token embeddings: larger than what untrained layers add, so they have an effect after them
+RMS = 0.1  # of initial token embeddings; larger than the outputs of untrained layers, which are added to them
 SPECIAL = [PAD, IMAGE, "<fake_token_around_image>", "<global-img>"]
 
 
@@ -52,13 +52,9 @@ def word_vectors(tokenizer: Any, texts: Sequence[str], size: int) -> tuple[Tenso
     The mean vector of a text is, up to its length, its row in the truncated SVD of the TF-IDF matrix: latent semantic
     analysis (Deerwester et al., JASIS 1990).
 
-    Args:
-        tokenizer: of transformers.
-        texts: the corpus.
-        size: H, size of the vectors; components beyond the rank of the matrix are zero.
-
     Returns:
-        (T,) token ids and (T, H) vectors with root mean square `RMS`; T = 0 if no text has a token.
+        (T,) token ids, and (T, `size`) vectors with root mean square `RMS`; components beyond the rank of the matrix
+        are zero. T = 0 if no text has a token.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd

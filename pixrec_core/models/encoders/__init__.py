@@ -28,18 +28,12 @@ NOT_ENCODERS: Final = frozenset({"base", "build", "hugging_face"})
 
 
 def encoder_names() -> list[str]:
-    """Return the names of the encoders that need no model of their own, sorted."""
+    """Return the names of the encoders that are modules of this package, sorted."""
     return [name for name in plugin_names(__name__) if name not in NOT_ENCODERS]
 
 
 def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[str]], max_tokens: int) -> ItemEncoder:
-    """Return the encoder of that name: a member of this package, or a Hugging Face model by name or folder.
-
-    Args:
-        name: value of `model.text_encoder` or `model.photo_encoder`.
-        modality: what it will encode.
-        texts: returns the item texts that an encoder may be fitted on.
-        max_tokens: most tokens of a text that an encoder reads.
+    """Return the encoder that `model.text_encoder` or `model.photo_encoder` names; see above for the arguments.
 
     Raises:
         SettingsError: the encoder does not encode this modality, or an extra is not installed.
@@ -56,7 +50,7 @@ def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[s
 
 
 def model_state(name: str) -> object:
-    """Return the state of a model outside of the pipeline, cheaply; None for an encoder that is code of PixRec."""
+    """Return files or commit of an encoder's model, to detect changes; None for a module of this package."""
     if name in encoder_names():
         return None
     folder = Path(name)

@@ -23,14 +23,11 @@ BLANK: Final = (8, 8)  # pixels of a photo that shows the dimension
 
 
 class ItemEncoder(ABC):
-    """Encodes texts, photos or both. The same input has the same vector, whatever it is encoded together with.
+    """Encodes texts, photos or both. The vector of an input does not depend on the rest of the batch.
 
-    Vectors have unit length, or are 0 where an input says nothing to the encoder. An encoder can be pickled, so that
-    engines can send it to their workers.
-
-    Attributes:
-        modalities: what it encodes.
-        fitted: whether it was fitted on the texts of a catalogue; then another catalogue gives other vectors.
+    Vectors have unit length, or are 0 if the encoder finds nothing in the input. An encoder can be pickled, so that
+    engines can send it to workers. `fitted` encoders depend on the texts of a catalogue: another catalogue has other
+    vectors.
     """
 
     modalities: frozenset[Modality]

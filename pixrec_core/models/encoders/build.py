@@ -1,7 +1,7 @@
 """The stage `item_features`: each distinct text and photo of the catalogue is encoded once.
 
-Where the encoder was not fitted on the catalogue, vectors of unchanged texts and photos are taken from the previous
-build. Finished shards of a killed build are kept in the cache, so the next one continues after them.
+Unless the encoder was fitted on the catalogue, vectors of unchanged texts and photos are copied from the previous
+build. Finished shards of a killed build are kept in the cache, so the next build continues after them.
 """
 
 import hashlib
@@ -83,13 +83,7 @@ def build_item_features(settings: ModelSettings, paths: DatasetPaths, engine: En
 
 @dataclass(frozen=True)
 class _Build:
-    """One build of item features.
-
-    Attributes:
-        paths: of the dataset, with the previous build.
-        folder: where this one is written.
-        engine: encodes shards.
-    """
+    """One build of item features, into `folder`; `paths` has the previous build."""
 
     paths: DatasetPaths
     folder: Path
@@ -107,12 +101,12 @@ class _Build:
         """Write the files of one modality.
 
         Args:
-            modality: to write.
-            keys: (n,) hash of each item's text or photo.
+            modality: text or photo.
+            keys: (n,) hash of each item's text or photo; empty for none.
             create: returns the encoder of a modality; not called if no item has a text or photo.
-            inputs: (n,) what `encode` gets.
+            inputs: (n,) inputs of `encode`.
             encode: returns the vectors of inputs.
-            sizes: (n,) by which inputs are sorted, so that those of a shard are similar.
+            sizes: (n,) sort keys of the inputs, so that the inputs of a shard are similar.
 
         Returns:
             encoder, dimensions, and the numbers of items with a text or photo, of distinct texts or photos, and of new
@@ -177,7 +171,7 @@ class _Build:
                 yield shard["keys"], shard["vectors"]
 
     def _keep(self, modality: Modality, encoder: ItemEncoder, keys: Keys, vectors: Vectors) -> None:
-        """Keep a finished shard for the next build, should this one be killed."""
+        """Save a finished shard: if this build is killed, the next one continues after it."""
         path = _unfinished(self.paths, modality) / f"{_identity(encoder)}-{keys[0].decode()}.npz"
         with files.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, keys=keys, vectors=vectors)

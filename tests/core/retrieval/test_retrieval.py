@@ -10,9 +10,9 @@ from pixrec_core.data.sequences import read_sequences
 from pixrec_core.evaluation.rankings import read_ranking
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.evaluation.validation import stacking_users
-from pixrec_core.models import checkpoint
+from pixrec_core.models import checkpoint, length_batches
 from pixrec_core.models.tower_inputs import TowerInputs
-from pixrec_core.retrieval import _batches, encode, index, ranking
+from pixrec_core.retrieval import encode, index, ranking
 from pixrec_core.retrieval.rankers import RankedItems
 from pixrec_core.retrieval.retriever import Retriever
 from pixrec_core.settings import GenerativeSettings, IndexSettings
@@ -69,8 +69,8 @@ def test_vectors_do_not_depend_on_the_batch(ranked: Work, monkeypatch: pytest.Mo
     test = encoder.inputs.numbers(read_sequences(ranked.paths, schemas.TEST)[schemas.ITEMS])
     histories = [sequence[:n] for n, sequence in enumerate(test.to_list(), 1)]
     found = []
-    for tokens in (_batches.CPU_TOKENS, _batches.GPU_TOKENS, 1):
-        monkeypatch.setattr(_batches, "CPU_TOKENS", tokens)
+    for tokens in (length_batches.CPU_TOKENS, length_batches.GPU_TOKENS, 1):
+        monkeypatch.setattr(length_batches, "CPU_TOKENS", tokens)
         found.append((encoder.user_vectors(histories), encoder.item_vectors()))
     for users, items in found[1:]:
         np.testing.assert_allclose(users, found[0][0], atol=1e-5)
@@ -151,5 +151,5 @@ def test_the_sample_of_users_is_deterministic() -> None:
 
 
 def test_batches_go_by_length_and_hold_every_input_once() -> None:
-    assert _batches.length_batches([5000, 3, 9000, 20000, 7], 16_384) == [[1, 4, 0], [2], [3]]
-    assert _batches.length_batches([], 16_384) == []
+    assert length_batches.length_batches([5000, 3, 9000, 20000, 7], 16_384) == [[1, 4, 0], [2], [3]]
+    assert length_batches.length_batches([], 16_384) == []

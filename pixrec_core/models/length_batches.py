@@ -1,4 +1,4 @@
-"""Encode many inputs in batches of similar length."""
+"""Batches of inputs of similar length, so that little is padding."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -43,11 +43,9 @@ def encode_all(
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of inputs in batches, shortest inputs first, so that little is padding.
+    """Return indices of inputs in batches of at most `max_tokens` padded tokens, shortest inputs first.
 
-    Args:
-        lengths: tokens of each input.
-        max_tokens: most tokens of a batch after padding. A longer input forms a batch alone.
+    A longer input forms a batch alone.
     """
     batches, batch = [], list[int]()
     for row in np.argsort(lengths, kind="stable").tolist():
