@@ -32,7 +32,7 @@ SPLIT: Final = "split"
 ITEMS: Final = "items"
 ORDINAL: Final = "ordinal"  # position in the user's sequence, from 1
 TIMESTAMPS: Final = "timestamps"  # of each of `items`; items with equal ones keep the order of the file
-TIED: Final = "tied"  # whether a neighbour has the target's timestamp, so that the order of the file decided the target
+TIED: Final = "tied"  # whether another item of the sequence has the target's timestamp: then the file order decided
 RANK: Final = "rank"  # from 1
 SCORE: Final = "score"
 METHOD: Final = "method"
@@ -47,7 +47,7 @@ START: Final = "start"  # first timestamp of a held-out split
 
 
 def _schema(columns: dict[str, pl.DataType | DataTypeClass]) -> pl.Schema:
-    """`pl.Schema`; the parameter's type lets mypy accept types and their instances in one dict."""
+    """`pl.Schema` with a parameter type by which mypy accepts types and their instances in one dict."""
     return pl.Schema(columns)
 
 

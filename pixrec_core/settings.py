@@ -857,8 +857,8 @@ def _check_start(name: str, dataset: DatasetSettings, joint: dict[str, JointSett
             f"datasets.{name}.start_from: unknown joint training `{dataset.start_from}`"
             f"{did_you_mean(dataset.start_from or '', joint)}"
         )
-    own, start = dataset.model.model_dump(), joint[dataset.start_from].model.model_dump()
-    if other := [f"{field} is {own[field]!r}, not {start[field]!r}" for field in own if own[field] != start[field]]:
+    model, start = dataset.model.model_dump(), joint[dataset.start_from].model.model_dump()
+    if other := [f"{name} is {model[name]!r}, not {start[name]!r}" for name in model if model[name] != start[name]]:
         raise ValueError(
             f"datasets.{name}.model: {', '.join(other)}, but its training starts from joint.{dataset.start_from}; "
             f"set the model there, in [joint.{dataset.start_from}.model]"
@@ -917,9 +917,7 @@ def config_path() -> Path:
 def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line per wrong setting: its path or environment variable, what is wrong, and the received value.
 
-    Args:
-        error: raised by `model`.
-        model: the settings class; an unknown name is compared with its names.
+    Unknown names are compared with the names of `model`, the class that raised the error.
     """
     lines: dict[tuple[str, str], str] = {}
     for each in error.errors():
@@ -933,7 +931,7 @@ def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return list(dict.fromkeys(lines.values()))
 
 
-#: Settings whose values are in no message.
+#: Secret settings: no message shows their values.
 SECRETS: Final = frozenset({"headers", "token", "alert_url"})
 
 

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 S = TypeVar("S")
 R = TypeVar("R")
 
-#: What the first process of a group reports to the process that started it, such as the metrics of an epoch.
+#: A report of the first process of a group to the process that started it, such as the metrics of an epoch.
 Report = dict[str, float]
 
 
@@ -21,16 +21,16 @@ class Engine(Protocol):
     def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
         """Yield `function(shard)` for every shard, in the order of the shards.
 
-        The function is sent to each worker once, with everything it holds (a model, a memory-mapped array). If a
-        worker dies, its shard is processed again. So `function` must return the same for the same shard, and may find
-        files that it left half-written. An exception of the function is raised here and ends the other workers.
+        The function is sent to each worker once, with all its data (a model, a memory-mapped array). If a worker dies,
+        its shard is processed again. So `function` must return the same for the same shard, and may find its own
+        half-written files. An exception of the function is raised here and ends the other workers.
 
         Args:
             function: can be pickled, as can the shards and the results.
             shards: of similar size: results are yielded in order, so each one waits for those before it.
 
         Raises:
-            EngineError: no worker could be started, or one shard lost its worker again and again.
+            EngineError: no worker could be started, or the workers of one shard died repeatedly.
         """
         ...
 
@@ -48,8 +48,8 @@ class Launcher(Engine, Protocol):
         Args:
             function: can be pickled; called with one argument, `on_report`.
             world_size: number of processes.
-            on_report: called in this process with every report of the first process of the group, whose log lines are
-                logged here too. An exception that it raises ends all processes.
+            on_report: called in this process with every report of the first process of the group. Log lines of that
+                process are logged here too. An exception of `on_report` ends all processes.
 
         Raises:
             LostProcessError: a process was killed or ended itself.

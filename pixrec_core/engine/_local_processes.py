@@ -1,8 +1,8 @@
 """Process groups on this machine, started by torch's elastic launcher without its agent.
 
-`elastic_launch` itself does not fit: it has no hook to pass reports on while the processes run, and its rendezvous
-listens on all interfaces. So this module calls the layer below it, `elastic.multiprocessing.start_processes`. The
-processes meet at a file and connect through the loopback interface.
+`elastic_launch` does not fit: it has no hook for reports while the processes run, and its rendezvous listens on all
+interfaces. So this module calls the layer below it, `elastic.multiprocessing.start_processes`. The rendezvous is a
+file, and the processes connect through the loopback interface.
 """
 
 import atexit
@@ -100,8 +100,8 @@ def _end_with_parent() -> None:
 def _failure(group: Any, result: RunProcsResult) -> Exception:
     """Return the error of a group that failed.
 
-    The launcher names the process that it sees first. A killed process breaks the connections of the others, so that
-    the first may be one of those.
+    The launcher names the process that it saw first. A killed process breaks the connections of the others, so the
+    first may be one of these.
     """
     ((rank, failure),) = result.failures.items()
     codes = [process.exitcode for process in group._pc.processes]

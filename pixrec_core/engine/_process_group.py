@@ -1,4 +1,4 @@
-"""Members of a torch process group that report to the process that started them, whichever launcher did."""
+"""Members of a torch process group that report to the process that started them; the same for all launchers."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ class ReportQueue(Protocol):
 
 
 def log_level() -> int:
-    """Return the level from which on this process wants log records of a group."""
+    """Return the lowest level of log records that this process logs."""
     return _ROOT.getEffectiveLevel()
 
 
@@ -74,7 +74,7 @@ def call_and_report(function: Callable[..., None], reports: ReportQueue, level: 
     Args:
         function: called with `on_report`.
         reports: read by the process that started the group.
-        level: of the log records that it wants.
+        level: lowest level of its log records.
 
     Raises:
         PixRecError: raised by the function in any of the processes; put into the queue as well.

@@ -1,7 +1,7 @@
 """Process groups of Ray actors, on any machines of the cluster that have room.
 
-Ray Train is not used: its process group meets at a port on all interfaces, and its clean-up asks the dashboard, which
-is off, and goes on asking after an interrupt.
+Ray Train is not used: its rendezvous listens on all interfaces, and its clean-up waits for the dashboard, which is off,
+even after an interrupt.
 """
 
 import logging

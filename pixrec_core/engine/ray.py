@@ -1,8 +1,8 @@
 """The engine of several machines: shards in Ray actors, process groups in Ray actors.
 
-Ray is started for this process and ends with it, or a running cluster is joined. Ray brings what is hard about several
-machines: functions and results travel, actors start where there is room, and the shard of a dead actor is repeated.
-Ray's token authentication is left as it is (docs/scale.md).
+Ray is started for this process and ends with it, or a running cluster is joined. Ray sends functions and results,
+starts actors on machines with room, and repeats the shard of a dead actor. Ray's token authentication is not changed
+(docs/scale.md).
 """
 
 import atexit
@@ -25,10 +25,10 @@ from pixrec_core.errors import EngineError, SettingsError
 from pixrec_core.settings import EngineSettings
 
 CONNECT_TIMEOUT_S: Final = 10.0  # Ray itself would try for many minutes
-#: Ray puts sockets into it, whose paths may have at most 107 bytes: the folder of `TMPDIR` may be too long.
+#: Ray creates sockets in it. Their paths may have at most 107 bytes, and the folder of `TMPDIR` may be too long.
 TEMPORARY: Final = "/tmp"  # noqa: S108  # a subfolder is created, closed to other users
 
-#: Held by a map: two that each hold a part of the cluster would wait for each other's part.
+#: Held during a map: two maps with a part of the cluster each would wait for each other.
 _TURN: Final = threading.Lock()
 RESTARTS: Final = 3  # of an actor whose process died; a shard that kills every process (memory) ends the map
 

@@ -1,7 +1,7 @@
 """Comparison of new rankings with the ranking of the method that serves.
 
-Only users whose whole test sequence, history and target, is the same in both are compared. Items that one of the two
-catalogues lacks are removed from the lists of the other, so that both choose from the same items.
+Only users with the same test sequence in both, history and target, are compared. Items that are in one of the two
+catalogues only are removed from the lists, so that both methods choose from the same items.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,9 @@ K: Final = 10
 
 @dataclass(frozen=True)
 class Answers:
-    """A test split, and rankings of its users.
+    """A test split, and the file of each method's ranking of its users.
 
-    Attributes:
-        targets: of the test split.
-        sequences: `USER` and `ITEMS` of the test split, in the order of the targets' users.
-        rankings: file of each method's ranking.
+    `sequences` has the columns `USER` and `ITEMS`, in the order of the users of `targets`.
     """
 
     targets: Targets

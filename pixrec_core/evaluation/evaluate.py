@@ -1,7 +1,7 @@
 """Rankings and targets -> metrics.json, metrics.csv and outcomes.parquet, under two protocols.
 
-`seen_allowed`: unchanged lists, all users. `seen_filtered`: lists without the items of the user's history, and without
-the users whose target is such an item. See docs/how-it-works.md.
+`seen_allowed`: unchanged lists, all users. `seen_filtered`: lists without the items of the user's history, without the
+users with a target in their history. See docs/how-it-works.md.
 """
 
 import logging
@@ -37,11 +37,7 @@ def evaluate_rankings(
 ) -> Stats:
     """Evaluate every baseline, and each of `variants` that has rankings, those of generative rankers included.
 
-    Args:
-        settings: `depth` of the rankings.
-        paths: of the dataset.
-        variants: of the dual tower.
-        inputs: ranks without each input of the blend, for the table of what each is worth.
+    `inputs` are ranks without each input of the blend, for the table of what each is worth.
 
     Raises:
         MissingArtefactError: sequences, photos or baselines have not been built.
@@ -51,7 +47,9 @@ def evaluate_rankings(
     targets = Targets.read(paths)
     catalogue = read_items(paths)
     item_facts = ItemFacts.read(paths, catalogue)
-    outcomes = _outcomes(_rankings(paths, variants), targets, item_facts, settings.depth)
+    files.require(paths.baselines)
+    rankings = {method: each.ranking for method, each in paths.ranked_methods(variants).items()}
+    outcomes = _outcomes(rankings, targets, item_facts, settings.depth)
     tables = [_table(outcomes[SEEN_ALLOWED], targets)]
     generative = {}
     for variant in variants:
@@ -106,18 +104,11 @@ def _outcomes(
 def _protocols(
     outcomes: Mapping[str, dict[str, Outcome]], targets: Targets, variants: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    groups = {name: member.to_numpy() for name, member in targets.groups().items()}
-    repeat = targets.table[REPEAT].to_numpy()
+    groups, repeat = targets.groups(), targets.table[REPEAT].to_numpy()
     return {
         SEEN_ALLOWED: summarise(outcomes[SEEN_ALLOWED], np.ones_like(repeat), groups, variants),
         SEEN_FILTERED: summarise(outcomes[SEEN_FILTERED], ~repeat, groups, variants),
     }
-
-
-def _rankings(paths: DatasetPaths, variants: Sequence[str]) -> dict[str, Path]:
-    """Return the ranking of each method: baselines by name, then variants, then the blend."""
-    files.require(paths.baselines)
-    return {method: each.ranking for method, each in paths.ranked_methods(variants).items()}
 
 
 def _outcome(ranking: pl.DataFrame, targets: Targets, item_facts: ItemFacts, depth: int) -> Outcome:

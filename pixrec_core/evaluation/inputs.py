@@ -20,7 +20,7 @@ ALL: Final = "all inputs"
 PHOTOS: Final = "photos"
 EVERYONE: Final = "everyone"
 POOR_TEXT: Final = "poor text"
-#: Groups of `Targets.groups` that are shown, besides everyone, poor text, categories and lengths of the text.
+#: Groups of `Targets.groups` that are shown. Other groups are everyone, categories and lengths of the text.
 GROUPS: Final = ("cold", "history 1-2", "repeat", "not tied")
 TEXT_QUARTERS: Final = (
     "text: shortest quarter",
@@ -29,7 +29,7 @@ TEXT_QUARTERS: Final = (
     "text: longest quarter",
 )
 CATEGORIES_SHOWN: Final = 8
-CATEGORY_SHARES: Final = (0.01, 0.7)  # of the targets; others hold hardly anybody or nearly all
+CATEGORY_SHARES: Final = (0.01, 0.7)  # lowest and highest share of the targets in a shown category
 MIN_USERS: Final = 30  # of a group: a bootstrap of fewer covers far less than 95 %
 
 
@@ -50,10 +50,7 @@ class InputRanks:
 def summarise_inputs(found: InputRanks, targets: Targets, catalogue: pl.DataFrame) -> dict[str, Any]:
     """Return the part of metrics.json about inputs, one dictionary per protocol.
 
-    Args:
-        found: ranks of some of the test users.
-        targets: of all test users.
-        catalogue: `CATALOGUE_SCHEMA`, sorted by item.
+    `found` has ranks of some of the test users of `targets`; `catalogue` has `CATALOGUE_SCHEMA`, sorted by item.
     """
     targets = targets.of_users(found.users)
     groups = _groups(targets, catalogue)
@@ -96,7 +93,7 @@ def _worth(ranks: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
 
 def _groups(targets: Targets, catalogue: pl.DataFrame) -> dict[str, NDArray[np.bool_]]:
     """Return (users,) membership by name: everyone, a few groups, quarters of the text's length, and categories."""
-    known = {name: member.to_numpy() for name, member in targets.groups().items()}
+    known = targets.groups()
     rows = catalogue[targets.table[ITEM_INDEX].to_list()]
     words = np.array([len(prompts.item_text(item).split()) for item in rows.iter_rows(named=True)])
     quarter = np.searchsorted(np.quantile(words, (0.25, 0.5, 0.75)), words) if len(words) else words

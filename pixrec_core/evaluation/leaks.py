@@ -30,11 +30,8 @@ def check_for_leaks(sequences: Mapping[str, pl.DataFrame], cuts: Mapping[str, in
     Without cuts (leave-one-out), a training sequence must be its user's test sequence without the last two items, and
     a validation sequence the one without the last item. A user without a test sequence must have no validation sequence
     and fewer than `MIN_TESTED_LENGTH` items in training. With cuts, training sequences and histories must end before
-    the cut of their split, and targets must be between that cut and the next one.
-
-    Args:
-        sequences: by split.
-        cuts: first instant of validation and of test, in milliseconds; empty under leave-one-out.
+    the cut of their split, and targets must be between that cut and the next one. `cuts` has the first instant of
+    validation and of test in milliseconds.
 
     Raises:
         ContractError: there is a leak; the message names the split and users.
@@ -52,9 +49,9 @@ def check_for_leaks(sequences: Mapping[str, pl.DataFrame], cuts: Mapping[str, in
 
 
 def _unlike_test(sequences: Mapping[str, pl.DataFrame], split: str) -> pl.Series:
-    """Return users whose sequence is not the start of their test sequence, up to the last item of the split.
+    """Return the users with a sequence that is not the start of their test sequence, up to the last item of the split.
 
-    Without a test sequence, only a training sequence that is too short for one is accepted.
+    A training sequence that is too short for a test sequence is accepted without one.
     """
     allowed = pl.col("items_test").list
     length = allowed.len().cast(pl.Int64) - SPLITS[::-1].index(split)

@@ -60,12 +60,9 @@ class ItemFacts:
 
 
 def describe_lists(ranking: pl.DataFrame, targets: Targets, facts: ItemFacts) -> dict[str, PerUser]:
-    """Return (users,) each property of each test user's first `K` items; 0 for a user without a list.
+    """Return (users,) each property of each test user's first `K` items in a ranking of `read_ranking`.
 
-    Args:
-        ranking: user_index, item_index and rank, from `read_ranking`.
-        targets: the test split.
-        facts: of the catalogue.
+    It is 0 for a user without a list.
     """
     top = ranking.filter(pl.col(RANK) <= K)
     shape = (len(targets.users), len(targets.items))

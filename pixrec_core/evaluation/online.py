@@ -1,7 +1,7 @@
 """Online metrics: which of the lists that the server showed led to a purchase.
 
 A list is a hit if its user bought one of its items within some days after it was shown. Every list with the item
-counts, not only the last one. Lists without a user are counted, and no more.
+counts, not only the last one. Of lists without a user only the number is reported.
 """
 
 import json
@@ -28,14 +28,10 @@ SHOWN_SCHEMA: Final[dict[str, Any]] = {
 
 
 def measure_online(folder: Path, interactions: Path, window_days: float) -> Stats:
-    """Return hit rates by method and by position.
+    """Return hit rates by method and by position; all promotions of a method count together.
 
-    A method is followed by the number of its promotion only in the log; all promotions of a method count together.
-
-    Args:
-        folder: of the server's log.
-        interactions: interactions.parquet, with the later purchases.
-        window_days: days after a list in which a purchase counts.
+    `folder` has the log of the server, `interactions` the later purchases; a purchase counts for `window_days` days
+    after a list.
 
     Returns:
         `lists`, `lists_without_user`, `unreadable_lines`; `until`, the newest purchase (ms since 1970), after which
@@ -62,7 +58,7 @@ def measure_online(folder: Path, interactions: Path, window_days: float) -> Stat
 
 
 def _read_files(folder: Path) -> Iterator[tuple[pl.DataFrame, int]]:
-    """Yield the lists of each file, and the number of its lines that are no whole list, as after a crash."""
+    """Yield the lists of each file, and the number of its unreadable lines, as after a crash."""
     for path in sorted(folder.glob(FILES)):
         rows, bad = [], 0
         with path.open("rb") as file:

@@ -113,11 +113,8 @@ def _paired(means: Floats, resampled: Floats, methods: list[str], variants: Sequ
 def _pairs(value: dict[str, float], variants: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs to compare: the first variant with each other one, and all methods with a few references.
 
-    The references are the best baseline, the best of all methods but the blend, the blend, and text alone.
-
-    Args:
-        value: of each method; the highest is the best.
-        variants: methods that are not baselines.
+    The references are the best baseline, the best of all methods but the blend, the blend, and text alone. The highest
+    `value` is the best; `variants` are no baselines.
     """
     present = [variant for variant in variants if variant in value]
     pairs = [(FIRST_VARIANT, other) for other in present if FIRST_VARIANT in present and other != FIRST_VARIANT]

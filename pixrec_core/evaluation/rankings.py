@@ -23,21 +23,21 @@ def read_ranking(path: Path, method: str, targets: Targets, depth: int) -> pl.Da
     columns = pl.scan_parquet(path, glob=False).collect_schema()
     if {name: columns.get(name) for name in RANKING_SCHEMA} != dict(RANKING_SCHEMA):
         raise ArtefactError(f"ranking of {method}: {path} has columns {columns}; expected {dict(RANKING_SCHEMA)}")
-    ranking = (
-        pl.scan_parquet(path, glob=False)
-        .select(
-            id_indices(pl.col(USER), targets.users, strict=False).alias(USER_INDEX),
-            id_indices(pl.col(ITEM), targets.items, strict=False).alias(ITEM_INDEX),
-            pl.col(RANK),
-        )
-        .sort(USER_INDEX, RANK)
-        .collect()
-    )
+    ranking = scan_indices(path, targets).sort(USER_INDEX, RANK).collect()
     problems = [f"{count:,} {problem}" for problem, count in _problems(ranking, targets, depth).items() if count]
     if problems:
         message = f"ranking of {method} ({path}) does not fit the test split: {', '.join(problems)}; rebuild it"
         raise ArtefactError(message)
     return ranking
+
+
+def scan_indices(path: Path, targets: Targets) -> pl.LazyFrame:
+    """Return user_index, item_index and rank of a ranking; the index of an unknown user or item is null."""
+    return pl.scan_parquet(path, glob=False).select(
+        id_indices(pl.col(USER), targets.users, strict=False).alias(USER_INDEX),
+        id_indices(pl.col(ITEM), targets.items, strict=False).alias(ITEM_INDEX),
+        pl.col(RANK),
+    )
 
 
 def _problems(ranking: pl.DataFrame, targets: Targets, depth: int) -> dict[str, int]:
@@ -64,7 +64,7 @@ def _problems(ranking: pl.DataFrame, targets: Targets, depth: int) -> dict[str, 
 
 
 def without_seen(ranking: pl.DataFrame, targets: Targets) -> pl.DataFrame:
-    """Return the ranking without seen items, ranks renumbered, and without the users whose target is a seen item."""
+    """Return the ranking without seen items, with new ranks, and without the users with a seen target."""
     repeat_users = targets.table.filter(REPEAT).select(USER_INDEX)
     return renumber(
         ranking.join(repeat_users, on=USER_INDEX, how="anti", maintain_order="left").join(

@@ -77,8 +77,8 @@ def compare_runs(
         runs: evaluations of one setting, such as one per seed.
         metrics: names of `METRICS`.
         versus: evaluations of another setting; the difference is of the same method in `runs` minus in `versus`.
-        reference: without `versus`, the method whose value is subtracted; by default the one with the best first
-            metric but for the method itself.
+        reference: without `versus`, the method to subtract; by default the one with the best first metric, or the
+            second best for that method itself.
 
     Returns:
         `COMPARISON_SCHEMA`, the best first metric first. Values are means over the users that all runs have with the

@@ -11,12 +11,11 @@ from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.comparison import METRIC, K
 from pixrec_core.evaluation.metrics import METRICS
-from pixrec_core.evaluation.rankings import listed_ranks
-from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
+from pixrec_core.evaluation.rankings import listed_ranks, scan_indices
+from pixrec_core.evaluation.targets import USER_INDEX, Targets
 from pixrec_core.evaluation.validation import selection_users, stacking_users
 from pixrec_core.paths import BLEND, DatasetPaths
-from pixrec_core.ranking_table import id_indices
-from pixrec_core.schemas import ITEM, RANK, USER, VALIDATION
+from pixrec_core.schemas import RANK, VALIDATION
 
 MIN_SELECTION_USERS: Final = 30  # fewer measure no method
 
@@ -24,15 +23,8 @@ MIN_SELECTION_USERS: Final = 30  # fewer measure no method
 def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple[dict[str, float], int]:
     """Return `METRIC` of each method over selection users, seen items allowed, and the number of these users.
 
-    Where there is a blend and fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend
-    is not: it has learned from the others.
-
-    Args:
-        paths: of the dataset.
-        rankings: of validation users, selection users among them, by method.
-
-    Returns:
-        Without selection users, no scores and 0.
+    With a blend and fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend is not: it
+    has learned from them. Without selection users there are no scores.
 
     Raises:
         MissingArtefactError: sequences or a ranking have not been built.
@@ -49,17 +41,7 @@ def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple
     targets = Targets.of(read_items(paths), users)
     scores = {}
     for method, path in rankings.items():
-        ranking = (
-            pl.scan_parquet(files.require(path), glob=False)
-            .filter(pl.col(RANK) <= K)
-            .select(
-                id_indices(pl.col(USER), targets.users, strict=False).alias(USER_INDEX),
-                id_indices(pl.col(ITEM), targets.items, strict=False).alias(ITEM_INDEX),
-                RANK,
-            )
-            .drop_nulls(USER_INDEX)
-            .collect()
-        )
+        ranking = scan_indices(files.require(path), targets).filter(pl.col(RANK) <= K).drop_nulls(USER_INDEX).collect()
         if missing := users.height - ranking[USER_INDEX].n_unique():
             raise ArtefactError(f"the ranking {path} of {method} lacks {missing:,} validation users; rank them again")
         scores[method] = float(METRICS[METRIC](listed_ranks(ranking, targets, K)).mean())

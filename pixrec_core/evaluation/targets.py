@@ -1,8 +1,11 @@
 """The test targets with the facts by which they are grouped."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pixrec_core.data.sequences import read_items
 from pixrec_core.evaluation.leaks import read_checked_sequences
@@ -95,7 +98,7 @@ class Targets:
             share_repeat_targets=pl.col(REPEAT).mean(),
         ).row(0, named=True)
 
-    def groups(self) -> dict[str, pl.Series]:
+    def groups(self) -> dict[str, NDArray[np.bool_]]:
         """Return (users,) membership by name of the group."""
         cold = pl.col(TRAIN_COUNT) == 0
         lengths = {f"history {low}-{high}" if high else f"history {low}+": (low, high) for low, high in HISTORY_LENGTHS}
@@ -109,9 +112,9 @@ class Targets:
             "tied": pl.col(TIED),
             "not tied": ~pl.col(TIED),
             "repeat": pl.col(REPEAT),
-            **{name: _between(low, high) for name, (low, high) in lengths.items()},
+            **{name: pl.col(HISTORY).is_between(low, high or math.inf) for name, (low, high) in lengths.items()},
         }
-        return self.table.select(**members).to_dict()
+        return {member.name: member.to_numpy() for member in self.table.select(**members)}
 
 
 def _head() -> pl.Expr:
@@ -119,7 +122,3 @@ def _head() -> pl.Expr:
     count = pl.col(TRAIN_COUNT)
     before = (count.cum_sum() - count).over(pl.lit(1), order_by=[-count, pl.col(ITEM)])
     return ((count > 0) & (before < HEAD_SHARE * count.sum())).alias(HEAD)
-
-
-def _between(low: int, high: int | None) -> pl.Expr:
-    return pl.col(HISTORY) >= low if high is None else pl.col(HISTORY).is_between(low, high)

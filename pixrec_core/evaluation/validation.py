@@ -14,7 +14,7 @@ SEED: Final = 0
 
 
 def tuning_users(n_users: int) -> NDArray[np.bool_]:
-    """Return a mask (users,) of the validation users on whom methods choose settings and epochs.
+    """Return a mask (users,) of the validation users by whom methods choose settings and epochs.
 
     They are at most `TUNING_USERS` and at most half of all, rounded up: the others are for `stacking_users`.
 
@@ -33,10 +33,9 @@ def stacking_users(n_users: int) -> NDArray[np.bool_]:
 
 
 def selection_users(n_users: int) -> NDArray[np.bool_]:
-    """Return (users,) whether a validation user is one on whom the method that serves is chosen.
+    """Return a mask (users,) of the validation users by whom the method that serves is chosen.
 
-    They are a part of the stacking users from which the measured blend learns nothing. So no method, the blend
-    included, has met their targets.
+    They are stacking users from whom the measured blend does not learn. So no method has learned from their targets.
     """
     start = _n_tuning(n_users)
     n_stacking = min(STACKING_USERS, n_users - start)

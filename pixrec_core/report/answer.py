@@ -17,13 +17,10 @@ from pixrec_core.serving import Recommendation, Recommender
 
 @dataclass(frozen=True)
 class Query:
-    """A question to a recommender.
+    """A query to a recommender.
 
-    Attributes:
-        kind: of the query.
-        value: the user, the text, the file name of the photo, or the items' ids joined by commas; an id may contain
-            commas.
-        photo: content of the photo file.
+    `value` is the user, the text, the file name of the photo, or item ids joined by commas, which may contain commas.
+    `photo` is the content of the photo file.
     """
 
     kind: Literal["user", "items", "text", "photo"]
@@ -56,14 +53,9 @@ class Answer:
 def answer_query(
     recommender: Recommender, query: Query, top: int, *, filter_seen: bool, method: str | None = None
 ) -> Answer:
-    """The `top` items that answer a query.
+    """The `top` items that answer a query, by `method`.
 
-    Args:
-        recommender: with all promoted methods.
-        query: the question.
-        top: items.
-        filter_seen: whether items of the history are left out.
-        method: that answers; by default the one that serves, or the best one that reads the text or photo.
+    By default the serving method answers, or the best one that reads the text or photo.
 
     Raises:
         QueryError: the user, an item, the method, the text or the photo is unknown or invalid.
@@ -89,7 +81,7 @@ def answer_query(
 
 
 def _split_ids(joined: str, known: Container[str]) -> Iterator[str]:
-    """Yield ids that were joined by commas: at each place the longest known one, else the text up to the next comma."""
+    """Yield ids that were joined by commas: always the longest known one, else the text up to the next comma."""
     parts = joined.split(",")
     while parts:
         ends = range(len(parts), 1, -1)

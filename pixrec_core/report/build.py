@@ -26,7 +26,7 @@ def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str], *, 
         dataset: its name.
         paths: of the dataset.
         variants: trained variants of the settings; the page leaves out those without a ranking.
-        refit: whether what serves is fitted on all interactions afterwards; the page then says so.
+        refit: whether the serving method is fitted on all interactions afterwards, which the page then states.
 
     Returns:
         Path and size of the page, number of users shown, number of unreadable photos, and the main figures.
@@ -64,7 +64,7 @@ def _context(inputs: Inputs, *, refit: bool) -> dict[str, Any]:
         "lines": {method: n for n, method in enumerate(dict.fromkeys([*inputs.rankings, *inputs.training]), start=1)},
         "held_out": tables.held_out_sentence(inputs.stats.get("sequences", {}), refit=refit),
         "sample": inputs.stats.get("raw", {}).get("source") == "sample",
-        "panels": [(panel.title, Markup(panel.svg)) for panel in plot_curves(inputs.training)],  # noqa: S704  # own SVG
+        "panels": [(title, Markup(svg)) for title, svg in plot_curves(inputs.training)],  # noqa: S704  # own SVG
     }
 
 

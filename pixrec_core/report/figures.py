@@ -2,7 +2,6 @@
 
 import io
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -39,21 +38,13 @@ STYLE: Final[dict[Any, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One figure: its title and its `<svg>` element."""
-
-    title: str
-    svg: str
-
-
-def plot_curves(training: dict[str, Training]) -> list[Panel]:
-    """One panel per recorded term; methods take `LINES` in their order."""
+def plot_curves(training: dict[str, Training]) -> list[tuple[str, str]]:
+    """Title and `<svg>` element of one figure per recorded term; methods take `LINES` in their order."""
     panels = []
     for term, title in PANELS.items():
         lines = {name: _points(run, term) for name, run in training.items()}
         if any(lines.values()):
-            panels.append(Panel(title, _svg(title, lines, {n: run.best_epoch for n, run in training.items()})))
+            panels.append((title, _svg(title, lines, {n: run.best_epoch for n, run in training.items()})))
     return panels
 
 
@@ -81,7 +72,7 @@ def _svg(title: str, lines: dict[str, list[tuple[float, float]]], best: dict[str
 
 
 def _inline(svg: str, title: str) -> str:
-    """The `<svg>` element alone: scalable, labelled, in the page's colours, without ids that figures would share."""
+    """The `<svg>` element only: scalable, labelled, in the colours of the page, without ids, which must be unique."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

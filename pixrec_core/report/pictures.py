@@ -1,4 +1,4 @@
-"""Users and items in pictures. A rule chooses them: the order of a hash of their ids."""
+"""Users and items in pictures, in the order of a hash of their ids."""
 
 import base64
 import hashlib
@@ -70,11 +70,7 @@ class Album:
     """Thumbnails, each created once.
 
     The page embeds them as `<img>`, 1 to 5 kB each, so every photo keeps its alternative text and can be printed.
-
-    Attributes:
-        paths: of the dataset.
-        titles: by item, from `titles_of`.
-        unreadable: number of damaged photos.
+    `unreadable` counts damaged photos.
     """
 
     paths: DatasetPaths
@@ -112,7 +108,7 @@ def data_uri(photo: Image.Image) -> str:
 
 
 def hash_order(names: Iterable[str]) -> list[str]:
-    """SHA-256 of each name, as a random but reproducible sort key."""
+    """SHA-256 of each name: a reproducible random sort key."""
     return [hashlib.sha256(name.encode()).hexdigest() for name in names]
 
 

@@ -58,7 +58,7 @@ GROUPS: Final = {
     "history 6-10": "items in the history",
     "history 11+": "items in the history",
 }
-#: Inputs that are no single method, with what the methods that go with them read.
+#: Inputs that are not one method, and the methods that depend on them.
 INPUT_KINDS: Final = {
     PHOTOS: "all methods that read photos",
     "text": "all methods that read texts",
@@ -212,7 +212,7 @@ def _interval(pair: Difference) -> str:
 
 
 def served_sentence(protocol: Protocol, served: str | None) -> str:
-    """What serves, and its gain over the best other method, the blend and text alone; without it, the best method."""
+    """The serving method and its gain over the best other method, the blend and text only; else the best method."""
     ranked = [method for method in methods_table(protocol, []) if _value(protocol, method, MAIN_METRIC) > 0]
     if not ranked:
         return "No method found the next item of any user among ten recommendations."
@@ -303,7 +303,6 @@ def photo_rows(groups: Mapping[str, InputGroup]) -> list[Interval]:
     ]
 
 
-#: What no figure of the report measures.
 REFIT: Final = "After this measurement, what serves is fitted again on all interactions; no figure here measures that."
 
 
@@ -320,7 +319,7 @@ def held_out_sentence(stats: dict[str, Any], *, refit: bool) -> str | None:
 
 
 def test_set_figures(metrics: Metrics) -> list[tuple[str, str]]:
-    """(figure, description) of the test set."""
+    """(figure, description) of the test users, items and targets."""
     shares = [
         (metrics.share_repeat_targets, "of next items the user already has"),
         (metrics.share_cold, "of next items never seen in training"),

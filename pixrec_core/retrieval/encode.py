@@ -42,48 +42,31 @@ CHECKPOINT = "checkpoint_sha256"  # key in the header of the vectors' file
 def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, ItemFeatures] | None = None) -> Stats:
     """Write the vectors of the whole catalogue, and what encoding histories needs later.
 
-    That is the vectors of items as parts of a history, or photo features for `user_encoder = "tokens"`.
-
-    Args:
-        paths: of the variant.
-        engine: encodes.
-        features: of frozen encoders by modality; by default those of the stage `item_features`.
+    That is the vectors of items as parts of a history, or photo features for `user_encoder = "tokens"`. `features` of
+    frozen encoders, by modality, are those of the stage `item_features` by default.
     """
     model, processor = checkpoint.load(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
-        arrays = {}
-        if isinstance(model, ItemsTower):
-            encoder = ItemsEncoder.encode(model, *_item_source(paths, model, settings, processor, features), engine)
-            items = encoder.items
-            arrays = {"vectors": encoder.candidate_vectors, HISTORY_VECTORS: encoder.history_vectors}
+        if isinstance(processor, FrozenEncoders):
+            items = read_items(paths.dataset)[schemas.ITEM].to_list()
+            source: ItemSource = feature_table(model, features or variant_features(paths))
         else:
             inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
+            items, source = inputs.items, inputs.collator()
+        if isinstance(model, ItemsTower):
+            encoder = ItemsEncoder.encode(model, items, source, engine)
+            arrays = {"vectors": encoder.candidate_vectors, HISTORY_VECTORS: encoder.history_vectors}
+        else:
             photo_folder = _features_folder(settings, paths, folder)
             photos = feature_store(photo_folder, model, inputs.pixels, engine) if inputs.pixels else None
-            items, arrays = inputs.items, {"vectors": Encoder(model, inputs, photos).item_vectors(engine)}
+            arrays = {"vectors": Encoder(model, inputs, photos).item_vectors(engine)}
         header = {CHECKPOINT: checkpoint.weights_sha256(paths.checkpoint)}
         save_file(arrays, folder / VECTORS, metadata=header)
         pl.DataFrame({schemas.ITEM: items}).write_parquet(folder / ITEMS)
     count, dimension = arrays["vectors"].shape
     return {"items": count, "dimension": dimension}
-
-
-def _item_source(
-    paths: VariantPaths,
-    model: ItemsTower,
-    settings: ModelSettings,
-    processor: Processor | FrozenEncoders,
-    features: Mapping[str, ItemFeatures] | None,
-) -> tuple[list[str], ItemSource]:
-    """Item ids, and the inputs of all items for a trained tower."""
-    if isinstance(processor, FrozenEncoders):
-        return read_items(paths.dataset)[schemas.ITEM].to_list(), feature_table(
-            model, features or variant_features(paths)
-        )
-    inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
-    return inputs.items, inputs.collator()
 
 
 def load_encoder(paths: VariantPaths) -> "tuple[Encoder | ItemsEncoder, Processor | FrozenEncoders]":
@@ -161,13 +144,9 @@ def read_item_ids(folder: Path) -> list[str]:
 
 
 def photo_features_paths(checked: VariantPaths, *others: VariantPaths) -> list[Path] | None:
-    """The files of photo features that `load_encoder` reads, in each of several folders with the same artefacts.
+    """The files of photo features that `load_encoder` reads, in folders with the same artefacts; `checked` is loaded.
 
-    None if it reads none: of a variant or dataset without photos, and with `user_encoder = "items"`.
-
-    Args:
-        checked: artefacts that are loaded.
-        others: further folders.
+    None for a variant or dataset without photos, and with `user_encoder = "items"`.
     """
     model, processor = checkpoint.load(checked.checkpoint)
     if isinstance(model, ItemsTower):

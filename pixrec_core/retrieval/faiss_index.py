@@ -1,10 +1,9 @@
 """Kinds of FAISS index over unit vectors, by inner product: creation, reading and recall.
 
-The same version of FAISS on the same kind of processor creates each index identically, to the byte. HNSW is
-therefore filled by one thread: several threads would add items in a random order
-(https://github.com/facebookresearch/faiss/wiki/Threads-and-asynchronous-calls). Inverted files without re-ranking, be
-it with product quantisation or with 8 bits per number, miss far more items, and their scores are no cosines: see
-benchmarks/index.py.
+The same version of FAISS on the same kind of processor creates each index identically, to the byte. So one thread fills
+HNSW: several would add items in a random order
+(https://github.com/facebookresearch/faiss/wiki/Threads-and-asynchronous-calls). Inverted files without re-ranking, with
+product quantisation or 8 bits per number, miss far more items, and their scores are no cosines (benchmarks/index.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,7 @@
-"""The item index: a FAISS index, the ids of its items, and a manifest with the checksums of all that belongs to it.
+"""The item index: a FAISS index, the ids of its items, and a manifest.
 
-The manifest names the checksums of the index and its ids, of the item vectors that it was built from, and of the
-checkpoint that encoded them, so loading detects damaged files and those of another run.
+The manifest has the checksums of the index, its ids, its item vectors and their checkpoint. So loading detects damaged
+files and files of another run.
 """
 
 import logging
@@ -125,7 +125,7 @@ class ItemIndex:
         return np.where(np.arange(k) < lengths[:, None], rows, -1), scores
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for another process, which must use as many threads: the last bits of a product depend on them."""
+        """Includes the number of threads, on which the last bits of a product depend."""
         return {**self.__dict__, "threads": faiss.omp_get_max_threads()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ def build_index(settings: IndexSettings, paths: VariantPaths) -> Stats:
 
 
 def _recall_stats(kind: str, index: Any, vectors: Vectors, paths: VariantPaths) -> Stats:
-    """Recall against exact search, with the vectors that serving searches for: those of users.
+    """Recall against exact search, with user vectors as queries, as in serving.
 
     Item vectors are easier queries, because they lie where the index is dense. They are used only without users.
     """

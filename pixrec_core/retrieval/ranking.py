@@ -114,7 +114,7 @@ class RankRequest:
     Attributes:
         users: (B,) ids.
         lengths: (B,) items in each user's list.
-        dense_speed: users per second of the dense ranking, which every ranker starts from.
+        dense_speed: users per second of the dense ranking, which is the input of every ranker.
     """
 
     users: pl.Series
@@ -161,10 +161,7 @@ def rank_in_batches(ranker: Ranker, users: UserBatch, name: str) -> list[RankedI
 def complete_list(ranked: RankedItems, nearest: NDArray[np.int64], length: int) -> RankedItems:
     """A list of `length` items: those of a ranker, then the nearest other items with score NaN.
 
-    Args:
-        ranked: the ranker's items.
-        nearest: items in dense order, `length` or more of them; -1 pads the end.
-        length: of the list.
+    `nearest` has `length` or more items in dense order; -1 pads the end.
     """
     others = nearest[(nearest >= 0) & ~np.isin(nearest, ranked.items)]
     items = np.concatenate([ranked.items, others])[:length]

@@ -88,12 +88,9 @@ class Retriever:
         return Catalogue(self.item_index.items, self.encoder.model, collator, self.item_index.vectors, texts)
 
     def new_item_vector(self, fields: Mapping[str, Any], photo: Image.Image | None, variant: str) -> Vectors:
-        """v_T of an item outside the catalogue, (1, D).
+        """v_T of an item outside the catalogue, (1, D), from fields of `ITEM_SCHEMA` and an RGB photo.
 
-        Args:
-            fields: of `ITEM_SCHEMA`; missing ones are empty.
-            photo: in RGB, or None.
-            variant: determines which of text and photo the tower reads.
+        The tower of a variant reads the text, the photo, or both.
         """
         item = {**dict.fromkeys(ITEM_SCHEMA), **fields}
         if isinstance(self.processor, FrozenEncoders):

@@ -1,7 +1,7 @@
 """Training batches: windows of one dataset each, grouped by length.
 
-A joint training draws from several datasets in proportion to their size, but a batch never mixes them. Items of a batch
-are each other's negatives, and an item of another shop is an easy negative: its wording gives it away.
+A joint training draws from several datasets in proportion to their size, but a batch has one dataset. Items of a batch
+are each other's negatives, and an item of another shop would be an easy negative, recognised by its wording.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,7 +104,7 @@ class OneDatasetBatchSampler(Sampler[list[int]]):
 
 
 class TargetsBatchSampler(OneDatasetBatchSampler):
-    """Batches of about `batch_size` targets, however long the windows are; smaller ones of small data.
+    """Batches of about `batch_size` targets in windows of any length; smaller ones of small data.
 
     A step costs the same for long and short histories, and every epoch has at least `MIN_STEPS` steps if the data have
     enough windows. The number of batches is the same in every epoch.

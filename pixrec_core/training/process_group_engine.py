@@ -1,4 +1,4 @@
-"""Shards mapped over the processes of a training, which would wait for each other otherwise."""
+"""An engine of the processes of a training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -20,5 +20,5 @@ class ProcessGroupEngine:
     def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
         """See `Engine`. A process that dies ends the training, so no shard is repeated."""
         for start in range(0, len(shards), self.workers):
-            own = start + self._rank
-            yield from gather_object([function(shard) for shard in shards[own : own + 1]])
+            index = start + self._rank
+            yield from gather_object([function(shard) for shard in shards[index : index + 1]])

@@ -38,7 +38,7 @@ def shard(model: Tower) -> None:
 def gathered_weights(model: Tower) -> Iterator[None]:
     """Give every process the complete weights, for reading, until the end of the block.
 
-    So each process can encode other inputs. Layers that gather weights as they run would need all processes in step.
+    So each process can encode other inputs. Layers that gather weights as they run would need all processes at once.
     """
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     layers = shards[1:]  # the first is the model itself, which keeps its gathered weights
@@ -70,12 +70,7 @@ def full_state_dict(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state dict with this process's shard of each tensor that belongs to a sharded weight.
-
-    Args:
-        state: returned by `full_state_dict`.
-        optimizer: will load it.
-    """
+    """Return the result of `full_state_dict` for an optimiser with this process's shard of each sharded weight."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def shard_like(value: Any, weight: Tensor) -> Any:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 EpochCallback = Callable[[Epoch], None]
 
-#: Defaults of the environment: no telemetry, and a server that is down is given up after seconds, not four minutes.
+#: Defaults of the environment: no telemetry, and requests to a dead server fail after seconds, not four minutes.
 ENVIRONMENT: Final = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 
 #: Tag that identifies everything the outcome depends on; a resumed training finds its run by it.
@@ -39,12 +39,7 @@ def mlflow_run(work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda
 
     At the end of the block the run gets the checkpoint's model card and record. It is marked as failed if the block
     raises. A resumed training continues its run. An outage does not stop the training: missing epochs are sent at its
-    end.
-
-    Args:
-        work: with the variant that is trained.
-        inputs: fingerprint of the training and versions of its inputs, which become tags.
-        on_epoch: called first.
+    end. Tags are the fingerprint of the training and the versions of its inputs.
 
     Raises:
         SettingsError: MLflow is not installed, or cannot use `tracking.uri`.

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixrec_core.retrieval.rankers import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.rankers._beams import Beams
-from pixrec_core.retrieval.rankers._interface import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.rankers._trie import ROOT, Trie
 from pixrec_core.settings import GenerativeSettings
 

@@ -1,8 +1,8 @@
 """The paper's generative retrieval: the language model writes texts of the next item, BM25 finds matching items.
 
 The texts take turns, the likeliest first; each adds its best item that is not in the list yet (CALRec, arXiv
-2405.02429, section 3.3). Texts are unconstrained, so one may describe an item that does not exist. All have the length
-of the median item text, since the end of a text was never trained.
+2405.02429, section 3.3). Texts are unconstrained and may describe items that do not exist. They have the length of the
+median item text, since the end of a text was never trained.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 from pixrec_core.data.text_search import TextSearch
 from pixrec_core.models.item_inputs import Ids
 from pixrec_core.ranking_table import top_items
+from pixrec_core.retrieval.rankers import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.rankers._beams import Beams
-from pixrec_core.retrieval.rankers._interface import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.settings import GenerativeSettings
 
 
@@ -43,13 +43,9 @@ def create_ranker(catalogue: Catalogue, settings: GenerativeSettings) -> Ranker:
 def search_texts(
     search: TextSearch, texts: Sequence[str], tie_order: NDArray[np.int64], depth: int
 ) -> list[NDArray[np.int64]]:
-    """Each text's best items by BM25, best first; items without a word in common are left out.
+    """The `depth` best items of each text by BM25, best first; items without a word in common are left out.
 
-    Args:
-        search: over the catalogue.
-        texts: queries.
-        tie_order: (N,) rank of each item, which orders items of equal BM25.
-        depth: longest list.
+    `tie_order` (N,) is the rank of each item, which orders items of equal BM25.
     """
     scores = search.scores(search.queries(texts))
     best, values = top_items(scores, np.full(len(texts), depth), tie_order)

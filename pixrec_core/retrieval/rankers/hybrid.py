@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pixrec_core.models.continuation import Continuation
 from pixrec_core.models.item_inputs import Ids
-from pixrec_core.retrieval.rankers._interface import Catalogue, RankedItems, Ranker, UserBatch
+from pixrec_core.retrieval.rankers import Catalogue, RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.rankers._trie import ROOT, Trie
 from pixrec_core.settings import GenerativeSettings
 
@@ -59,13 +59,9 @@ def _standardise(values: Values) -> Values:
 
 
 def text_likelihoods(prompts: Continuation, trie: Trie, texts: Sequence[Ids], device: torch.device) -> list[Values]:
-    """Mean log-probability of the tokens of some texts after each prompt; NaN for an empty text.
+    """Mean log-probability of the tokens of some texts after each of B prompts; NaN for an empty text.
 
-    Args:
-        prompts: B encoded prompts.
-        trie: of all texts.
-        texts: (B,) arrays of k text numbers.
-        device: of the model.
+    `texts` are B arrays of text numbers of the trie; the results have their shapes.
     """
     distinct = [np.unique(each) for each in texts]  # in trie order: texts with a common prefix share a batch
     parts: list[list[Values]] = [[] for _ in texts]

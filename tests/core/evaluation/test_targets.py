@@ -56,7 +56,7 @@ def test_groups(paths):
 
 
 def groups(paths):
-    return {name: belongs.to_list() for name, belongs in Targets.read(paths).groups().items()}
+    return {name: belongs.tolist() for name, belongs in Targets.read(paths).groups().items()}
 
 
 def test_the_head_is_the_fewest_items_with_half_of_the_interactions(paths):

@@ -9,7 +9,7 @@ RUN = Training(
 
 
 def test_one_panel_per_recorded_term():
-    assert [panel.title for panel in plot_curves({"multimodal": RUN})] == [
+    assert [title for title, _ in plot_curves({"multimodal": RUN})] == [
         "Validation NDCG@10",
         "Total loss (weighted)",
     ]
@@ -21,7 +21,7 @@ def test_without_epochs_there_are_no_panels():
 
 
 def test_svg_is_labelled_scalable_and_in_the_colours_of_the_page():
-    svg = plot_curves({"multimodal": RUN, "text_only": RUN})[1].svg
+    svg = plot_curves({"multimodal": RUN, "text_only": RUN})[1][1]
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img"
     assert root.get("aria-label") == "Total loss (weighted)"
