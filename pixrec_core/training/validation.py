@@ -25,14 +25,8 @@ SEEN_OFFSETS = (0.0, -0.05, -0.1, -0.2, -0.4, -2.0)
 class Validation:
     """Computes validation metrics of a model, for the same users after every epoch.
 
-    Args:
-        paths: of the dataset.
-        encoder: returns the encoder of a model.
-        max_history_len: newest items of a history that the model reads.
-        engine: encodes items and users.
-
-    Attributes:
-        users: number of users.
+    `encoder` returns the encoder of a model, which reads the newest `max_history_len` items of a history. `users` is
+    the number of users.
     """
 
     def __init__(
@@ -74,7 +68,7 @@ class Validation:
             "seen_offset": SEEN_OFFSETS[best],
         }
 
-    def _ranks_by_offset(self, scores: Vectors, block: slice) -> NDArray[np.float64]:
+    def _ranks_by_offset(self, scores: NDArray[np.float32], block: slice) -> NDArray[np.float64]:
         """Return the ranks (offsets, B) of the targets of a block of users, given their scores (B, N)."""
         seen = self._seen[block]
         rows, columns = np.repeat(np.arange(len(seen)), list(map(len, seen))), np.concatenate(seen)
@@ -86,11 +80,7 @@ class Validation:
 
 
 class MeanValidation:
-    """Computes validation metrics of a joint training: each dataset's, and their mean with equal weights.
-
-    Args:
-        datasets: the validation of each, by name.
-    """
+    """Computes validation metrics of a joint training: of each dataset, and their mean with equal weights."""
 
     def __init__(self, datasets: Mapping[str, Validation]) -> None:
         self._datasets = datasets
