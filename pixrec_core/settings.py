@@ -367,23 +367,15 @@ class TrainingSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _check_weights(self) -> Self:
+    def _check(self) -> Self:
         if self.weight_item_item + self.weight_user_item > 1:
             raise ValueError(
                 "weight_item_item + weight_user_item must not exceed 1, since the generation loss has the rest"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_processes(self) -> Self:
         if self.processes > self.batch_size:
             raise ValueError(
                 f"processes is {self.processes}, but a batch has only {self.batch_size} windows; lower processes"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_fsdp(self) -> Self:
         if self.fsdp and self.processes == 1:
             raise ValueError(
                 "fsdp shards weights over several processes, but processes is 1; raise it, or leave fsdp out"

@@ -14,7 +14,7 @@ SEED: Final = 0
 
 
 def tuning_users(n_users: int) -> NDArray[np.bool_]:
-    """Return a mask (users,) of the validation users by whom methods choose settings and epochs.
+    """Return a mask (users,) of the validation users for the choice of settings and epochs.
 
     They are at most `TUNING_USERS` and at most half of all, rounded up: the others are for `stacking_users`.
 
@@ -25,7 +25,7 @@ def tuning_users(n_users: int) -> NDArray[np.bool_]:
 
 
 def stacking_users(n_users: int) -> NDArray[np.bool_]:
-    """Return a mask (users,) of the validation users on whom a blend of methods is trained.
+    """Return a mask (users,) of the validation users for the training of the blend.
 
     None of them is a tuning user: to every method, their targets must be as unknown as test targets.
     """
@@ -33,7 +33,7 @@ def stacking_users(n_users: int) -> NDArray[np.bool_]:
 
 
 def selection_users(n_users: int) -> NDArray[np.bool_]:
-    """Return a mask (users,) of the validation users by whom the method that serves is chosen.
+    """Return a mask (users,) of the validation users for the choice of the method that serves.
 
     They are stacking users from whom the measured blend does not learn. So no method has learned from their targets.
     """

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pixrec_core import files
 from pixrec_core.data import sequences
+from pixrec_core.data.contract import CheckResult
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEM, TEST, TIMESTAMP, TITLE
@@ -110,16 +111,6 @@ class Training(_Record):
     parameters: int | None = None
 
 
-class Check(_Record):
-    """Result of one check of the data contract; `observed` is None if there was nothing to measure."""
-
-    name: str
-    passed: bool
-    observed: float | None
-    expected: str
-    severity: str
-
-
 @dataclass(frozen=True)
 class Inputs:
     """All inputs of the page.
@@ -149,7 +140,7 @@ class Inputs:
     training: dict[str, Training]
     stats: dict[str, dict[str, Any]]
     index_stats: dict[str, dict[str, Any]]
-    contract: dict[str, list[Check]]
+    contract: dict[str, list[CheckResult]]
     period: tuple[str, str] | None
 
 
@@ -177,7 +168,7 @@ def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> In
         training={name: _read_json(path, Training) for name, path in curves.items() if path.exists()},
         stats=_read_stats({stage: paths.stamp(stage) for stage in DATA_STAGES}),
         index_stats=_read_stats({name: folder.stamp("item_index") for name, folder in towers.items()}),
-        contract={stage: _read_json(path, list[Check]) for stage, path in contracts.items() if path.exists()},
+        contract={stage: _read_json(path, list[CheckResult]) for stage, path in contracts.items() if path.exists()},
         period=_period(paths.interactions),
     )
 
