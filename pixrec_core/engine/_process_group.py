@@ -43,7 +43,7 @@ def join_process_group(
     """Join a process group, with one GPU per process if there are GPUs.
 
     Args:
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
         rendezvous: URL, the same for all: a file that does not exist yet, or a free port of the first process.
         threads: CPU threads of this process.

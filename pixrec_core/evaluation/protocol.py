@@ -49,7 +49,7 @@ def summarise(
     """Return all values of one protocol as JSON values.
 
     Args:
-        outcomes: by method, over the same users.
+        outcomes: outcomes of the same users by method.
         counted: (users,) whether the protocol counts the user.
         groups: (users,) membership by name; a group without users is left out.
         variants: the methods that are not baselines.

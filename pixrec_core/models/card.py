@@ -48,7 +48,7 @@ def model_card(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
     Args:
         settings: `variant`, and the sections `model` and `training` as plain values.
-        record: of the training: `data` with counts per dataset, `epochs` with their metrics, `best_epoch`,
+        record: training record: `data` with counts per dataset, `epochs` with their metrics, `best_epoch`,
             `parameters`, `trained_parameters`, `backbone` and `started_from`; of a refit also `refit`, with its own
             `data` and `epochs`.
     """

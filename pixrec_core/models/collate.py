@@ -32,7 +32,7 @@ class Collator:
 
     Attributes:
         inputs: token ids and photo rows of all items.
-        processor: of the backbone.
+        processor: processor of the backbone.
         load_photos: loads the photos of a batch.
         negatives: sampled negatives of a training batch; None for in-batch negatives only.
         rank_info: selects the part of a training batch that this process encodes.

@@ -84,13 +84,8 @@ def item_inputs(
     multimodal and collaborative: text and photo. text_only: no photo. image_only: no text. shuffled_images: text and
     the photo of another item, the same one in every call, so that only their association is lost.
 
-    Args:
-        items: rows of the catalogue.
-        photo_rows: (N,) as in `ItemInputs`.
-        processor: of the backbone.
-        image_tokens: K.
-        variant: name of the variant.
-        text_tokens: maximum number of text tokens per item.
+    `items` are rows of the catalogue, `photo_rows` (N,) and `image_tokens` those of `ItemInputs`. Texts are cut to
+    `text_tokens` tokens.
     """
     tokens, ends = array("i"), array("q")
     for item in items:

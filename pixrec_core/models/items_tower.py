@@ -39,13 +39,13 @@ class ItemsTowerConfig(TowerConfig):
     """Configuration of an `ItemsTower`.
 
     Attributes:
-        modalities: of the contents; the first one is always read, the others through a gate.
+        modalities: modalities of the contents; the first one is always read, the others through a gate.
         feature_dims: K of each modality of frozen features, whitened; None with a backbone.
         raw_dims: F of the same modalities before whitening.
         backbone_config: None with frozen features.
         reads_photos: whether contents depend on photos.
-        feature_dropout: of contents, by modality; `DROPOUT` by default.
-        dropout: of a network in the user encoder.
+        feature_dropout: dropout of contents by modality; `DROPOUT` by default.
+        dropout: dropout of a network in the user encoder.
         ties: whether the other items of the same time belong to the history of a target in training.
     """
 
@@ -174,7 +174,7 @@ class ItemsTower(Tower):
         """Return unit vectors (I, D) of items as candidates.
 
         Args:
-            contents: of the items.
+            contents: contents of the items.
             numbers: (I,) item numbers.
             id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
         """

@@ -20,7 +20,7 @@ class Negatives:
         counts: (N,) training interactions of each item of the catalogue. Items without any are never sampled:
             training must not know of items that appear after the split.
         num_sampled: items to sample per step; all of them where the catalogue has fewer.
-        seed: of the samples. Samples depend on seed and epoch only, so all ranks draw the same ones.
+        seed: seed of the samples. Samples depend on seed and epoch only, so all ranks draw the same ones.
         log_q_correction: apply `log_q_correction` to the logits of in-batch negatives.
     """
 

@@ -42,11 +42,8 @@ BATCH = 64  # photos per batch of the vision tower
 class PhotoFiles:
     """Photos that are decoded on each access.
 
-    Attributes:
-        paths: of the dataset.
-        items: ids of the items of the photos, in row order.
-        processor: of the backbone.
-        key: hash of the photos and of the processor's settings.
+    `items` are the ids of their items, in row order; `key` is a hash of the photos and of the settings of the
+    processor.
     """
 
     paths: DatasetPaths

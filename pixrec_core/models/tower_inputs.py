@@ -28,7 +28,7 @@ class TowerInputs:
         items: item ids by item number.
         inputs: token ids and photo rows by item number.
         pixels: photos, decoded on access; None for a variant or dataset without photos.
-        processor: of the backbone.
+        processor: processor of the backbone.
     """
 
     items: list[str]

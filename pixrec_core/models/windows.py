@@ -16,7 +16,7 @@ class TrainingWindow(NamedTuple):
         items: item numbers, oldest first; all but the first are targets.
         later: items that the user takes after the window, within the training split. They are correct answers too,
             so they are never negatives.
-        times: of the items, in any unit; empty if they are not known.
+        times: times of the items, in any unit; empty if unknown.
     """
 
     items: Sequence[int]
@@ -33,7 +33,7 @@ class TrainingWindows(Dataset[TrainingWindow]):
     Args:
         sequences: (users,) lists of item numbers, oldest first.
         length: maximum number of items in a history.
-        seed: of the cuts and of the order of items with equal timestamps.
+        seed: seed of the cuts and of the order of items with equal timestamps.
         timestamps: (users,) lists of times of the items, in any unit that increases with time; None if not known.
         shuffle_ties: shuffle items with equal timestamps in each epoch: the true order of a basket or an import is
             unknown. Needs `timestamps`.

@@ -84,7 +84,7 @@ class Blend:
         order only.
 
         Args:
-            lists: of each of `methods`, for the B histories; each should have `candidates` unseen items.
+            lists: lists of each of `methods` for the B histories; each should have `candidates` unseen items.
             histories: B histories with times.
             lengths: (B,) items wanted; at most as many as are allowed.
             allowed: (n,) whether an item may be in the lists, which have no other items; None allows all.

@@ -22,11 +22,8 @@ from pixrec_core.stages import Stats
 def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str], *, refit: bool = False) -> Stats:
     """Write `index.html` and `report.md` to the report's folder.
 
-    Args:
-        dataset: its name.
-        paths: of the dataset.
-        variants: trained variants of the settings; the page leaves out those without a ranking.
-        refit: whether the serving method is fitted on all interactions afterwards, which the page then states.
+    The page leaves out variants without a ranking. With `refit` it states that the serving method is fitted on all
+    interactions afterwards.
 
     Returns:
         Path and size of the page, number of users shown, number of unreadable photos, and the main figures.

@@ -121,11 +121,11 @@ class Inputs:
     Attributes:
         served: the method that serves the dataset; None before a promotion.
         sequences: one row per test user, `USER` and `ITEMS`; the last item is the target.
-        titles: of every item of the catalogue; "" for none.
-        rankings: by shown method, in `RANKING_SCHEMA`.
-        training: by shown method.
-        stats: of each data stage that has finished.
-        index_stats: of the item index, by shown method.
+        titles: titles of all items of the catalogue; "" for none.
+        rankings: rankings by shown method, in `RANKING_SCHEMA`.
+        training: training curves by shown method.
+        stats: stats of each data stage that has finished.
+        index_stats: stats of the item index by shown method.
         contract: results of the data contract, by artefact.
         period: first and last day of the interactions (ISO), or None.
     """

@@ -30,11 +30,8 @@ from pixrec_core.schemas import ITEM_SCHEMA
 class Retriever:
     """A trained dual tower and the index over its items.
 
-    Attributes:
-        encoder: of histories and items.
-        item_index: over the catalogue.
-        processor: of the backbone, or the frozen encoders; for items outside the catalogue.
-        text_tokens: longest item text in tokens; longer ones are cut.
+    `processor`, of the backbone or of frozen encoders, makes the inputs of items outside the catalogue. Item texts are
+    cut to `text_tokens` tokens.
     """
 
     encoder: Encoder | ItemsEncoder

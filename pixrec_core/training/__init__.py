@@ -72,7 +72,7 @@ def train(
     Args:
         model_settings: backbone and embedding size.
         settings: objective and optimiser.
-        paths: of the checkpoint.
+        paths: paths of the checkpoint.
         datasets: the variant in each training dataset, by name.
         run: identifies everything that the outcome depends on; the state of another run is never resumed.
         start: folder of a checkpoint to continue from; None starts from the backbone.

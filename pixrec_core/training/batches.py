@@ -72,7 +72,7 @@ class OneDatasetBatchSampler(Sampler[list[int]]):
     Without transformers' grouping by length, 40 % of a batch is padding.
 
     Args:
-        windows: of each dataset.
+        windows: windows of each dataset.
         batch_size: windows per step; the last batch of a dataset in an epoch may be smaller.
         seed: fixes the order of each epoch, so that a resumed training sees the same batches.
     """

@@ -68,12 +68,9 @@ def mlflow_run(work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda
 def log_test_metrics(work: Work, metrics: Mapping[str, Any], trainings: Mapping[str, str]) -> None:
     """Log the metrics of an evaluation: of all methods in a new run, of a variant also in the run of its training.
 
-    Names are `method/protocol/metric`, in the run of a training `test/protocol/metric`. An outage is a warning.
-
-    Args:
-        work: of the dataset; nothing is logged without `tracking.uri`.
-        metrics: content of metrics.json.
-        trainings: fingerprint of the training of each variant.
+    Names are `method/protocol/metric`, in the run of a training `test/protocol/metric`. An outage is a warning. Without
+    `tracking.uri` nothing is logged. `metrics` is the content of metrics.json, `trainings` the fingerprint of the
+    training of each variant.
 
     Raises:
         SettingsError: MLflow is not installed.

@@ -52,12 +52,12 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
     Args:
         model: trained in place.
         dataset: training windows, of one or several datasets.
-        settings: of the training.
+        settings: settings of the training.
         state: folder of the checkpoints that a killed training resumes from.
         curves: folder of TensorBoard event files.
         validate: returns metrics of a model; must contain "recall@10" and "ndcg@10". None trains without validation.
         on_epoch: called with the losses and metrics of each epoch.
-        name: of the run, for progress lines.
+        name: name of the run in progress lines.
         last_epoch: without validation: the last one. The learning rate follows the plan for all epochs of the settings.
     """
 

@@ -71,7 +71,7 @@ class BackboneAdapter:
         Args:
             ids: (B, W) token ids.
             positions: (B, W) `next_positions`, plus the number of tokens between the prompt and each token.
-            cache: of P tokens per row.
+            cache: P tokens per row.
             visible: (B, W, P + W) bool, the cached and new tokens that each token attends to, itself included.
             distances: (B, W, P + W) number of tokens from each of those to the token.
         """

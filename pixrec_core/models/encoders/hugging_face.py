@@ -43,10 +43,10 @@ class HuggingFace(ItemEncoder):
     """A model, which each process loads when it first uses it.
 
     Args:
-        name: on the hub, or a local folder.
-        commit: of the hub; None for a local folder.
-        max_tokens: of a text, if the model has no lower limit.
-        digest: of the model's files; computed if it is not given.
+        name: name on the hub, or a local folder.
+        commit: commit on the hub; None for a local folder.
+        max_tokens: most tokens of a text, if the model has no lower limit.
+        digest: digest of the model's files; computed by default.
     """
 
     def __init__(self, name: str, commit: str | None, max_tokens: int, digest: str | None = None) -> None:
@@ -148,11 +148,11 @@ class _TextModel(_Network):
     """A text model with the pooling of sentence-transformers.
 
     Args:
-        folder: of the whole; the model itself may be in a folder of it.
+        folder: a folder of sentence-transformers, which may have the model in a subfolder, or the folder of a model.
         modules: content of modules.json; empty without one.
-        model: of transformers.
-        options: arguments of `from_pretrained` besides the folder.
-        max_tokens: of a text, if the model has no lower limit.
+        model: a model of transformers.
+        options: further arguments of `from_pretrained`.
+        max_tokens: most tokens of a text, if the model has no lower limit.
     """
 
     modalities: frozenset[Modality] = frozenset({"text"})

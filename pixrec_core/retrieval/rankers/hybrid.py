@@ -45,7 +45,7 @@ def mix_scores(cosines: NDArray[np.float32], likelihoods: Values, weight: float)
     Args:
         cosines: (k,).
         likelihoods: (k,), NaN for a candidate without a text.
-        weight: of the likelihoods, 0 to 1; the cosines have weight 1 - `weight`.
+        weight: weight of the likelihoods, 0 to 1; the cosines have weight 1 - `weight`.
     """
     known = likelihoods[np.isfinite(likelihoods)]
     filled = np.where(np.isfinite(likelihoods), likelihoods, known.min(initial=np.inf) if len(known) else 0.0)
