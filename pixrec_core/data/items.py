@@ -1,6 +1,7 @@
 """The items stage: metadata to the catalogue, one row per item."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +88,15 @@ _ITEMS: Final = f"""
     SELECT {", ".join(f"{_CLEANED.get(name, name)} AS {name}" for name in ITEM_SCHEMA)}
     FROM merged ORDER BY {ITEM}"""  # noqa: S608
 
+#: SQL of whether a row has a value, by the name in the mapping.
+_YIELDS: Final = {
+    **{name: f"trim({name}) <> ''" for name in (TITLE, MAIN_CATEGORY, STORE)},
+    **{name: f"len({name}) > 0" for name in (CATEGORIES, FEATURES, DESCRIPTION)},
+    PRICE: f"{PRICE} > 0 OR unread_price <> ''",
+    IN_STOCK: f"{IN_STOCK} IS NOT NULL",
+    "image": "len(image_urls) > 0",
+}
+
 #: Share of rows with the id of an earlier row, above which their number is a warning.
 MANY_REPEATED: Final = 0.1
 
@@ -117,12 +127,27 @@ def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
         stats = _stats(rows, paths.items)
         balance = rows.balance(stats["rows"], "repeats of an id (merged into its item)")
         log.info("%s: %s", paths.root.name, balance.sentence("items"))
-        _warn(rows, stats)
+        _warn(rows, stats, raw_files.locate(paths).reading.get("item_columns", {}))
         return stats | {"balance": balance.stats}
 
 
-def _warn(rows: CheckedTable, stats: Stats) -> None:
-    """Log what is probably not meant: many rows per id, and texts that are no prices."""
+def _warn(rows: CheckedTable, stats: Stats, mapped: Mapping[str, str]) -> None:
+    """Log what is probably not meant: many rows per id, texts that are no prices, and columns that yield nothing.
+
+    Args:
+        rows: the good rows.
+        stats: of the stage.
+        mapped: columns of the source by our names.
+    """
+    counted = {name: sql for name, sql in _YIELDS.items() if name in mapped}
+    counts = ", ".join(f"count(*) FILTER ({sql})" for sql in counted.values())
+    found = fetch_row(rows.db, f"SELECT {counts} FROM good") if counted else ()  # noqa: S608
+    for name, count in zip(counted, found, strict=True):
+        if not count:
+            log.warning(
+                "warning: the column %r, mapped to `%s`, has no value in any of %s rows; the run continues without it. "
+                "Map another column if it should have", mapped[name], name, f"{rows.good:,}",
+            )  # fmt: skip
     if stats["duplicates"] > MANY_REPEATED * rows.good:
         item, count, titles = fetch_row(
             rows.db,

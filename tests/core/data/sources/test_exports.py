@@ -302,6 +302,14 @@ def test_a_mapped_column_without_any_price_is_a_warning(tmp_path, caplog):
     assert "warning: 1 of 1 prices cannot be read and are left empty, such as 'on request'" in caplog.text
 
 
+def test_a_mapped_column_that_yields_nothing_is_a_warning(tmp_path, caplog):
+    products = "sku,name,cost,stock,pic,path\ns, ,0,perhaps,,NULL\nt,None,0,,null,\n"
+    columns = {"title": "name", "price": "cost", "in_stock": "stock", "image": "pic", "categories": "path"}
+    catalogue(tmp_path, products, columns)
+    warned = {name for name in columns if f"mapped to `{name}`, has no value in any of 2 rows" in caplog.text}
+    assert warned == set(columns)
+
+
 A, B = "http://h/a.jpg", "http://h/b.jpg"
 
 
