@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "pixrec_core.data.images", "tests.core.shop", "transformers.trainer"])
+PRELOADED = ["pytest", "pixrec_core.data.images", "tests.core.shop", "transformers.trainer"]
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def exit_code(target: Callable[..., object], *arguments: Any) -> int | None:
