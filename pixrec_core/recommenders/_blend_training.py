@@ -40,9 +40,9 @@ LINEAR_PENALTY: Final = 100.0  # of the squared weights of standardised features
 PENALTY_SHARES: Final[Mapping[str, float]] = {"seen": 0.01, **dict.fromkeys(LINEAR_COMMON[1:], 0.1)}  # of it
 NEGATIVE_SHARE: Final = 0.3  # of the other candidates of a user, drawn for training
 COLD_SHARE: Final = 0.1  # of the items, which training treats as cold; see `pretend_cold`
-TOLERANCE: Final = 0.0005  # NDCG@10 on held-out users that dropping a method may cost
-ROUNDS: Final = 500  # trees at most
-PATIENCE: Final = 100  # trees without a better NDCG@10 on held-out users
+TOLERANCE: Final = 0.0  # NDCG@10 on held-out users that dropping a method may cost; 0.0005 cost a point of Recall@10
+ROUNDS: Final = 300  # trees at most
+PATIENCE: Final = 50  # trees without a better NDCG@10 on held-out users
 SEED: Final = 0
 
 #: The best of few settings of learning rate, leaves, `lambda_l2` and truncation on validation users of one
@@ -153,7 +153,7 @@ class Trained:
 
     Attributes:
         final: learned from all stacking users.
-        measured: learned without the selection users and, if there are trees, without the held-out users.
+        measured: learned without the selection users.
         ndcg: NDCG@10 on held-out users, who also chose the methods and the number of trees.
         linear_ndcg: the same of the linear part alone.
         importance: of each feature, highest first: its share (0 to 1) of the gain of the trees; without trees, of the
@@ -174,8 +174,8 @@ class Trained:
 def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
     """Train on stacking users: drop methods by backward elimination, then add trees to the linear part.
 
-    Every user is held out once from the linear part; of many users, only one part is held out. Methods are tried in the
-    order of their share of the weights, the lowest first. A method is dropped unless the linear part without it, and
+    Every user but the selection users is held out once. Methods are tried in the order of their share of the weights,
+    the lowest first. A method is dropped unless the linear part without it, and
     without its candidates, has an NDCG@10 on held-out users that is more than `TOLERANCE` below the highest so far. At
     the end the blend is fitted on all users with the number of trees that was best.
 
@@ -194,7 +194,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
     learning = draw_candidates(pretend_cold(users), NEGATIVE_SHARE if with_trees else 1)
 
     def linear_fit(methods: tuple[str, ...], start: _LinearFit | None = None) -> _LinearFit:
-        return _fit_linear(learning, users, methods, part, 1 if with_trees else PARTS, start)
+        return _fit_linear(learning, users, methods, part, start)
 
     best = linear_fit(users.candidates.methods)
     highest, dropped, kept = best.ndcg, {}, {}
@@ -211,23 +211,17 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
             dropped[method], best = difference, without
             highest = max(highest, best.ndcg)
 
-    final = Learned(best.methods, fit_weights(learning, best.methods, start=best.weights))
-    importance, ndcg = best.importance, best.ndcg
-    measured: Learned | None = None
+    importance, ndcg, rounds = best.importance, best.ndcg, 0
     if with_trees:
-        booster, ndcg = _fit_trees(users, learning, best, part)
-        log.info("blend with trees: NDCG@10 %.4f on held-out users, %.4f without", ndcg, best.ndcg)
-        if ndcg > best.ndcg:
-            import lightgbm
-
-            measured = Learned(best.methods, best.weights, booster)
-            training = _dataset(learning.of(np.ones(len(part), np.bool_), best.methods), final.weights)
-            booster = lightgbm.train(dict(PARAMETERS), training, booster.best_iteration)
-            gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
-            final, importance = replace(final, booster=booster), _shares(gains)
-    if measured is None:
-        measured = Learned(best.methods, fit_weights(learning, best.methods, part >= 0, best.weights))
-    return Trained(final, measured, max(ndcg, best.ndcg), best.ndcg, importance, dropped, kept)
+        rounds, ndcg = _choose_rounds(users, learning, best, part)
+        log.info("blend with %d trees: NDCG@10 %.4f on held-out users, %.4f without", rounds, ndcg, best.ndcg)
+        if ndcg <= best.ndcg:
+            rounds, ndcg = 0, best.ndcg
+    measured, final = (_fit(learning, best, mask, rounds) for mask in (part >= 0, np.ones(len(part), np.bool_)))
+    if final.booster is not None:
+        gains = final.booster.feature_importance("gain").tolist()
+        importance = _shares(dict(zip(final.booster.feature_name(), gains, strict=True)))
+    return Trained(final, measured, ndcg, best.ndcg, importance, dropped, kept)
 
 
 def pretend_cold(users: TrainingUsers) -> TrainingUsers:
@@ -307,13 +301,13 @@ class _LinearFit:
 
     Attributes:
         methods: that feed them.
-        weights: of the first.
+        parts: weights without the users of each part.
         ndcg: NDCG@10 on the held-out users of all.
         importance: of each feature, highest first; see `Trained`.
     """
 
     methods: tuple[str, ...]
-    weights: Floats
+    parts: tuple[Floats, ...]
     ndcg: float
     importance: Mapping[str, float]
 
@@ -323,33 +317,32 @@ def _fit_linear(
     users: TrainingUsers,
     methods: tuple[str, ...],
     part: Ints,
-    parts: int,
     start: "_LinearFit | None" = None,
 ) -> _LinearFit:
-    """Fit once for each of the first `parts` parts of the users, without the users of that part.
+    """Fit once for each part of the users, without the users of that part.
 
     Args:
         learning: `users` with the candidates to learn from.
         users: B users.
         methods: that feed the fits.
         part: (B,) of each user; users of none have -1.
-        parts: number of fits.
         start: a fit with these methods and others, which is near.
     """
     weights, ndcg = [], []
-    near = None
-    if start is not None:
-        names = linear_feature_names(start.methods)
-        near = start.weights[[names.index(name) for name in linear_feature_names(methods)]]
-    for each in range(parts):
+    names = linear_feature_names(methods)
+    for each in range(PARTS):
+        near = None
+        if start is not None:
+            old = linear_feature_names(start.methods)
+            near = start.parts[each][[old.index(name) for name in names]]
         fitted = fit_weights(learning, methods, (part >= 0) & (part != each), near)
         held = users.of(part == each, methods)
         matrix = held.candidates.linear_matrix()
         ndcg.append(held.ndcg(matrix @ fitted)[part == each])
         weights.append(fitted)
     deviations = matrix.std(axis=0) if len(matrix) else np.zeros(matrix.shape[1])
-    importance = _shares(dict(zip(linear_feature_names(methods), np.abs(weights[0]) * deviations, strict=True)))
-    return _LinearFit(methods, weights[0], float(np.concatenate(ndcg).mean()), importance)
+    importance = _shares(dict(zip(names, np.abs(weights[0]) * deviations, strict=True)))
+    return _LinearFit(methods, tuple(weights), float(np.concatenate(ndcg).mean()), importance)
 
 
 def _by_importance(fit: _LinearFit) -> list[str]:
@@ -365,43 +358,59 @@ def _shares(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value / total) for name, value in ordered if value > 0}
 
 
-def _fit_trees(
-    users: TrainingUsers, learning: TrainingUsers, linear: _LinearFit, part: Ints
-) -> tuple["lightgbm.Booster", float]:
-    """Train trees on top of the linear part until the held-out users, those of part 0, no longer improve.
+def _choose_rounds(users: TrainingUsers, learning: TrainingUsers, linear: _LinearFit, part: Ints) -> tuple[int, float]:
+    """Return the number of trees that is best on held-out users, and their NDCG@10 with it.
 
-    Returns:
-        The trees, and the NDCG@10 on the held-out users.
+    Every part is held out once, from the linear part as from the trees.
     """
     import lightgbm
 
-    held = users.of(part == 0, linear.methods)
-    booster = lightgbm.train(
-        dict(PARAMETERS),
-        _dataset(learning.of(part > 0, linear.methods), linear.weights),
-        ROUNDS,
-        valid_sets=[_dataset(held, linear.weights)],
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    data = learning.of(part >= 0, linear.methods)
+    data = data.take(data.hit[data.candidates.rows])
+    row_part = part[data.candidates.rows]
+    matrix, scores = data.candidates.linear_matrix(), np.zeros(len(row_part))
+    for each, weights in enumerate(linear.parts):
+        scores[row_part == each] = matrix[row_part == each] @ weights
+    folds = [(np.flatnonzero(row_part != each), np.flatnonzero(row_part == each)) for each in range(PARTS)]
+    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+    found = lightgbm.cv(
+        dict(PARAMETERS), _dataset(data, scores), ROUNDS, folds=folds, callbacks=[stop], return_cvbooster=True
     )
-    scores = Learned(linear.methods, linear.weights, booster).score(held.candidates)
-    return booster, float(held.ndcg(scores)[part == 0].mean())
+    boosters: Any = found["cvbooster"]
+    ndcg = []
+    for each, booster in enumerate(boosters.boosters):
+        held = users.of(part == each, linear.methods)
+        trees = booster.predict(held.candidates.matrix(), num_iteration=boosters.best_iteration, num_threads=1)
+        ndcg.append(held.ndcg(held.candidates.linear_matrix() @ linear.parts[each] + trees)[part == each])
+    return boosters.best_iteration, float(np.concatenate(ndcg).mean())
 
 
-def _dataset(users: TrainingUsers, weights: Floats) -> "lightgbm.Dataset":
-    """Return the users whose target is a candidate, one query each: the others give no gradient.
+def _fit(learning: TrainingUsers, linear: _LinearFit, mask: Mask, rounds: int) -> Learned:
+    """Learn the weights and `rounds` trees from the users of `mask` (B,)."""
+    weights = fit_weights(learning, linear.methods, mask, linear.parts[0])
+    if not rounds:
+        return Learned(linear.methods, weights)
+    import lightgbm
 
-    Training starts from the scores of the linear part.
+    data = learning.of(mask, linear.methods)
+    data = data.take(data.hit[data.candidates.rows])
+    dataset = _dataset(data, data.candidates.linear_matrix() @ weights)
+    return Learned(linear.methods, weights, lightgbm.train(dict(PARAMETERS), dataset, rounds))
+
+
+def _dataset(users: TrainingUsers, scores: NDArray[Any]) -> "lightgbm.Dataset":
+    """Return one query per user with candidates, whose target must be one of them: the others give no gradient.
+
+    Training starts from the scores (m,) of the linear part.
     """
     import lightgbm
 
-    hit = users.hit
-    mask = hit[users.candidates.rows]
-    candidates, rows = users.candidates.take(mask), users.candidates.rows[mask]
+    candidates, sizes = users.candidates, np.bincount(users.candidates.rows)
     return lightgbm.Dataset(
         candidates.matrix(),
-        users.is_target[mask].astype(np.int8),
-        group=np.bincount(rows, minlength=len(hit))[hit],
-        init_score=candidates.linear_matrix() @ weights,
+        users.is_target.astype(np.int8),
+        group=sizes[sizes > 0],
+        init_score=scores,
         feature_name=feature_names(candidates.methods),
         params={name: PARAMETERS[name] for name in ("max_bin", "verbose", "num_threads", "seed")},
     )

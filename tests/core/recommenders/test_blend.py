@@ -75,8 +75,8 @@ def trees_with_few_users():
     """Train trees, and keep them although they are no better than the linear part on these users."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "MIN_TREE_USERS", 50)
-        fit_trees = training._fit_trees
-        patch.setattr(training, "_fit_trees", lambda *args: (fit_trees(*args)[0], 1.0))
+        choose_rounds = training._choose_rounds
+        patch.setattr(training, "_choose_rounds", lambda *args: (choose_rounds(*args)[0], 1.0))
         yield
 
 
