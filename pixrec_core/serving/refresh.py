@@ -76,11 +76,14 @@ def refresh_promotion(
         source.root: _positions(read_items(source)[ITEM].to_list(), catalogue[ITEM].to_list())
         for source in (old, *([refitted] if refitted else []))
     }
+    encoded: dict[str, NDArray[np.float32]] = {}
     for name, source in sources.items():
         before = positions[source.root]
         if name in served.towers:
             shutil.copytree(source.variant(name).checkpoint, copies.variant(name).checkpoint)
-            sha256[name] = _refresh_tower(settings, paths.variant(name), copies.variant(name), train, before, engine)
+            sha256[name] = _refresh_tower(
+                settings, paths.variant(name), copies.variant(name), train, before, engine, encoded
+            )
         elif name == BLEND:
             blend = Blend.load(source.blend.root)
             items = ItemTable.of(catalogue, train.train.values, train.times)
@@ -133,15 +136,19 @@ def _refresh_tower(
     train: TrainData,
     positions: NDArray[np.int64],
     engine: Engine,
+    encoded: dict[str, NDArray[np.float32]],
 ) -> str:
-    """Encode the present catalogue with a promoted tower, whose checkpoint is copied; return the checksum of it."""
+    """Encode the present catalogue with a promoted tower, whose checkpoint is copied; return the checksum of it.
+
+    `encoded` has the texts by the checksum of their encoder, which is mostly the same for all towers.
+    """
     model, encoders = checkpoint.load(copies.checkpoint)
     if model.item_id_embedding is not None:
         _extend_item_ids(model, positions, train.n_items)
         checkpoint.replace_weights(copies.checkpoint, model)
     features = None
     if isinstance(encoders, FrozenEncoders):
-        features = _encode_texts(variant_features(present), encoders, train.texts)
+        features = _encode_texts(variant_features(present), encoders, train.texts, encoded)
     photos = copies.dataset.images
     photos.symlink_to(present.dataset.images.absolute())  # towers that read pixels decode them from there
     try:
@@ -167,13 +174,19 @@ def _extend_item_ids(model: Any, positions: NDArray[np.int64], size: int) -> Non
 
 
 def _encode_texts(
-    features: dict[str, ItemFeatures], encoders: FrozenEncoders, texts: Sequence[str]
+    features: dict[str, ItemFeatures],
+    encoders: FrozenEncoders,
+    texts: Sequence[str],
+    encoded: dict[str, NDArray[np.float32]],
 ) -> dict[str, ItemFeatures]:
     """Return the features with texts encoded as at the training: an encoder fitted on texts differs from day to day."""
     if TEXT not in features or TEXT not in encoders.folders:
         return features
-    distinct, rows = np.unique(np.array(texts, np.object_), return_inverse=True)
-    values = load_encoder(encoders.folders[TEXT]).encode_texts(distinct.tolist())[rows]
+    key = "".join(files.sha256_file(path) for path in sorted(encoders.folders[TEXT].rglob("*")) if path.is_file())
+    if key not in encoded:
+        distinct, rows = np.unique(np.array(texts, np.object_), return_inverse=True)
+        encoded[key] = load_encoder(encoders.folders[TEXT]).encode_texts(distinct.tolist())[rows]
+    values = encoded[key]
     if values.shape[1] != features[TEXT].values.shape[1]:
         raise ArtefactError(f"the text encoder in {encoders.folders[TEXT]} has other dimensions than its tower")
     return {**features, TEXT: ItemFeatures(values, np.array([bool(text) for text in texts]))}
