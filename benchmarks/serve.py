@@ -5,7 +5,8 @@
 It builds a shop of generated orders and texts without photos, promotes a blend of a dual tower and baselines, and
 starts `pixrec serve` as a process. Latency depends on the sizes of catalogue and models and not on their quality, so
 every method is fitted with one setting and one epoch. Clients keep their connections and each sends its next request
-when it has the answer to the last one. They run in this process and take a part of the machine.
+when it has the answer to the last one. They run in this process and take a part of the machine; the CPU time of the
+server for a request does not depend on that.
 """
 
 import argparse
@@ -173,6 +174,12 @@ def memory(process: psutil.Process) -> float:
     return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of the server and the processes that it started."""
+    times = (each.cpu_times() for each in (process, *process.children(recursive=True)))
+    return sum(each.user + each.system for each in times)
+
+
 def describe(rate: float, seconds: Sequence[float]) -> str:
     """Requests a second and percentiles of the latency."""
     p50, p95, p99 = 1000 * np.quantile(seconds, [0.5, 0.95, 0.99])
@@ -220,9 +227,11 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
             for name, bodies in kinds.items():
                 load(port, bodies(20 * args.clients), args.clients)  # loads the method in each process
                 for clients in (1, args.clients):
-                    count = args.requests if clients > 1 else args.requests // 10
+                    count, before = args.requests if clients > 1 else args.requests // 10, cpu_seconds(process)
                     result = describe(*load(port, bodies(count), clients))
-                    print(f"{workers} processes, {name:14} {clients:2} clients: {result}", flush=True)
+                    cpu = 1000 * (cpu_seconds(process) - before) / count
+                    label = f"{workers} processes, {name:14} {clients:2} clients"
+                    print(f"{label}: {result}, {cpu:5.1f} ms CPU of the server", flush=True)
             print(f"{workers} processes: {memory(process):,.0f} MiB", flush=True)
     if args.soak:
         with serving(folder, 1) as (port, process):
