@@ -495,7 +495,7 @@ class DagsterSettings(Section):
         try:
             return zoneinfo.ZoneInfo(zone).key
         except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-            raise ValueError(f"unknown time zone {zone!r}; write it as Europe/Berlin or UTC") from None
+            raise ValueError("unknown time zone; write it as Europe/Berlin or UTC") from None
 
     @field_validator("alert_url")
     @classmethod
@@ -786,7 +786,8 @@ class Settings(BaseSettings, Sections):
     def _make_paths_absolute(self) -> Self:
         object.__setattr__(self, "data_dir", resolve_path(self.root, self.data_dir))
         if "\\" in str(self.data_dir):
-            raise ValueError(f"data_dir is {self.data_dir}, but DuckDB takes a backslash for `/`; name another folder")
+            shown = shown_url(str(self.data_dir))
+            raise ValueError(f"data_dir is {shown}, but DuckDB takes a backslash for `/`; name another folder")
         trainings: list[DatasetSettings | JointSettings] = [*self.datasets.values(), *self.joint.values()]
         for trained in trainings:
             names = ("backbone", "text_encoder", "photo_encoder")
@@ -886,12 +887,14 @@ def resolve_path(root: Path, path: str | Path) -> Path:
     except FileNotFoundError:
         raise SettingsError("the working folder no longer exists; change to another folder") from None
     except (RuntimeError, ValueError) as error:
-        raise SettingsError(f"the path {str(path)[:MAX_SHOWN]!r} cannot be used: {error}") from None
+        raise SettingsError(f"the path {shown_url(str(path))[:MAX_SHOWN]!r} cannot be used: {error}") from None
     try:
         resolved.lstat()
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise SettingsError(f"the path {str(path)[:MAX_SHOWN]!r} cannot be used: {error.strerror}") from None
+            raise SettingsError(
+                f"the path {shown_url(str(path))[:MAX_SHOWN]!r} cannot be used: {error.strerror}"
+            ) from None
     return resolved
 
 

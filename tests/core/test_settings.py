@@ -161,6 +161,8 @@ def test_messages_contain_no_passwords(write):
         "[[datasets]]\nname = 'shop'\nurl = 'http://me:s3 cret@h'\npassword = 's3cret'",
         "[training]\nepochs = 'http://me:x\"s3cret/@h?k=s3cret'",
         "s3 = [{x = 's3cret'}]",
+        "[dagster]\ntime_zone = 'http://me:s3cret@h'",
+        f"data_dir = 'http://me:s3cret@h/{'x' * 300}'",
         "[datasets.shop.source]\nkind = 'amazon_2023'\nreviews_url = 'ftp://me:s3cret@h/x'\nmetadata_url = 's3cret@h'",
     ],
 )

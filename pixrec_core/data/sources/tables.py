@@ -129,8 +129,8 @@ class Options(_Section):
     def _known_encoding(cls, encoding: str | None) -> str | None:
         try:
             return encoding and codecs.lookup(encoding).name
-        except LookupError as error:
-            raise ValueError(f"{error}; such as utf-8, cp1252 or gb18030") from None
+        except (LookupError, ValueError):
+            raise ValueError("unknown encoding; such as utf-8, cp1252 or gb18030") from None
 
     @field_validator("time_zone")
     @classmethod
@@ -138,14 +138,14 @@ class Options(_Section):
         try:
             return zoneinfo.ZoneInfo(zone).key
         except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-            raise ValueError(f"unknown time zone {zone!r}; write it as Europe/Berlin or UTC") from None
+            raise ValueError("unknown time zone; write it as Europe/Berlin or UTC") from None
 
     @model_validator(mode="after")
     def _one_form_of_time(self) -> Self:
         if self.time_unit and self.time_format:
             raise ValueError("give `time_unit` or `time_format`, not both")
         if self.time_format and "%" not in self.time_format:
-            raise ValueError(f"`time_format` is {self.time_format!r}; write it as %d.%m.%Y %H:%M")
+            raise ValueError("`time_format` has no %; write it as %d.%m.%Y %H:%M")
         return self
 
 
