@@ -91,7 +91,7 @@ def train(models: Mapping[str, Method], table: ItemTable, users: ItemLists) -> B
     lists = {name: MethodLists(*model.candidates(histories, K + 20)) for name, model in models.items()}
     found = find_candidates(lists, histories, table, K)
     targets = users.values[users.offsets[1:] - 1]
-    with mock.patch.object(_blend_training, "TOLERANCE", -1.0):  # any loss is too much
+    with mock.patch.object(_blend_training, "MIN_GAIN", np.inf):  # nothing is dropped
         trained = train_blend(TrainingUsers(found, targets), np.zeros(len(users), np.bool_))
     assert trained, "too few targets are candidates"
     return Blend(trained.final, K, table)
