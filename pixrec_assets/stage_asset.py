@@ -220,11 +220,10 @@ def _with_training(work: Work, config: Mapping[str, Any]) -> Work:
 
 def _code_of(stage: Stage) -> dg.CodeReferencesMetadataValue:
     """Where the UI finds the source of a stage."""
-    path, line = inspect.getsourcefile(stage.run), inspect.getsourcelines(stage.run)[1]
-    assert path, "every stage is a function of a file"
+    code = inspect.unwrap(stage.run).__code__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # there is no other way to name a source
-        reference = dg.LocalFileCodeReference(file_path=path, line_number=line)
+        reference = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
         return dg.CodeReferencesMetadataValue(code_references=[reference])
 
 
