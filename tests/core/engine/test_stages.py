@@ -16,10 +16,10 @@ from pixrec_core import pipeline
 from pixrec_core.data import image_manifest, images
 from pixrec_core.data.image_manifest import Journal, Outcome
 from pixrec_core.engine import LOCAL
-from pixrec_core.models import checkpoint, photo_store
+from pixrec_core.models import checkpoint, length_batches, photo_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.retrieval import _batches, encode, index, ranking
+from pixrec_core.retrieval import encode, index, ranking
 from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings
 from pixrec_core.stages import Work
 from tests.core.data.hostile_server import hostile_server, jpeg, sends
@@ -41,7 +41,7 @@ def shop(tmp_path_factory):
     replace(pipeline.CHECKPOINT, run=untrained, resumes=False).materialise(work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photo_store, "BATCH", 8)
-        patch.setattr(_batches, "CPU_TOKENS", 256)
+        patch.setattr(length_batches, "CPU_TOKENS", 256)
         patch.setattr(ranking, "USERS_PER_SEARCH", 16)
         yield work
 
