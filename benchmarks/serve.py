@@ -101,7 +101,7 @@ def build(folder: Path, n_items: int, n_users: int) -> None:
     with (
         mock.patch.object(recommenders, "baseline_names", return_value=list(BASELINES)),
         mock.patch.object(ease, "PENALTIES", (250.0,)),
-        mock.patch.object(_blend_training, "TOLERANCE", -1.0),  # any loss is too much
+        mock.patch.object(_blend_training, "MIN_GAIN", np.inf),  # nothing is dropped
     ):
         for stage in pipeline.DATA:
             stage.materialise(work)
