@@ -177,7 +177,7 @@ EVALUATION_ASSETS: Final = (
     ),
     stage_asset(
         pipeline.BLEND,
-        "A method that loses nothing by being dropped is dropped, so that it costs nothing when serving.",
+        "A method is dropped if validation users gain without it; it then costs nothing when serving.",
         group="evaluation",
         kinds={"lightgbm", "parquet"},
     ),

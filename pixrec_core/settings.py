@@ -89,6 +89,17 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 HeaderValue = Annotated[SecretStr, AfterValidator(_one_line)]
 
 
+def _known_zone(zone: str) -> str:
+    try:
+        return zoneinfo.ZoneInfo(zone).key
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        raise ValueError("unknown time zone; write it as Europe/Berlin or UTC") from None
+
+
+#: Name of a zone, such as Europe/Berlin.
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+
+
 class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error."""
 
@@ -474,7 +485,7 @@ class TrackingSettings(Section):
 class DagsterSettings(Section):
     """What runs by itself in Dagster. Schedules and sensors are stopped until they are turned on in the UI."""
 
-    time_zone: str = Field("UTC", description="zone of both schedules, such as Europe/Berlin")
+    time_zone: TimeZone = Field("UTC", description="zone of both schedules, such as Europe/Berlin")
     refresh: str = Field("0 4 * * *", min_length=9, description="cron schedule of `daily_refresh`")
     retrain: str = Field("0 3 * * 1", min_length=9, description="cron schedule of `weekly_data`")
     max_age_days: float | None = Field(
@@ -488,14 +499,6 @@ class DagsterSettings(Section):
         gt=0,
         description="days after which a finished run is deleted from Dagster's history; without it never",
     )
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, zone: str) -> str:
-        try:
-            return zoneinfo.ZoneInfo(zone).key
-        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-            raise ValueError("unknown time zone; write it as Europe/Berlin or UTC") from None
 
     @field_validator("alert_url")
     @classmethod

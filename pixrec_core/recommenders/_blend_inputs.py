@@ -2,8 +2,7 @@
 
 The cheap half of the blend, its linear part, is fitted again without each method, and without all methods that read
 photos, text or the behaviour of other people, and without the fact whether the request belongs to the visit of the
-newest item. It always learns from the same stacking users. Nothing here reaches a
-model that serves.
+newest item. It always learns from the same stacking users. Nothing here reaches a model that serves.
 """
 
 from collections.abc import Mapping, Sequence

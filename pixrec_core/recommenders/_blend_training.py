@@ -106,6 +106,10 @@ class TrainingUsers:
         """Return the candidates of some users (B,), as they are with some of the methods only."""
         return replace(self, candidates=self.candidates.take(users[self.candidates.rows]).of_methods(methods))
 
+    def with_target(self) -> "TrainingUsers":
+        """Return the users without the candidates of those whose target is none of them."""
+        return self.take(self.hit[self.candidates.rows])
+
     def ndcg(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Return the NDCG@10 (B,) of each user."""
         values: NDArray[np.float64] = metrics.ndcg(target_ranks(self, scores), 10)
@@ -368,8 +372,7 @@ def _choose_rounds(users: TrainingUsers, learning: TrainingUsers, linear: _Linea
     """
     import lightgbm
 
-    data = learning.of(part >= 0, linear.methods)
-    data = data.take(data.hit[data.candidates.rows])
+    data = learning.of(part >= 0, linear.methods).with_target()
     row_part = part[data.candidates.rows]
     matrix, scores = data.candidates.linear_matrix(), np.zeros(len(row_part))
     for each, weights in enumerate(linear.parts):
@@ -395,8 +398,7 @@ def _fit(learning: TrainingUsers, linear: _LinearFit, mask: Mask, rounds: int) -
         return Learned(linear.methods, weights)
     import lightgbm
 
-    data = learning.of(mask, linear.methods)
-    data = data.take(data.hit[data.candidates.rows])
+    data = learning.of(mask, linear.methods).with_target()
     dataset = _dataset(data, data.candidates.linear_matrix() @ weights)
     return Learned(linear.methods, weights, lightgbm.train(dict(PARAMETERS), dataset, rounds))
 

@@ -3,9 +3,9 @@
 Candidates are the union of each method's best items. A linear model over each method's scores and ranks orders them.
 With enough users, trees over `_blend_features` correct its scores. See `_blend_training`.
 
-It learns from stacking users: the validation users with whom no method chose a setting. A part of them, the held-out
-users, stops the training and decides which methods are dropped. Another part, the selection users, only measures the
-blend, before the last fit on all stacking users. The blend never reads a test target.
+It learns from stacking users: the validation users with whom no method chose a setting. A part of them, the
+selection users, only measures the blend, before the last fit on all stacking users. Each of the others is held out
+once, to choose the number of trees and to decide which methods are dropped. The blend never reads a test target.
 """
 
 import logging

@@ -113,11 +113,11 @@ class ItemIndex:
         """
         queries, lengths, seen, offset = request
         k, n = min(int(lengths.max()), len(self.items)), len(self.items)
-        seen_keys = np.concatenate([row * n + np.asarray(items, np.int64) for row, items in enumerate(seen)])
         # An offset below zero moves at most all seen items of a list behind others.
         more = max(len(set(items)) for items in seen) if offset else 0
         rows, scores = self.nearest(queries, min(k + more, n))
         if offset:
+            seen_keys = np.concatenate([row * n + np.asarray(items, np.int64) for row, items in enumerate(seen)])
             keys = np.arange(len(rows))[:, None] * n + rows
             scores = np.where(np.isin(keys, seen_keys), scores + np.float32(offset), scores)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

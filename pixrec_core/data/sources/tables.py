@@ -7,7 +7,6 @@ and recorded in `RawFiles.reading`, so that every later stage reads the same.
 
 import codecs
 import logging
-import zoneinfo
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -36,6 +35,7 @@ from pixrec_core.data.sources._parquet import is_parquet, load_parquet, scan_par
 from pixrec_core.data.sources._times import TimeUnit
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import DETAILS
+from pixrec_core.settings import TimeZone
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Options(_Section):
         None, description="s, ms, us or ns (since 1970), excel (days) or iso; none: by the values"
     )
     time_format: str | None = Field(None, min_length=2, description="as of strptime, such as %d.%m.%Y %H:%M")
-    time_zone: str = Field("UTC", description="zone of times without an offset, such as Europe/Berlin")
+    time_zone: TimeZone = Field("UTC", description="zone of times without an offset, such as Europe/Berlin")
     decimal: Annotated[str, Field(pattern="^[.,]$")] | None = Field(
         None, description="decimal separator of prices, `.` or `,`; none: by the values"
     )
@@ -131,14 +131,6 @@ class Options(_Section):
             return encoding and codecs.lookup(encoding).name
         except (LookupError, ValueError):
             raise ValueError("unknown encoding; such as utf-8, cp1252 or gb18030") from None
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, zone: str) -> str:
-        try:
-            return zoneinfo.ZoneInfo(zone).key
-        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-            raise ValueError("unknown time zone; write it as Europe/Berlin or UTC") from None
 
     @model_validator(mode="after")
     def _one_form_of_time(self) -> Self:
