@@ -22,6 +22,7 @@ from pixrec_assets.commands.run import backfill, demo, run
 from pixrec_assets.commands.serve import serve
 from pixrec_assets.commands.settings import settings
 from pixrec_assets.commands.status import status
+from pixrec_assets.commands.tune import tune
 from pixrec_assets.terminal import err, prepare_streams, stopped_by_signals, use_utf8
 from pixrec_core.errors import PixRecError
 from pixrec_core.settings import CONFIG_VARIABLE
@@ -50,7 +51,7 @@ def cli(config: Path | None) -> None:
 
 
 for command in (
-    backfill, compare, demo, doctor, export, photos, push, recommend, refresh, run, serve, settings, status,
+    backfill, compare, demo, doctor, export, photos, push, recommend, refresh, run, serve, settings, status, tune,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -15,6 +15,7 @@ data/<dataset>/
                             ranking.parquet, of test users  validation_ranking.parquet, of stacking users
                             generative/<ranker>.parquet, speeds.json: rankings by the language model, on request
                             curves/: TensorBoard event files, written during the training
+                            tune/  trials.json  best.toml: settings that `pixrec tune` tried, and the best of them
   blend/                    model.txt  items.safetensors  blend.json
                             ranking.parquet, of test users  validation_ranking.parquet, of selection users
   promoted/                 numbered copies of what serves, each in this layout; promoted.json names the present one
@@ -167,6 +168,7 @@ class VariantPaths(MethodPaths):
     generative = _Below("generative")
     training = _Below("training")  # state from which a killed training resumes; no artefact
     curves = _Below("curves")  # no artefact
+    tune = _Below("tune")  # no artefact
 
     @property
     def for_serving(self) -> list[Path]:

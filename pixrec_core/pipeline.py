@@ -12,11 +12,12 @@ imports torch.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pixrec_core import files
-from pixrec_core.errors import BusyError
+from pixrec_core.errors import ArtefactError, BusyError
 from pixrec_core.paths import VariantPaths
 from pixrec_core.plugins import code_digest
 from pixrec_core.stages import Stage, StageInputs, Stats, Work
@@ -96,6 +97,44 @@ def _train(
 
     settings, run = work.trained, inputs.fingerprint
     return training.train(settings.model, settings.training, paths, datasets, run=run, engine=work.engine, **options)
+
+
+def tune(work: Work, minutes: float) -> Stats:
+    """Search for settings with which the training of a variant is better on validation users. No stage.
+
+    A killed search continues and loses at most its running trial. Trials train in a folder of their own.
+
+    Returns:
+        What `training.search.search` returns.
+
+    Raises:
+        BusyError: another search of this variant is running.
+        MissingArtefactError: an input of the training has not been built.
+        ArtefactError: an input has changed during the search.
+        SettingsError: Optuna is not installed.
+    """
+    from pixrec_core import training
+    from pixrec_core.training.search import search, search_space, with_values
+
+    settings, folder = work.dataset_settings, work.variant_paths.tune
+
+    def train(values: dict[str, Any], run: str) -> Stats:
+        if CHECKPOINT.inspect_inputs(work) != inputs:
+            raise ArtefactError(
+                f"Inputs of the training of {work.dataset} have changed since this search began; repeat it"
+            )
+        datasets = {**work.settings.datasets, work.dataset: with_values(settings, values)}
+        tried = Work(work.settings.model_copy(update={"datasets": datasets}), work.dataset, work.variant)
+        trial = VariantPaths(folder / "trial", work.paths, str(work.variant))
+        made_from, start = StageInputs(run, inputs.versions), _start_checkpoint(work)
+        with training.mlflow_run(tried, made_from, trial=trial.checkpoint) as on_epoch:
+            stats = _train(tried, made_from, trial, {work.dataset: trial}, start=start, on_epoch=on_epoch)
+        files.remove(trial.root)
+        return stats
+
+    with replace(CHECKPOINT, name="tune").exclusive(work):
+        inputs = CHECKPOINT.inspect_inputs(work)
+        return search(settings, search_space(settings, str(work.variant)), folder, inputs.fingerprint, minutes, train)
 
 
 def _start_checkpoint(work: Work) -> Path | None:

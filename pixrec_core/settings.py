@@ -294,6 +294,9 @@ class ModelSettings(Section):
         "histogram",
         description="frozen encoder of photos: `histogram`, `cnn` (extra `photos`), or a Hugging Face name or folder",
     )
+    photo_dropout: float = Field(
+        0.3, ge=0, lt=1, description="probability that a feature of a photo is left out in a step (items, frozen)"
+    )
     item_id_dropout: float = Field(
         0.5, ge=0, lt=1, description="probability that an item's id embedding is left out in a step (collaborative)"
     )

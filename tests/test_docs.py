@@ -64,6 +64,7 @@ ELSEWHERE = {
     """curl -s http://127.0.0.1:8000/datasets/shop/recommend -H 'Content-Type: application/json' -d '{"user": "4711", "top": 5}'""": "tests/assets/test_serve.py",  # noqa: E501
     "pixrec compare data/books data-seed1/books data-seed2/books": "tests/assets/test_compare.py",
     "pixrec compare with-photos/books --versus data/books --format latex": "tests/assets/test_compare.py",
+    "pixrec tune books --variant multimodal --minutes 60": "tests/assets/test_tune.py",
     "pixrec run": "tests/assets/test_runner.py",
     "pixrec run books films --workers 2": "tests/assets/test_runner.py",
     "pixrec run books --variant text_only --up-to item_vectors": ("tests/assets/test_runner.py"),

@@ -1,15 +1,13 @@
 """`pixrec refresh`: new orders, products and photos reach what serves, without a training."""
 
-import sys
 import time
 
 import click
 
 from pixrec_assets.commands.options import dataset_arguments
+from pixrec_assets.commands.run import run_or_exit
 from pixrec_assets.plan import plan_datasets
-from pixrec_assets.runner import READABLE, Runner, summarise
-from pixrec_assets.terminal import duration, err, out, show_progress
-from pixrec_assets.workers import InProcessPool
+from pixrec_assets.terminal import duration, out
 from pixrec_core import pipeline
 from pixrec_core.settings import load_settings
 from pixrec_core.stages import Work
@@ -26,15 +24,7 @@ def refresh(datasets: tuple[str, ...]) -> None:
     """
     settings = load_settings()
     names = datasets or tuple(settings.datasets)
-    show_progress()
-    runs = plan_datasets(settings, names, up_to=pipeline.ITEM_FEATURES.name)
-    outcomes = Runner(runs, InProcessPool(), out).run_all()
-    out.print(summarise(outcomes))
-    for failed in (outcome for outcome in outcomes if outcome.failure):
-        assert failed.failure
-        err.print(f"[red]{failed.failure.text.strip()}[/]", markup=False)
-    if any(outcome.state not in READABLE for outcome in outcomes):
-        sys.exit(1)
+    run_or_exit(settings, plan_datasets(settings, names, up_to=pipeline.ITEM_FEATURES.name), "refresh", names)
     for name in names:
         begin = time.monotonic()
         stats = pipeline.refresh(Work(settings, name))

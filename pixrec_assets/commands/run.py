@@ -82,19 +82,10 @@ def run(
     settings = load_settings()
     datasets = datasets or tuple(settings.datasets)
     runs = plan_datasets(settings, datasets, variants, stages, up_to)
-    show_progress()
-    outcomes = Runner(runs, InProcessPool() if workers == 1 else WorkerPool(workers), out, force=force).run_all()
-    out.print(summarise(outcomes))
-    unfinished = {outcome.run.work.dataset for outcome in outcomes if outcome.state not in READABLE}
-    if unfinished:
-        again = [name for name in datasets if name in unfinished] or datasets
-        options = {"--variant": variants, "--stage": stages, "--up-to": [up_to] if up_to else []}
-        words = [
-            "run",
-            *again,
-            *(word for option, names in options.items() for name in names for word in (option, name)),
-        ]
-        _explain_and_exit(settings, outcomes, [*words, *(["--workers", str(workers)] if workers > 1 else [])])
+    options = {"--variant": variants, "--stage": stages, "--up-to": [up_to] if up_to else []}
+    words = [word for option, names in options.items() for name in names for word in (option, name)]
+    words += ["--workers", str(workers)] if workers > 1 else []
+    run_or_exit(settings, runs, "run", datasets, words, workers=workers, force=force)
     _warn_of_outdated(settings, runs, datasets)
     for dataset in datasets:
         if dataset in settings.datasets:
@@ -126,6 +117,33 @@ def _spelling(name: str, summary: str, **fixed: Any) -> click.Command:
 
 backfill = _spelling("backfill", "The same as `pixrec run`, under the name that Dagster has for many partitions.")
 demo = _spelling("demo", "The same as `pixrec run sample`: the whole pipeline on generated data.", datasets=(SAMPLE,))
+
+
+def run_or_exit(
+    settings: Settings,
+    runs: Sequence[StageRun],
+    command: str,
+    datasets: Sequence[str],
+    words: Sequence[str] = (),
+    *,
+    workers: int = 1,
+    force: bool = False,
+) -> None:
+    """Run stages and print a summary. If some are unfinished, print why and how to continue, and end the process.
+
+    `command`, `datasets` and `words` are the command line that continues; datasets that are finished are left out.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped the runs.
+        SystemExit: with code 1, a stage failed.
+    """
+    show_progress()
+    outcomes = Runner(runs, InProcessPool() if workers == 1 else WorkerPool(workers), out, force=force).run_all()
+    out.print(summarise(outcomes))
+    unfinished = {outcome.run.work.dataset for outcome in outcomes if outcome.state not in READABLE}
+    if unfinished:
+        again = [name for name in datasets if name in unfinished] or datasets
+        _explain_and_exit(settings, outcomes, [command, *again, *words])
 
 
 def _explain_and_exit(settings: Settings, outcomes: Sequence[Outcome], words: Sequence[str]) -> None:

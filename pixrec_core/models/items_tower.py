@@ -31,8 +31,7 @@ RIDGE = 0.01
 CPU_TOKENS = 2_048  # padded tokens per pass of the backbone: its activations stay in the CPU's cache
 ROWS = ("input_ids", "image_feature_index", "starts", "ends")  # inputs of a backbone, one row per item
 BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
-#: Dropout of contents. With 0.1 and twice the learning rate, photos gained half as much on fashion purchases.
-DROPOUT = {"text": 0.1, "photo": 0.3, BACKBONE: 0.1}
+DROPOUT = 0.1  # of contents; for photos the settings have another
 
 
 class ItemsTowerConfig(TowerConfig):
@@ -44,7 +43,7 @@ class ItemsTowerConfig(TowerConfig):
         raw_dims: F of the same modalities before whitening.
         backbone_config: None with frozen features.
         reads_photos: whether contents depend on photos.
-        feature_dropout: dropout of contents by modality; `DROPOUT` by default.
+        feature_dropout: dropout of contents by modality; `DROPOUT` for others.
         dropout: dropout of a network in the user encoder.
         ties: whether the other items of the same time belong to the history of a target in training.
     """
@@ -136,7 +135,7 @@ class ItemsTower(Tower):
         super().__init__(config, backbone)
         sizes = config.feature_dims or {BACKBONE: config.backbone_config.get_text_config().hidden_size}
         dims = {name: sizes[name] for name in config.modalities}
-        dropout = DROPOUT | (config.feature_dropout or {})
+        dropout = dict.fromkeys(dims, DROPOUT) | (config.feature_dropout or {})
         self.item_head = ContentHead(dims, config.embedding_dim, dropout)
         self.history_head = ContentHead(dims, config.embedding_dim, dropout)
         self.whitening = nn.ModuleDict({n: Whitening(raw, sizes[n]) for n, raw in (config.raw_dims or {}).items()})

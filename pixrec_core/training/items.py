@@ -84,6 +84,7 @@ def build_items_tower(
             feature_dims=whitened_dims(features, counts),
             raw_dims=raw_dims,
             reads_photos=PHOTO in features,
+            feature_dropout={PHOTO: model_settings.photo_dropout},
             **given,
         )
         model = ItemsTower(config)

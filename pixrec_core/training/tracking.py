@@ -34,12 +34,15 @@ FINGERPRINT: Final = "fingerprint"
 
 
 @contextmanager
-def mlflow_run(work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda _: None) -> Iterator[EpochCallback]:
+def mlflow_run(
+    work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda _: None, *, trial: Path | None = None
+) -> Iterator[EpochCallback]:
     """Yield a callback for the epochs of a training: `on_epoch`, and logging to MLflow if settings ask for it.
 
     At the end of the block the run gets the checkpoint's model card and record. It is marked as failed if the block
     raises. A resumed training continues its run. An outage does not stop the training: missing epochs are sent at its
-    end. Tags are the fingerprint of the training and the versions of its inputs.
+    end. Tags are the fingerprint of the training and the versions of its inputs. `trial` is the checkpoint of a trial
+    of `pixrec tune`, which is logged in place of the variant's; its run has the tag `stage`: `tune`.
 
     Raises:
         SettingsError: MLflow is not installed, or cannot use `tracking.uri`.
@@ -48,7 +51,7 @@ def mlflow_run(work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda
     if uri is None:
         yield on_epoch
         return
-    run = _open_run(uri, work, inputs)
+    run = _open_run(uri, work, inputs, {"stage": "tune"} if trial else {})
 
     def on_epoch_and_log(epoch: Epoch) -> None:
         on_epoch(epoch)
@@ -61,7 +64,7 @@ def mlflow_run(work: Work, inputs: StageInputs, on_epoch: EpochCallback = lambda
         run.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     with run.suppress_and_warn():
-        run.log_checkpoint(work.variant_paths.checkpoint)
+        run.log_checkpoint(trial or work.variant_paths.checkpoint)
     run.end("FINISHED")
 
 
@@ -117,7 +120,7 @@ def _client_class() -> Any:
     return MlflowClient
 
 
-def _open_run(uri: str, work: Work, inputs: StageInputs) -> "_Run":
+def _open_run(uri: str, work: Work, inputs: StageInputs, tags: Mapping[str, str]) -> "_Run":
     """Return the unfinished run of this training, or a new one."""
     client_class = _client_class()
     name, experiment_name = f"{work.dataset}|{work.variant}", work.settings.tracking.experiment
@@ -129,7 +132,7 @@ def _open_run(uri: str, work: Work, inputs: StageInputs) -> "_Run":
             run = _Run(uri, client, found[0].info.run_id)
             client.update_run(run.id, status="RUNNING")
         else:
-            tags = {"dataset": work.dataset, "variant": str(work.variant), FINGERPRINT: inputs.fingerprint}
+            tags = {"dataset": work.dataset, "variant": str(work.variant), FINGERPRINT: inputs.fingerprint, **tags}
             tags |= {f"data_version.{source}": version for source, version in inputs.versions.items()}
             run = _Run(uri, client, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
         run.log_settings({"model": work.trained.model, "training": work.trained.training})

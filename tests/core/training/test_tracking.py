@@ -120,6 +120,16 @@ def test_a_resumed_training_continues_its_run_and_logs_no_epoch_twice(tracked, s
     assert len(runs(store, work)) == 2, "a finished run is not continued"
 
 
+def test_a_trial_of_a_search_is_a_run_with_its_settings(tracked, store) -> None:
+    pytest.importorskip("optuna", reason="install .[tune]")
+    work = tracked(epochs=1)
+    (trial,) = pipeline.tune(work, 1e-6)["trials"]
+    (run,) = runs(store, work)
+    assert (run.info.run_name, run.info.status) == ("shop|text_only", "FINISHED")
+    assert (run.data.tags["stage"], run.data.params["training.epochs"]) == ("tune", "1")
+    assert run.data.metrics["validation_ndcg_at_10"] == trial["validation_ndcg@10"]
+
+
 def test_an_outage_does_not_stop_training_and_missing_epochs_are_sent_later(
     tracked, store, monkeypatch, caplog
 ) -> None:
