@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -300,6 +300,10 @@ class LineIndex:
     readable: bool
     ends: "array[int]" = field(repr=False)
 
+    def before(self, stretch: int) -> int:
+        """Return the number of line ends before a stretch."""
+        return self.ends[stretch - 1] if stretch else 0
+
 
 def index(path: Path) -> LineIndex:
     """Find the lines of a plain file, in one reading of its bytes."""
@@ -327,34 +331,31 @@ def lines(path: Path) -> Iterator[bytes]:
 
 
 def pick(path: Path, found: LineIndex, numbers: Iterable[int]) -> Iterator[bytes]:
-    """The lines of these numbers (from 1, ascending), as `lines` gives them; stretches without any are not read."""
+    """The lines of these numbers (from 1), as `lines` gives them; stretches without any are not read."""
     with path.open("rb") as file:
-        here = 1  # number of the line at the position of `file`
+        ends_in = lru_cache(1)(partial(_line_ends, file))
         for number in numbers:
             stretch = bisect_left(found.ends, number - 1)  # where the line before it ends
-            first = found.ends[stretch - 1] + 2 if stretch else 1  # the first line that starts behind a seen line end
-            if first > here:
-                file.seek(stretch * _STRETCH)
-                _read_line(file)
-                here = first
-            for _ in range(number - here):
-                _read_line(file)
-            here = number + 1
+            start = stretch * _STRETCH + ends_in(stretch)[number - 2 - found.before(stretch)] + 1 if number > 1 else 0
+            file.seek(start)
             yield _read_line(file)
 
 
 def line_numbers(path: Path, found: LineIndex, offsets: Iterable[int]) -> list[int]:
     """Return the numbers (from 1) of the lines that contain these bytes (from 0, ascending)."""
-    numbers, loaded, ends = [], -1, np.empty(0, np.int64)
+    numbers = []
     with path.open("rb") as file:
+        ends_in = lru_cache(1)(partial(_line_ends, file))
         for offset in offsets:
             stretch, within = divmod(offset, _STRETCH)
-            if stretch != loaded:
-                file.seek(stretch * _STRETCH)
-                ends, loaded = np.flatnonzero(np.frombuffer(file.read(_STRETCH), np.uint8) == ord("\n")), stretch
-            before = found.ends[stretch - 1] if stretch else 0
-            numbers.append(before + int(np.searchsorted(ends, within)) + 1)
+            numbers.append(found.before(stretch) + int(np.searchsorted(ends_in(stretch), within)) + 1)
     return numbers
+
+
+def _line_ends(file: BinaryIO, stretch: int) -> np.ndarray:
+    """Return where the line ends of a stretch are in it."""
+    file.seek(stretch * _STRETCH)
+    return np.flatnonzero(np.frombuffer(file.read(_STRETCH), np.uint8) == ord("\n"))
 
 
 def _read_line(file: BinaryIO) -> bytes:

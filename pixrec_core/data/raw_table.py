@@ -124,7 +124,7 @@ def checked_rows(
             for table in tables:  # one row of the quarantine table stands for all
                 rejected += Counter({_kind_of(_lost(table)): table.lost - 1} if table.lost > 1 else {})
             dropped = db.execute(
-                "SELECT dropped, count(*) FROM judged WHERE dropped IS NOT NULL GROUP BY dropped ORDER BY dropped"
+                "SELECT dropped, count(*) FROM bad WHERE dropped IS NOT NULL GROUP BY dropped ORDER BY dropped"
             ).fetchall()
             (good,) = fetch_row(db, "SELECT count(*) FROM good")
             bad = rejected.total()
@@ -140,14 +140,24 @@ def checked_rows(
 
 
 def _judge(db: duckdb.DuckDBPyConnection, tables: Sequence[RawTable], faults: str) -> None:
-    """Create the views `judged_0`, `judged_1`, ... of each file, `judged` of all, and `good`."""
+    """Create the views `judged` and `good`, and the table `bad` of the rows that are not good, per file.
+
+    A table, since every query of the good rows would otherwise compute the faults of all rows again.
+    """
+    db.execute("CREATE TABLE bad (file BIGINT, line BIGINT, fault VARCHAR, dropped VARCHAR)")
     before, parts = 0, []
     for number, table in enumerate(tables):
-        fault = f"CASE WHEN dropped IS NULL THEN coalesce(fault, {faults}) END AS fault"
-        db.execute(f"CREATE VIEW judged_{number} AS SELECT * REPLACE ({fault}) FROM ({table.query})")  # noqa: S608
-        parts.append(f"SELECT * REPLACE (line + {before} AS line) FROM judged_{number}")  # noqa: S608
+        fault = f"CASE WHEN dropped IS NULL THEN coalesce(fault, {faults}) END"
+        db.execute(
+            f"""INSERT INTO bad SELECT {number}, * FROM (SELECT line, {fault} AS fault, dropped FROM ({table.query}))
+                WHERE fault IS NOT NULL OR dropped IS NOT NULL"""  # noqa: S608
+        )
+        parts.append(
+            f"""SELECT rows.* REPLACE (rows.line + {before} AS line, bad.fault AS fault, bad.dropped AS dropped)
+                FROM ({table.query}) AS rows LEFT JOIN bad ON bad.file = {number} AND bad.line = rows.line"""  # noqa: S608
+        )
         before += table.lines
-    db.execute(f"CREATE VIEW judged AS {' UNION ALL '.join(parts) if len(parts) > 1 else 'FROM judged_0'}")
+    db.execute(f"CREATE VIEW judged AS {' UNION ALL '.join(parts)}")
     db.execute(
         "CREATE VIEW good AS SELECT * EXCLUDE (fault, dropped) FROM judged WHERE fault IS NULL AND dropped IS NULL"
     )
@@ -155,7 +165,8 @@ def _judge(db: duckdb.DuckDBPyConnection, tables: Sequence[RawTable], faults: st
 
 def id_fault(column: str) -> str:
     """Return SQL of why a column is not an id; NULL for an id."""
-    return f"""CASE WHEN trim(coalesce("{column}", ''), ' ') = '' THEN '{column} is empty'
+    text = f"coalesce(\"{column}\", '')"  # the comparison with `!`, which follows the blank, is much faster than `trim`
+    return f"""CASE WHEN {text} < '!' AND trim({text}, ' ') = '' THEN '{column} is empty'
         WHEN contains("{column}", chr(0)) THEN '{column} contains a NUL' END"""
 
 
@@ -180,7 +191,7 @@ def _rejected_rows(db: duckdb.DuckDBPyConnection, tables: Sequence[RawTable]) ->
     """Yield the rows of the quarantine table in the order of the files."""
     for index, table in enumerate(tables):
         path = str(table.path)
-        cursor = db.execute(f"SELECT line, fault FROM judged_{index} WHERE fault IS NOT NULL ORDER BY line")  # noqa: S608
+        cursor = db.execute(f"SELECT line, fault FROM bad WHERE file = {index} AND fault IS NOT NULL ORDER BY line")  # noqa: S608
         faults, again = tee(merge(iter(cursor.fetchone, None), table.faults))
         lines = table.raw(number for number, _ in again)
         for (number, fault), raw in zip(faults, lines, strict=True):

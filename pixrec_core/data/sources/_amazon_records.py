@@ -62,9 +62,10 @@ REVIEWS: Final = Shape(
     },
     fault=f"""coalesce(id_fault('user_id', raw.user_id), id_fault('parent_asin', {_KEY}), CASE
         WHEN raw.timestamp IS NULL THEN 'timestamp is missing'
-        WHEN ({_TIME}) IS NULL THEN 'timestamp is neither a whole number nor ISO 8601: ' || left(raw.timestamp, 40)
+        WHEN raw.read_timestamp IS NULL
+            THEN 'timestamp is neither a whole number nor ISO 8601: ' || left(raw.timestamp, 40)
         WHEN raw.rating IS NULL THEN 'rating is missing'
-        WHEN ({_STARS}) IS NULL THEN 'rating is not a number: ' || left(raw.rating, 40) END)""",
+        WHEN raw.read_rating IS NULL THEN 'rating is not a number: ' || left(raw.rating, 40) END)""",
     macros=TIME_MACROS,
 )
 

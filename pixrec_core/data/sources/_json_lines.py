@@ -23,14 +23,14 @@ from pixrec_core.errors import SourceError
 
 #: `text`: content of a JSON string, given the text of the JSON value (NULL for a missing field).
 #: `id_text`: an id: a string without the blanks around it, in the Unicode form NFC, or a whole number. The condition is
-#: much faster than the functions, and few ids fulfil it.
+#: much faster than the functions, and few ids fulfil it; the others are what is between the quotes.
 #: `id_fault`: why a JSON value is not an id.
 _MACROS: Final = rf"""
 CREATE MACRO text(j) AS CASE WHEN starts_with(j, '"') THEN json_extract_string(j, '$') END;
 CREATE MACRO id_text(j) AS CASE
-    WHEN j < '"!' OR right(j, 2) <= ' "' OR contains(j, '\') OR strlen(j) <> length(j)
+    WHEN j < '"!' OR suffix(j, ' "') OR contains(j, '\') OR strlen(j) <> length(j)
         THEN trim(nfc_normalize(text(j)), {BLANKS})
-    WHEN starts_with(j, '"') THEN text(j) ELSE regexp_replace(j, '[.]0+$', '') END;
+    WHEN starts_with(j, '"') THEN substring(j, 2, strlen(j) - 2) ELSE regexp_replace(j, '[.]0+$', '') END;
 CREATE MACRO id_fault(name, j) AS CASE
     WHEN j IS NULL THEN name || ' is missing'
     WHEN NOT starts_with(j, '"') AND NOT regexp_full_match(j, '-?[0-9]+([.]0+)?')
@@ -41,6 +41,8 @@ CREATE MACRO id_fault(name, j) AS CASE
 @dataclass(frozen=True)
 class Shape:
     """The fields of one kind of line. SQL refers to a field as `raw.<field>`: the text of its JSON value, or NULL.
+
+    That of `fault` also refers to a canonical column as `raw.read_<column>`, so that no value is read twice.
 
     Attributes:
         fields: JSON keys to read.
@@ -110,13 +112,13 @@ def _load(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape, folder: Path)
 def _create(db: duckdb.DuckDBPyConnection, path: Path, shape: Shape) -> int:
     keys = ", ".join(f"{field}: 'JSON'" for field in shape.fields)
     casts = ", ".join(f"{field}::VARCHAR AS {field}" for field in shape.fields)
-    columns = ", ".join(f'{sql} AS "{name}"' for name, sql in shape.columns.items())
-    (rows,) = fetch_row(
-        db,
-        f"""CREATE OR REPLACE TABLE parsed AS SELECT {columns}, {shape.fault} AS fault FROM (
-            SELECT {casts} FROM read_json({file_literal(path)}, format = 'newline_delimited', compression = 'none',
-                maximum_object_size = {raw_lines.LONGEST}, ignore_errors = true, columns = {{{keys}}})) AS raw""",  # noqa: S608
-    )
+    read = ", ".join(f'{sql} AS "read_{name}"' for name, sql in shape.columns.items())
+    columns = ", ".join(f'"read_{name}" AS "{name}"' for name in shape.columns)
+    scan = f"""read_json({file_literal(path)}, format = 'newline_delimited', compression = 'none',
+        maximum_object_size = {raw_lines.LONGEST}, ignore_errors = true, columns = {{{keys}}})"""
+    raw = f"(SELECT *, {read} FROM (SELECT {casts} FROM {scan}) AS raw) AS raw"  # noqa: S608
+    query = f"CREATE OR REPLACE TABLE parsed AS SELECT {columns}, {shape.fault} AS fault FROM {raw}"  # noqa: S608
+    (rows,) = fetch_row(db, query)
     return int(rows)
 
 

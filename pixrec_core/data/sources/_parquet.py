@@ -84,18 +84,18 @@ def load_parquet(
         f"{literal(theirs)}, {constant(constants[name]) if name in constants else quoted(name)}"
         for theirs, name in found.items()
     )
-    raw = partial(_raw_rows, db, path, cells, f"judged_{number}")
+    raw = partial(_raw_rows, db, path, cells, number)
     return RawTable(path, f"SELECT *, rowid + 1 AS line FROM {table}", raw, rows)  # noqa: S608
 
 
 def _raw_rows(
-    db: duckdb.DuckDBPyConnection, path: Path, cells: str, judged: str, numbers: Iterable[int]
+    db: duckdb.DuckDBPyConnection, path: Path, cells: str, file: int, numbers: Iterable[int]
 ) -> Iterator[bytes]:
-    """Yield the mapped columns of the rows that the view `judged` rejects, as JSON."""
+    """Yield the mapped columns of the rejected rows of a file, as JSON."""
     cursor = db.cursor().execute(
         f"""SELECT json_object({cells})::VARCHAR
             FROM read_parquet({_literal(path)}, file_row_number = true, hive_partitioning = false)
-            WHERE file_row_number + 1 IN (SELECT line FROM {judged} WHERE fault IS NOT NULL)
+            WHERE file_row_number + 1 IN (SELECT line FROM bad WHERE file = {file} AND fault IS NOT NULL)
             ORDER BY file_row_number"""  # noqa: S608
     )
     for _, row in zip(numbers, iter(cursor.fetchone, None), strict=True):
