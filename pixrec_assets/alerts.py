@@ -1,5 +1,7 @@
-"""A message after each failed run, to the URL of `dagster.alert_url`: Slack, Mattermost or a receiver of your own."""
+"""A message after each failed run: to the URL of `dagster.alert_url`, such as Slack's, and to addresses of e-mail."""
 
+import html
+from collections.abc import Iterator
 from typing import Final
 
 import dagster as dg
@@ -44,5 +46,31 @@ def _describe(context: dg.RunFailureSensorContext) -> str:
     return "\n".join(lines if lines[1:] else [*lines, context.failure_event.message or "no reason was recorded"])
 
 
-#: Only where a URL is set: without one there is nothing to send.
-ALERTS: Final = [alert_after_failure] if SETTINGS.dagster.alert_url else []
+def _describe_in_html(context: dg.RunFailureSensorContext) -> str:
+    """Return `_describe` for Dagster's message, which is HTML and must be ASCII."""
+    return f"<pre>{html.escape(_describe(context))}</pre>".encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _alerts() -> Iterator[dg.SensorDefinition]:
+    """Yield sensors that have a receiver."""
+    email = SETTINGS.dagster.email
+    if SETTINGS.dagster.alert_url:
+        yield alert_after_failure
+    if email.to:
+        assert email.sender, "settings check this"
+        assert email.host, "and this"
+        assert email.password, "and this"
+        yield dg.make_email_on_run_failure_sensor(
+            name="email_after_failure",
+            email_from=email.sender,
+            email_to=email.to,
+            email_password=email.password.get_secret_value(),
+            email_body_fn=_describe_in_html,
+            smtp_host=email.host,
+            smtp_port=email.port,
+            smtp_user=email.user,
+            smtp_type=email.security.upper(),
+        )
+
+
+ALERTS: Final = list(_alerts())

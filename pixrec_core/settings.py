@@ -61,12 +61,14 @@ Positive = Annotated[int, Field(ge=1)]
 #: A host name or IP address in lower case (an international name in its DNS form, `xn--...`); `*` matches any part.
 _HOSTS: Final = r"^[a-z0-9._:*-]+$"
 _NAMES: Final = r"^[a-z0-9][a-z0-9_-]*$"
+_ADDRESSES: Final = r"^[!-?A-~]+@[!-?A-~]+$"  # printable ASCII, so that it can end no header
 HostPattern = Annotated[str, Field(pattern=_HOSTS)]
 Name = Annotated[str, Field(pattern=_NAMES)]
 #: What patterns of settings, also of sources, mean in words.
 _PATTERNS: Final = {
     _HOSTS: "must be a host in lower case without `http://`, such as `*.example.com`",
     _NAMES: "must be a name of lower-case letters, digits, `_` and `-`",
+    _ADDRESSES: "must be an address such as shop@example.com",
     r"^https?://[^\s/]": "must be a URL that begins with http:// or https://",
     "^[0-9a-fA-F]{64}$": "must be a SHA-256 of 64 hexadecimal digits",
     "^[.,]$": 'must be "." or ","',
@@ -485,6 +487,32 @@ class TrackingSettings(Section):
     experiment: str = Field("pixrec", min_length=1, description="name of the experiment; created if it does not exist")
 
 
+Address = Annotated[str, Field(pattern=_ADDRESSES)]
+
+
+class EmailSettings(Section):
+    """E-mail after a failed run."""
+
+    to: tuple[Address, ...] = Field((), description="addresses that get a message after a failed run; empty: none")
+    sender: Address | None = Field(None, description="address of the sender")
+    host: str | None = Field(None, min_length=1, description="SMTP server")
+    port: int | None = Field(
+        None, ge=1, le=65_535, description="TCP port; by default 465 with `ssl`, 587 with `starttls`"
+    )
+    security: Literal["ssl", "starttls"] = Field("ssl", description="encryption of the connection")
+    user: str | None = Field(None, description="name at the server; by default the sender's address")
+    password: SecretStr | None = Field(
+        None, description="password at the server; better set as PIXREC_DAGSTER__EMAIL__PASSWORD"
+    )
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        missing = [name for name in ("sender", "host", "password") if not getattr(self, name)]
+        if self.to and missing:
+            raise ValueError(f"`to` is set, but {' and '.join(missing)} must be set, too")
+        return self
+
+
 class DagsterSettings(Section):
     """What runs by itself in Dagster. Schedules and sensors are stopped until they are turned on in the UI."""
 
@@ -497,6 +525,7 @@ class DagsterSettings(Section):
     alert_url: SecretStr | None = Field(
         None, description='URL that gets `{"text": ...}` after a failed run, such as a Slack webhook'
     )
+    email: EmailSettings = EmailSettings()
     keep_runs_days: float | None = Field(
         None,
         gt=0,
@@ -933,7 +962,7 @@ def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 #: Secret settings: no message shows their values.
-SECRETS: Final = frozenset({"headers", "token", "alert_url"})
+SECRETS: Final = frozenset({"headers", "token", "alert_url", "password"})
 
 
 def _received(value: Any) -> str:

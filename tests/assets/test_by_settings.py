@@ -1,7 +1,10 @@
 """What section `[dagster]` sets, in a process of its own, since Dagster's definitions are read once per process."""
 
+import base64
 import json
 import os
+import socketserver
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import trustme
 
 from pixrec_assets import build_definitions
 from pixrec_assets.definitions import defs
@@ -52,6 +56,53 @@ def receiver() -> Iterator[tuple[str, list[Any]]]:
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", handler.received
+        server.shutdown()
+
+
+class Mailbox(socketserver.StreamRequestHandler):
+    """An SMTP server over TLS; keeps the lines after each DATA, and what clients logged in with."""
+
+    tls: ssl.SSLContext
+    mails: list[str]
+    logins: list[str]
+
+    def handle(self) -> None:
+        with self.tls.wrap_socket(self.request, server_side=True) as client, client.makefile("rwb") as lines:
+
+            def answer(text: str) -> None:
+                lines.write(f"{text}\r\n".encode())
+                lines.flush()
+
+            answer("220 loopback")
+            for line in iter(lines.readline, b""):
+                command = line.decode().split()
+                command[0] = command[0].lower()
+                if command[0] == "ehlo":
+                    answer("250-loopback\r\n250 AUTH PLAIN")
+                elif command[0] == "auth":
+                    self.logins.append(base64.b64decode(command[2]).decode())
+                    answer("235 welcome" if self.logins[-1].endswith("right") else "535 who are you?")
+                elif command[0] == "data":
+                    answer("354 go on")
+                    self.mails.append(b"".join(iter(lines.readline, b".\r\n")).decode("ascii"))
+                    answer("250 thanks")
+                else:
+                    answer("221 bye" if command[0] == "quit" else "250 fine")
+
+
+@pytest.fixture
+def mailbox(tmp_path, monkeypatch) -> Iterator[type[Mailbox]]:
+    """A server on a port of loopback, whose authority processes of this test trust."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)
+    handler = type("Handler", (Mailbox,), {"tls": tls, "mails": [], "logins": []})
+    with socketserver.TCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        handler.port = server.server_address[1]
+        yield handler
         server.shutdown()
 
 
@@ -116,6 +167,41 @@ def test_a_receiver_that_refuses_is_named_without_its_secret(tmp_path, receiver)
     assert received
 
 
+EMAIL = {"to": ["owner@example.com", "ops@example.com"], "sender": "shop@example.com", "host": "localhost"}
+
+
+def test_a_failed_run_is_mailed(tmp_path, mailbox):
+    code = """
+    import pixrec_assets.alerts as alerts
+    described = alerts._describe
+    alerts._describe = lambda context: described(context) + "\\nitem <b>Grüße</b>"
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def("prepare_data")
+        result = job.execute_in_process(partition_key="sample", instance=instance, raise_on_error=False)
+        event = next(each for each in result.all_events if each.event_type_value == "PIPELINE_FAILURE")
+        context = dg.build_run_status_sensor_context("x", event, instance, result.dagster_run).for_run_failure()
+        (sensor,) = alerts.ALERTS
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+        assert defs.resolve_sensor_def("email_after_failure") is sensor
+        try:
+            sensor(context)
+        except Exception as error:
+            print(error)
+    """
+    email = EMAIL | {"port": mailbox.port, "password": "right"}
+    assert run(code, tmp_path, email=json.dumps(email)) == ""
+    (mail,) = mailbox.mails
+    assert "To: owner@example.com,ops@example.com" in mail
+    assert "Subject: Dagster Run Failed: prepare_data" in mail
+    assert " of prepare_data failed for sample" in mail
+    assert "sequences: ContractError: " in mail
+    assert "item &lt;b&gt;Gr&#252;&#223;e&lt;/b&gt;" in mail, "texts of data are neither HTML nor an encoding error"
+    text = run(code, tmp_path, email=json.dumps(email | {"password": "T0P-SECRET"}))
+    assert "535" in text
+    assert "T0P-SECRET" not in text
+    assert mailbox.logins == ["\0shop@example.com\0right", "\0shop@example.com\0T0P-SECRET"]
+
+
 def test_old_runs_are_deleted_and_new_ones_kept(tmp_path):
     code = """
     with dg.DagsterInstance.ephemeral() as instance:
@@ -135,6 +221,8 @@ def test_old_runs_are_deleted_and_new_ones_kept(tmp_path):
         ("TIME_ZONE", "Mars/Olympus", "unknown time zone; .*received 'Mars/Olympus'"),
         ("ALERT_URL", "hooks.example/secret", "must begin with https://"),
         ("MAX_AGE_DAYS", "0", "greater than 0"),
+        ("EMAIL__SENDER", "nobody", "must be an address such as"),
+        ("EMAIL", '{"to": ["a@b"], "password": "secret"}', "sender and host must be set"),
     ],
 )
 def test_wrong_settings_are_named(project, monkeypatch, name, value, message):
