@@ -131,9 +131,10 @@ CREATE MACRO odd_photos(j) AS addresses(list_transform(
     lambda x: as_url(trim(x, ',;|' || {QUOTES} || {BLANKS}), has_local_photos())));
 CREATE MACRO photos(j) AS CASE
     WHEN j IS NULL OR j IN ('null', '[]') THEN []
-    WHEN j[1] = '"' OR (starts_with(j, '["') AND contains(j, '{{')) THEN odd_photos(j)
-    WHEN starts_with(j, '["') THEN coalesce(nullif(addresses(list_items(j)), []), odd_photos(j))
-    ELSE coalesce(nullif(of_images(images(j)), []), odd_photos(j)) END;
+    ELSE coalesce(nullif(CASE
+        WHEN j[1] = '"' OR (starts_with(j, '["') AND contains(j, '{{')) THEN []
+        WHEN starts_with(j, '["') THEN addresses(list_items(j))
+        ELSE of_images(images(j)) END, []), odd_photos(j), []) END;
 """
 
 
@@ -159,14 +160,13 @@ METADATA: Final = Shape(
         **{column: f"coalesce(scalar({_first(fields)}), '')" for column, fields in _TEXTS.items()},
         **{column: f"list_items({_first(fields)})" for column, fields in _LISTS.items()},
         DETAILS: "entries(raw.details)",
-        PRICE: """CASE WHEN raw.price[1] = '"' THEN price_from(digits(trim(text(raw.price))), '.')
+        PRICE: """CASE WHEN raw.price[1] = '"' THEN price_of(trim(text(raw.price)), '.')
             ELSE TRY_CAST(raw.price AS DOUBLE) END""",
         IN_STOCK: "NULL::BOOLEAN",
-        "unread_price": """CASE WHEN raw.price[1] = '"' AND price_from(digits(trim(text(raw.price))), '.') IS NULL
+        "unread_price": """CASE WHEN raw.price[1] = '"' AND price_of(trim(text(raw.price)), '.') IS NULL
             THEN nullif(trim(text(raw.price)), '')
             WHEN raw.price[1] <> '"' AND TRY_CAST(raw.price AS DOUBLE) IS NULL THEN left(raw.price, 40) END""",
-        "image_urls": """coalesce(photos(raw.images), []) || coalesce(photos(raw.imageURLHighRes), [])
-            || coalesce(photos(raw.imageURL), [])""",
+        "image_urls": f"flatten(list_transform([{', '.join(f'raw.{name}' for name in _PHOTOS)}], lambda j: photos(j)))",
         "parent": "NULL::VARCHAR",
     },
     fault=f"coalesce(id_fault('parent_asin', {_KEY}), CASE {_type_faults()} END)",

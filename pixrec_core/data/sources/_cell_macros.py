@@ -1,7 +1,7 @@
 """SQL macros that read what shops write into the cells of a table: prices, lists and photos.
 
-`price_from(d, point)`
-    the number of the digits `d` of a price. The last of two kinds of separators is the decimal one, and so is a
+`price_of(t, point)`
+    the number in a price; NULL without `digits`. The last of two kinds of separators is the decimal one, and so is a
     single one that is not before three digits. `point` decides what `1.299` or `1,299` is: 1.299 if it is the
     separator, 1299 otherwise.
 `digits(t)`
@@ -18,6 +18,8 @@
     whether a text is empty but for brackets, commas and nulls.
 `as_url(t, has_photos)`
     a photo as a URL: blanks escaped, entities replaced, a missing scheme added; other texts stay as they are.
+
+A lambda over a list of one value binds it: an argument of a macro is computed wherever the macro names it.
 """
 
 from typing import Final
@@ -29,7 +31,7 @@ CREATE OR REPLACE MACRO digits(t) AS CASE
         || '((?:[0-9]+|[.,][0-9]+)(?:[.,][0-9]*|[''\x{2019}\s\p{Z}][0-9]{3})*)'
         || '(?:[.,:]?[-\x{2013}\x{2014}])?[\s\p{Z}]*\p{Sc}?[\s\p{Z}]*(?:\p{L}{1,3}[.]?)?[\s\p{Z}]*[*]?$', 1),
         '[^0-9.,]', '', 'g'), '') END;
-CREATE OR REPLACE MACRO price_from(d, point) AS TRY_CAST(CASE
+CREATE OR REPLACE MACRO price_of(t, point) AS list_transform([digits(t)], lambda d: TRY_CAST(CASE
     WHEN contains(d, '.') AND contains(d, ',') THEN CASE
         WHEN strpos(reverse(d), '.') < strpos(reverse(d), ',') THEN replace(d, ',', '')
         ELSE replace(replace(d, '.', ''), ',', '.') END
@@ -37,7 +39,7 @@ CREATE OR REPLACE MACRO price_from(d, point) AS TRY_CAST(CASE
         THEN replace(d, ',', '.')
     WHEN regexp_full_match(d, '[1-9][0-9]{0,2}(([.][0-9]{2,3})*[.][0-9]{3}|(,[0-9]{2,3})*,[0-9]{3})')
         THEN regexp_replace(d, '[.,]', '', 'g')
-    ELSE replace(d, ',', '.') END AS DOUBLE);
+    ELSE replace(d, ',', '.') END AS DOUBLE))[1];
 CREATE OR REPLACE MACRO is_notation(t) AS regexp_full_match(t,
     $$(?s)\s*\[\s*(?:(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*,?\s*)*\]\s*$$);
 CREATE OR REPLACE MACRO parts(t) AS list_transform(

@@ -376,7 +376,7 @@ def _decimal_point(head: Head, given: str | None) -> tuple[str, list[str]]:
         value = head.first("price", f"contains({digits}, ',')")
         notes.append(f"note: {head.name}: prices have a decimal comma, as in {value!r}")
     if not point and (value := head.first("price", unclear)):
-        (price,) = head.count(f"any_value(price_from(digits({literal(value.strip())}), ''))")
+        (price,) = head.count(f"any_value(price_of({literal(value.strip())}, ''))")
         notes.append(
             f"note: {head.name}: the price {value!r} is read as {price:,.0f}: a separator before three digits is "
             "that of thousands; set `decimal` if it is not"

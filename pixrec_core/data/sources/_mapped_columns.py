@@ -184,7 +184,7 @@ class MappedColumns:
         self._require_text_or(PRICE, *_NUMBERS)
         if _is_number(self.types[PRICE]):
             return "price::DOUBLE", "NULL::VARCHAR"
-        price = f"price_from(digits(trim(price)), {literal(self.reading.get('point') or '')})"
+        price = f"price_of(trim(price), {literal(self.reading.get('point') or '')})"
         return price, f"CASE WHEN ({price}) IS NULL THEN left(nullif({self._text('price')}, ''), 40) END"
 
     @property
