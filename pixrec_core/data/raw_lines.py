@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
+from isal import igzip, isal_zlib
 
 from pixrec_core.errors import SourceError
 
@@ -127,9 +128,22 @@ def unpacked(path: Path) -> Iterator[bytes]:
     Raises:
         DamageError: the file is truncated or corrupt.
     """
+    size = 0
+    try:
+        with igzip.open(path) as packed:  # type: ignore[no-untyped-call]
+            while chunk := packed.read1(CHUNK):
+                yield chunk
+                size += len(chunk)
+    except (EOFError, OSError, isal_zlib.error):  # type: ignore[misc]  # its stub is wrong
+        yield from _unpacked_before_damage(path, size)
+
+
+def _unpacked_before_damage(path: Path, size: int) -> Iterator[bytes]:
+    """Yield what a damaged gzip file contains after its first `size` bytes; `igzip` loses the last piece."""
     with gzip.open(path) as packed:
         try:
-            while chunk := packed.read1(CHUNK):  # `read` would lose what it holds when the stream breaks off
+            packed.seek(size)
+            while chunk := packed.read1(CHUNK):
                 yield chunk
         except (EOFError, OSError, zlib.error) as error:
             raise DamageError(str(error)) from error
