@@ -22,10 +22,10 @@ UV := uv==0.13.9
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stress lint docs results lock clean
+.PHONY: help setup demo test coverage stress lint docs results lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s  %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Create .venv and install all dependencies (a few minutes)
 
@@ -34,6 +34,13 @@ demo: $(STAMP) ## Set up, then run the whole pipeline on generated data (some mo
 
 test: lint ## Set up, then run every check and test; PYTEST_ARGS="-m 'not slow'" skips the slow ones
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+coverage: $(STAMP) ## Set up, then run all tests and report the lines that none of them runs
+	@mkdir -p build/coverage
+	$(VENV)/bin/python -m coverage erase
+	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	$(VENV)/bin/python -m coverage combine --quiet
+	$(VENV)/bin/python -m coverage report
 
 stress: $(STAMP) ## Kill stages and feed random lines and settings; STRESS_SECONDS of each test, 60 by default
 	STRESS_SECONDS=$(or $(STRESS_SECONDS),60) $(VENV)/bin/python -m pytest tests/stress

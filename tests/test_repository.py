@@ -44,8 +44,21 @@ def test_files_of_services_are_yaml():
 def test_one_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
     releases = re.findall(r"^## \[([^\]]+)\](?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert [name for name, _ in releases] == ["Unreleased", __version__]
+    assert [name for name, _ in releases][:2] == ["Unreleased", __version__]
     assert all(date.fromisoformat(day) <= date.today() for _, day in releases[1:])  # noqa: DTZ011
+
+
+def test_a_release_finds_the_version_in_every_file_that_has_it():
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["bumpversion"]
+    assert release["current_version"] == __version__
+    changed = set()
+    for each in release["files"]:
+        search = each["search"].format(current_version=__version__)
+        found = {path for path in ROOT.glob(each.get("filename") or each["glob"]) if search in path.read_text()}
+        assert found, each
+        changed |= found
+    deployed = [path for path in (ROOT / "deploy").iterdir() if re.search(rf"\b{__version__}\b", path.read_text())]
+    assert set(deployed) <= changed
 
 
 @pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"])
