@@ -24,7 +24,7 @@ def run_seeds(dataset: str, seeds: Sequence[int]) -> list[Path]:
     for seed in seeds:
         data_dir = first if seed == seeds[0] else first.with_name(f"{first.name}-seed{seed}")
         if not (data_dir / dataset).exists() and data_dir != first:
-            shutil.copytree(first / dataset, data_dir / dataset, copy_function=os.link)
+            shutil.copytree(first / dataset, data_dir / dataset, copy_function=os.link, symlinks=True)
         variables = {"PIXREC_DATA_DIR": str(data_dir), "PIXREC_TRAINING__SEED": str(seed)}
         command = ["pixrec", "run", dataset, "--up-to", "evaluation"]
         subprocess.run(command, env=os.environ | variables, check=True)

@@ -1,5 +1,6 @@
 """`pixrec compare`."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,9 +38,10 @@ def compare(
 ) -> None:
     """Compare the methods of several evaluations, such as one per seed, seen items allowed.
 
-    A RUN is the folder of an evaluated dataset, such as data/books. Shown are the mean and the standard deviation over
-    runs, and paired differences with 95 % intervals over users: to the best other method, or with --versus to the same
-    method in runs of another setting. Only users with the same target in all runs count.
+    A RUN is the folder of an evaluated dataset, such as data/books. Shown are the mean, the standard deviation over
+    runs (not of a method that all runs share), and paired differences with 95 % intervals over users: to the best other
+    method, or with --versus to the same method in runs of another setting. Only users with the same target in all runs
+    count.
     """
     from pixrec_core.evaluation.runs import Run, compare_runs  # imports Polars
 
@@ -91,8 +93,11 @@ def _latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
     """Yield a table for the package booktabs."""
     yield rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}"
     yield r"\toprule"
-    yield " & ".join(columns) + r" \\"
-    yield r"\midrule"
-    yield from (" & ".join(cell.replace("_", r"\_").replace("±", r"$\pm$") for cell in row) + r" \\" for row in rows)
-    yield r"\bottomrule"
+    lines = [" & ".join(map(_in_latex, row)) + r" \\" for row in (columns, *rows)]
+    yield from [lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     yield r"\end{tabular}"
+
+
+def _in_latex(cell: str) -> str:
+    """Return a cell with a minus sign, not a hyphen, before numbers."""
+    return re.sub(r"-(?=\d)", "$-$", cell).replace("_", r"\_").replace("±", r"$\pm$")

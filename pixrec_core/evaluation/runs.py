@@ -82,8 +82,9 @@ def compare_runs(
 
     Returns:
         `COMPARISON_SCHEMA`, the best first metric first. Values are means over the users that all runs have with the
-        same target; `deviation` is the standard deviation over runs (n - 1), null for one run. Differences are of
-        means over runs, with the 95 % interval of the paired bootstrap over users.
+        same target; `deviation` is the standard deviation over runs (n - 1), null for one run and for a method that
+        is the same in all, such as a baseline that seeds share. Differences are of means over runs, with the 95 %
+        interval of the paired bootstrap over users.
 
     Raises:
         QueryError: a metric or the reference is unknown.
@@ -101,15 +102,20 @@ def compare_runs(
     methods = _common([run.outcomes.select(METHOD).unique() for run in everyone], [METHOD])[METHOD].to_list()
     if reference and reference not in methods:
         raise QueryError(f"unknown method {reference!r}; methods of all runs: {', '.join(sorted(methods))}")
-    rows = []
+    reciprocal_ranks, rows = _values(runs, users, methods, "MRR"), []
+    differs = (reciprocal_ranks != reciprocal_ranks[0]).any(axis=(0, 1))
     for metric in metrics:
-        ours, means = _values(runs, users, methods, metric)
-        theirs = _values(versus, users, methods, metric)[0] if versus else ours
+        values = _values(runs, users, methods, metric)
+        ours, means = values.mean(axis=0), values.mean(axis=1)
+        theirs = _values(versus, users, methods, metric).mean(axis=0) if versus else ours
         best_first = [reference] if reference else [methods[n] for n in np.argsort(-ours.mean(axis=0), kind="stable")]
         for index, method in enumerate(methods):
             minus = method if versus else next((other for other in best_first if other != method), None)
             row = {METHOD: method, "metric": metric, "runs": len(runs), "users": users.height}
-            row |= {"mean": means[:, index].mean(), "deviation": means[:, index].std(ddof=1) if runs[1:] else None}
+            row |= {
+                "mean": means[:, index].mean(),
+                "deviation": means[:, index].std(ddof=1) if differs[index] else None,
+            }
             if minus:
                 difference = ours[:, index] - theirs[:, methods.index(minus)]
                 (low,), (high,) = interval(resampled_means(difference[:, np.newaxis]))
@@ -128,7 +134,6 @@ def _common(tables: Sequence[pl.DataFrame], on: list[str]) -> pl.DataFrame:
     return rows
 
 
-def _values(runs: Sequence[Run], users: pl.DataFrame, methods: Sequence[str], metric: str) -> tuple[Floats, Floats]:
-    """Return (users, methods) values, means over runs, and (runs, methods) values, means over users."""
-    values = np.stack([np.column_stack([run.values(users, method, metric) for method in methods]) for run in runs])
-    return values.mean(axis=0), values.mean(axis=1)
+def _values(runs: Sequence[Run], users: pl.DataFrame, methods: Sequence[str], metric: str) -> Floats:
+    """Return (runs, users, methods) values."""
+    return np.stack([np.column_stack([run.values(users, method, metric) for method in methods]) for run in runs])

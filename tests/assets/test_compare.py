@@ -50,6 +50,12 @@ def test_latex(folders):
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
 
 
+def test_latex_has_escaped_names_and_minus_signs(folders):
+    lines = compare(*folders, "--format", "latex", "--reference", "text_only").splitlines()
+    assert lines[2] == "method & Recall@1 & minus text\\_only \\\\"
+    assert " & $-$20.0 ($-$60.0 to 0.0) " in lines[5]
+
+
 def test_csv_of_two_settings(folders):
     rows = list(csv.DictReader(io.StringIO(compare(folders[1], "--versus", folders[0], "--format", "csv"))))
     assert [row["method"] for row in rows] == ["text_only", "ease"]

@@ -39,8 +39,13 @@ def test_means_and_deviations_over_runs(seeds):
     assert table["metric"].to_list() == [*METRICS, *METRICS]
     rows = by_method(table)
     assert (rows["tower"]["mean"], rows["tower"]["deviation"]) == (0.75, pytest.approx(np.std([1, 0.5], ddof=1)))
-    assert (rows["ease"]["mean"], rows["ease"]["deviation"], rows["ease"]["users"]) == (0.25, 0, 40)
+    assert (rows["ease"]["mean"], rows["ease"]["deviation"], rows["ease"]["users"]) == (0.25, None, 40)
     assert by_method(table, "MRR")["ease"]["mean"] == pytest.approx((1 + 1 / 3 + 1 / 4) / 4)
+
+
+def test_equal_values_of_different_rankings_have_a_deviation(tmp_path):
+    others = [run(tmp_path, name, a=ranks) for name, ranks in {"0": [1, 2] * 20, "1": [1, 3] * 20}.items()]
+    assert by_method(compare_runs(others, METRICS))["a"]["deviation"] == 0
 
 
 def test_differences_are_paired_over_users(seeds):
