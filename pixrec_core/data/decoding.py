@@ -18,10 +18,9 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from PIL import Image
 
@@ -46,7 +45,7 @@ class StoredPhoto(NamedTuple):
     height: int
 
 
-class Decoders:
+class Decoders(AbstractContextManager["Decoders"]):
     """Decoding processes, which any number of threads share; they start when they are first needed."""
 
     def __init__(self, memory_mb: int, stop: threading.Event | None = None) -> None:
@@ -63,10 +62,7 @@ class Decoders:
         for _ in range(count):
             self._idle.put(None)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -9,8 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pixrec_core import files
@@ -51,24 +50,18 @@ class Task:
             return ""
 
 
-class Downloader:
+class Downloader(ExitStack):
     """Processes tasks in any number of threads; each thread borrows a fetcher that no other one uses meanwhile."""
 
     def __init__(self, settings: ImageSettings, paths: DatasetPaths, journal: Journal, stop: threading.Event) -> None:
+        super().__init__()
         self._settings = settings
         self._paths = paths
         self._journal = journal
         self._folder = local_photos.photo_folder(paths)
         self._stop = stop
         self._idle: list[Fetcher] = []
-        self._resources = ExitStack()
-        self._decoders = self._resources.enter_context(Decoders(settings.decode_memory_mb, stop))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._resources.close()
+        self._decoders = self.enter_context(Decoders(settings.decode_memory_mb, stop))
 
     def process(self, task: Task) -> bool:
         """Store the photo or the reason for its failure; returns whether it had to be read or downloaded.
@@ -116,7 +109,7 @@ class Downloader:
         try:
             fetcher = self._idle.pop()
         except IndexError:
-            fetcher = self._resources.enter_context(Fetcher(self._settings, self._stop))
+            fetcher = self.enter_context(Fetcher(self._settings, self._stop))
         try:
             return fetcher.get(url.strip())
         finally:

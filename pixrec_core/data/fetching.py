@@ -16,10 +16,10 @@ import math
 import socket
 import threading
 import time
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urljoin
 
 import certifi
@@ -80,7 +80,7 @@ class _Target(NamedTuple):
     credentials: dict[str, str]
 
 
-class Fetcher:
+class Fetcher(AbstractContextManager["Fetcher"]):
     """Fetches one photo after another over connections that stay open. Each thread needs its own fetcher."""
 
     def __init__(self, settings: ImageSettings, stop: threading.Event | None = None) -> None:
@@ -108,10 +108,7 @@ class Fetcher:
         }.items():
             curl.setopt(option, value)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._curl.close()
 
     def get(self, url: str) -> bytes:

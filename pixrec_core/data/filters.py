@@ -28,7 +28,7 @@ def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSetti
     return {
         "unknown_item": _delete(connection, _UNKNOWN),
         "low_rating": _delete(connection, _LOW, settings.min_rating),
-        "repeat": _collapse(connection) if settings.collapse_repeats else 0,
+        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
     }
 
 
@@ -48,14 +48,10 @@ def k_core(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) ->
 
 def _round(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
     return {
-        "repeat": _collapse(connection) if settings.collapse_repeats else 0,
+        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
         "rare_item": _delete(connection, _RARE, settings.min_item_interactions),
         "short_user": _delete(connection, _SHORT, settings.min_user_interactions),
     }
-
-
-def _collapse(connection: duckdb.DuckDBPyConnection) -> int:
-    return _delete(connection, _REPEATED)
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, condition: str, least: float | None = None) -> int:

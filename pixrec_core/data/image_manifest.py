@@ -12,11 +12,11 @@ import json
 import logging
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from types import MappingProxyType
+from typing import Any, Final
 
 import duckdb
 import polars as pl
@@ -84,7 +84,7 @@ class Outcome:
 _LINE: Final = TypeAdapter(Outcome)
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """An append-only file of outcomes, to which several threads may write."""
 
     def __init__(self, path: Path, settings: ImageSettings) -> None:
@@ -101,10 +101,7 @@ class Journal:
             file.writelines(_valid_lines(path, settings))
         self._file = path.open("ab")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def append(self, outcome: Outcome) -> None:
@@ -244,7 +241,7 @@ def _damaged(path: Path, error: Exception) -> ArtefactError:
 
 def stored_items(manifest: Path) -> Iterator[str]:
     """Items of a manifest that have a stored photo."""
-    query = f"SELECT item FROM read_parquet({literal(glob.escape(str(manifest)))}) WHERE status = '{OK}'"  # noqa: S608
+    query = f"SELECT item FROM read_parquet({database.file_literal(manifest)}) WHERE status = '{OK}'"  # noqa: S608
     with database.connect_in_memory(database.LOW_MEMORY) as connection:
         yield from (item for (item,) in _rows(connection, query))
 

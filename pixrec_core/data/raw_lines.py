@@ -114,10 +114,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 def is_packed(path: Path) -> bool:
     """Whether a file is gzip, by its first bytes."""
-    return _starts_with(path, _GZIP_MAGIC)
+    return starts_with(path, _GZIP_MAGIC)
 
 
-def _starts_with(path: Path, magic: bytes) -> bool:
+def starts_with(path: Path, magic: bytes) -> bool:
+    """Whether a file begins with these bytes."""
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
 
@@ -189,7 +190,7 @@ def recode(chunks: Iterable[bytes], encoding: str, errors: str = "replace") -> I
 def _raw_chunks(path: Path) -> Iterator[bytes]:
     if is_packed(path):
         yield from unpacked(path)
-    elif _starts_with(path, _ZIP_MAGIC):
+    elif starts_with(path, _ZIP_MAGIC):
         try:
             with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
                 yield from iter(partial(file.read, CHUNK), b"")
@@ -253,7 +254,7 @@ def unpack(path: Path, folder: Path, max_expansion: float) -> PlainFile:
     """
     require_content(path)
     chunks, encoding = read_chunks(path)
-    if not (encoding or is_packed(path) or _starts_with(path, _ZIP_MAGIC)):
+    if not (encoding or is_packed(path) or starts_with(path, _ZIP_MAGIC)):
         return PlainFile(path)
     target = folder / UNPACKED
     try:

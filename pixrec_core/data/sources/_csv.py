@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import re
+import shutil
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
@@ -168,15 +169,16 @@ def load_head(
     delimiter: str | None,
     encoding: str | None,
     folder: Path,
+    number: int,
 ) -> CsvFormat:
-    """Load the rows in the first `HEAD` bytes into the table `parsed`, the mapped columns under our names.
+    """Load the rows in the first `HEAD` bytes into the table `parsed_<number>`, the mapped columns under our names.
 
     Raises:
         SourceError: as `load_csv`.
     """
     layout = read_layout(path, mapping, delimiter, encoding, folder, HEAD)
-    loader = _Loader(db, layout, mapping, "*", folder).load(layout.plain)
-    (rows,) = fetch_row(db, "SELECT count(*) FROM parsed")
+    loader = _Loader(db, layout, mapping, "*", folder, number).load(layout.plain)
+    (rows,) = fetch_row(db, f"SELECT count(*) FROM parsed_{number}")  # noqa: S608
     if not rows and loader.faults:
         line, reason = min(loader.faults.items())
         raise SourceError(
@@ -264,24 +266,23 @@ class _Reject:
 
 @dataclass
 class _Loader:
-    """Loads one file into the table `parsed` or `parsed_<number>`; the attributes after `number` are results."""
+    """Loads one file into the table `parsed_<number>`; the attributes after `number` are results."""
 
     db: duckdb.DuckDBPyConnection
     layout: CsvFormat
     mapping: Mapping
     select: str
     folder: Path
-    number: int | None = None
+    number: int
     faults: dict[int, str] = field(default_factory=dict)
     query: str = ""
     lines: int = 0
     lost: int = 0
-    in_cells: bool = False  # whether `parsed` has the column `breaks`
+    in_cells: bool = False  # whether the table has the column `breaks`
 
     @property
     def table(self) -> str:
-        """Name of the table."""
-        return "parsed" if self.number is None else f"parsed_{self.number}"
+        return f"parsed_{self.number}"
 
     def load(self, path: Path) -> "_Loader":
         for _ in range(READINGS):
@@ -576,21 +577,14 @@ def _recoded(path: Path, plain: Path, encoding: str, folder: Path) -> Path:
 
 def _with_uniform_line_ends(path: Path, folder: Path) -> Path:
     r"""Return `path`, or a copy with `\n` for every line end where they are mixed, which DuckDB refuses."""
-    carriage, both, feeds, last = 0, 0, 0, b""
-    with path.open("rb") as file:
-        while chunk := file.read(raw_lines.CHUNK):
-            feeds += chunk.count(b"\n")
-            if b"\r" in chunk or last == b"\r":
-                carriage += chunk.count(b"\r")
-                both += chunk.count(b"\r\n") + (last == b"\r" and chunk[:1] == b"\n")
-            last = chunk[-1:]
-    if carriage in (0, feeds) and both == carriage:
-        return path
-    copy, last = folder / "uniform", b""
-    with path.open("rb") as source, copy.open("wb") as file:
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("latin-1")(), translate=True)
+    with path.open("rb") as source:
         while chunk := source.read(raw_lines.CHUNK):
-            if last == b"\r" and chunk[:1] == b"\n":
-                chunk, last = chunk[1:], b"\n"
-            last = chunk[-1:] or last
-            file.write(chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+            decoder.decode(chunk)
+    decoder.decode(b"", final=True)
+    if decoder.newlines in (None, "\n", "\r\n"):
+        return path
+    copy = folder / "uniform"
+    with path.open(encoding="latin-1") as mixed, copy.open("w", encoding="latin-1", newline="\n") as file:
+        shutil.copyfileobj(mixed, file, raw_lines.CHUNK)
     return copy

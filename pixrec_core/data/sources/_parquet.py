@@ -1,25 +1,21 @@
 """Parquet files, read by DuckDB; the line of a row is its number from 1."""
 
-import glob
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import duckdb
 
-from pixrec_core.data.database import literal
+from pixrec_core.data import raw_lines
+from pixrec_core.data.database import file_literal, literal
 from pixrec_core.data.raw_table import RawTable, fetch_row
 from pixrec_core.data.sources._mapping import Mapping, constant, quoted
 from pixrec_core.errors import SourceError
 
-_MAGIC: Final = b"PAR1"
-
 
 def is_parquet(path: Path) -> bool:
     """Return whether a file is Parquet, by its first bytes."""
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    return raw_lines.starts_with(path, b"PAR1")
 
 
 def scan_parquet(db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) -> str:
@@ -31,7 +27,7 @@ def scan_parquet(db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) ->
     header = parquet_header(db, path)
     mapping.check(path, header)
     cells = {name: quoted(name) for name in header}
-    return mapping.select(f"read_parquet({_literal(path)}, hive_partitioning = false)", header, cells)
+    return mapping.select(f"read_parquet({file_literal(path)}, hive_partitioning = false)", header, cells)
 
 
 def parquet_header(db: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
@@ -41,14 +37,10 @@ def parquet_header(db: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
         SourceError: the file is damaged.
     """
     try:
-        rows = db.execute(f"DESCRIBE FROM read_parquet({_literal(path)}, hive_partitioning = false)").fetchall()
+        rows = db.execute(f"DESCRIBE FROM read_parquet({file_literal(path)}, hive_partitioning = false)").fetchall()
     except duckdb.Error as error:
         raise damaged_error(path, error) from error
     return [row[0] for row in rows]
-
-
-def _literal(path: Path) -> str:
-    return literal(glob.escape(str(path)))
 
 
 def damaged_error(path: Path, error: duckdb.Error) -> SourceError:
@@ -94,7 +86,7 @@ def _raw_rows(
     """Yield the mapped columns of the rejected rows of a file, as JSON."""
     cursor = db.cursor().execute(
         f"""SELECT json_object({cells})::VARCHAR
-            FROM read_parquet({_literal(path)}, file_row_number = true, hive_partitioning = false)
+            FROM read_parquet({file_literal(path)}, file_row_number = true, hive_partitioning = false)
             WHERE file_row_number + 1 IN (SELECT line FROM bad WHERE file = {file} AND fault IS NOT NULL)
             ORDER BY file_row_number"""  # noqa: S608
     )
