@@ -95,11 +95,11 @@ class CsvFormat:
     escape: str = '"'
 
     @classmethod
-    def of_file(cls, path: Path, plain: PlainFile, mapping: Mapping, delimiter: str | None) -> "CsvFormat":
+    def of_file(cls, path: Path, plain: PlainFile, mapping: Mapping) -> "CsvFormat":
         """Read the header of `plain`, the plain form of `path`.
 
         The delimiter is the one that separates the mapped columns in the header; if several do, the one of the line
-        `sep=;`, then `delimiter`, then the one with the most columns. If the first line has no mapped column, the
+        `sep=;`, then the mapping's, then the one with the most columns. If the first line has no mapped column, the
         header is the first of the next lines that has all.
 
         Raises:
@@ -108,7 +108,7 @@ class CsvFormat:
         with plain.path.open("rb") as file:
             head = file.read(HEADER_BYTES).decode("utf-8-sig", "replace")
         line = re.match(r'"?sep=(.)"?\r?\n', head)
-        preferred = line[1] if line else delimiter
+        preferred = line[1] if line else mapping.delimiter
         lines = io.StringIO(head, newline="").readlines()[: PREAMBLE + 1] or [""]
         fault: Exception | str = "it is empty"
         for skip in range(bool(line), len(lines)):
@@ -162,21 +162,13 @@ class CsvFormat:
         return [f"{' + '.join(counts)} AS breaks", f"{' OR '.join(separated)} AS suspect"]
 
 
-def load_head(
-    db: duckdb.DuckDBPyConnection,
-    path: Path,
-    mapping: Mapping,
-    delimiter: str | None,
-    encoding: str | None,
-    folder: Path,
-    number: int,
-) -> CsvFormat:
+def load_head(db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping, folder: Path, number: int) -> CsvFormat:
     """Load the rows in the first `HEAD` bytes into the table `parsed_<number>`, the mapped columns under our names.
 
     Raises:
         SourceError: as `load_csv`.
     """
-    layout = read_layout(path, mapping, delimiter, encoding, folder, HEAD)
+    layout = read_layout(path, mapping, folder, HEAD)
     loader = _Loader(db, layout, mapping, "*", folder, number).load(layout.plain)
     (rows,) = fetch_row(db, f"SELECT count(*) FROM parsed_{number}")  # noqa: S608
     if not rows and loader.faults:
@@ -188,9 +180,7 @@ def load_head(
     return loader.layout
 
 
-def read_layout(
-    path: Path, mapping: Mapping, delimiter: str | None, encoding: str | None, folder: Path, size: int
-) -> CsvFormat:
+def read_layout(path: Path, mapping: Mapping, folder: Path, size: int) -> CsvFormat:
     """Return the layout of a file, and write its first `size` bytes in UTF-8 into the folder.
 
     Raises:
@@ -204,8 +194,11 @@ def read_layout(
             left -= len(chunk)
             if left <= 0:
                 break
-    plain = _readable(path, PlainFile(head, None, unicode), encoding, folder)
-    layout = CsvFormat.of_file(path, plain, mapping, delimiter)
+    return _layout(path, PlainFile(head, None, unicode), mapping, folder)
+
+
+def _layout(path: Path, plain: PlainFile, mapping: Mapping, folder: Path) -> CsvFormat:
+    layout = CsvFormat.of_file(path, _readable(path, plain, mapping.encoding, folder), mapping)
     mapping.check(path, layout.header)
     return layout
 
@@ -215,8 +208,6 @@ def load_csv(
     path: Path,
     mapping: Mapping,
     select: str,
-    delimiter: str | None,
-    encoding: str | None,
     folder: Path,
     max_expansion: float,
     number: int = 0,
@@ -228,8 +219,6 @@ def load_csv(
         path: the file.
         mapping: the file's columns by our names.
         select: SQL of the canonical columns, `fault` and `dropped`, of the mapped columns as texts.
-        delimiter: between two cells; None for the one in the header.
-        encoding: of the file; None for UTF-8, UTF-16 or Windows-1252, by its content.
         folder: for temporary files.
         max_expansion: the most that a compressed file may expand, as a multiple of its size.
         number: of the file among those of the table.
@@ -239,14 +228,12 @@ def load_csv(
             past `max_expansion`.
     """
     unpacked = raw_lines.unpack(path, folder, max_expansion)
-    plain = _readable(path, unpacked, encoding, folder)
-    layout = CsvFormat.of_file(path, plain, mapping, delimiter)
-    mapping.check(path, layout.header)
-    loaded = _Loader(db, layout, mapping, select, folder, number).load(plain.path)
+    layout = _layout(path, unpacked, mapping, folder)
+    loaded = _Loader(db, layout, mapping, select, folder, number).load(layout.plain)
     return RawTable(
         path,
         loaded.query,
-        partial(raw_lines.pick, plain.path, raw_lines.index(plain.path)),
+        partial(raw_lines.pick, layout.plain, raw_lines.index(layout.plain)),
         loaded.lines,
         tuple(sorted(loaded.faults.items())),
         lost=loaded.lost,

@@ -80,39 +80,32 @@ class Head:
 
 
 @contextmanager
-def open_head(path: Path, columns: Mapping[str, str], delimiter: str | None, encoding: str | None) -> Iterator[Head]:
-    """Read the first rows of the files of a table.
-
-    Args:
-        path: file, folder or pattern.
-        columns: the section of the mapping, with its `where`.
-        delimiter: the setting.
-        encoding: the setting.
+def open_head(path: Path, mapping: _mapping.Mapping) -> Iterator[Head]:
+    """Read the first rows of the files of a table, which are a file, a folder or the matches of a pattern.
 
     Raises:
         SourceError: a file is missing, empty, damaged, no table, or lacks a column.
     """
     paths = raw_lines.list_files(path)
-    names = {name: column for name, column in columns.items() if name != "where"}
     with TemporaryDirectory(prefix="pixrec-") as folder, duckdb.connect(config=CONFIG) as db:
         db.execute("SET TimeZone = 'UTC'")
         db.execute(MACROS + _times.MACROS)
-        mapping, layouts, scans = _mapping.Mapping(names, columns.get("where")), [], []
+        layouts: list[CsvFormat] = []
+        scans: list[str] = []
         header: list[str] = []
         for number, file in enumerate(dict.fromkeys((paths[0], paths[-1])) if paths else [path]):
             raw_lines.require_content(file)
-            mapping = replace(mapping, constants=mapping.of_file(file).constants)
+            mapping = mapping.of_file(file)
             if is_parquet(file):
                 header = header or parquet_header(db, file)
                 scans.append(f"({scan_parquet(db, file, mapping)} LIMIT {HEAD_ROWS})")
                 continue
             work = Path(folder) / str(number)
             work.mkdir()
-            layout, mapping = _load_csv(db, file, mapping, delimiter, encoding, work)
+            layout, mapping = _load_csv(db, file, mapping, work, number)
             layouts.append(layout)
             header = header or list(layout.header)
-            db.execute(f"ALTER TABLE parsed RENAME TO head_{number}")
-            scans.append(f"(FROM head_{number} LIMIT {HEAD_ROWS})")
+            scans.append(f"(FROM parsed_{number} LIMIT {HEAD_ROWS})")
         rows = " UNION ALL BY NAME ".join(scans)
         try:
             with mapping.reporting_where(paths[0]):
@@ -124,50 +117,39 @@ def open_head(path: Path, columns: Mapping[str, str], delimiter: str | None, enc
         if not count:
             raise SourceError(f"{paths[0]} has no row below its header; name a file that has")
         for file in paths[1:-1]:
-            _check_header(db, file, mapping, delimiter, encoding, Path(folder))
+            _check_header(db, file, mapping, Path(folder))
         yield head
 
 
 def _load_csv(
-    db: duckdb.DuckDBPyConnection,
-    file: Path,
-    mapping: _mapping.Mapping,
-    delimiter: str | None,
-    encoding: str | None,
-    folder: Path,
+    db: duckdb.DuckDBPyConnection, file: Path, mapping: _mapping.Mapping, folder: Path, number: int
 ) -> tuple[CsvFormat, _mapping.Mapping]:
-    """Load the first rows into the table `parsed`; return their layout, and the mapping with what the header adds."""
-    layout = load_head(db, file, replace(mapping, where=None), delimiter, encoding, folder)
+    """Load the first rows into `parsed_<number>`; return their layout, and the mapping with what the header adds."""
+    layout = load_head(db, file, replace(mapping, where=None), folder, number)
     product = {"parent": SHOPIFY[1]} if mapping.names.get("item") == SHOPIFY[0] and SHOPIFY[1] in layout.header else {}
     mapping = replace(mapping, names={**product, **mapping.names})
     if mapping.where:
-        every = _mapping.Mapping({name: name for name in layout.header if layout.header.count(name) == 1 and name})
-        load_head(db, file, every, layout.delimiter, encoding, folder)
+        every = {name: name for name in layout.header if layout.header.count(name) == 1 and name}
+        unfiltered = _mapping.Mapping(every, delimiter=layout.delimiter, encoding=mapping.encoding)
+        load_head(db, file, unfiltered, folder, number)
         numbers = ", ".join(
             f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) IS NULL AND {column} <> '') = 0 AND count({column}) > 0"
-            for column in map(_mapping.quoted, every.names)
+            for column in map(_mapping.quoted, every)
         )
-        found = fetch_row(db, f"SELECT {numbers} FROM parsed")  # noqa: S608
-        mapping = replace(mapping, numbers=[n for n, is_number in zip(every.names, found, strict=True) if is_number])
+        found = fetch_row(db, f"SELECT {numbers} FROM parsed_{number}")  # noqa: S608
+        mapping = replace(mapping, numbers=[n for n, is_number in zip(every, found, strict=True) if is_number])
     if product or mapping.where:
-        load_head(db, file, mapping, layout.delimiter, encoding, folder)
+        load_head(db, file, replace(mapping, delimiter=layout.delimiter), folder, number)
     return layout, mapping
 
 
-def _check_header(
-    db: duckdb.DuckDBPyConnection,
-    file: Path,
-    mapping: _mapping.Mapping,
-    delimiter: str | None,
-    encoding: str | None,
-    folder: Path,
-) -> None:
+def _check_header(db: duckdb.DuckDBPyConnection, file: Path, mapping: _mapping.Mapping, folder: Path) -> None:
     """Raise SourceError for a file that is no table or lacks a column."""
-    mapping = replace(mapping, where=None, constants=mapping.of_file(file).constants)
+    mapping = replace(mapping.of_file(file), where=None)
     if is_parquet(file):
         mapping.check(file, parquet_header(db, file))
     else:
-        read_layout(file, mapping, delimiter, encoding, folder, HEADER_BYTES)
+        read_layout(file, mapping, folder, HEADER_BYTES)
 
 
 @dataclass

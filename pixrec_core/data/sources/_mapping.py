@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,17 +25,21 @@ class Mapping:
         where: SQL over the table's columns; only rows for which it is true are read. None reads all.
         numbers: columns of CSV that contain only numbers, and are numbers in `where`.
         constants: columns that the path of a file gives, as in `year=2024/orders.csv`.
+        delimiter: between two cells of CSV; None for the one in the header.
+        encoding: of CSV; None for UTF-8, UTF-16 or Windows-1252, by its content.
     """
 
     names: Dict[str, str]
     where: str | None = None
     numbers: Sequence[str] = ()
     constants: Sequence[tuple[str, str]] = ()
+    delimiter: str | None = None
+    encoding: str | None = None
 
     def of_file(self, path: Path) -> "Mapping":
         """Return the mapping with the constants of a path."""
         found = [re.fullmatch(r"([^=]+)=([^=]+)", part) for part in path.parent.parts]
-        return Mapping(self.names, self.where, self.numbers, [(m[1], unquote(m[2])) for m in found if m])
+        return replace(self, constants=[(m[1], unquote(m[2])) for m in found if m])
 
     def resolved(self, header: Sequence[str]) -> dict[str, str]:
         """Return the exact name of each mapped column that the file has exactly once, by the name in the settings.

@@ -209,10 +209,12 @@ def _load(
     reading, has_photos = raw.reading, raw.photos is not None
     columns = dict(reading[f"{table}_columns"])
     where = columns.pop("where", None)
+    numbers, delimiter, encoding = reading[f"{table}_numbers"], reading.get("delimiter"), reading.get("encoding")
+    every = Mapping(columns, where, numbers, delimiter=delimiter, encoding=encoding)
     loaded = []
     for number, path in enumerate(raw_lines.list_files(raw.reviews if table == "interaction" else raw.metadata)):
         raw_lines.require_content(path)
-        mapping = Mapping(columns, where, reading[f"{table}_numbers"]).of_file(path)
+        mapping = every.of_file(path)
         if is_parquet(path):
             scan = scan_parquet(db, path, mapping)
             with mapping.reporting_where(path):
@@ -224,8 +226,7 @@ def _load(
         sql = select(MappedColumns(columns, types, reading, has_photos))
         work = folder / str(number)
         work.mkdir()
-        settings = (reading.get("delimiter"), reading.get("encoding"))
-        loaded.append(load_csv(db, path, mapping, sql, *settings, work, max_expansion, number))
+        loaded.append(load_csv(db, path, mapping, sql, work, max_expansion, number))
     return loaded
 
 
@@ -235,7 +236,8 @@ def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _head
 
     def opened(path: Path, columns: BaseModel) -> AbstractContextManager[_heads.Head]:
         names = columns.model_dump(exclude_none=True)
-        return _heads.open_head(_resolved(path, root), names, options.delimiter, options.encoding)
+        mapping = Mapping(names, names.pop("where", None), delimiter=options.delimiter, encoding=options.encoding)
+        return _heads.open_head(_resolved(path, root), mapping)
 
     with (
         opened(options.interactions, options.interaction_columns) as interactions,

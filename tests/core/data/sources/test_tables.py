@@ -417,8 +417,8 @@ def loaded(folder, raw):
     path = folder / "t.csv"
     path.write_bytes(raw)
     with duckdb.connect() as db:
-        select, mapping = "x, y, NULL::VARCHAR AS fault", Mapping({"x": "a", "y": "b"})
-        table = _csv.load_csv(db, path, mapping, select, ",", None, folder, 100)
+        select, mapping = "x, y, NULL::VARCHAR AS fault", Mapping({"x": "a", "y": "b"}, delimiter=",")
+        table = _csv.load_csv(db, path, mapping, select, folder, 100)
         return db.execute(f"SELECT line, x, y FROM ({table.query}) ORDER BY line").fetchall(), table
 
 
