@@ -1,17 +1,21 @@
 """Item kNN: scores by similarity to the items of the history. Each method defines the similarity."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
-from pixrec_core.recommenders._tuning import choose_model
+from pixrec_core.evaluation import metrics
+from pixrec_core.evaluation.validation import target_ranks
+from pixrec_core.recommenders._tuning import best_model, choose_model
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
 RECENCIES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # from equal weights to the newest item alone
+SIMILARITIES = 32_000_000  # item pairs whose similarity is in memory while the settings are chosen; 128 MB
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,23 +35,58 @@ class RecencyWeightedKnn(Model):
         """Return the weighted sum (B, n) of similarities to the items with `weights` (B, n)."""
 
     def scores(self, histories: ItemLists) -> Scores:
-        weights = (1 + histories.from_newest).astype(np.float32) ** -np.float32(self.recency)
-        scores = self.similarity(histories.matrix(self.n_items, weights))
+        return self._settle(histories, self.similarity(histories.matrix(self.n_items, self._weights(histories))))
+
+    def validation_ndcgs(self, train: TrainData, variants: Sequence["RecencyWeightedKnn"]) -> NDArray[np.float64]:
+        """Return the mean NDCG@10 over validation targets of each variant, which differs in recency and repeats only.
+
+        The similarity to each item of the histories is computed once for all variants.
+        """
+        total = np.zeros(len(variants))
+        mean_length = len(train.validation.values) // max(1, len(train.validation))
+        users_per_batch = max(1, SIMILARITIES // ((1 + mean_length) * train.n_items))
+        for users, histories in train.validation.batches(users_per_batch):
+            items, columns = np.unique(histories.values, return_inverse=True)
+            one_each = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
+            similarity = self.similarity(sparse.csr_array(one_each, shape=(len(items), train.n_items)))
+            in_columns = replace(histories, values=columns)
+            for index, variant in enumerate(variants):
+                weights = in_columns.matrix(len(items), variant._weights(histories))
+                scores = variant._settle(histories, weights @ similarity)
+                ranks = target_ranks(scores, train.targets[users], train.popularity_ranks)
+                total[index] += metrics.ndcg(ranks, 10).sum()
+        return total / max(1, len(train.validation))
+
+    def _weights(self, histories: ItemLists) -> NDArray[np.float32]:
+        weights: NDArray[np.float32] = (1 + histories.from_newest).astype(np.float32) ** -np.float32(self.recency)
+        return weights
+
+    def _settle(self, histories: ItemLists, scores: Scores) -> Scores:
+        """Set the scores of seen items to 0 in place, unless they keep theirs."""
         if not self.repeats:
             scores[histories.rows, histories.values] = 0
         return scores
 
 
-def with_recencies(model: RecencyWeightedKnn) -> Iterator[RecencyWeightedKnn]:
-    """Yield the model with each of `RECENCIES`, which `chosen` records."""
-    for recency in RECENCIES:
-        yield replace(model, recency=recency, chosen={**model.chosen, "recency": recency})
+def choose_knn(
+    models: Iterable[RecencyWeightedKnn], train: TrainData, repeats: Sequence[bool] = (True,)
+) -> RecencyWeightedKnn:
+    """Return the model, recency and value of `repeats` with the highest validation NDCG@10, or those of `train.chosen`.
+
+    `chosen` records `repeats` only if there is a choice.
+    """
+    grids = (list(_variants(model, repeats)) for model in models)
+    if train.chosen is not None:
+        return choose_model(chain.from_iterable(grids), train)
+    return best_model(each for grid in grids for each in zip(grid, grid[0].validation_ndcgs(train, grid), strict=True))
+
+
+def _variants(model: RecencyWeightedKnn, repeats: Sequence[bool]) -> Iterator[RecencyWeightedKnn]:
+    for recency, repeat in product(RECENCIES, repeats):
+        chosen = {**model.chosen, "recency": recency} | ({"repeats": repeat} if len(repeats) > 1 else {})
+        yield replace(model, recency=recency, repeats=repeat, chosen=chosen)
 
 
 def fit_content(model: RecencyWeightedKnn, train: TrainData) -> Model:
     """Choose the recency, and whether seen items keep their scores: each is most similar to itself in content."""
-    models = (
-        replace(model, recency=recency, repeats=repeats, chosen={"recency": recency, "repeats": repeats})
-        for recency, repeats in product(RECENCIES, (True, False))
-    )
-    return choose_model(models, train)
+    return choose_knn([model], train, repeats=(True, False))

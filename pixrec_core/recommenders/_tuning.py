@@ -34,5 +34,10 @@ def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
         wanted = {name: value for name, value in train.chosen.items() if name != NDCG}
         found = next(model for model in models if dict(model.chosen) == wanted)
         return replace(found, chosen=train.chosen)
-    scored = (replace(model, chosen={**model.chosen, NDCG: validation_ndcg(model, train)}) for model in models)
-    return max(scored, key=lambda model: model.chosen[NDCG])
+    return best_model((model, validation_ndcg(model, train)) for model in models)
+
+
+def best_model(measured: Iterable[tuple[AnyModel, float]]) -> AnyModel:
+    """Return the model with the highest validation NDCG@10, the first of equal ones, with the metric in `chosen`."""
+    with_metric = (replace(model, chosen={**model.chosen, NDCG: float(ndcg)}) for model, ndcg in measured)
+    return max(with_metric, key=lambda model: model.chosen[NDCG])

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, with_recencies
-from pixrec_core.recommenders._tuning import choose_model
+from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, choose_knn
 from pixrec_core.recommenders.base import Model, Scores, TrainData
 
 # Chosen on validation targets of fashion purchases and of film ratings.
@@ -41,7 +40,7 @@ def fit(train: TrainData) -> Model:
     """Find the neighbours of each item; validation targets decide the recency."""
     neighbours = _similarity(train.train.incidence(train.n_items))
     model = CoOccurrence(popularity_ranks=train.popularity_ranks, neighbours=neighbours)
-    return choose_model(with_recencies(model), train)
+    return choose_knn([model], train)
 
 
 def _similarity(incidence: sparse.csr_array) -> sparse.csr_array:

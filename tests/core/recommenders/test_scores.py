@@ -128,6 +128,23 @@ def test_ease_scores_the_rarest_items_zero(monkeypatch):
     assert found[1] == [0, 0, 0]
 
 
+def test_ease_leaves_out_items_without_pairs_and_needs_none():
+    fitted = ease.fit(make_train_data([[0, 2], [1], [2, 0]], 3))
+    assert fitted.items.tolist() == [0, 2]
+    assert scores(ease, [[0], [1]], [[0, 1]], 2) == [[0, 0]]
+
+
+@pytest.mark.parametrize("precision", [0, 1e9], ids=["double", "single"])
+def test_ease_in_either_precision(precision, monkeypatch):
+    monkeypatch.setattr(ease, "SINGLE_PRECISION", precision)
+    random = np.random.default_rng(0)
+    train = make_train_data([random.choice(30, 6, replace=False).tolist() for _ in range(200)], 30)
+    counts = train.train.incidence(30).toarray().astype(np.float64)
+    inverse = np.linalg.inv(counts.T @ counts + ease.PENALTIES[0] * np.eye(30))
+    expected = np.where(np.eye(30), 0, inverse / -np.diag(inverse))
+    np.testing.assert_allclose(ease.fit(train).weights, expected, atol=1e-6)
+
+
 def test_bm25_by_hand(monkeypatch):
     monkeypatch.setattr(_recency_knn, "RECENCIES", (1.0,))
     texts = ["wool hat", "wool wool coat", "linen coat", "shoe"]

@@ -1,9 +1,10 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 import numpy as np
 import pytest
 
+from pixrec_core.recommenders import _recency_knn, bm25_text
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
 from pixrec_core.recommenders.base import Model
 from tests.core.recommenders.train_data import make_train_data
@@ -47,3 +48,18 @@ def test_the_best_model_is_chosen_and_the_first_of_equal_ones():
 def test_without_validation_targets_the_first_is_chosen():
     model = choose_model([constant(0, n=1), constant(0, n=2)], make_train_data([[0]], 1))
     assert model.chosen == {"n": 1, "validation_ndcg@10": 0}
+
+
+@pytest.mark.parametrize("similarities", [1, 10**9], ids=["user by user", "all users"])
+def test_the_grid_of_a_knn_is_measured_as_its_models_are(similarities, monkeypatch):
+    monkeypatch.setattr(_recency_knn, "SIMILARITIES", similarities)
+    random = np.random.default_rng(0)
+    lists = random.integers(0, 40, (60, 6)).tolist()
+    validation = [(random.integers(0, 40, n).tolist(), n) for n in range(30)]
+    texts = [" ".join(f"word{n}" for n in random.integers(0, 12, 5)) for _ in range(40)]
+    train = make_train_data(lists, 40, texts=texts, validation=validation)
+    fitted = bm25_text.fit(train)
+    variants = [replace(fitted, recency=r, repeats=repeats) for r in (0.0, 0.5, 8.0) for repeats in (True, False)]
+    expected = [validation_ndcg(variant, train) for variant in variants]
+    assert len(set(expected)) > 2
+    np.testing.assert_allclose(fitted.validation_ndcgs(train, variants), expected, atol=1e-12)
