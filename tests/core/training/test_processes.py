@@ -24,6 +24,7 @@ from pixrec_core.models import checkpoint
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.stages import Work
 from pixrec_core.training.trainer import FINISHED
+from tests.core.training.group_work import fail_in_another_way, log_and_wait, refuse
 
 pytestmark = pytest.mark.usefixtures("_no_process_left")
 
@@ -120,21 +121,6 @@ def test_adapters_train_with_shards(shop) -> None:
         torch.testing.assert_close(value, expected[1][name], rtol=5e-2, atol=1e-3)
 
 
-def log_and_wait(*, on_report) -> None:
-    logging.getLogger("pixrec_core.somewhere").info("at work in %d", os.getpid())
-    processes = [psutil.Process(), psutil.Process(os.getppid())]
-    sockets = [each for process in processes for each in process.net_connections("inet")]
-    listening = [each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN]
-    on_report({"pid": os.getpid(), "addresses": listening})
-    signal.pause()
-
-
-def refuse(*, on_report) -> None:
-    if torch.distributed.get_rank() == 1:
-        raise ContractError("nothing to train on")
-    torch.distributed.barrier()
-
-
 @pytest.mark.slow
 def test_an_interrupt_ends_all_processes_which_listen_on_loopback_only(caplog) -> None:
     caplog.set_level(logging.INFO, "pixrec_core")
@@ -163,7 +149,7 @@ def test_an_error_of_one_process_is_raised_unchanged() -> None:
 
 PARENT = """
 from pixrec_core.engine import LOCAL
-from tests.core.training.test_processes import log_and_wait
+from tests.core.training.group_work import log_and_wait
 import multiprocessing
 
 def print_pids(_):
@@ -184,12 +170,6 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
         assert len(ranks) == 2
         parent.kill()
     psutil.wait_procs(ranks)  # until the test's own timeout
-
-
-def fail_in_another_way(*, on_report) -> None:
-    if torch.distributed.get_rank() == 1:
-        raise ValueError("a mistake in the code")
-    signal.pause()
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """Training in two Ray actors: it ends as training in two processes does, and the end of one process ends all."""
 
 import logging
-import os
-import signal
 
 import psutil
 import pytest
@@ -12,7 +10,8 @@ from pixrec_core import files, pipeline
 from pixrec_core.errors import ContractError, EngineError, LostProcessError
 from pixrec_core.models import checkpoint
 from pixrec_core.stages import Work
-from tests.core.training.test_processes import epochs, refuse, weights
+from tests.core.training.group_work import log_and_wait, refuse
+from tests.core.training.test_processes import epochs, weights
 
 pytestmark = pytest.mark.slow
 
@@ -71,12 +70,6 @@ def test_a_training_that_lost_a_process_resumes_with_shards_and_ends_like_two_lo
     assert not on_ray.variant_paths.training.exists()
 
 
-def listen_and_wait(*, on_report) -> None:
-    ports = [each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN]
-    on_report({"pid": os.getpid(), "listens": ports})
-    signal.pause()
-
-
 def test_an_interrupt_ends_all_processes_and_none_listens_on_other_interfaces(ray_engines) -> None:
     reported = []
 
@@ -85,12 +78,12 @@ def test_an_interrupt_ends_all_processes_and_none_listens_on_other_interfaces(ra
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ray_engines[2].run_process_group(listen_and_wait, 2, interrupt)
+        ray_engines[2].run_process_group(log_and_wait, 2, interrupt)
     epoch, *processes = reported
     assert len(processes) == 2
     psutil.wait_procs(processes)
-    assert epoch["listens"]
-    assert {ip.removeprefix("::ffff:") for ip in epoch["listens"]} == {"127.0.0.1"}
+    assert epoch["addresses"]
+    assert {ip.removeprefix("::ffff:") for ip in epoch["addresses"]} == {"127.0.0.1"}
 
 
 def test_an_error_of_one_process_is_raised_unchanged(ray_engines, monkeypatch) -> None:
