@@ -18,7 +18,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", params=["items", "tokens"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Serve a tower of each user encoder, or of the `USER_ENCODERS` of a test module."""
+    chosen = any(mark.args[0] == "served" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "served" in metafunc.fixturenames and not chosen:
+        kinds = getattr(metafunc.module, "USER_ENCODERS", ("items", "tokens"))
+        metafunc.parametrize("served", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Work:
     """A dataset with too few users for a blend, so that the first variant serves; tests must not change it."""
     model = {"user_encoder": request.param}

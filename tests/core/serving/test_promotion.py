@@ -28,6 +28,8 @@ from tests.core.forks import exit_code
 
 USERS = 60
 
+USER_ENCODERS = ("items",)  # what is tested here does not read them
+
 
 def rank(work: Work, rank_of: Callable[[int], int]) -> None:
     """Write a ranking of the whole catalogue with the target of the n-th user at rank `rank_of(n)`."""

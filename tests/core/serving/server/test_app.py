@@ -16,6 +16,8 @@ from pixrec_core.serving.recommender import Recommender
 from pixrec_core.settings import CandidateRules
 from tests.core.serving.server.conftest import running_server
 
+USER_ENCODERS = ("items",)  # what is tested here does not read them
+
 
 @pytest.fixture(scope="module")
 def bought(served):

@@ -11,6 +11,8 @@ from tests.core.serving.server.conftest import running_server
 
 WAIT_S = 600
 
+USER_ENCODERS = ("items",)  # what is tested here does not read them
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
