@@ -9,7 +9,16 @@ from pixrec_core.evaluation.inputs import GROUPS as INPUT_GROUPS
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
 from pixrec_core.evaluation.protocol import COVERAGE
 from pixrec_core.paths import BLEND
-from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Difference, Estimate, InputGroup, Metrics, Protocol
+from pixrec_core.report.inputs import (
+    MULTIMODAL,
+    SHUFFLED_IMAGES,
+    TEXT_ONLY,
+    Difference,
+    Estimate,
+    InputGroup,
+    Metrics,
+    Protocol,
+)
 
 MAIN_METRICS: Final = ("Recall@1", "Recall@10", "NDCG@10", "MRR")
 #: Order of methods in tables, as in the terminal and at promotion.
@@ -191,8 +200,8 @@ def paired_difference(protocol: Protocol, a: str, b: str, metric: str = MAIN_MET
 def photo_effect(pair: Difference) -> str:
     """Effect of photos in a few words, from the interval of multimodal minus text only."""
     if pair.low > 0:
-        return "Photos help"
-    return "Photos hurt" if pair.high < 0 else "No significant effect of photos"
+        return "Better with photos"
+    return "Worse with photos" if pair.high < 0 else "No significant effect of photos"
 
 
 def photo_sentence(protocol: Protocol) -> str:
@@ -203,8 +212,17 @@ def photo_sentence(protocol: Protocol) -> str:
     full, text = (percent(_value(protocol, method, MAIN_METRIC)) for method in (MULTIMODAL, TEXT_ONLY))
     return (
         f"{photo_effect(pair)}: ten recommendations contain the next item for {full}\u00a0% of users with text and "
-        f"photos and for {text}\u00a0% with text alone ({_interval(pair)})."
+        f"photos and for {text}\u00a0% with text alone ({_interval(pair)}).{_control(protocol) if pair.low > 0 else ''}"
     )
+
+
+def _control(protocol: Protocol) -> str:
+    """Whether a gain comes from what the photos show: any vector of an item's own tells items apart, as an id does."""
+    pair = paired_difference(protocol, MULTIMODAL, SHUFFLED_IMAGES)
+    if pair is None:
+        return f" Whether what they show matters is not measured: it takes the variant {SHUFFLED_IMAGES}."
+    shown = "is" if pair.low > 0 else "is not shown to be"
+    return f" The gain {shown} due to what they show: compared with photos of other items, {_interval(pair)}."
 
 
 def _interval(pair: Difference) -> str:

@@ -28,7 +28,7 @@ def test_the_stats_of_the_stage(paths):
     assert stats["users_shown"] == 6
     assert stats["unreadable_photos"] == 0
     assert stats["multimodal Recall@10"] == 0.14
-    assert stats["verdict"].startswith("Photos help")
+    assert stats["verdict"].startswith("Better with photos")
     assert sorted(p.name for p in paths.report.iterdir()) == ["index.html", "report.md"]
 
 

@@ -13,8 +13,8 @@ def protocol(difference: float, low: float, high: float, a: str = "multimodal", 
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((0.04, 0.01, 0.07), "Photos help: "),
-        ((-0.04, -0.07, -0.01), "Photos hurt: "),
+        ((0.04, 0.01, 0.07), "Better with photos: "),
+        ((-0.04, -0.07, -0.01), "Worse with photos: "),
         ((0.04, -0.01, 0.09), "No significant effect of photos: "),
         ((0.0, 0.0, 0.0), "No significant effect of photos: "),
         ((0.04, 0.0, 0.09), "No significant effect of photos: "),
@@ -30,6 +30,22 @@ def test_the_sentence_on_photos_has_the_figures():
         "No significant effect of photos: ten recommendations contain the next item for 14.00 % of users with text and "
         "photos and for 10.00 % with text alone (+4.00 points, 95 % interval \N{MINUS SIGN}1.00 to +9.00)."
     )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (None, "Whether what they show matters is not measured: it takes the variant shuffled_images."),
+        ((0.03, 0.01, 0.05), "The gain is due to what they show: compared with photos of other items, +3.00 points"),
+        ((0.01, -0.01, 0.03), "The gain is not shown to be due to what they show: compared with photos of other items"),
+    ],
+)
+def test_a_gain_is_compared_with_photos_of_other_items(numbers, words):
+    compared = protocol(0.04, 0.01, 0.07)
+    if numbers:
+        compared.paired += protocol(*numbers, b="shuffled_images").paired
+    assert words in tables.photo_sentence(compared)
+    assert words not in tables.photo_sentence(protocol(0.04, -0.01, 0.07))
 
 
 def test_a_difference_is_reversed_if_needed():
