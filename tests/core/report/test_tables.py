@@ -43,7 +43,7 @@ def test_the_sentence_on_photos_has_the_figures():
 def test_a_gain_is_compared_with_photos_of_other_items(numbers, words):
     compared = protocol(0.04, 0.01, 0.07)
     if numbers:
-        compared.paired += protocol(*numbers, b="shuffled_images").paired
+        compared.paired.extend(protocol(*numbers, b="shuffled_images").paired)
     assert words in tables.photo_sentence(compared)
     assert words not in tables.photo_sentence(protocol(0.04, -0.01, 0.07))
 
