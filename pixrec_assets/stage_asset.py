@@ -3,7 +3,6 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import dagster as dg
@@ -213,9 +212,7 @@ def _with_training(work: Work, config: Mapping[str, Any]) -> Work:
     except ValidationError as error:
         lines = "\n".join(error_lines(error, section))
         raise dg.Failure(f"config of the run, [training]: {lines}", allow_retries=False) from error
-    group = "joint" if work.dataset in work.settings.joint else "datasets"
-    named = getattr(work.settings, group) | {work.dataset: trained.model_copy(update={"training": training})}
-    return replace(work, settings=work.settings.model_copy(update={group: named}))
+    return work.with_trained(trained.model_copy(update={"training": training}))
 
 
 def _code_of(stage: Stage) -> dg.CodeReferencesMetadataValue:

@@ -123,8 +123,7 @@ def tune(work: Work, minutes: float) -> Stats:
             raise ArtefactError(
                 f"Inputs of the training of {work.dataset} have changed since this search began; repeat it"
             )
-        datasets = {**work.settings.datasets, work.dataset: with_values(settings, values)}
-        tried = Work(work.settings.model_copy(update={"datasets": datasets}), work.dataset, work.variant)
+        tried = work.with_trained(with_values(settings, values))
         trial = VariantPaths(folder / "trial", work.paths, str(work.variant))
         made_from, start = StageInputs(run, inputs.versions), _start_checkpoint(work)
         with training.mlflow_run(tried, made_from, trial=trial.checkpoint) as on_epoch:

@@ -102,6 +102,12 @@ class Work:
         """The same variant of another dataset or joint training."""
         return Work(self.settings, dataset, self.variant)
 
+    def with_trained(self, trained: DatasetSettings | JointSettings) -> "Work":
+        """The same partition with other settings of its dataset or joint training."""
+        group = "joint" if self.dataset in self.settings.joint else "datasets"
+        named = getattr(self.settings, group) | {self.dataset: trained}
+        return Work(self.settings.model_copy(update={group: named}), self.dataset, self.variant)
+
 
 @dataclass(frozen=True)
 class StageInputs:
