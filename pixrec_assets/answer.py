@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pixrec_assets.headline import COLUMNS, headline, rows_of, served_method
 from pixrec_core import pipeline
-from pixrec_core.stages import Stage, Stats, Work
+from pixrec_core.stages import Work
 
 #: Which item of each test user is to be predicted, by split.
 TARGETS: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
@@ -24,7 +24,7 @@ def print_answer(work: Work, console: Console) -> None:
 
     Before the first evaluation only the warnings of the last promotion are printed.
     """
-    warnings = _stats(pipeline.PROMOTED, work).get("warnings", [])
+    warnings = pipeline.PROMOTED.stats(work).get("warnings", [])
     if not work.paths.metrics.exists():
         _print_plain(console, warnings, style="yellow")
         return
@@ -52,7 +52,7 @@ def _sentences(work: Work) -> Iterator[str]:
     protocol = next(iter(read_metrics(work.paths).protocols.values()))
     for sentence in (tables.served_sentence(protocol, served_method(work)), tables.photo_sentence(protocol)):
         yield sentence.replace("\N{NO-BREAK SPACE}", " ")
-    if _stats(pipeline.REFIT, work).get("refitted"):
+    if pipeline.REFIT.stats(work).get("refitted"):
         yield "What serves was then fitted on all interactions; the figures are those of the measurement before."
 
 
@@ -60,13 +60,13 @@ def next_steps(work: Work) -> Iterator[str]:
     """Yield what would make the figures better or surer, each with the reason that was measured."""
     epochs = work.dataset_settings.training.epochs
     for variant in work.settings.variants:
-        trained = _stats(pipeline.CHECKPOINT, work.with_variant(variant))
+        trained = pipeline.CHECKPOINT.stats(work.with_variant(variant))
         if trained.get("best_epoch") == epochs:
             yield (
                 f"the validation metric of {variant} still rose at the last epoch; "
                 f"try more than training.epochs = {epochs}"
             )
-    profile = _stats(pipeline.SEQUENCES, work).get("profile", {})
+    profile = pipeline.SEQUENCES.stats(work).get("profile", {})
     if (tied := profile.get("share_tied_test") or 0) > MANY_TIES:
         yield (
             f"{100 * tied:.0f} % of test targets were bought at the same instant as another item, so the order of the "
@@ -74,9 +74,3 @@ def next_steps(work: Work) -> Iterator[str]:
         )
     if 0 < (users := profile.get("test_users", 0)) < FEW_USERS:
         yield f"only {users:,} users are tested, so intervals are wide; more data would make the comparison surer"
-
-
-def _stats(stage: Stage, work: Work) -> Stats:
-    """The statistics of the last build; empty before the first."""
-    stamp = stage.stamp(work)
-    return stamp["stats"] if stamp else {}

@@ -57,8 +57,7 @@ def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
 
 def served_method(work: Work) -> str | None:
     """Return the method that serves; None before a promotion."""
-    stamp = pipeline.PROMOTED.stamp(work)
-    return stamp["stats"].get("serves") if stamp else None
+    return pipeline.PROMOTED.stats(work).get("serves")
 
 
 def rows_of(measured: dict[str, dict[str, float]], served: str | None = None) -> list[tuple[str, ...]]:

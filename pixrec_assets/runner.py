@@ -148,7 +148,7 @@ class Runner:
 
     def _print_promotion(self, run: StageRun) -> None:
         """Print the decision of `promoted`, in each call until another promotion passes."""
-        stats = (run.stage.stamp(run.work) or {}).get("stats", {})
+        stats = run.stage.stats(run.work)
         if "promoted" in stats:
             self.console.print(f"  [{'dim' if stats['promoted'] else 'yellow'}]{escape(stats['verdict'])}[/]")
 

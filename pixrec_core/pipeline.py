@@ -187,10 +187,10 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
     from pixrec_core.serving.refresh import refresh_promotion
 
     settings, paths = work.dataset_settings, work.paths
-    served, gate = read_promotion(paths.promoted), PROMOTED.stamp(work)
+    served = read_promotion(paths.promoted)
     if not settings.promotion.refit:
         return {"refitted": False, "summary": "off: promotion.refit is false"}
-    if gate and not gate["stats"]["promoted"]:
+    if not PROMOTED.stats(work).get("promoted", True):
         return {"refitted": False, "summary": "none: the promotion was refused"}
 
     def train_tower(target: VariantPaths, measured: Path) -> Stats:

@@ -165,6 +165,11 @@ class Stage:
             return None
         return stamp if isinstance(stamp, dict) and stamp.keys() >= STAMP_KEYS else None
 
+    def stats(self, work: Work) -> Stats:
+        """The statistics of the last finished build; empty without one."""
+        stamp = self.stamp(work)
+        return dict(stamp["stats"]) if stamp else {}
+
     def reads(self, work: Work) -> Iterator["StageRun"]:
         """Yield the stage run of every input artefact."""
         for stage in self.inputs:

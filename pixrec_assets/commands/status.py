@@ -92,7 +92,7 @@ def _show_best(work: Work) -> None:
         else:
             line = f"best {DECIDING} on test users: {values[best]} by {escape(best)}; nothing serves"
         out.print(f"{line}\n")
-    for warning in (pipeline.PROMOTED.stamp(work) or {"stats": {}})["stats"].get("warnings", []):
+    for warning in pipeline.PROMOTED.stats(work).get("warnings", []):
         out.print(f"[yellow]{escape(warning)}[/]")
 
 
