@@ -144,6 +144,7 @@ def test_a_killed_search_resumes_its_training_and_changes_nothing_else(opened: P
     assert tune(tmp_path / "killed", minutes=0) == whole, "without time nothing is trained"
 
 
+@pytest.mark.slow
 def test_settings_of_a_trial_give_its_result_in_a_training_of_the_pipeline(shop) -> None:
     work = shop(model=MODEL, training=TRAINING)
     pipeline.tune(work, 1e-6)
