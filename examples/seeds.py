@@ -18,13 +18,15 @@ from pixrec_core.settings import load_settings
 
 
 def run_seeds(dataset: str, seeds: Sequence[int]) -> list[Path]:
-    """Run a data set once per seed; return the folder of each evaluation."""
-    first = load_settings().data_dir
-    folders = []
-    for seed in seeds:
-        data_dir = first if seed == seeds[0] else first.with_name(f"{first.name}-seed{seed}")
-        if not (data_dir / dataset).exists() and data_dir != first:
-            shutil.copytree(first / dataset, data_dir / dataset, copy_function=os.link, symlinks=True)
+    """Run a data set once per seed; return the folder of each evaluation. The seed of the settings uses its data."""
+    settings = load_settings()
+    present, usual = settings.dataset(dataset).training.seed, settings.data_dir
+    folders: list[Path] = []
+    for seed in sorted(seeds, key=lambda seed: seed != present):
+        data_dir = usual if seed == present else usual.with_name(f"{usual.name}-seed{seed}")
+        source = folders[0] if folders else usual / dataset
+        if source.exists() and not (data_dir / dataset).exists():
+            shutil.copytree(source, data_dir / dataset, copy_function=os.link, symlinks=True)
         variables = {"PIXREC_DATA_DIR": str(data_dir), "PIXREC_TRAINING__SEED": str(seed)}
         command = ["pixrec", "run", dataset, "--up-to", "evaluation"]
         subprocess.run(command, env=os.environ | variables, check=True)
