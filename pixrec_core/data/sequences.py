@@ -17,6 +17,7 @@ cold item, with `train_count` 0. Items without interactions would dilute the met
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from pixrec_core.data.balance import Balance
 from pixrec_core.data.profile import profile_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, SPLITS
+from pixrec_core.schemas import CATALOGUE_SCHEMA, HISTORY_ONLY, SPLITS, TEST, TRAIN, VALIDATION
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
 
@@ -47,26 +48,43 @@ CREATE TABLE sequences (
     split VARCHAR, "user" VARCHAR, items VARCHAR[] USING COMPRESSION uncompressed, timestamps BIGINT[], tied BOOLEAN
 )
 """
-#: Sorting the few structs of a user is much faster than `list(... ORDER BY ...)` of texts.
+#: Sorting the few structs of a user is much faster than a window over all rows, or `list(... ORDER BY ...)` of texts.
 _HISTORIES: Final = """
 CREATE OR REPLACE TEMP TABLE histories AS
     SELECT
         "user",
-        list_sort(list({{ordinal: ordinal, item: item, timestamp: timestamp, is_train: split = 'train'}})) AS entries,
-        count(*) FILTER (split = 'train') AS trained,
-        count(*) FILTER (split IN ('train', 'history')) AS early,
-        count(*) FILTER (split <> 'test') AS before_test
-    FROM interactions
-    WHERE {users}
+        list_sort(list({{timestamp: timestamp, position: position, item: item, rating: rating, is_train: is_train}}))
+            AS entries,
+        {early} AS early,
+        {before_test} AS before_test
+    FROM (SELECT *, {is_train} AS is_train FROM {rows} WHERE {users})
     GROUP BY "user"
     ORDER BY "user"
 """
+#: Compressing the item ids would take a third of the writing time and save a quarter of the space.
+_INTERACTIONS: Final = """
+CREATE TABLE interactions (
+    "user" VARCHAR, item VARCHAR USING COMPRESSION uncompressed, timestamp BIGINT, rating DOUBLE, position BIGINT,
+    ordinal BIGINT, split VARCHAR
+)
+"""
+_INSERT_INTERACTIONS: Final = f"""
+INSERT INTO interactions
+    SELECT "user", entry.item, entry.timestamp, entry.rating, entry.position, ordinal, CASE
+        WHEN ordinal > before_test THEN '{TEST}'
+        WHEN ordinal > early THEN '{VALIDATION}'
+        WHEN entry.is_train THEN '{TRAIN}'
+        ELSE '{HISTORY_ONLY}' END
+    FROM (
+        SELECT "user", early, before_test, unnest(entries) AS entry, generate_subscripts(entries, 1) AS ordinal
+        FROM histories
+    )
+"""  # noqa: S608
 #: Splits follow each other in a user's order, so a history is a prefix of `entries`.
 _TRAIN: Final = """
-SELECT 'train' AS split, "user", false AS tied,
-    CASE WHEN trained = early THEN entries[:early] ELSE list_filter(entries, lambda entry: entry.is_train) END AS part
+SELECT 'train' AS split, "user", false AS tied, list_filter(entries[:early], lambda entry: entry.is_train) AS part
 FROM histories
-WHERE trained > 0
+WHERE len(part) > 0
 """
 _HELD_OUT: Final = """
 SELECT '{split}' AS split, "user", entries[:{before} + 1] AS part, entries[{before} + 1].timestamp AS target_time,
@@ -154,16 +172,23 @@ def _fill_tables(
     files_of = {name: database.literal(database.parquet_path(path)) for name, path in inputs.items()}
     connection.execute(_INPUTS.format(**files_of))
     ((items,),) = connection.execute("SELECT count(*) FROM all_items").fetchall()
-    dropped = splits.fill_interactions(connection, settings)
-    connection.execute(_SEQUENCES)
-    for users in splits.user_ranges(connection, "interactions"):
-        connection.execute(_HISTORIES.format(users=users))
-        for part in _PARTS:
-            connection.execute(_INSERT.format(part=part))
+    rule, dropped = splits.filter_interactions(connection, settings)
+    _fill_by_user(connection, rule, _PARTS)
     connection.execute(_COUNTS)
     connection.execute(_ITEMS.format(join="LEFT" if settings.include_cold_items else "INNER"))
     ((with_interactions,),) = connection.execute("SELECT count(*) FROM item_counts").fetchall()
     return {"items_seen": items, "items_never_bought": items - with_interactions, **dropped}
+
+
+def _fill_by_user(connection: duckdb.DuckDBPyConnection, rule: splits.SplitRule, parts: Sequence[str]) -> None:
+    """Create the tables `interactions` and `sequences`, one range of users after the other."""
+    connection.execute(_INTERACTIONS + ";" + _SEQUENCES)
+    for users in splits.user_ranges(connection, rule.rows):
+        forms = {name: sql.format(users=users) for name, sql in rule._asdict().items()}
+        connection.execute(_HISTORIES.format(users=users, **forms))
+        connection.execute(_INSERT_INTERACTIONS)
+        for part in parts:
+            connection.execute(_INSERT.format(part=part))
 
 
 def _balance(connection: duckdb.DuckDBPyConnection, left_out: dict[str, int]) -> Balance:
@@ -188,7 +213,6 @@ def _rejection(failed: list[contract.CheckResult], left_out: dict[str, int], pat
 
 #: A refit trains on every interaction, so nothing is held out.
 _ALL_AS_TRAINING: Final = """
-CREATE TABLE interactions AS SELECT * REPLACE ('train' AS split) FROM measured.interactions ORDER BY "user", ordinal;
 CREATE TABLE cuts AS FROM measured.cuts WHERE false;
 CREATE TABLE items AS
     SELECT items.* REPLACE (coalesce(counts.n, 0) AS train_count)
@@ -208,11 +232,8 @@ def write_all_as_training(paths: DatasetPaths, target: Path) -> None:
     source = database.literal(files.require(paths.sequences))
     with files.replacing(target) as temporary, database.create_database(temporary) as connection:
         connection.execute(f"ATTACH {source} AS measured (READ_ONLY)")
+        _fill_by_user(connection, splits.SplitRule("measured.interactions"), [_TRAIN])
         connection.execute(_ALL_AS_TRAINING)
-        connection.execute(_SEQUENCES)
-        for users in splits.user_ranges(connection, "interactions"):
-            connection.execute(_HISTORIES.format(users=users))
-            connection.execute(_INSERT.format(part=_TRAIN))
         connection.execute("DETACH measured")
 
 

@@ -1,4 +1,4 @@
-"""The `interactions` table: which interactions are filtered out, and which are held out.
+"""Splits: which interactions are filtered out, and which are held out.
 
 Leave-one-out: a user's last interaction is test, the one before it is validation. A user with fewer than three
 interactions has neither: all of them are train. Since users are active at different times, one user's training
@@ -19,14 +19,14 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import duckdb
 
 from pixrec_core.data import filters
 from pixrec_core.data.database import literal
 from pixrec_core.errors import SettingsError
-from pixrec_core.schemas import HISTORY_ONLY, MIN_TESTED_LENGTH, TEST, TRAIN, VALIDATION
+from pixrec_core.schemas import MIN_TESTED_LENGTH, TEST, VALIDATION
 from pixrec_core.settings import SequenceSettings
 
 _FILTERED: Final = """
@@ -38,37 +38,31 @@ _CUTS: Final = "CREATE TABLE cuts (split VARCHAR, start BIGINT)"
 _RENAME_FILTERED: Final = "ALTER TABLE filtered RENAME TO before_k_core"
 _TRAINABLE: Final = "CREATE TEMP TABLE filtered AS SELECT * FROM before_k_core WHERE timestamp < $cut"
 
-#: Compressing the item ids would take a third of the writing time and save a quarter of the space.
-_INTERACTIONS: Final = """
-CREATE TABLE interactions (
-    "user" VARCHAR, item VARCHAR USING COMPRESSION uncompressed, timestamp BIGINT, rating DOUBLE, position BIGINT,
-    ordinal BIGINT, split VARCHAR
-)
-"""
-_INSERT: Final = """
-INSERT INTO interactions
-    SELECT "user", item, timestamp, rating, position, ordinal, {split} AS split
-    FROM (
-        SELECT *,
-            row_number() OVER (PARTITION BY "user" ORDER BY timestamp, position) AS ordinal,
-            count(*) OVER (PARTITION BY "user") AS length
-        FROM {rows}
-        WHERE {users}
-    )
-    ORDER BY "user", ordinal
-"""
-_BY_ORDINAL: Final = f"""CASE
-    WHEN length < {MIN_TESTED_LENGTH} THEN '{TRAIN}'
-    WHEN ordinal = length THEN '{TEST}'
-    WHEN ordinal = length - 1 THEN '{VALIDATION}'
-    ELSE '{TRAIN}' END"""
-_BY_TIME: Final = f"""CASE
-    WHEN timestamp >= {{test}} THEN '{TEST}'
-    WHEN timestamp >= {{validation}} THEN '{VALIDATION}'
-    WHEN position IN (SELECT position FROM filtered WHERE {{users}}) THEN '{TRAIN}'
-    ELSE '{HISTORY_ONLY}' END"""  # noqa: S608
 
-#: Approximate number of interactions of a range of users; their lists and windows take about 300 MB.
+class SplitRule(NamedTuple):
+    """SQL of how the interactions of each user, in their order, are divided into splits.
+
+    Attributes:
+        rows: table of the interactions.
+        early: number of a user's interactions before validation.
+        before_test: number of a user's interactions before test.
+        is_train: whether an early interaction is train; otherwise it is in histories only. `{users}` is replaced by a
+            condition on "user".
+    """
+
+    rows: str
+    early: str = "count(*)"
+    before_test: str = "count(*)"
+    is_train: str = "true"
+
+
+_LEAVE_ONE_OUT: Final = SplitRule(
+    "filtered",
+    f"if(count(*) < {MIN_TESTED_LENGTH}, count(*), count(*) - 2)",
+    f"if(count(*) < {MIN_TESTED_LENGTH}, count(*), count(*) - 1)",
+)
+
+#: Approximate number of interactions of a range of users; their lists take about 300 MB.
 ROWS_PER_RANGE: Final = 1_000_000
 
 #: The last user of each range: the one whose rows pass the next multiple of `$rows`.
@@ -125,12 +119,14 @@ def user_ranges(connection: duckdb.DuckDBPyConnection, table: str) -> Iterator[s
         yield f'({above} AND {up_to} OR "user" IS NULL)' if low is None else f"({above} AND {up_to})"
 
 
-def fill_interactions(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
-    """Create the tables `interactions` and `cuts` from the view `all_interactions`.
+def filter_interactions(
+    connection: duckdb.DuckDBPyConnection, settings: SequenceSettings
+) -> tuple[SplitRule, dict[str, int]]:
+    """Create the tables `cuts` and `filtered` from the view `all_interactions`.
 
     Returns:
-        users_seen, before any filter; the number of interactions that each rule dropped or, under the time split, left
-        untrained; the rounds of the k-core.
+        The rule of the split; counts: users_seen, before any filter; the number of interactions that each rule dropped
+        or, under the time split, left untrained; the rounds of the k-core.
 
     Raises:
         SettingsError: no time leaves enough interactions on both sides.
@@ -139,20 +135,18 @@ def fill_interactions(connection: duckdb.DuckDBPyConnection, settings: SequenceS
     connection.execute(_FILTERED)
     ((users,),) = connection.execute('SELECT count(DISTINCT "user") FROM filtered').fetchall()
     counts = {"users_seen": users, **_with_prefix("dropped", filters.drop_unusable(connection, settings))}
-    starts = _find_cuts(connection, settings) if settings.split == "time" else {}
+    rule, starts = _LEAVE_ONE_OUT, _find_cuts(connection, settings) if settings.split == "time" else {}
     if starts:
         connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
         connection.execute(_RENAME_FILTERED)
         connection.execute(_TRAINABLE, {"cut": starts[VALIDATION]})
+        early, before_test = (f"count(*) FILTER (timestamp < {starts[split]})" for split in (VALIDATION, TEST))
+        is_train = "position IN (SELECT position FROM filtered WHERE {users})"
+        rule = SplitRule("before_k_core", early, before_test, is_train)
     core, rounds = filters.k_core(connection, settings)
     for name, n in _with_prefix("untrained" if starts else "dropped", core).items():
         counts[name] = counts.get(name, 0) + n  # both filters drop repeats
-    rows, split = ("before_k_core", _BY_TIME) if starts else ("filtered", _BY_ORDINAL)
-    connection.execute(_INTERACTIONS)
-    for users in user_ranges(connection, rows):
-        labels = split.format(users=users, **starts)
-        connection.execute(_INSERT.format(rows=rows, split=labels, users=users))
-    return counts | {"k_core_rounds": rounds}
+    return rule, counts | {"k_core_rounds": rounds}
 
 
 def _with_prefix(prefix: str, counts: dict[str, int]) -> dict[str, int]:
