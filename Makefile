@@ -33,12 +33,12 @@ demo: $(STAMP) ## Set up, then run the whole pipeline on generated data (some mo
 	$(VENV)/bin/pixrec demo
 
 test: lint ## Set up, then run every check and test; PYTEST_ARGS="-m 'not slow'" skips the slow ones
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## Set up, then run all tests and report the lines that none of them runs
 	@mkdir -p build/coverage
 	$(VENV)/bin/python -m coverage erase
-	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	$(VENV)/bin/python -m coverage combine --quiet
 	$(VENV)/bin/python -m coverage report
 

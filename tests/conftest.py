@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run top-level tests first, then files with slow tests, so that the last tests are short."""
-    top, long = Path(__file__).parent, {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.parent != top, item.path not in long))
+    """Run top-level files first, then those with most slow tests, so that the processes end at about the same time."""
+    top = Path(__file__).parent
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.parent != top, -slow[item.path]))
