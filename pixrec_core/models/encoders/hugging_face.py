@@ -33,7 +33,8 @@ from pixrec_core.pretrained import SAFE, check_folder
 BATCH_TOKENS: Final = 2_048  # padded tokens of a batch
 BATCH_PHOTOS: Final = 16
 INSTRUCTION: Final = "Represent the user's input."  # of Qwen3-VL-Embedding
-VERSION: Final = 1  # raised when the code computes other vectors with the same model
+VERSION: Final = 2  # raised when the code computes other vectors with the same model
+LARGE: Final = 10_000_000  # weights; with fewer, bfloat16 costs more than it saves
 
 _SAMPLE: Final = 1 << 20  # bytes at each end of a file of weights that its digest covers
 _POOLINGS: Final = ("cls", "mean", "max", "lasttoken", "mean_sqrt_len", "weightedmean")
@@ -78,14 +79,16 @@ class HuggingFace(ItemEncoder):
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         rows = [row for row, text in enumerate(texts) if text.strip()]
-        found = self._network.encode_texts([texts[row] for row in rows] or ["a"])
+        with self._network.precision():
+            found = self._network.encode_texts([texts[row] for row in rows] or ["a"])
         vectors = np.zeros((len(texts), found.shape[1]), np.float32)
         vectors[rows] = unit_length(found[: len(rows)])
         return vectors
 
     def encode_photos(self, photos: Sequence[Image.Image]) -> Vectors:
         batches = [photos[start : start + BATCH_PHOTOS] for start in range(0, len(photos), BATCH_PHOTOS)]
-        found = [self._network.encode_photos(batch) for batch in batches]
+        with self._network.precision():
+            found = [self._network.encode_photos(batch) for batch in batches]
         return unit_length(np.concatenate(found) if found else np.zeros((0, self.dimensions["photo"])))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,6 +139,16 @@ class _Network:
     """A loaded model; vectors have any length."""
 
     modalities: frozenset[Modality]
+    model: Any
+
+    def precision(self) -> torch.autocast:
+        """Return the context of encoding: matrix products in bfloat16 if the model is large and the device has them.
+
+        CPUs without these instructions emulate them, which is slow.
+        """
+        name = self.model.device.type
+        supported = torch.cuda.is_bf16_supported() if name == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.autocast(name, torch.bfloat16, enabled=supported and self.model.num_parameters() > LARGE)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         raise NotImplementedError
@@ -261,7 +274,7 @@ class _VisionLanguageModel(_Network):
     modalities: frozenset[Modality] = frozenset({"text", "photo"})
 
     def __init__(self, model: Any, processor: Processor, max_tokens: int) -> None:
-        self.adapter, self.processor, self.max_tokens = adapter_of(model), processor, max_tokens
+        self.model, self.adapter, self.processor, self.max_tokens = model, adapter_of(model), processor, max_tokens
         self.before, self.after = _chat(processor)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:

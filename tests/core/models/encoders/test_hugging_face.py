@@ -38,6 +38,16 @@ def encoder(name: str, tmp_path: Path, max_tokens: int = 32) -> tuple[hugging_fa
     return hugging_face.HuggingFace(folder, None, max_tokens), folder
 
 
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU has no bfloat16")
+def test_large_models_multiply_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = encoder("sentence_transformer", tmp_path)
+    exact = made.encode_texts(TEXTS)
+    monkeypatch.setattr(hugging_face, "LARGE", 0)
+    rounded = made.encode_texts(TEXTS)
+    assert 1e-5 < np.abs(rounded - exact).max() < 0.05
+    assert rounded.dtype == np.float32
+
+
 @torch.inference_mode()
 def test_a_sentence_transformer(tmp_path: Path) -> None:
     """The prompt, at most 16 tokens, the first token, a dense layer with tanh."""
