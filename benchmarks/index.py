@@ -1,6 +1,11 @@
 """Queries per second, recall, size and memory of each kind of index over a large catalogue, and of two rejected kinds.
 
-    python -m benchmarks.index [--items 1000000] [--queries 2048] [--rounds 3]
+    python -m benchmarks.index [--items 1000000] [--queries 2048] [--rounds 3] [--kinds flat hnsw ...]
+
+The graphs of hnswlib and usearch, with the settings of our `hnsw`, take part if they are installed:
+
+    pip install --no-deps --target /tmp/rivals hnswlib usearch
+    PYTHONPATH=/tmp/rivals python -m benchmarks.index
 
 The vectors are synthetic, but not uniform: items belong to 2,000 products, of which few hold most items, and products
 to 50 categories. Each level adds a normal offset to the one above (1, 0.7 and 0.5), whose j-th of 128 dimensions is
@@ -11,6 +16,7 @@ that the system cannot drop and read again (Linux only).
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import statistics
 import tempfile
@@ -65,11 +71,46 @@ def ivf(codes: str) -> Callable[[faiss_index.Vectors], Any]:
     return create
 
 
+class Rival:
+    """A graph of another library, built by one thread and searched by as many as FAISS uses."""
+
+    def __init__(
+        self, add: Callable[[faiss_index.Vectors], Any], find: Callable[[faiss_index.Vectors, int], Any]
+    ) -> None:
+        self.add, self.find = add, find
+
+    def search(self, queries: faiss_index.Vectors, k: int) -> tuple[None, Any]:
+        """The rows of the nearest vectors, in the form of FAISS."""
+        return None, np.asarray(self.find(queries, k)).astype(np.int64)
+
+
+def hnswlib_graph(vectors: faiss_index.Vectors) -> Rival:
+    """The graph of hnswlib."""
+    index = importlib.import_module("hnswlib").Index(space="ip", dim=DIMENSION)
+    index.init_index(len(vectors), M=faiss_index.HNSW_LINKS, ef_construction=faiss_index.HNSW_EF_CONSTRUCTION)
+    index.set_ef(faiss_index.HNSW_EF_SEARCH)
+    index.add_items(vectors, num_threads=1)
+    threads = faiss.omp_get_max_threads()
+    return Rival(index.add_items, lambda queries, k: index.knn_query(queries, k, num_threads=threads)[0])
+
+
+def usearch_graph(vectors: faiss_index.Vectors) -> Rival:
+    """The graph of usearch."""
+    index = importlib.import_module("usearch.index").Index(
+        ndim=DIMENSION, metric="ip", dtype="f32", connectivity=faiss_index.HNSW_LINKS,
+        expansion_add=faiss_index.HNSW_EF_CONSTRUCTION, expansion_search=faiss_index.HNSW_EF_SEARCH,
+    )  # fmt: skip
+    index.add(np.arange(len(vectors)), vectors, threads=1)
+    threads = faiss.omp_get_max_threads()
+    return Rival(index.add, lambda queries, k: index.search(queries, k, threads=threads).keys)
+
+
 CONTENDERS: dict[str, Callable[[faiss_index.Vectors], Any]] = {
     **faiss_index.INDEX_KINDS,
     "IVF, PQ of 64 bytes": ivf("PQ64np"),
     "IVF, 8 bits per dimension": ivf("SQ8"),
 }
+RIVALS = {"hnswlib": hnswlib_graph, "usearch": usearch_graph}
 
 
 def private_memory() -> int:
@@ -106,30 +147,36 @@ def recall(found: Any, exact: Any, k: int) -> float:
     return statistics.mean(len({*a[:k]} & {*b[:k]}) / k for a, b in zip(found.tolist(), exact.tolist(), strict=True))
 
 
-def compare(items: int, count: int, rounds: int, folder: Path) -> None:
+def compare(items: int, count: int, rounds: int, kinds: list[str], folder: Path) -> None:
     """Build each kind once, then search in turns."""
     vectors, queries = clustered(items, seed=0), clustered(count, seed=1)
-    indices = {}
-    for name, create in CONTENDERS.items():
+    indices: dict[str, Any] = {}
+    for name in kinds:
+        create: Callable[[faiss_index.Vectors], Any] = {**CONTENDERS, **RIVALS}[name]
         start, busy = time.perf_counter(), time.process_time()
         index = create(vectors)
         wall, cpu = time.perf_counter() - start, time.process_time() - busy
-        indices[name], size, memory = write_and_read(index, name, folder / f"{len(indices)}.faiss")
-        print(
-            f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of CPU); {size / items:5.0f} bytes per vector on "
-            f"disk, {memory / items:5.0f} in memory",
-            flush=True,
-        )
+        print(f"{name:20} built in {wall:6.0f} s ({cpu:.0f} s of CPU)", flush=True)
+        indices[name] = index
+        if name in CONTENDERS:
+            indices[name], size, memory = write_and_read(index, name, folder / f"{len(indices)}.faiss")
+            print(
+                f"{name:20} {size / items:5.0f} bytes per vector on disk, {memory / items:5.0f} in memory", flush=True
+            )
     rates: dict[str, list[float]] = {name: [] for name in indices}
+    busy: dict[str, list[float]] = {name: [] for name in indices}
     found = {}
     for _ in range(rounds):
         for name, index in indices.items():
+            start = time.process_time()
             rate, found[name] = search(index, queries)
             rates[name].append(rate)
+            busy[name].append((time.process_time() - start) / count * 1000)
     for name, each in rates.items():
         hits = ", ".join(f"recall@{k} {recall(found[name], found['flat'], k):.3f}" for k in (10, DEPTH))
         print(
-            f"{name:20} {statistics.median(each):8,.0f} queries/s ({min(each):,.0f} to {max(each):,.0f}), {hits}, "
+            f"{name:20} {statistics.median(each):8,.0f} queries/s ({min(each):,.0f} to {max(each):,.0f}), "
+            f"{statistics.median(busy[name]):.2f} CPU ms per query, {hits}, "
             f"{statistics.median(each) / statistics.median(rates['flat']):6.1f}x flat"
         )
 
@@ -140,12 +187,15 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=2_048)
     parser.add_argument("--rounds", type=int, default=3)
+    installed = [name for name in RIVALS if importlib.util.find_spec(name)]
+    known = [*CONTENDERS, *installed]
+    parser.add_argument("--kinds", nargs="+", default=known, choices=known, help="with `flat`, the reference of recall")
     given = parser.parse_args()
     print(
         f"{given.items:,} items of {DIMENSION} dimensions, {faiss.omp_get_max_threads()} threads, {given.rounds} rounds"
     )
     with tempfile.TemporaryDirectory() as folder:
-        compare(given.items, given.queries, given.rounds, Path(folder))
+        compare(given.items, given.queries, given.rounds, given.kinds, Path(folder))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from implicit.cpu.als import AlternatingLeastSquares
 from implicit.cpu.bpr import BayesianPersonalizedRanking
+from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
 from rectools.dataset import Dataset, IdMap, Interactions
 from rectools.models import EASEModel, SASRecModel
 from scipy.sparse import csr_matrix
@@ -47,6 +48,20 @@ def implicit_als(data: Any) -> Iterator[tuple[str, Rank]]:
             return model.recommend(users, rows, k, filter_already_liked_items=False, recalculate_user=True)[0]
 
         yield f"factors {factors}, penalty {penalty:g}, alpha {alpha:g}", rank
+
+
+def implicit_knn(data: Any) -> Iterator[tuple[str, Rank]]:
+    """Item kNN by the cosine of plain, TF-IDF or BM25 weights."""
+    shape = data["n_users"], data["n_items"]
+    for kind, neighbours in itertools.product((CosineRecommender, TFIDFRecommender, BM25Recommender), (50, 200, 500)):
+        model = kind(neighbours, num_threads=1)
+        model.fit(counts(data["train"], *shape), show_progress=False)
+
+        def rank(table: Table, users: np.ndarray, k: int, model: Any = model) -> np.ndarray:
+            rows = counts(table, *shape)[users]
+            return model.recommend(users, rows, k, filter_already_liked_items=False)[0]
+
+        yield f"{kind.__name__}, {neighbours} neighbours", rank
 
 
 def implicit_bpr(data: Any) -> Iterator[tuple[str, Rank]]:
@@ -141,7 +156,7 @@ def tuning_ndcg(data: Any, rank: Rank) -> float:
     return float((found[:, :10] / np.log2(2 + np.arange(10))[: found.shape[1]]).sum(axis=1).mean())
 
 
-METHODS = {each.__name__: each for each in (implicit_als, implicit_bpr, rectools_ease, rectools_sasrec)}
+METHODS = {each.__name__: each for each in (implicit_knn, implicit_als, implicit_bpr, rectools_ease, rectools_sasrec)}
 
 
 def main() -> None:

@@ -29,7 +29,13 @@ from pixrec_core.stages import Work
 
 K = 10
 #: Rival -> our method of the same kind.
-OURS = {"implicit_als": "ease", "implicit_bpr": "ease", "rectools_ease": "ease", "rectools_sasrec": "sasrec"}
+OURS = {
+    "implicit_knn": "co_occurrence",
+    "implicit_als": "ease",
+    "implicit_bpr": "ease",
+    "rectools_ease": "ease",
+    "rectools_sasrec": "sasrec",
+}
 
 
 def interactions(sequences: pl.DataFrame, users: pl.Series, item_ids: pl.Series) -> dict[str, NDArray[np.int64]]:
