@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -159,32 +160,16 @@ def read_chunks(path: Path) -> tuple[Iterator[bytes], str | None]:
         SourceError: the file is a workbook, an archive of several files, or of another kind that is no table.
         DamageError: while the chunks are read: a gzip file is truncated or corrupt.
     """
-    chunks = _raw_chunks(path)
+    chunks: Iterator[bytes] = _raw_chunks(path)
     try:
         first = next(chunks, b"")
     except DamageError:
         return _raw_chunks(path), None
-    encoding = _unicode_form(first)
-
-    def rest() -> Iterator[bytes]:
-        yield first
-        yield from chunks
-
-    if not encoding:
-        _refuse_other_kinds(path, first)
-    return (recode(rest(), encoding) if encoding else rest()), encoding
-
-
-def recode(chunks: Iterable[bytes], encoding: str, errors: str = "replace") -> Iterator[bytes]:
-    """Yield text of another encoding in UTF-8.
-
-    Raises:
-        UnicodeError: `errors` is "strict", and a character cannot be decoded; otherwise it becomes U+FFFD.
-    """
-    decoder = codecs.getincrementaldecoder(encoding)(errors)
-    for chunk in chunks:
-        yield decoder.decode(chunk).encode()
-    yield decoder.decode(b"", final=True).encode()
+    encoding, chunks = _unicode_form(first), chain([first], chunks)
+    if encoding:
+        return (text.encode() for text in codecs.iterdecode(chunks, encoding, "replace")), encoding
+    _refuse_other_kinds(path, first)
+    return chunks, None
 
 
 def _raw_chunks(path: Path) -> Iterator[bytes]:

@@ -551,14 +551,13 @@ def _recoded(path: Path, plain: Path, encoding: str, folder: Path) -> Path:
         SourceError: the text is not in this encoding.
     """
     copy = folder / "recoded"
-    with plain.open("rb") as source, copy.open("wb") as file:
-        try:
-            for chunk in raw_lines.recode(iter(partial(source.read, raw_lines.CHUNK), b""), encoding, "strict"):
-                file.write(chunk)
-        except UnicodeError as error:
-            raise SourceError(
-                f"{path} is not {encoding}: {error}. Correct `encoding` in [datasets.<name>.source] of pixrec.toml"
-            ) from error
+    try:
+        with plain.open(encoding=encoding, newline="") as source, copy.open("w", encoding="utf-8", newline="") as file:
+            shutil.copyfileobj(source, file, raw_lines.CHUNK)
+    except UnicodeError as error:
+        raise SourceError(
+            f"{path} is not {encoding}: {error}. Correct `encoding` in [datasets.<name>.source] of pixrec.toml"
+        ) from error
     return copy
 
 
