@@ -74,6 +74,31 @@ def test_items_can_be_collected_into_a_history(page):
     wait_for_heading(page, "Next items")
 
 
+def test_the_keyboard_reaches_every_control_in_reading_order(page):
+    """And a history can be collected with it alone."""
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(key):
+        ActionChains(page).send_keys(key).perform()
+
+    find(page, "#find")[0].click()
+    wait_for(page, "return document.querySelectorAll('#found li').length > 1")
+    controls = "[...document.querySelectorAll('button, input, select, a[href]')].filter(each => each.offsetParent)"
+    count = page.execute_script(f"return {controls}.length")
+    page.execute_script("document.body.tabIndex = -1; document.body.focus()")
+    reached = []
+    for _ in range(count):
+        press(Keys.TAB)
+        reached.append(page.execute_script(f"return {controls}.indexOf(document.activeElement)"))
+        if page.execute_script("return document.activeElement.matches('#found li button')"):
+            break
+    assert reached == list(range(len(reached)))
+    press(Keys.ENTER)
+    wait_for(page, "return document.querySelectorAll('#history li').length === 1")
+    unnamed = "each => !(each.textContent.trim() || each.labels?.length || each.ariaLabel || each.title)"
+    assert page.execute_script(f"return {controls}.filter({unnamed}).length") == 0
+
+
 def test_two_methods_side_by_side(page):
     page.execute_script(
         "const other = document.getElementById('other'); other.value = 'ease'; other.dispatchEvent(new Event('change'))"
