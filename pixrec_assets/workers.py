@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from threading import Thread
 from typing import Final, NoReturn, Protocol
 
 from pixrec_assets.terminal import STOPPING, show_progress
 from pixrec_core import pipeline
+from pixrec_core.child_process import end_with_parent
 from pixrec_core.stages import StageInputs, StageRun, Work
 
 #: Seconds that a worker has to stop its stage after a signal.
@@ -181,7 +181,7 @@ def _serve(connection: Connection, count: int) -> None:
     for number in STOPPING:
         signal.signal(number, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(signal.SIGINT)  # a training that continues would hold the GPU and the checkpoint's lock
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         _run_received(connection)
@@ -206,11 +206,3 @@ def _run_received(connection: Connection) -> None:
         stage = pipeline.stage_named(name)
         show_progress(stage.partition_key(work))
         connection.send(execution.materialise(stage, work, inputs))
-
-
-def _end_with_parent() -> None:
-    """Stop when the parent is killed: a training that continues would hold the GPU and the checkpoint's lock."""
-    parent = multiprocessing.parent_process()
-    assert parent, "a worker has a parent process"
-    parent.join()
-    os.kill(os.getpid(), signal.SIGINT)

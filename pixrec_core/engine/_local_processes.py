@@ -10,10 +10,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any, Final
 
 import torch
@@ -22,6 +21,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, RunProcs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pixrec_core import files
+from pixrec_core.child_process import end_with_parent
 from pixrec_core.engine._contract import Report
 from pixrec_core.engine._process_group import (
     POLL_S,
@@ -81,20 +81,12 @@ def _run_rank(
 ) -> None:
     """Join the group and call the function; runs in each process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the parent handles it
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(signal.SIGKILL)  # the launcher does not, and another training may take the parent's lock
     threads = max(1, torch.get_num_threads() // world_size)
     join_process_group(rank, world_size, rendezvous, threads, device=rank, loopback=True)
     call_and_report(function, reports, level)
     distributed.destroy_process_group()
     atexit.register(os._exit, 0)  # skips the interpreter's clean-up, during which threads of libraries may crash
-
-
-def _end_with_parent() -> None:
-    """Kill this process if its parent dies: the launcher does not, and another training may take the parent's lock."""
-    parent = parent_process()
-    assert parent, "called in a child process"
-    parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _failure(group: Any, result: RunProcsResult) -> Exception:

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -75,7 +76,7 @@ def test_it_answers_until_a_signal(folder, workers):
         metrics = requests.get(f"{address}/metrics", timeout=600).text
         assert re.search(r'pixrec_request_seconds_count{.*recommend",status="200".*} [12]\.0', metrics)
     finally:
-        process.send_signal(signal.SIGTERM)  # a killed supervisor would leave its workers behind
+        process.send_signal(signal.SIGTERM)
         output = process.communicate()[0]
     assert process.returncode in (0, -signal.SIGTERM), output
     assert "Traceback" not in output
@@ -95,3 +96,12 @@ def test_it_does_not_start_without_a_promotion(folder, arguments, message):
     assert process.returncode == 1
     assert message in output
     assert "Traceback" not in output
+
+
+def test_no_process_outlives_a_killed_supervisor(folder):
+    with start(folder, "shop", "--port", "0", "--workers", "2") as process:
+        wait_for_connection(wait_for_address(process))
+        workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+        assert len(workers) == 2
+        process.kill()
+    psutil.wait_procs(workers)  # until the test's own timeout

@@ -1,12 +1,14 @@
 """Starts the server: uvicorn, with one or several processes."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
 
+from pixrec_core.child_process import end_with_parent
 from pixrec_core.errors import MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.serving.recommender import Recommender
@@ -53,6 +55,7 @@ def run_server(settings: Settings, datasets: Sequence[str]) -> None:
 
 def create_worker_app() -> FastAPI:
     """The application of one of several processes, from the settings file and the environment."""
+    end_with_parent(signal.SIGTERM)  # uvicorn leaves the processes of a killed supervisor behind
     return _create(load_settings(), os.environ[DATASETS].split(","))
 
 
