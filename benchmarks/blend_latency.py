@@ -35,7 +35,7 @@ BATCH = 512
 #: Module -> constants that make its fit short.
 SHORT = (
     (ease, {"PENALTIES": (250.0,)}),
-    (_sequence_training, {"EPOCHS": 1, "DROPOUTS": (0.1,)}),
+    (_sequence_training, {"EPOCHS": 1}),
 )
 
 

@@ -3,8 +3,8 @@
 Each item of a training sequence but the first is a target, with cross-entropy over all known items. One sampled
 negative per target, as in the paper of SASRec, is far worse (Klenitskiy and Vasilev 2023, "Turning Dross Into Gold
 Loss"). With more than `FULL_SOFTMAX` items the softmax is over a sample. Training stops after `PATIENCE` epochs
-without a better validation NDCG@10 and keeps the best epoch; the same metric decides the dropout. Items with
-equal timestamps are shuffled in each epoch, since their order in the file has no meaning.
+without a better validation NDCG@10 and keeps the best epoch. Items with equal timestamps are shuffled in each epoch,
+since their order in the file has no meaning.
 
 Items without training interactions are left out of histories and ranked last. A history with only such items gets the
 popularity order.
@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pixrec_core.recommenders._sequence_windows import Windows, embedding_rows
-from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
+from pixrec_core.recommenders._tuning import NDCG, validation_ndcg
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
-# Chosen on validation targets of fashion purchases, of film ratings and of the sample, with the batch size of
-# `_sequence_windows`: 32 windows at 1e-3 and 128 at 3e-3 are within a standard error, more dropout is no better.
+# Chosen on validation targets of fashion purchases and of film ratings, with the batch size of `_sequence_windows`.
 WIDTH = 64  # of an item's embedding
-LEARNING_RATE = 2e-3
-DROPOUTS = (0.1, 0.3)
+LEARNING_RATE = 3e-3
+DROPOUT = 0.2
 EPOCHS = 60  # at most
 PATIENCE = 6  # epochs without a better validation NDCG@10
 STEPS_PER_EPOCH = 1000  # at most, so that large data are validated in between
 FULL_SOFTMAX = 20_000  # items; with more, each step contrasts targets with `NEGATIVES` sampled items
 NEGATIVES = 4096
+TARGETS_PER_BLOCK = 128  # whose logits over all items are computed at once
 HISTORIES_PER_BATCH = 256
 SEED = 0
 EMBEDDINGS = "items.weight"  # name in a network's state dict
@@ -76,8 +76,50 @@ class NextItemNetwork(nn.Module):
         real = labels > 0
         outputs, targets = self(rows[:, :-1])[real], labels[real] - 1
         if len(self.known) <= FULL_SOFTMAX:
-            return functional.cross_entropy(outputs @ self.known.T, targets)
+            return full_loss(outputs, self.known, targets)
         return sampled_loss(outputs, targets, self.known, torch.randint(len(self.known), (NEGATIVES,)))
+
+
+class _FullLoss(torch.autograd.Function):
+    """Cross-entropy over all items whose forward pass computes the gradients, block by block.
+
+    The logits of a block stay in the cache of the processor. All (M, m) logits and their gradient would have to be
+    written to memory and read several times, which takes longer than the matrix products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        loss, d_outputs, d_items = outputs.new_zeros(()), torch.empty_like(outputs), torch.zeros_like(items)
+        for start in range(0, len(targets), TARGETS_PER_BLOCK):
+            block = slice(start, start + TARGETS_PER_BLOCK)
+            rows, labels = outputs[block], targets[block, None]
+            logits = rows @ items.T
+            logits -= logits.amax(dim=1, keepdim=True)
+            loss -= logits.gather(1, labels).sum()
+            normaliser = logits.exp_().sum(dim=1, keepdim=True)
+            loss += normaliser.log().sum()
+            d_logits = logits.div_(normaliser).scatter_add_(1, labels, logits.new_full(labels.shape, -1))
+            torch.mm(d_logits, items, out=d_outputs[block])
+            d_items.addmm_(d_logits.T, rows)
+        ctx.save_for_backward(d_outputs.div_(len(targets)), d_items.div_(len(targets)))
+        return loss / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        d_outputs, d_items = ctx.saved_tensors
+        return d_outputs * gradient, d_items * gradient, None
+
+
+def full_loss(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy over all items. Its gradient has no gradient.
+
+    Args:
+        outputs: (M, WIDTH).
+        items: (m, WIDTH).
+        targets: (M,) rows of `items`.
+    """
+    loss: Tensor = _FullLoss.apply(outputs, items, targets)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def sampled_loss(outputs: Tensor, targets: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
@@ -111,30 +153,21 @@ class SequenceModel(Model):
 
     @classmethod
     def fit(cls, train: TrainData) -> Self:
-        """Train a network with each of `DROPOUTS` and return the one with the best validation NDCG@10.
-
-        With chosen settings, train one network for the chosen number of epochs.
-        """
+        """Train a network until validation no longer improves, or for the chosen number of epochs."""
         known = np.unique(train.train.values)
         windows = Windows.to_train(embedding_rows(train.train, known), train.times)
-        dropouts = DROPOUTS if train.chosen is None else (train.chosen["dropout"],)
-        return choose_model((cls._fit(train, known, windows, dropout) for dropout in dropouts), train)
-
-    @classmethod
-    def _fit(cls, train: TrainData, known: NDArray[np.int64], windows: Windows, dropout: float) -> Self:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            network = NextItemNetwork(len(known), cls.encoder(dropout))
+            network = NextItemNetwork(len(known), cls.encoder(DROPOUT))
             weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
             # `weights` shares memory with `network`, so `model` always has the trained weights.
             model = cls(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
             if train.chosen is None:
-                epochs = _train_to_best(network, windows, lambda: validation_ndcg(replace(model), train))
-            else:
-                epochs = int(train.chosen["epochs"])
-                for _ in islice(_epochs(network, windows), epochs):
-                    pass
-        return replace(model, chosen={"dropout": dropout, "epochs": epochs})
+                epoch, ndcg = _train_to_best(network, windows, lambda: validation_ndcg(replace(model), train))
+                return replace(model, chosen={"epochs": epoch, NDCG: ndcg})
+            for _ in islice(_epochs(network, windows), int(train.chosen["epochs"])):
+                pass
+            return replace(model, chosen=train.chosen)
 
     def for_catalogue(self, positions: NDArray[np.int64], ranks: NDArray[np.int64]) -> Self:
         """Return the model for a later catalogue with other popularity ranks; its new items are unknown to the model.
@@ -171,7 +204,7 @@ class SequenceModel(Model):
 def _epochs(network: NextItemNetwork, windows: Windows) -> Iterator[int]:
     """Train in place; yield the number of each epoch, from 1, when it ends."""
     random = np.random.default_rng(SEED)
-    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.9, 0.98))
+    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.9, 0.98), fused=True)
     for epoch in range(1, EPOCHS + 1):
         network.train()
         for rows in islice(windows.shuffled(random), STEPS_PER_EPOCH):
@@ -181,8 +214,12 @@ def _epochs(network: NextItemNetwork, windows: Windows) -> Iterator[int]:
         yield epoch
 
 
-def _train_to_best(network: NextItemNetwork, windows: Windows, validate: Callable[[], float]) -> int:
-    """Train in place until validation no longer improves; end with the weights of the best epoch and return it."""
+def _train_to_best(network: NextItemNetwork, windows: Windows, validate: Callable[[], float]) -> tuple[int, float]:
+    """Train in place until validation no longer improves; end with the weights of the best epoch.
+
+    Returns:
+        The best epoch, from 1, and its validation NDCG@10.
+    """
     highest, best_epoch, best_state = -1.0, 0, network.state_dict()
     for epoch in _epochs(network, windows):
         ndcg = validate()
@@ -192,4 +229,4 @@ def _train_to_best(network: NextItemNetwork, windows: Windows, validate: Callabl
         if epoch - best_epoch == PATIENCE:
             break
     network.load_state_dict(best_state)
-    return best_epoch
+    return best_epoch, highest

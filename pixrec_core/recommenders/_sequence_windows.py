@@ -12,8 +12,9 @@ from torch import Tensor
 from pixrec_core.recommenders.base import ItemLists
 
 WINDOW = 100  # items; a network reads the newest ones, and a longer training sequence is cut into several windows
-BATCH = 64  # windows per step
-POOL = 20 * BATCH  # windows that are sorted by length together, to reduce padding
+STEPS_WANTED = 64  # per epoch, with a number of targets per step within `TARGETS`
+TARGETS = (256, 2048)
+POOL = 1280  # windows that are sorted by length together, to reduce padding
 
 
 def embedding_rows(lists: ItemLists, known: NDArray[np.int64]) -> ItemLists:
@@ -76,12 +77,24 @@ class Windows:
         return torch.from_numpy(rows)
 
     def shuffled(self, random: np.random.Generator) -> Iterator[Tensor]:
-        """Yield all windows once, in batches of similar lengths. Items of one instant get a random order."""
+        """Yield all windows once, in batches of similar lengths and numbers of targets.
+
+        So each target has a similar weight in the training. Items of one instant get a random order.
+        """
         values = self.values[np.lexsort((random.random(len(self.values)), self.instants))]
         windows = replace(self, values=values)
         order = random.permutation(len(self.starts))
         pools = [order[start : start + POOL] for start in range(0, len(order), POOL)]
         sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
-        batches = [pool[start : start + BATCH] for pool in sorted_pools for start in range(0, len(pool), BATCH)]
+        batches = [batch for pool in sorted_pools for batch in self._split(pool)]
         for index in random.permutation(len(batches)):
             yield windows.padded(batches[index])
+
+    @property
+    def targets_per_step(self) -> int:
+        return int(np.clip((self.lengths - 1).sum() // STEPS_WANTED, *TARGETS))
+
+    def _split(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut windows into batches."""
+        batch = (np.cumsum(self.lengths[pool] - 1) - 1) // self.targets_per_step
+        return np.split(pool, np.flatnonzero(np.diff(batch)) + 1)

@@ -245,7 +245,6 @@ def test_candidates_need_no_score_matrix(name, monkeypatch):
     """100,000 items and 1,000 users: all scores take 400 MB, and twice as much while they are sorted."""
     monkeypatch.setattr(ease, "MOST_ITEMS", 500)
     monkeypatch.setattr(ease, "PENALTIES", (50.0,))
-    monkeypatch.setattr(_sequence_training, "DROPOUTS", (0.1,))
     lists = np.random.default_rng(0).integers(0, 100_000, (1000, 4)).tolist()
     train = make_train_data(lists, 100_000, validation=[(lists[0], lists[1][0])])
     model = load_plugin("pixrec_core.recommenders", name).fit(train)
@@ -273,7 +272,7 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
     assert sorted(path.name for path in paths.baselines.iterdir()) == NAMES == stats["baselines"]
     assert list(paths.ranked_methods([])) == NAMES
     assert (stats["users"], stats["items"]) == (3, 5)
-    assert set(stats["chosen"]["sasrec"]) == {"dropout", "epochs", "validation_ndcg@10"}
+    assert set(stats["chosen"]["sasrec"]) == {"epochs", "validation_ndcg@10"}
     assert "popularity" not in stats["chosen"], "it has no settings"
     popularity, repeat_last = paths.baseline("popularity"), paths.baseline("repeat_last")
     lists = pl.read_parquet(popularity.ranking).group_by("user").agg("item").sort("user")

@@ -11,7 +11,7 @@ from torch.nn import functional
 from pixrec_core.recommenders import _sequence_training as training
 from pixrec_core.recommenders import _sequence_windows as windows_module
 from pixrec_core.recommenders import gru4rec, sasrec
-from pixrec_core.recommenders._sequence_training import NextItemNetwork, sampled_loss
+from pixrec_core.recommenders._sequence_training import NextItemNetwork, full_loss, sampled_loss
 from pixrec_core.recommenders._sequence_windows import Windows, embedding_rows
 from pixrec_core.recommenders.base import ItemLists
 from tests.core.recommenders.train_data import make_train_data
@@ -55,13 +55,24 @@ def test_the_newest_items_are_read(monkeypatch):
     assert stretches(Windows.newest(ItemLists.from_lists([[1, 2, 3], [], [4]]))) == [[2, 3], [], [4]]
 
 
-def test_batches_hold_every_window_once(monkeypatch):
-    monkeypatch.setattr(windows_module, "BATCH", 4)
-    monkeypatch.setattr(windows_module, "POOL", 8)
-    lists = [[user + 1] * (2 + user % 3) for user in range(21)]
+@pytest.mark.parametrize("pool", [8, 1000])
+def test_batches_hold_every_window_once_and_similar_numbers_of_targets(pool, monkeypatch):
+    monkeypatch.setattr(windows_module, "POOL", pool)
+    monkeypatch.setattr(windows_module, "TARGETS", (8, 8))
+    lists = [[user + 1] * (2 + 3 * (user % 2)) for user in range(24)]
     batches = list(to_train(lists).shuffled(np.random.default_rng(0)))
     assert sorted([i for i in row if i] for batch in batches for row in batch.tolist()) == lists
-    assert max(map(len, batches)) == 4
+    targets = [int((batch[:, 1:] > 0).sum()) for batch in batches]
+    assert max(targets) < 8 + 4
+    if pool > len(lists):
+        assert sorted(targets) == [4, 8, 8, 8, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(("windows", "targets"), [(1, 4), (80, 5), (800, 8)])
+def test_targets_per_step_grow_with_the_data_within_bounds(windows, targets, monkeypatch):
+    monkeypatch.setattr(windows_module, "TARGETS", (4, 8))
+    monkeypatch.setattr(windows_module, "STEPS_WANTED", 16)
+    assert to_train([[1, 2]] * windows).targets_per_step == targets
 
 
 @pytest.mark.parametrize("make_encoder", ENCODERS)
@@ -84,6 +95,17 @@ def test_padding_is_no_target():
     assert model.loss(torch.tensor([[1, 2, 0, 0]])).item() == pytest.approx(model.loss(torch.tensor([[1, 2]])).item())
 
 
+def test_the_full_loss_and_its_gradients_equal_those_of_torch(monkeypatch):
+    monkeypatch.setattr(training, "TARGETS_PER_BLOCK", 3)
+    torch.manual_seed(0)
+    outputs, items = torch.randn(7, 4, requires_grad=True), torch.randn(30, 4, requires_grad=True)
+    targets = torch.tensor([0, 1, 2, 3, 29, 3, 0])
+    losses = [full_loss(outputs, items, targets), functional.cross_entropy(outputs @ items.T, targets)]
+    torch.testing.assert_close(*losses)
+    ours, theirs = (torch.autograd.grad(3 * loss, (outputs, items)) for loss in losses)
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_sampled_loss_over_all_items_equals_the_full_loss():
     torch.manual_seed(0)
     outputs, items, targets = torch.randn(7, 4), torch.randn(30, 4), torch.arange(7)
@@ -104,12 +126,11 @@ def test_sampled_loss_estimates_the_full_loss():
 def test_networks_learn_which_item_follows(module, full_softmax, monkeypatch):
     """Each sequence takes steps of two round a ring of twelve items, all equally popular."""
     monkeypatch.setattr(training, "FULL_SOFTMAX", full_softmax)
-    monkeypatch.setattr(training, "DROPOUTS", (0.1,))
+    monkeypatch.setattr(training, "DROPOUT", 0.1)
     monkeypatch.setattr(training, "LEARNING_RATE", 0.02)  # few steps suffice for so small a ring
     rounds = [[(start + 2 * step) % 12 for step in range(6)] for start in range(12)] * 10
     train_data = make_train_data(rounds, 12, validation=[([i], (i + 2) % 12) for i in range(12)])
     fitted = module.fit(train_data)
-    assert fitted.chosen["dropout"] == 0.1
     assert fitted.chosen["validation_ndcg@10"] == 1
     assert fitted.scores(ItemLists.from_lists([[5, 7], [3]])).argmax(axis=1).tolist() == [9, 5]
 
@@ -134,7 +155,7 @@ def test_training_keeps_the_epoch_with_the_best_validation(monkeypatch):
 
     best = training._train_to_best(model, to_train([[1, 2, 3]]), validate)
     assert len(states) == 4, "training stops after two epochs without a better one"
-    assert best == 2
+    assert best == (2, 0.3)
     assert torch.equal(model.items.weight, states[1])
 
 
