@@ -4,7 +4,7 @@
 
 The graphs of hnswlib and usearch, with the settings of our `hnsw`, take part if they are installed:
 
-    pip install --no-deps --target /tmp/rivals hnswlib usearch
+    pip install --no-deps --target /tmp/rivals hnswlib usearch numkong
     PYTHONPATH=/tmp/rivals python -m benchmarks.index
 
 The vectors are synthetic, but not uniform: items belong to 2,000 products, of which few hold most items, and products
