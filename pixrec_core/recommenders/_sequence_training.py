@@ -31,8 +31,8 @@ from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
 # Chosen on validation targets of fashion purchases and of film ratings, with the batch size of `_sequence_windows`.
 WIDTH = 64  # of an item's embedding
-LEARNING_RATE = 3e-3
-DROPOUT = 0.2
+LEARNING_RATE = 2e-3
+DROPOUT = 0.3
 EPOCHS = 60  # at most
 PATIENCE = 6  # epochs without a better validation NDCG@10
 STEPS_PER_EPOCH = 1000  # at most, so that large data are validated in between

@@ -12,8 +12,8 @@ from torch import Tensor
 from pixrec_core.recommenders.base import ItemLists
 
 WINDOW = 100  # items; a network reads the newest ones, and a longer training sequence is cut into several windows
-STEPS_WANTED = 64  # per epoch, with a number of targets per step within `TARGETS`
-TARGETS = (256, 2048)
+STEPS_WANTED = 256  # per epoch, with a number of targets per step within `TARGETS`
+TARGETS = (128, 1024)
 POOL = 1280  # windows that are sorted by length together, to reduce padding
 
 
