@@ -76,7 +76,7 @@ def trees_with_few_users():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "MIN_TREE_USERS", 50)
         choose_rounds = training._choose_rounds
-        patch.setattr(training, "_choose_rounds", lambda *args: (choose_rounds(*args)[0], 1.0))
+        patch.setattr(training, "_choose_rounds", lambda *args: (choose_rounds(*args)[0], np.ones(1)))
         yield
 
 
@@ -208,6 +208,13 @@ def test_target_ranks_by_hand():
     users = TrainingUsers(find_candidates(lists, histories, table, 9), np.array([3, 0]))
     assert target_ranks(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
     assert target_ranks(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], "equal scores rank before"
+
+
+@pytest.mark.parametrize(("users", "higher"), [(90, False), (100, True)])
+def test_a_simpler_blend_must_be_better_by_two_standard_errors(users, higher):
+    """Of each ten users six gain 1 and four lose 1: the mean is 0.2, the standard error sqrt(0.96 / users)."""
+    gains = np.tile([1.0] * 6 + [-1.0] * 4, users // 10)
+    assert training.is_higher(gains, np.zeros(users)) is higher
 
 
 def test_with_few_users_the_blend_is_linear_and_a_method_that_adds_nothing_is_dropped(monkeypatch, paths):
