@@ -88,6 +88,7 @@ _FORMATS: Final = (
 )  # fmt: skip
 #: Dates that are whole numbers in the range of a unit, if nearly all values are dates from 1990 to 2100.
 COMPACT: Final = {"s": "%Y%m%d%H", "ms": "%Y%m%d%H%M"}
+_SEPARATORS: Final = "/.,"  # which no directive of `_FORMATS` matches
 _FIRST_ROWS: Final = 20  # Python tries all formats on these: DuckDB would take seconds to plan so many expressions
 
 
@@ -152,6 +153,9 @@ def fitting_formats(db: duckdb.DuckDBPyConnection, head: str, share: float) -> l
 
 
 def _has_format(text: str, form: str) -> bool:
+    # strptime compiles a pattern for each format, which takes milliseconds; most differ from the text in a separator.
+    if any((mark in text) != (mark in form) for mark in _SEPARATORS):
+        return False
     try:
         datetime.strptime(text, form)  # noqa: DTZ007 - only whether it has the format
     except ValueError:
