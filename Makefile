@@ -20,6 +20,8 @@ TORCH = $(shell grep -o '^torch==[0-9.]*' requirements.lock)
 PIP_INSTALL := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 UV := uv==0.13.9
 PYTEST_ARGS ?=
+# Each process takes whole files: those that two processes share are set up twice.
+PYTEST = pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage stress lint docs results lock clean
@@ -33,12 +35,12 @@ demo: $(STAMP) ## Set up, then run the whole pipeline on generated data (some mo
 	$(VENV)/bin/pixrec demo
 
 test: lint ## Set up, then run every check and test; PYTEST_ARGS="-m 'not slow'" skips the slow ones
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(VENV)/bin/python -m $(PYTEST)
 
 coverage: $(STAMP) ## Set up, then run all tests and report the lines that none of them runs
 	@mkdir -p build/coverage
 	$(VENV)/bin/python -m coverage erase
-	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(VENV)/bin/python -m coverage run -m $(PYTEST)
 	$(VENV)/bin/python -m coverage combine --quiet
 	$(VENV)/bin/python -m coverage report
 

@@ -84,17 +84,16 @@ class Windows:
         values = self.values[np.lexsort((random.random(len(self.values)), self.instants))]
         windows = replace(self, values=values)
         order = random.permutation(len(self.starts))
-        pools = [order[start : start + POOL] for start in range(0, len(order), POOL)]
-        sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
-        batches = [batch for pool in sorted_pools for batch in self._split(pool)]
+        targets, targets_per_step, batches = self.lengths - 1, self.targets_per_step, []
+        for start in range(0, len(order), POOL):
+            pool = order[start : start + POOL]
+            pool = pool[np.argsort(targets[pool], kind="stable")]
+            batch = (np.cumsum(targets[pool]) - 1) // targets_per_step
+            batches += np.split(pool, np.flatnonzero(np.diff(batch)) + 1)
         for index in random.permutation(len(batches)):
             yield windows.padded(batches[index])
 
     @property
     def targets_per_step(self) -> int:
+        """About the number of targets in a batch; a window is not divided."""
         return int(np.clip((self.lengths - 1).sum() // STEPS_WANTED, *TARGETS))
-
-    def _split(self, pool: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Cut windows into batches."""
-        batch = (np.cumsum(self.lengths[pool] - 1) - 1) // self.targets_per_step
-        return np.split(pool, np.flatnonzero(np.diff(batch)) + 1)

@@ -19,7 +19,7 @@ from pixrec_core.serving.promotion import read_promotion
 
 T = TypeVar("T")
 
-#: The two sides of the ablation.
+#: The two sides of the ablation, and its control.
 MULTIMODAL, TEXT_ONLY, SHUFFLED_IMAGES = ("multimodal", "text_only", "shuffled_images")
 DATA_STAGES = ("raw", "items", "interactions", "images", "sequences")
 MAX_TITLE_LEN = 200
