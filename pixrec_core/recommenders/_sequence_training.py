@@ -38,7 +38,6 @@ PATIENCE = 6  # epochs without a better validation NDCG@10
 STEPS_PER_EPOCH = 1000  # at most, so that large data are validated in between
 FULL_SOFTMAX = 20_000  # items; with more, each step contrasts targets with `NEGATIVES` sampled items
 NEGATIVES = 4096
-TARGETS_PER_BLOCK = 128  # whose logits over all items are computed at once
 HISTORIES_PER_BATCH = 256
 SEED = 0
 EMBEDDINGS = "items.weight"  # name in a network's state dict
@@ -76,50 +75,8 @@ class NextItemNetwork(nn.Module):
         real = labels > 0
         outputs, targets = self(rows[:, :-1])[real], labels[real] - 1
         if len(self.known) <= FULL_SOFTMAX:
-            return full_loss(outputs, self.known, targets)
+            return functional.cross_entropy(outputs @ self.known.T, targets)
         return sampled_loss(outputs, targets, self.known, torch.randint(len(self.known), (NEGATIVES,)))
-
-
-class _FullLoss(torch.autograd.Function):
-    """Cross-entropy over all items whose forward pass computes the gradients, block by block.
-
-    The logits of a block stay in the cache of the processor. All (M, m) logits and their gradient would have to be
-    written to memory and read several times, which takes longer than the matrix products.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        loss, d_outputs, d_items = outputs.new_zeros(()), torch.empty_like(outputs), torch.zeros_like(items)
-        for start in range(0, len(targets), TARGETS_PER_BLOCK):
-            block = slice(start, start + TARGETS_PER_BLOCK)
-            rows, labels = outputs[block], targets[block, None]
-            logits = rows @ items.T
-            logits -= logits.amax(dim=1, keepdim=True)
-            loss -= logits.gather(1, labels).sum()
-            normaliser = logits.exp_().sum(dim=1, keepdim=True)
-            loss += normaliser.log().sum()
-            d_logits = logits.div_(normaliser).scatter_add_(1, labels, logits.new_full(labels.shape, -1))
-            torch.mm(d_logits, items, out=d_outputs[block])
-            d_items.addmm_(d_logits.T, rows)
-        ctx.save_for_backward(d_outputs.div_(len(targets)), d_items.div_(len(targets)))
-        return loss / len(targets)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        d_outputs, d_items = ctx.saved_tensors
-        return d_outputs * gradient, d_items * gradient, None
-
-
-def full_loss(outputs: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy over all items. Its gradient has no gradient.
-
-    Args:
-        outputs: (M, WIDTH).
-        items: (m, WIDTH).
-        targets: (M,) rows of `items`.
-    """
-    loss: Tensor = _FullLoss.apply(outputs, items, targets)  # type: ignore[no-untyped-call]
-    return loss
 
 
 def sampled_loss(outputs: Tensor, targets: Tensor, items: Tensor, negatives: Tensor) -> Tensor:

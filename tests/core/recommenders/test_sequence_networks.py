@@ -11,7 +11,7 @@ from torch.nn import functional
 from pixrec_core.recommenders import _sequence_training as training
 from pixrec_core.recommenders import _sequence_windows as windows_module
 from pixrec_core.recommenders import gru4rec, sasrec
-from pixrec_core.recommenders._sequence_training import NextItemNetwork, full_loss, sampled_loss
+from pixrec_core.recommenders._sequence_training import NextItemNetwork, sampled_loss
 from pixrec_core.recommenders._sequence_windows import Windows, embedding_rows
 from pixrec_core.recommenders.base import ItemLists
 from tests.core.recommenders.train_data import make_train_data
@@ -93,17 +93,6 @@ def test_the_loss_of_an_untrained_network_is_that_of_a_uniform_guess():
 def test_padding_is_no_target():
     model = NextItemNetwork(5, torch.nn.Identity())
     assert model.loss(torch.tensor([[1, 2, 0, 0]])).item() == pytest.approx(model.loss(torch.tensor([[1, 2]])).item())
-
-
-def test_the_full_loss_and_its_gradients_equal_those_of_torch(monkeypatch):
-    monkeypatch.setattr(training, "TARGETS_PER_BLOCK", 3)
-    torch.manual_seed(0)
-    outputs, items = torch.randn(7, 4, requires_grad=True), torch.randn(30, 4, requires_grad=True)
-    targets = torch.tensor([0, 1, 2, 3, 29, 3, 0])
-    losses = [full_loss(outputs, items, targets), functional.cross_entropy(outputs @ items.T, targets)]
-    torch.testing.assert_close(*losses)
-    ours, theirs = (torch.autograd.grad(3 * loss, (outputs, items)) for loss in losses)
-    torch.testing.assert_close(ours, theirs)
 
 
 def test_sampled_loss_over_all_items_equals_the_full_loss():
