@@ -4,10 +4,10 @@ Legend: B histories in a batch, n items of the catalogue, k items of a list, M m
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ from scipy import sparse
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import popularity_ranks
-from pixrec_core.recommenders.base import ItemLists, before_target, index_lists
+from pixrec_core.recommenders.base import ItemLists, before_target, flatten_arrays, index_lists, join_arrays
 from pixrec_core.schemas import CATEGORIES, DAY_MS, HAS_IMAGE, ITEM, ITEMS, PRICE, TIMESTAMPS, TRAIN
 
 Floats = NDArray[np.float32]
@@ -158,11 +158,7 @@ class ItemTable:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "categories"}
-        matrix = self.categories
-        parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr, "shape": matrix.shape}
-        arrays |= {f"categories.{name}": np.asarray(part) for name, part in parts.items()}
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        save_file(flatten_arrays({each.name: getattr(self, each.name) for each in fields(self)}), path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -172,16 +168,11 @@ class ItemTable:
             ValueError: an array has the wrong shape; the message names it.
             KeyError, TypeError: an array is missing or unexpected.
         """
-        arrays = load_file(path)
-        parts = [arrays.pop(f"categories.{name}") for name in ("data", "indices", "indptr", "shape")]
-        categories = sparse.csr_array(tuple(parts[:3]), shape=tuple(parts[3].tolist()))
-        categories.check_format(full_check=True)
-        table = cls(**arrays, categories=categories)
+        table = cls(**join_arrays(load_file(path)))
         n = len(table.counts)
-        shapes = dict.fromkeys(arrays, (n,)) | {"recent_counts": (n, len(RECENT_SHARES))}
-        shapes["categories"] = (n, categories.shape[1])
-        for name, shape in shapes.items():
-            if (found := getattr(table, name).shape) != shape:
+        shapes = {"recent_counts": (n, len(RECENT_SHARES)), "categories": (n, table.categories.shape[1])}
+        for name in (each.name for each in fields(table)):
+            if (found := getattr(table, name).shape) != (shape := shapes.get(name, (n,))):
                 raise ValueError(f"{name} has shape {found} in place of {shape}")
         return table
 
@@ -196,6 +187,10 @@ def _category_vectors(categories: pl.Series) -> sparse.csr_array:
     norms = np.sqrt(np.bincount(rows, weights**2, minlength=n))[rows]
     values = np.divide(weights, norms, out=np.zeros_like(weights), where=norms > 0).astype(np.float32)
     return sparse.csr_array((values, (rows, columns)), shape=(n, len(names)))
+
+
+#: Fields of `Candidates` with one row per candidate.
+PER_CANDIDATE: Final = ("rows", "items", "scores", "z_scores", "ranks", "common")
 
 
 @dataclass(frozen=True)
@@ -225,15 +220,7 @@ class Candidates:
 
     def take(self, mask: NDArray[np.bool_]) -> "Candidates":
         """Return the candidates where `mask` (m,) is true."""
-        return Candidates(
-            self.methods,
-            self.rows[mask],
-            self.items[mask],
-            self.scores[mask],
-            self.z_scores[mask],
-            self.ranks[mask],
-            self.common[mask],
-        )
+        return replace(self, **{name: getattr(self, name)[mask] for name in PER_CANDIDATE})
 
     def listed_by(self, methods: Sequence[str]) -> NDArray[np.bool_]:
         """Return (m,) whether one of these methods lists the item."""
@@ -243,15 +230,13 @@ class Candidates:
     def of_methods(self, methods: Sequence[str]) -> "Candidates":
         """Return the candidates as they are with some of the methods only."""
         columns = [self.methods.index(method) for method in methods]
-        ranks, kept = self.ranks[:, columns], self.listed_by(methods)
-        return Candidates(
-            tuple(methods),
-            self.rows[kept],
-            self.items[kept],
-            self.scores[kept][:, columns],
-            self.z_scores[kept][:, columns],
-            ranks[kept],
-            self.common[kept],
+        kept = self.take(self.listed_by(methods))
+        return replace(
+            kept,
+            methods=tuple(methods),
+            scores=kept.scores[:, columns],
+            z_scores=kept.z_scores[:, columns],
+            ranks=kept.ranks[:, columns],
         )
 
     def feature(self, name: str) -> Floats:
@@ -279,7 +264,7 @@ class Candidates:
                 common[mask, column] = 0
             elif name in {"days_since_first_sale", "days_since_last_sale"}:
                 common[mask, column] = np.nan
-        kept = Candidates(self.methods, self.rows, self.items, scores, z_scores, ranks, common)
+        kept = replace(self, scores=scores, z_scores=z_scores, ranks=ranks, common=common)
         return kept.of_methods(self.methods)
 
     def without_visit(self) -> "Candidates":
@@ -359,15 +344,8 @@ def concatenate(parts: Sequence[Candidates], sizes: Sequence[int]) -> Candidates
     """Return the candidates of consecutive batches of users, given the number of users of each batch."""
     starts = np.cumsum([0, *sizes[:-1]])
     rows = np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=True)])
-    return Candidates(
-        parts[0].methods,
-        rows,
-        np.concatenate([part.items for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.z_scores for part in parts]),
-        np.concatenate([part.ranks for part in parts]),
-        np.concatenate([part.common for part in parts]),
-    )
+    joined: dict[str, Any] = {n: np.concatenate([getattr(part, n) for part in parts]) for n in PER_CANDIDATE}
+    return replace(parts[0], **joined | {"rows": rows})
 
 
 def find_candidates(lists: Mapping[str, MethodLists], histories: ItemLists, table: ItemTable, k: int) -> Candidates:
@@ -424,7 +402,8 @@ def _common(rows: Ints, items: Ints, histories: ItemLists, table: ItemTable) -> 
 
 def _history_features(histories: ItemLists) -> dict[str, NDArray[np.float64]]:
     """Return (B,) features of the histories by name; NaN where a history is too short to have one."""
-    times = _times(histories)
+    times = histories.times
+    assert times is not None, "the blend reads the times of histories"
     days = times / DAY_MS
     n_users, rows = len(histories), histories.rows
     lengths = np.diff(histories.offsets).astype(np.float64)
@@ -446,12 +425,6 @@ def _history_features(histories: ItemLists) -> dict[str, NDArray[np.float64]]:
         "newest_gap_days": gap,
         SAME_VISIT: np.zeros(n_users) if histories.same_visit is None else histories.same_visit.astype(np.float64),
     }
-
-
-def _times(histories: ItemLists) -> Ints:
-    if histories.times is None:
-        raise ValueError("the histories have no times")
-    return histories.times
 
 
 def _distinct_per_row(rows: Ints, values: Ints, n_rows: int) -> NDArray[np.float64]:
@@ -509,7 +482,8 @@ def _category_entries(items: Ints, categories: sparse.csr_array) -> tuple[Ints, 
 
 def _seen_features(rows: Ints, items: Ints, histories: ItemLists, n: int) -> tuple[NDArray[np.float64], ...]:
     """Return (m,) seen, times seen, items since it was seen last and days since then; the last two NaN if unseen."""
-    times = _times(histories)
+    times = histories.times
+    assert times is not None, "the blend reads the times of histories"
     keys, inverse, counts = np.unique(histories.rows * n + histories.values, return_inverse=True, return_counts=True)
     newest = np.full(len(keys), -1)
     np.maximum.at(newest, inverse, np.arange(len(histories.values)))  # the lists are oldest first

@@ -3,15 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pixrec_core.evaluation import metrics
-from pixrec_core.evaluation.validation import target_ranks
-from pixrec_core.recommenders._tuning import best_model, choose_model
+from pixrec_core.recommenders._tuning import best_model, choose_model, validation_ndcgs
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
 RECENCIES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # from equal weights to the newest item alone
@@ -37,25 +36,18 @@ class RecencyWeightedKnn(Model):
     def scores(self, histories: ItemLists) -> Scores:
         return self._settle(histories, self.similarity(histories.matrix(self.n_items, self._weights(histories))))
 
-    def validation_ndcgs(self, train: TrainData, variants: Sequence["RecencyWeightedKnn"]) -> NDArray[np.float64]:
-        """Return the mean NDCG@10 over validation targets of each variant, which differs in recency and repeats only.
+    def scores_of(self, variants: Sequence["RecencyWeightedKnn"], histories: ItemLists) -> Iterator[Scores]:
+        """Yield the scores (B, n) by each variant, which differs in recency and repeats only.
 
         The similarity to each item of the histories is computed once for all variants.
         """
-        total = np.zeros(len(variants))
-        mean_length = len(train.validation.values) // max(1, len(train.validation))
-        users_per_batch = max(1, SIMILARITIES // ((1 + mean_length) * train.n_items))
-        for users, histories in train.validation.batches(users_per_batch):
-            items, columns = np.unique(histories.values, return_inverse=True)
-            one_each = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
-            similarity = self.similarity(sparse.csr_array(one_each, shape=(len(items), train.n_items)))
-            in_columns = replace(histories, values=columns)
-            for index, variant in enumerate(variants):
-                weights = in_columns.matrix(len(items), variant._weights(histories))
-                scores = variant._settle(histories, weights @ similarity)
-                ranks = target_ranks(scores, train.targets[users], train.popularity_ranks)
-                total[index] += metrics.ndcg(ranks, 10).sum()
-        return total / max(1, len(train.validation))
+        items, columns = np.unique(histories.values, return_inverse=True)
+        one_each = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
+        similarity = self.similarity(sparse.csr_array(one_each, shape=(len(items), self.n_items)))
+        in_columns = replace(histories, values=columns)
+        for variant in variants:
+            weights = in_columns.matrix(len(items), variant._weights(histories))
+            yield variant._settle(histories, weights @ similarity)
 
     def _weights(self, histories: ItemLists) -> NDArray[np.float32]:
         weights: NDArray[np.float32] = (1 + histories.from_newest).astype(np.float32) ** -np.float32(self.recency)
@@ -78,7 +70,14 @@ def choose_knn(
     grids = (list(_variants(model, repeats)) for model in models)
     if train.chosen is not None:
         return choose_model(chain.from_iterable(grids), train)
-    return best_model(each for grid in grids for each in zip(grid, grid[0].validation_ndcgs(train, grid), strict=True))
+    mean_length = len(train.validation.values) // max(1, len(train.validation))
+    users_per_batch = max(1, SIMILARITIES // ((1 + mean_length) * train.n_items))
+
+    def measure(grid: list[RecencyWeightedKnn]) -> Iterator[tuple[RecencyWeightedKnn, float]]:
+        ndcgs = validation_ndcgs(len(grid), train, users_per_batch, partial(grid[0].scores_of, grid))
+        yield from zip(grid, ndcgs, strict=True)
+
+    return best_model(chain.from_iterable(map(measure, grids)))
 
 
 def _variants(model: RecencyWeightedKnn, repeats: Sequence[bool]) -> Iterator[RecencyWeightedKnn]:

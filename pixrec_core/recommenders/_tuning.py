@@ -1,6 +1,6 @@
 """Choice of settings by validation NDCG@10, the same for every method that has settings."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from pixrec_core.evaluation import metrics
 from pixrec_core.evaluation.validation import target_ranks
-from pixrec_core.recommenders.base import Model, TrainData
+from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
 USERS_PER_BATCH = 256
 NDCG = "validation_ndcg@10"
@@ -18,11 +18,20 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 def validation_ndcg(model: Model, train: TrainData) -> float:
     """Return the mean NDCG@10 over validation targets among the whole catalogue; 0 without validation users."""
-    ranks = [
-        target_ranks(model.scores(histories), train.targets[users], train.popularity_ranks)
-        for users, histories in train.validation.batches(USERS_PER_BATCH)
-    ]
-    return float(metrics.ndcg(np.concatenate(ranks), 10).mean()) if ranks else 0.0
+    (ndcg,) = validation_ndcgs(1, train, USERS_PER_BATCH, lambda histories: [model.scores(histories)])
+    return ndcg
+
+
+def validation_ndcgs(
+    models: int, train: TrainData, users_per_batch: int, score: Callable[[ItemLists], Iterable[Scores]]
+) -> list[float]:
+    """Return the `validation_ndcg` of several models; `score` yields the scores of each for a batch of histories."""
+    total = np.zeros(models)
+    for users, histories in train.validation.batches(users_per_batch):
+        ranks = [target_ranks(scores, train.targets[users], train.popularity_ranks) for scores in score(histories)]
+        total += metrics.ndcg(np.stack(ranks), 10).sum(axis=1)
+    means: list[float] = (total / max(1, len(train.validation))).tolist()
+    return means
 
 
 def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
@@ -39,5 +48,5 @@ def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
 
 def best_model(measured: Iterable[tuple[AnyModel, float]]) -> AnyModel:
     """Return the model with the highest validation NDCG@10, the first of equal ones, with the metric in `chosen`."""
-    with_metric = (replace(model, chosen={**model.chosen, NDCG: float(ndcg)}) for model, ndcg in measured)
+    with_metric = (replace(model, chosen={**model.chosen, NDCG: ndcg}) for model, ndcg in measured)
     return max(with_metric, key=lambda model: model.chosen[NDCG])

@@ -177,13 +177,9 @@ class Model(Method):
 
         `catalogue` is the digest of the items that the model ranks: see `data.sequences.catalogue_digest`.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        settings: dict[str, Any] = {}
-        for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
-            if (parts := _array_parts(value)) is None:
-                settings[name] = value
-            else:
-                arrays |= {f"{name}{part}": np.ascontiguousarray(array) for part, array in parts.items()}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        settings = {name: value for name, value in values.items() if _array_parts(value) is None}
+        arrays = flatten_arrays({name: value for name, value in values.items() if name not in settings})
         with files.replacing(folder) as temporary:
             temporary.mkdir()
             save_file(arrays, temporary / ARRAYS)
@@ -204,7 +200,7 @@ class Model(Method):
         try:
             arrays = load_file(files.require(folder / ARRAYS))
             _require_shapes(arrays, content.get("arrays"))
-            return cls(**content["settings"], **_join_parts(arrays))
+            return cls(**content["settings"], **join_arrays(arrays))
         except Exception as error:  # safetensors raises its own type, derived from Exception only
             if isinstance(error, MissingArtefactError):
                 raise
@@ -260,8 +256,22 @@ def _array_parts(value: Any) -> dict[str, NDArray[Any]] | None:
     return None
 
 
-def _join_parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return the fields from the result of `_array_parts` of each."""
+def flatten_arrays(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return arrays, CSR matrices and mappings of arrays as arrays only, by name, for safetensors."""
+    return {
+        f"{name}{part}": np.ascontiguousarray(array)
+        for name, value in values.items()
+        for part, array in (_array_parts(value) or {}).items()
+    }
+
+
+def join_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what `flatten_arrays` has made arrays of.
+
+    Raises:
+        KeyError: a part of a matrix is missing.
+        ValueError: a matrix is damaged.
+    """
     joined: dict[str, Any] = {}
     for name, array in arrays.items():
         whole, _, key = name.partition("/")

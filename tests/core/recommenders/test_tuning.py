@@ -1,11 +1,12 @@
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log2
 
 import numpy as np
 import pytest
 
-from pixrec_core.recommenders import _recency_knn, bm25_text
-from pixrec_core.recommenders._tuning import choose_model, validation_ndcg
+from pixrec_core.recommenders import bm25_text
+from pixrec_core.recommenders._tuning import choose_model, validation_ndcg, validation_ndcgs
 from pixrec_core.recommenders.base import Model
 from tests.core.recommenders.train_data import make_train_data
 
@@ -50,9 +51,8 @@ def test_without_validation_targets_the_first_is_chosen():
     assert model.chosen == {"n": 1, "validation_ndcg@10": 0}
 
 
-@pytest.mark.parametrize("similarities", [1, 10**9], ids=["user by user", "all users"])
-def test_the_grid_of_a_knn_is_measured_as_its_models_are(similarities, monkeypatch):
-    monkeypatch.setattr(_recency_knn, "SIMILARITIES", similarities)
+@pytest.mark.parametrize("users_per_batch", [1, 100], ids=["user by user", "all users"])
+def test_the_grid_of_a_knn_is_measured_as_its_models_are(users_per_batch):
     random = np.random.default_rng(0)
     lists = random.integers(0, 40, (60, 6)).tolist()
     validation = [(random.integers(0, 40, n).tolist(), n) for n in range(30)]
@@ -62,4 +62,5 @@ def test_the_grid_of_a_knn_is_measured_as_its_models_are(similarities, monkeypat
     variants = [replace(fitted, recency=r, repeats=repeats) for r in (0.0, 0.5, 8.0) for repeats in (True, False)]
     expected = [validation_ndcg(variant, train) for variant in variants]
     assert len(set(expected)) > 2
-    np.testing.assert_allclose(fitted.validation_ndcgs(train, variants), expected, atol=1e-12)
+    found = validation_ndcgs(len(variants), train, users_per_batch, partial(fitted.scores_of, variants))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
