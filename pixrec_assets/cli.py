@@ -18,6 +18,7 @@ from pixrec_assets.commands.export import export, push
 from pixrec_assets.commands.photos import photos
 from pixrec_assets.commands.recommend import recommend
 from pixrec_assets.commands.refresh import refresh
+from pixrec_assets.commands.rollback import rollback
 from pixrec_assets.commands.run import backfill, demo, run
 from pixrec_assets.commands.serve import serve
 from pixrec_assets.commands.settings import settings
@@ -51,7 +52,8 @@ def cli(config: Path | None) -> None:
 
 
 for command in (
-    backfill, compare, demo, doctor, export, photos, push, recommend, refresh, run, serve, settings, status, tune,
+    backfill, compare, demo, doctor, export, photos, push, recommend, refresh, rollback, run, serve, settings,
+    status, tune,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from pixrec_core import files, pipeline
+from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.stages import Work
 
@@ -57,7 +57,8 @@ def headline(paths: DatasetPaths) -> dict[str, dict[str, float]]:
 
 def served_method(work: Work) -> str | None:
     """Return the method that serves; None before a promotion."""
-    return pipeline.PROMOTED.stats(work).get("serves")
+    manifest = work.paths.promoted.manifest  # a rollback changes it, and no stamp
+    return files.read_json(manifest).get("method") if manifest.exists() else None
 
 
 def rows_of(measured: dict[str, dict[str, float]], served: str | None = None) -> list[tuple[str, ...]]:

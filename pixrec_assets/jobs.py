@@ -7,8 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
+from pydantic import Field
 
 from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
+from pixrec_core import pipeline
+from pixrec_core.errors import PixRecError
+from pixrec_core.stages import Work
 
 PREPARE_DATA: Final = dg.define_asset_job(
     "prepare_data",
@@ -48,7 +52,37 @@ REFRESH: Final = dg.define_asset_job(
     description="Raw files to a promotion with the same weights: new orders, products and photos without a training.",
 )
 
-JOBS: Final = (PREPARE_DATA, *([TRAIN_JOINTLY] if SETTINGS.joint else []), TRAIN, EVALUATE, REFRESH)
+
+class Rollback(dg.Config):
+    """Config of the job `rollback`."""
+
+    promotion: int = Field(description="number of the promotion that shall serve; `pixrec rollback DATASET` lists them")
+
+
+@dg.op(required_resource_keys={"settings"})
+def restore_promotion(context: dg.OpExecutionContext, config: Rollback) -> None:
+    """Let an earlier promotion of the dataset serve again."""
+    try:
+        stats = pipeline.rollback(Work(context.resources.settings, context.partition_key), config.promotion)
+    except PixRecError as error:
+        raise dg.Failure(str(error)) from error
+    context.log.info(f"{stats['method']} serves as promotion {config.promotion}; trained {stats['trained_at']}")
+
+
+@dg.job(partitions_def=DATASETS, executor_def=dg.in_process_executor)
+def rollback() -> None:
+    """An earlier promotion serves again: the one that the launchpad names."""
+    restore_promotion()
+
+
+JOBS: Final[tuple[Any, ...]] = (
+    PREPARE_DATA,
+    *([TRAIN_JOINTLY] if SETTINGS.joint else []),
+    TRAIN,
+    EVALUATE,
+    REFRESH,
+    rollback,
+)
 
 #: A run in one of these states does not change any more.
 FINISHED_STATUSES: Final = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)

@@ -184,7 +184,7 @@ class PromotedPaths:
 
     root: Path
 
-    manifest = _Below("promoted.json")
+    manifest = _Below("promoted.json")  # each copy has one of this name too
 
     def copies(self, number: int) -> DatasetPaths:
         """Artefacts of one promotion, in the layout of their originals."""

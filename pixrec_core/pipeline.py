@@ -180,6 +180,25 @@ def refresh(work: Work) -> Stats:
         return refresh_promotion(work.dataset_settings, work.paths, work.engine)
 
 
+def rollback(work: Work, number: int) -> Stats:
+    """Let an earlier promotion serve again; the next run or refresh continues from it. No stage.
+
+    Returns:
+        `promotion`, its number; `method` that serves; `promoted_at` and `trained_at`, UTC.
+
+    Raises:
+        BusyError: a promotion is running.
+        MissingArtefactError: nothing has been promoted.
+        QueryError: the promotion is not kept.
+        ArtefactError: a file of it is damaged.
+    """
+    from pixrec_core.serving.promotion import restore_promotion
+
+    with PROMOTED.exclusive(work):
+        served = restore_promotion(work.paths.promoted, number)
+    return {"promotion": number, **served.model_dump(include={"method", "promoted_at", "trained_at"})}
+
+
 def refit(work: Work, inputs: StageInputs) -> Stats:
     """Fit the promoted method on all interactions, those of validation and test included, with the chosen settings."""
     from pixrec_core.serving import refit as module
@@ -192,6 +211,8 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
         return {"refitted": False, "summary": "off: promotion.refit is false"}
     if not PROMOTED.stats(work).get("promoted", True):
         return {"refitted": False, "summary": "none: the promotion was refused"}
+    if served.measured != _refit_external_inputs(work):
+        return {"refitted": False, "summary": f"none: promotion {served.number}, an earlier one, serves"}
 
     def train_tower(target: VariantPaths, measured: Path) -> Stats:
         start = _start_checkpoint(work.with_variant(target.variant))
@@ -305,10 +326,10 @@ def _evaluation_external_inputs(work: Work) -> Any:  # noqa: ARG001
 
 
 def _refit_external_inputs(work: Work) -> Any:
-    """The promotion that was measured: another one has to be fitted again."""
+    """The last promotion that was measured: another one has to be fitted again, but none that a rollback restores."""
     from pixrec_core.serving.promotion import read_promotion
 
-    return read_promotion(work.paths.promoted).measured
+    return PROMOTED.stats(work).get("measured") or read_promotion(work.paths.promoted).measured
 
 
 def _checkpoint_digest(work: Work) -> str:

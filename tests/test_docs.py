@@ -60,6 +60,8 @@ ELSEWHERE = {
     "pixrec export shop --method multimodal --output shop-vectors": "tests/assets/test_recommend.py",
     "pixrec export shop --format onnx --output shop-onnx": "tests/assets/test_serving_assets.py",
     "pixrec refresh shop": "tests/assets/test_serving_assets.py",
+    "pixrec rollback shop": "tests/assets/test_serving_assets.py",
+    "pixrec rollback shop --to 5": "tests/assets/test_serving_assets.py",
     "pixrec serve shop": "tests/assets/test_serve.py",
     """curl -s http://127.0.0.1:8000/datasets/shop/recommend -H 'Content-Type: application/json' -d '{"user": "4711", "top": 5}'""": "tests/assets/test_serve.py",  # noqa: E501
     "pixrec compare data/books data-seed1/books data-seed2/books": "tests/assets/test_compare.py",

@@ -105,6 +105,6 @@ def _show_freshness(work: Work) -> None:
     fitted = promotion.get("refitted_at", {})
     refit = f"{len(fitted)} methods fitted on all interactions, the last at {max(fitted.values())}" if fitted else ""
     out.print(
-        f"serving: data of {promotion['promoted_at']}, trained at {promotion['trained_at']}, "
-        f"{refit or 'no method fitted on all interactions'}\n"
+        f"serving: promotion {promotion['number']}, data of {promotion['promoted_at']}, "
+        f"trained at {promotion['trained_at']}, {refit or 'no method fitted on all interactions'}\n"
     )

@@ -24,7 +24,7 @@ from pixrec_core.retrieval.encode import photo_features_paths
 from pixrec_core.retrieval.index import load_index
 from pixrec_core.schemas import ITEM
 from pixrec_core.serving import promotion
-from pixrec_core.serving.promotion import Promotion, copy_artefacts, read_promotion, verify_promotion
+from pixrec_core.serving.promotion import Promotion, copy_artefacts, next_number, read_promotion, verify_promotion
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
@@ -45,7 +45,8 @@ def promote_unless_worse(
         variants: of the dual tower.
 
     Returns:
-        `promoted`, whether it was; `serves`, the method that serves now; `verdict`, the reason in a sentence;
+        `promoted`, whether it was; `serves`, the method that serves now; `measured`, the number of the promotion
+        whose figures count; `verdict`, the reason in a sentence;
         `warnings`, a sentence on each method that is ahead of what serves; scores and the comparison.
 
     Raises:
@@ -71,7 +72,7 @@ def promote_unless_worse(
     score = float(new.scores(chosen).mean())
     if passed:
         fields = {
-            "number": served.number + 1 if served else 1,
+            "number": next_number(paths.promoted, served),
             "dataset": dataset,
             "method": chosen,
             "methods": {name: measured.get(name) for name in methods},
@@ -94,6 +95,7 @@ def promote_unless_worse(
     return {
         "promoted": passed,
         "serves": serves,
+        "measured": read_promotion(paths.promoted).measured,
         "verdict": verdict,
         "warnings": _warnings(serves, reference, new, order, measured),
         "ndcg@10": score,

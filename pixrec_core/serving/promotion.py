@@ -1,9 +1,10 @@
 """A promoted folder: numbered copies of all that serving needs, and the manifest that names the copy that serves.
 
 The manifest is written last and replaced atomically, so a promotion that is killed leaves the served copy as it was.
-The previous copy stays until the next promotion, for processes that are still reading it.
+Each copy has its own manifest too, so that an earlier promotion can serve again.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
@@ -15,6 +16,8 @@ from pixrec_core import files
 from pixrec_core.errors import ArtefactError, MissingArtefactError, QueryError
 from pixrec_core.evaluation.comparison import Comparison
 from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths, PromotedPaths
+
+log = logging.getLogger(__name__)
 
 #: Files that every method reads.
 SHARED: Final = ("sequences.duckdb", "images.parquet")
@@ -125,6 +128,44 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
         raise ArtefactError(f"{paths.manifest} is damaged ({field}: {first['msg']}); {_remedy(paths)}") from None
 
 
+def list_promotions(paths: PromotedPaths) -> dict[int, Promotion]:
+    """All promotions that can serve, by number: with a manifest, and with the copy that the next gate compares with."""
+    found = {}
+    for manifest in paths.root.glob(f"*/{paths.manifest.name}"):
+        try:
+            promotion = Promotion.model_validate_json(manifest.read_bytes())
+        except (OSError, ValidationError) as error:
+            log.warning("%s cannot be read, so this promotion cannot serve again: %s", manifest, error)
+            continue
+        if paths.copies(promotion.measured).root.exists():
+            found[promotion.number] = promotion
+    return dict(sorted(found.items()))
+
+
+def next_number(paths: PromotedPaths, served: Promotion | None) -> int:
+    """The number of the next promotion, which no kept one has."""
+    return max((served.number if served else 0, *list_promotions(paths))) + 1
+
+
+def restore_promotion(paths: PromotedPaths, number: int) -> Promotion:
+    """Let a kept promotion serve again, after a check of all its files. Running servers take it over.
+
+    Raises:
+        MissingArtefactError: nothing has been promoted.
+        QueryError: there is no such promotion; the message lists those that are kept.
+        ArtefactError: a file of it is missing, has changed or was added.
+    """
+    served, kept = read_promotion(paths), list_promotions(paths)
+    if number not in kept:
+        raise QueryError(
+            f"promotion {number} of {served.dataset} is not kept in {paths.root}; "
+            f"kept: {', '.join(map(str, kept)) or 'none'}"
+        )
+    verify_promotion(paths, kept[number])
+    files.write_json(paths.manifest, kept[number].model_dump(mode="json"))
+    return kept[number]
+
+
 def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable[str] = ("",)) -> DatasetPaths:
     """Paths of the copy that serves, after a check of its files: those of the promotion, and no others.
 
@@ -143,7 +184,7 @@ def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable
         raise ArtefactError(
             f"{copies.root} does not exist: later promotions have replaced it; load the recommender again"
         )
-    present = {str(path.relative_to(copies.root)) for path in _files_in(copies.root)}
+    present = {str(path.relative_to(copies.root)) for path in _files_in(copies.root)} - {paths.manifest.name}
     if extra := sorted(present - promotion.files.keys()):
         raise ArtefactError(f"{copies.root / extra[0]} is not part of the promotion; remove it, or {_remedy(paths)}")
     for name, sha256 in promotion.files.items():
@@ -171,23 +212,27 @@ def _remedy(paths: PromotedPaths) -> str:
 
 
 def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[str, object]) -> None:
-    """Make a complete copy the one that serves: write the manifest, then delete copies that nothing needs any more.
+    """Make a complete copy the one that serves: write its manifest, then delete copies that are not kept.
 
-    The previous copy stays for processes that are reading it, and the measured one for the next comparison.
+    Kept are this promotion; the one that served until now, for processes that are reading it; the newest one of an
+    earlier training; and the measured copy of each, for the next comparison.
 
     Args:
         paths: of the promoted folder.
         copies: the copy, in the folder of the promotion's number.
         fields: of `Promotion`, without `promoted_at` and `files`.
     """
+    before = read_promotion(paths) if paths.manifest.exists() else None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     checksums = {str(path.relative_to(copies.root)): files.sha256_file(path) for path in sorted(_files_in(copies.root))}
     promotion = Promotion.model_validate({**fields, "promoted_at": now, "files": checksums})
-    files.write_json(paths.manifest, promotion.model_dump(mode="json"))
+    for manifest in (copies.root / paths.manifest.name, paths.manifest):
+        files.write_json(manifest, promotion.model_dump(mode="json"))
+    earlier = [each for each in list_promotions(paths).values() if each.measured != promotion.measured]
+    kept = [promotion, *([before] if before else []), *earlier[-1:]]
+    numbers = {str(number) for each in kept for number in (each.number, each.measured)}
     for folder in paths.root.iterdir():
-        if folder.is_dir() and folder.name not in map(
-            str, {promotion.number, promotion.number - 1, promotion.measured}
-        ):
+        if folder.is_dir() and folder.name not in numbers:
             files.remove(folder)
 
 

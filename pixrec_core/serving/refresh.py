@@ -35,7 +35,13 @@ from pixrec_core.recommenders.blend import Blend
 from pixrec_core.retrieval.encode import encode_items
 from pixrec_core.retrieval.index import build_index
 from pixrec_core.schemas import ITEM
-from pixrec_core.serving.promotion import parts_of_method, read_promotion, verify_promotion, write_promotion
+from pixrec_core.serving.promotion import (
+    next_number,
+    parts_of_method,
+    read_promotion,
+    verify_promotion,
+    write_promotion,
+)
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
@@ -60,7 +66,8 @@ def refresh_promotion(
     """
     served = read_promotion(paths.promoted)
     old = verify_promotion(paths.promoted, served)
-    copies = paths.promoted.copies(served.number + 1)
+    number = next_number(paths.promoted, served)
+    copies = paths.promoted.copies(number)
     files.remove(copies.root)
     for shared in (paths.sequences, paths.images_manifest):
         files.link(files.require(shared), copies.root / shared.relative_to(paths.root))
@@ -93,10 +100,10 @@ def refresh_promotion(
             model.save(copies.baseline(name).model, digest)
             fitted |= {name: now} if is_fitted else {}
     kept = served.model_dump(exclude={"promoted_at", "files"})  # figures stay those of the measured promotion
-    fields = kept | {"number": served.number + 1, "checkpoint_sha256": sha256, "refitted_at": fitted}
+    fields = kept | {"number": number, "checkpoint_sha256": sha256, "refitted_at": fitted}
     write_promotion(paths.promoted, copies, fields)
     return {
-        "promotion": served.number + 1,
+        "promotion": number,
         "method": served.method,
         "trained_at": served.trained_at,
         "refitted_at": fitted,

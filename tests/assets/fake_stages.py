@@ -120,7 +120,7 @@ def ranking(work: Work) -> Stats:
 
 
 def promoted(work: Work) -> Stats:
-    files.write_json(work.paths.promoted.manifest, {"number": 1})
+    files.write_json(work.paths.promoted.manifest, {"number": 1, "method": "multimodal"})
     return {
         "promoted": True, "serves": "multimodal", "verdict": "promoted: the first one", "warnings": [], "ndcg@10": 0.25,
     }  # fmt: skip
@@ -128,7 +128,7 @@ def promoted(work: Work) -> Stats:
 
 def refused(work: Work) -> Stats:
     """Another method serves already, and a better one."""
-    files.write_json(work.paths.promoted.manifest, {"number": 1})
+    files.write_json(work.paths.promoted.manifest, {"number": 1, "method": "text_only"})
     return {
         "promoted": False, "serves": "text_only", "verdict": "refused, as it is worse: NDCG@10 [0.1]",
         "warnings": ["warning: ease is ahead [of it]"], "ndcg@10": 0.1, "high": -0.02,

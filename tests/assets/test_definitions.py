@@ -26,7 +26,7 @@ STAGES = [stage for stage in pipeline.STAGES if stage.partitioned_by != "joint"]
 def test_every_stage_is_an_asset_and_nothing_else_is():
     stages = {key.to_user_string() for stage in STAGES for key in asset_keys(stage)}
     assert set(NODES) == stages | {"refreshed", "online_metrics"}
-    assert [job.name for job in JOBS] == ["prepare_data", "train", "evaluate", "refresh"]
+    assert [job.name for job in JOBS] == ["prepare_data", "train", "evaluate", "refresh", "rollback"]
 
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if s.inputs], ids=lambda stage: stage.name)
@@ -57,7 +57,13 @@ def test_partitions_follow_the_group():
 
 @pytest.mark.parametrize(
     ("job", "key"),
-    [("prepare_data", "sample"), ("train", "sample|text_only"), ("evaluate", "sample"), ("refresh", "sample")],
+    [
+        ("prepare_data", "sample"),
+        ("train", "sample|text_only"),
+        ("evaluate", "sample"),
+        ("refresh", "sample"),
+        ("rollback", "sample"),
+    ],
 )
 def test_each_job_takes_its_partition(job, key):
     partitions = defs.resolve_job_def(job).partitions_def

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from pixrec_assets import serving
 from pixrec_assets.cli import cli
+from pixrec_assets.jobs import rollback
 from pixrec_assets.serving import online_metrics
 from pixrec_core import files
 from pixrec_core.paths import PromotedPaths
@@ -56,6 +57,32 @@ def test_the_command_refreshes_and_says_what_serves(project, capsys):
     promotion = read_promotion(PromotedPaths(project / "data/shop/promoted"))
     assert (promotion.number, promotion.measured) == (2, 1)
     assert f"{promotion.method} serves as promotion 2 with" in capsys.readouterr().out
+
+
+def test_an_earlier_promotion_serves_again(project, capsys):
+    for command in (["refresh", "shop"], ["rollback", "shop", "--to", "1"], ["rollback", "shop"]):
+        cli.main(command, standalone_mode=False)
+    folder = PromotedPaths(project / "data/shop/promoted")
+    assert read_promotion(folder).number == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("shop: ") and "serves as promotion 1; data of 20" in line for line in lines)
+    assert [line.split()[:2] for line in lines[-3:-1]] == [["1", "(serves)"], ["2", read_promotion(folder).method]]
+
+    def restore(number: int) -> dg.ExecuteInProcessResult:
+        return rollback.graph.to_job(
+            resource_defs={"settings": load_settings()}, partitions_def=dg.StaticPartitionsDefinition(["shop"])
+        ).execute_in_process(
+            {"ops": {"restore_promotion": {"config": {"promotion": number}}}},
+            partition_key="shop", raise_on_error=False,
+        )  # fmt: skip
+
+    assert restore(2).success
+    assert read_promotion(folder).number == 2
+    assert not (failed := restore(5)).success
+    assert (
+        "promotion 5 of shop is not kept"
+        in failed.failure_data_for_node("restore_promotion").user_failure_data.description
+    )
 
 
 def test_commands_hand_over_a_tower(tmp_path, monkeypatch, capsys):

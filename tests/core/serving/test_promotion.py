@@ -15,13 +15,14 @@ import pytest
 
 from pixrec_core import files, pipeline
 from pixrec_core.data.sequences import catalogue_digest, read_items, read_sequences
-from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.errors import ArtefactError, MissingArtefactError, QueryError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.recommenders import load_model
 from pixrec_core.schemas import ITEM, ITEMS, RANKING_SCHEMA, TEST, USER
 from pixrec_core.serving import Recommender, gate, promotion
-from pixrec_core.serving.promotion import read_promotion
-from pixrec_core.settings import DatasetSettings
+from pixrec_core.serving.promotion import list_promotions, read_promotion
+from pixrec_core.serving.server.live import LiveRecommender
+from pixrec_core.settings import CandidateRules, DatasetSettings
 from pixrec_core.stages import Stats, Work
 from tests.core import shop as shops
 from tests.core.forks import exit_code
@@ -122,12 +123,52 @@ def test_too_few_unchanged_users_decide_nothing(third: Work, changed: int, passe
     assert words in stats["verdict"]
 
 
-def test_the_previous_copy_stays_until_the_next_promotion(third: Work) -> None:
+def test_copies_are_kept_for_readers_comparisons_and_an_earlier_training(third: Work) -> None:
     paths = third.paths.promoted
-    for number in (2, 3):
-        promote(third, lambda _: 3)
-        assert read_promotion(paths).number == number
-    assert {path.name for path in paths.root.iterdir()} == {"promoted.json", "2", "3"}
+    kept = []
+    for promote_next in (promote, pipeline.refresh, pipeline.refresh, pipeline.refresh, promote, promote):
+        promote_next(third, lambda _: 3) if promote_next is promote else promote_next(third)
+        kept.append({int(path.name) for path in paths.root.iterdir() if path.is_dir()})
+    assert kept == [{1, 2}, {1, 2, 3}, {1, 2, 3, 4}, {1, 2, 4, 5}, {2, 5, 6}, {6, 7}]
+    assert set(list_promotions(paths)) == kept[-1]
+
+
+def test_an_earlier_promotion_serves_again(third: Work) -> None:
+    paths, history = third.paths.promoted, read_items(third.paths)[ITEM].to_list()[:3]
+    live = LiveRecommender(third.paths, CandidateRules())
+    assert live.refresh()
+    first = live.current.for_items(history)
+    shops.untrained(third, seed=1)
+    for stage in (pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX):
+        stage.run(third)
+    promote(third, lambda _: 3)
+    assert live.refresh()
+    assert live.current.for_items(history) != first
+    assert pipeline.rollback(third, 1)["promotion"] == 1
+    assert live.refresh()
+    assert live.current.for_items(history) == first
+    # What follows continues from promotion 1, and takes no number that is kept.
+    assert pipeline.refresh(third)["promotion"] == 3
+    assert (read_promotion(paths).measured, set(list_promotions(paths))) == (1, {1, 2, 3})
+    assert pipeline.rollback(third, 2)["method"] == read_promotion(paths).method
+    assert live.refresh()
+    assert live.current.promotion.number == 2
+    assert promote(third, lambda _: 4)["promoted"] is False, "compared with promotion 2"
+
+
+def test_a_promotion_that_cannot_serve_again_is_named(third: Work) -> None:
+    paths = third.paths.promoted
+    promote(third, lambda _: 3)
+    before = paths.manifest.read_bytes()
+    with pytest.raises(QueryError, match=r"promotion 7 of shop is not kept in .*promoted; kept: 1, 2$"):
+        pipeline.rollback(third, 7)
+    (paths.root / "1" / "images.parquet").write_bytes(b"")
+    with pytest.raises(ArtefactError, match=r"1/images\.parquet is damaged"):
+        pipeline.rollback(third, 1)
+    (paths.root / "1" / "promoted.json").write_text("{")
+    with pytest.raises(QueryError, match=r"kept: 2$"):
+        pipeline.rollback(third, 1)
+    assert paths.manifest.read_bytes() == before
 
 
 def test_a_later_training_does_not_change_what_serves(third: Work) -> None:

@@ -161,6 +161,18 @@ def test_a_refit_is_current_until_something_else_is_promoted(refitted, tmp_path)
     assert not pipeline.REFIT.is_current(work)
 
 
+def test_a_rollback_needs_no_refit(refitted, tmp_path):
+    work = copy(refitted, tmp_path)
+    pipeline.PROMOTED.materialise(work)
+    pipeline.REFIT.materialise(work)
+    number = read_promotion(work.paths.promoted).number
+    pipeline.rollback(work, read_promotion(refitted.paths.promoted).number)
+    assert pipeline.PROMOTED.is_current(work)
+    assert pipeline.REFIT.is_current(work)
+    stats = pipeline.REFIT.materialise(work)["stats"]
+    assert stats == {"refitted": False, "summary": f"none: promotion {number - 2}, an earlier one, serves"}
+
+
 def die(*_, **__) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
