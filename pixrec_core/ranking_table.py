@@ -18,6 +18,7 @@ from pixrec_core.schemas import ITEM, RANK, RANKING_SCHEMA, SCORE, USER
 #: Files in a folder of rankings of the same users: the ranking by nearest vectors, and users per second by ranking.
 DENSE: Final = "dense"
 SPEEDS: Final = "speeds.json"
+ITEMS_PER_CHUNK: Final = 16  # see `_promising`
 
 
 def popularity_ranks(train_counts: NDArray[Any]) -> NDArray[np.int64]:
@@ -56,12 +57,37 @@ def top_items(
     assert not np.isnan(scores).any(), "a score is not a number"
     n = scores.shape[1]
     k = min(int(lengths.max()), n)
-    keys = _sortable(scores) + (n - 1 - popularity_ranks)
-    best = np.argpartition(keys, n - k, axis=1)[:, n - k :]
+    columns = np.broadcast_to(np.arange(n), scores.shape)
+    if n > 2 * k * ITEMS_PER_CHUNK:
+        columns = _promising(scores, k, popularity_ranks)
+        scores = np.take_along_axis(scores, columns, axis=1)
+    keys = _sortable(scores) + (n - 1 - popularity_ranks[columns])
+    best = np.argpartition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]
     order = np.argsort(-np.take_along_axis(keys, best, axis=1), axis=1)
-    indices = np.take_along_axis(best, order, axis=1)
-    best_scores = np.take_along_axis(scores, indices, axis=1)
+    found = np.take_along_axis(best, order, axis=1)
+    indices, best_scores = np.take_along_axis(columns, found, axis=1), np.take_along_axis(scores, found, axis=1)
     return np.where(np.arange(k) < lengths[:, None], indices, -1), best_scores
+
+
+def _promising(scores: NDArray[np.float32], k: int, popularity_ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (B, k * `ITEMS_PER_CHUNK`) distinct items, with the k best of each user among them.
+
+    Chunks of items that follow each other in the popularity order are ordered by their highest score, equal ones by
+    popularity. The first k chunks have the k best items. This is much faster than a partial sort of all items.
+    """
+    users, n = scores.shape
+    chunks = n // ITEMS_PER_CHUNK
+    by_popularity = np.empty(n, np.int64)
+    by_popularity[popularity_ranks] = np.arange(n)
+    # Item c of chunk j is in column c * chunks + j, so that the maximum over c reads memory in its order.
+    layout = by_popularity[: chunks * ITEMS_PER_CHUNK].reshape(chunks, ITEMS_PER_CHUNK).T
+    in_layout = scores.take(layout.ravel(), axis=1, mode="clip")  # any mode but the default saves a copy
+    highest = in_layout.reshape(users, ITEMS_PER_CHUNK, chunks).max(axis=1)
+    keys = _sortable(highest) + np.arange(chunks, 0, -1)
+    first = np.argpartition(keys, chunks - k, axis=1)[:, chunks - k :]
+    promising = layout.T[first].reshape(users, -1)
+    rest = np.broadcast_to(by_popularity[chunks * ITEMS_PER_CHUNK :], (users, n % ITEMS_PER_CHUNK))
+    return np.concatenate([promising, rest], axis=1)
 
 
 def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.ranking_table import popularity_ranks, to_ranking, top_items, write_ranking
+from pixrec_core.ranking_table import ITEMS_PER_CHUNK, popularity_ranks, to_ranking, top_items, write_ranking
 from pixrec_core.schemas import RANKING_SCHEMA
 
 SCORES = st.sampled_from([-np.inf, -2.5, -1.0, -0.0, 0.0, 1e-40, 0.5, 3.0, np.inf]) | st.floats(
@@ -28,6 +28,20 @@ def test_top_items_equal_a_plain_sort(data):
         expected = sorted(range(n), key=lambda item: (-row[item], ranks[item]))[:length]
         assert found[found >= 0].tolist() == expected
         assert found_scores[: len(expected)].tolist() == row[expected].tolist()
+
+
+@pytest.mark.parametrize("n", [33, 100, 129])
+def test_top_items_of_a_large_catalogue_equal_a_plain_sort(n):
+    random = np.random.default_rng(0)
+    few_values = random.integers(0, 3, (20, n)).astype(np.float32)
+    scores = np.concatenate([few_values, random.normal(size=(20, n)).astype(np.float32), np.zeros((1, n), np.float32)])
+    ranks = popularity_ranks(random.integers(0, 4, n))
+    assert n > 2 * ITEMS_PER_CHUNK, "the items are cut into chunks"
+    for k in (1, 3):
+        indices, best = top_items(scores, np.full(len(scores), k), ranks)
+        expected = np.lexsort((np.broadcast_to(ranks, scores.shape), -scores))[:, :k]
+        assert (indices == expected).all()
+        assert (best == np.take_along_axis(scores, expected, axis=1)).all()
 
 
 def test_a_score_that_is_not_a_number_fails_an_assertion():
