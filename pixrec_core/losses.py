@@ -38,11 +38,11 @@ def info_nce(
         Sum over queries divided by `count`, a scalar: their mean, or this rank's contribution to it.
     """
     with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would blur cosines, and tau sharpens the blur
-        logits = queries.float() @ keys.float().T / temperature
+        logits = (queries.float() / temperature) @ keys.float().T
     if offsets is not None:
-        logits = logits + offsets
+        logits += offsets
     is_class = negatives.scatter(1, targets[:, None], value=True)
-    losses = functional.cross_entropy(logits.masked_fill(~is_class, -torch.inf), targets, reduction="sum")
+    losses = functional.cross_entropy(logits.masked_fill_(~is_class, -torch.inf), targets, reduction="sum")
     return losses / (len(queries) if count is None else count)
 
 

@@ -35,7 +35,7 @@ LEARNING_RATE = 2e-3
 DROPOUT = 0.3
 EPOCHS = 60  # at most
 PATIENCE = 6  # epochs without a better validation NDCG@10
-STEPS_PER_EPOCH = 1000  # at most, so that large data are validated in between
+STEPS_PER_EPOCH = 500  # at most, so that large data are validated in between
 FULL_SOFTMAX = 20_000  # items; with more, each step contrasts targets with `NEGATIVES` sampled items
 NEGATIVES = 4096
 HISTORIES_PER_BATCH = 256
@@ -88,9 +88,12 @@ def sampled_loss(outputs: Tensor, targets: Tensor, items: Tensor, negatives: Ten
         items: (m, WIDTH).
         negatives: (S,) rows of `items`; one that is the target does not count.
     """
-    positive = (outputs * items[targets]).sum(dim=1, keepdim=True)
-    others = outputs @ items[negatives].T + math.log(len(items) / len(negatives))
-    others = others.masked_fill(negatives == targets[:, None], -torch.inf)
+    # One look-up, since the gradient of each has the size of `items`.
+    rows = items[torch.cat([targets, negatives])]
+    positive = (outputs * rows[: len(targets)]).sum(dim=1, keepdim=True)
+    others = outputs @ rows[len(targets) :].T
+    others += math.log(len(items) / len(negatives))
+    others.masked_fill_(negatives == targets[:, None], -torch.inf)
     return functional.cross_entropy(torch.cat([positive, others], dim=1), torch.zeros_like(targets))
 
 

@@ -19,6 +19,7 @@ from pixrec_core.models.windows import TrainingWindow, TrainingWindows
 Example = tuple[int, TrainingWindow]
 
 MIN_STEPS: Final = 32  # of an epoch
+MAX_STEPS: Final = 500  # of an epoch, so that large data are validated in between
 POOLED_BATCHES: Final = 50  # as in transformers
 
 
@@ -107,7 +108,8 @@ class TargetsBatchSampler(OneDatasetBatchSampler):
     """Batches of about `batch_size` targets in windows of any length; smaller ones of small data.
 
     A step costs the same for long and short histories, and every epoch has at least `MIN_STEPS` steps if the data have
-    enough windows. The number of batches is the same in every epoch.
+    enough windows. Of data with more than `MAX_STEPS` batches, each epoch has that many, drawn at random. The number of
+    batches is the same in every epoch.
     """
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -118,12 +120,13 @@ class TargetsBatchSampler(OneDatasetBatchSampler):
             order = get_length_grouped_indices(windows.lengths, pool, 1, generator=self._generator())
             targets = np.array(windows.lengths)[order] - 1
             batch = (np.cumsum(targets) - targets) * count // windows.targets
-            batches += [(np.array(order)[batch == number] + offset).tolist() for number in range(count)]
+            parts = np.split(np.array(order) + offset, np.flatnonzero(np.diff(batch)) + 1)
+            batches += [part.tolist() for part in parts]
             offset += len(windows)
-        yield from (batches[n] for n in torch.randperm(len(batches), generator=self._generator()))
+        yield from (batches[n] for n in torch.randperm(len(batches), generator=self._generator())[:MAX_STEPS])
 
     def __len__(self) -> int:
-        return sum(map(self._count, self._windows))
+        return min(MAX_STEPS, sum(map(self._count, self._windows)))
 
     def _count(self, windows: TrainingWindows) -> int:
         """Return the number of batches. A batch has more targets than any window, so that none is empty."""

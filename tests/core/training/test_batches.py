@@ -133,6 +133,16 @@ def test_batches_by_targets_hold_each_window_once_and_about_as_many_targets(
     assert list(sampler) != first
 
 
+def test_an_epoch_of_many_batches_draws_some(windows: TrainingWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = TargetsBatchSampler([windows], 64, seed=0)
+    every = list(sampler)
+    monkeypatch.setattr("pixrec_core.training.batches.MAX_STEPS", 10)
+    assert list(sampler) == every[:10]
+    assert len(sampler) == 10
+    sampler.set_epoch(1)
+    assert len({tuple(batch) for batch in sampler} & set(map(tuple, every[:10]))) < 10
+
+
 def test_batches_by_targets_have_little_padding() -> None:
     draw = random.Random(0)
     users = pl.Series([list(range(draw.choice([2, 2, 3, 40]))) for _ in range(2000)])
