@@ -225,6 +225,11 @@ class SequenceSettings(Section):
     include_cold_items: bool = Field(
         False, description="recommend items without interactions too, such as new products"
     )
+    test_users: int = Field(
+        50_000,
+        ge=0,
+        description="test users who get rankings and are measured, drawn if there are more; 0 means all",
+    )
 
     @model_validator(mode="after")
     def _check_cuts(self) -> Self:
@@ -319,7 +324,10 @@ class TrainingSettings(Section):
         }
     )
 
-    epochs: Positive = Field(30, description="most passes over the training sequences; 3 with a backbone")
+    epochs: Positive = Field(
+        30,
+        description="most passes over the training sequences; 3 with a backbone. items: a pass has at most 500 steps",
+    )
     batch_size: Positive = Field(
         1024, description="targets per step; 512 with item_encoder = backbone; tokens: history windows, 16"
     )

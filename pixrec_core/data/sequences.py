@@ -117,6 +117,12 @@ CREATE TABLE items AS
     ORDER BY item
 """
 
+#: A user's place in the order of checksums does not depend on other users: of two days, most users are drawn on both.
+_MEASURED: Final = """
+CREATE TABLE measured_users AS
+    SELECT "user" FROM sequences WHERE split = 'test' ORDER BY md5("user") LIMIT $users
+"""
+
 #: Rules that leave out interactions, in words.
 RULES: Final = {
     "unknown_item": "with items that the items file lacks",
@@ -152,12 +158,14 @@ def build_sequences(settings: SequenceSettings, paths: DatasetPaths) -> Stats:
             temporary.replace(paths.sequences_rejected)
             raise ContractError(_rejection(failed, left_out, paths))
     contract.date_results_of_sequences(paths)
+    tested = held_out[TEST]["targets"]
     log.info("%s: %s", paths.root.name, balance.sentence("interactions in sequences"))
     return {
         "split": settings.split,
         "cuts": {split: splits.iso(start) for split, start in cuts.items()},
         "profile": contract.informative_metrics("sequences", profile),
         **left_out,
+        "measured_users": min(settings.test_users or tested, tested),
         "users_left_out": left_out["users_seen"] - profile["users"],
         "balance": balance.stats,
         **held_out,
@@ -174,6 +182,10 @@ def _fill_tables(
     ((items,),) = connection.execute("SELECT count(*) FROM all_items").fetchall()
     rule, dropped = splits.filter_interactions(connection, settings)
     _fill_by_user(connection, rule, _PARTS)
+    ((users,),) = connection.execute("SELECT count(*) FROM sequences WHERE split = 'test'").fetchall()
+    if 0 < settings.test_users < users:
+        log.info("%s of %s test users are drawn to be measured", f"{settings.test_users:,}", f"{users:,}")
+        connection.execute(_MEASURED, {"users": settings.test_users})
     connection.execute(_COUNTS)
     connection.execute(_ITEMS.format(join="LEFT" if settings.include_cold_items else "INNER"))
     ((with_interactions,),) = connection.execute("SELECT count(*) FROM item_counts").fetchall()
@@ -323,7 +335,27 @@ def read_sequences(paths: DatasetPaths, split: str) -> pl.DataFrame:
         ArtefactError: the file is damaged.
     """
     assert split in SPLITS, f"{split!r} is not a split; splits are {', '.join(SPLITS)}"
-    query = 'SELECT "user", items, timestamps, tied FROM sequences WHERE split = $split ORDER BY "user"'
     with database.open_read_only(paths.sequences) as connection:
-        sequences: pl.DataFrame = connection.sql(query, params={"split": split}).pl()
+        return _read_sequences(connection, split)
+
+
+def read_measured_sequences(paths: DatasetPaths) -> pl.DataFrame:
+    """Return the test sequences of the users that methods rank items for: `sequences.test_users` of them, or all.
+
+    The columns and the order are those of `read_sequences`.
+
+    Raises:
+        MissingArtefactError: the sequences stage has not run.
+        ArtefactError: the file is damaged.
+    """
+    with database.open_read_only(paths.sequences) as connection:
+        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        drawn = ("measured_users",) in tables
+        return _read_sequences(connection, TEST, 'AND "user" IN (FROM measured_users)' if drawn else "")
+
+
+def _read_sequences(connection: duckdb.DuckDBPyConnection, split: str, condition: str = "") -> pl.DataFrame:
+    query = f"""SELECT "user", items, timestamps, tied FROM sequences WHERE split = $split {condition}
+        ORDER BY "user" """  # noqa: S608
+    sequences: pl.DataFrame = connection.sql(query, params={"split": split}).pl()
     return sequences

@@ -12,13 +12,13 @@ from typing import Final, Self
 import numpy as np
 import polars as pl
 
-from pixrec_core.data.sequences import read_sequences
+from pixrec_core.data.sequences import read_measured_sequences
 from pixrec_core.evaluation.bootstrap import interval, resampled_means
 from pixrec_core.evaluation.metrics import METRICS, PerUser
 from pixrec_core.evaluation.rankings import listed_ranks, read_ranking, renumber
 from pixrec_core.evaluation.targets import ITEM_INDEX, Targets
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import ITEMS, TEST, USER
+from pixrec_core.schemas import ITEMS, USER
 
 METRIC: Final = "NDCG@10"
 K: Final = 10
@@ -43,7 +43,7 @@ class Answers:
             MissingArtefactError: the stage `sequences` has not run.
             ContractError: sequences hold held-out items.
         """
-        return cls(Targets.read(paths), read_sequences(paths, TEST).select(USER, ITEMS), rankings)
+        return cls(Targets.read(paths), read_measured_sequences(paths).select(USER, ITEMS), rankings)
 
     def scores(self, method: str, items: pl.Series | None = None) -> PerUser:
         """Return (users,) `METRIC` of each test user; with `items`, of lists reduced to these items.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from pixrec_core.data.sequences import read_cuts, read_sequences
+from pixrec_core.data.sequences import read_cuts, read_measured_sequences, read_sequences
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import ITEMS, MIN_TESTED_LENGTH, SPLITS, TEST, TIMESTAMPS, TRAIN, USER, VALIDATION
@@ -13,7 +13,7 @@ USERS_NAMED = 5  # in the message
 
 
 def read_checked_sequences(paths: DatasetPaths) -> dict[str, pl.DataFrame]:
-    """Return the sequences of each split, as `read_sequences` does, after `check_for_leaks`.
+    """Return the sequences of each split, of test those of the measured users, after `check_for_leaks`.
 
     Raises:
         MissingArtefactError: the stage `sequences` has not run.
@@ -21,7 +21,7 @@ def read_checked_sequences(paths: DatasetPaths) -> dict[str, pl.DataFrame]:
     """
     sequences = {split: read_sequences(paths, split) for split in SPLITS}
     check_for_leaks(sequences, read_cuts(paths))
-    return sequences
+    return sequences | {TEST: read_measured_sequences(paths)}
 
 
 def check_for_leaks(sequences: Mapping[str, pl.DataFrame], cuts: Mapping[str, int]) -> None:

@@ -23,13 +23,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core import files
-from pixrec_core.data.sequences import catalogue_digest, read_items, read_sequences
+from pixrec_core.data.sequences import catalogue_digest, read_items, read_measured_sequences, read_sequences
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.ranking_table import to_ranking, write_ranking
 from pixrec_core.recommenders.base import ItemLists, Model, TrainData, before_target, index_lists, model_method
-from pixrec_core.schemas import ITEM, TEST, USER, VALIDATION
+from pixrec_core.schemas import ITEM, USER, VALIDATION
 from pixrec_core.settings import RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -66,7 +66,8 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
         ContractError: sequences hold held-out items.
     """
     train = TrainData.read(paths)
-    item_ids, test, validation = read_items(paths)[ITEM], read_sequences(paths, TEST), read_sequences(paths, VALIDATION)
+    item_ids, test = read_items(paths)[ITEM], read_measured_sequences(paths)
+    validation = read_sequences(paths, VALIDATION)
     stacking, catalogue = validation.filter(stacking_users(validation.height)), catalogue_digest(item_ids)
     seconds, chosen = {}, {}
     with files.replacing(paths.baselines) as folder:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pixrec_core.data.sequences import read_items, read_sequences
+from pixrec_core.data.sequences import read_items, read_measured_sequences, read_sequences
 from pixrec_core.evaluation.inputs import ALL, PHOTOS, InputRanks
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
@@ -28,7 +28,7 @@ from pixrec_core.recommenders._blend_training import (
     pretend_cold,
     target_ranks,
 )
-from pixrec_core.schemas import ITEM, TEST, USER, VALIDATION
+from pixrec_core.schemas import ITEM, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 
 TEXT, BEHAVIOUR, VISIT = "text", "behaviour", "same visit or later"
@@ -69,7 +69,7 @@ def rank_without_inputs(
         return None
     methods = find_methods(settings, paths, variants)
     item_ids, table, k = read_items(paths)[ITEM], ItemTable.read(paths), min(settings.candidates, retrieval.depth)
-    validation, test = read_sequences(paths, VALIDATION), read_sequences(paths, TEST)
+    validation, test = read_sequences(paths, VALIDATION), read_measured_sequences(paths)
     stacking = validation.filter(stacking_users(validation.height))
     users = read_training_users(methods, k, stacking, item_ids, table)
     if users is None or users.hit.sum() < MIN_USERS:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from pixrec_core import files
-from pixrec_core.data.sequences import catalogue_digest, read_items, read_sequences
+from pixrec_core.data.sequences import catalogue_digest, read_items, read_measured_sequences, read_sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.validation import selection_users, stacking_users
 from pixrec_core.paths import DatasetPaths
@@ -38,7 +38,7 @@ from pixrec_core.recommenders._blend_inputs import rank_without_inputs
 from pixrec_core.recommenders._blend_rankings import find_methods, read_batches, read_training_users
 from pixrec_core.recommenders._blend_training import MIN_USERS, Learned, train_blend
 from pixrec_core.recommenders.base import ItemLists
-from pixrec_core.schemas import ITEM, TEST, USER, VALIDATION
+from pixrec_core.schemas import ITEM, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -227,7 +227,7 @@ def _build_blend(
     rankings = {method: methods[method].validation_ranking for method in blend.methods}
     frames = _rank(measured, rankings, stacking, item_ids, retrieval.depth, selection)
     write_ranking(folder / paths.blend.validation_ranking.name, frames)
-    test = read_sequences(paths, TEST)
+    test = read_measured_sequences(paths)
     rankings = {method: methods[method].ranking for method in blend.methods}
     write_ranking(folder / paths.blend.ranking.name, _rank(blend, rankings, test, item_ids, retrieval.depth))
     return {

@@ -14,7 +14,7 @@ from pixrec_core.data import sequences
 from pixrec_core.data.contract import CheckResult
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import ITEM, TEST, TIMESTAMP, TITLE
+from pixrec_core.schemas import ITEM, TIMESTAMP, TITLE
 from pixrec_core.serving.promotion import read_promotion
 
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def read_inputs(dataset: str, paths: DatasetPaths, methods: Sequence[str]) -> In
         paths=paths,
         metrics=read_metrics(paths),
         served=served,
-        sequences=sequences.read_sequences(paths, TEST),
+        sequences=sequences.read_measured_sequences(paths),
         titles=titles_of(sequences.read_items(paths)),
         rankings={name: pl.scan_parquet(ranked[name].ranking, glob=False) for name in shown if name in ranked},
         training={name: _read_json(path, Training) for name, path in curves.items() if path.exists()},

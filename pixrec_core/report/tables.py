@@ -326,13 +326,19 @@ REFIT: Final = "After this measurement, what serves is fitted again on all inter
 
 def held_out_sentence(stats: dict[str, Any], *, refit: bool) -> str | None:
     """The test items, from the stats of the sequences stage, and whether a refit follows; None without stats."""
-    cut = stats.get("cuts", {}).get("test")
+    cut, drawn, users = (
+        stats.get("cuts", {}).get("test"),
+        stats.get("measured_users"),
+        stats.get("test", {}).get("targets"),
+    )
     if cut:
         tested = f"Tested on the first item of each user from {cut} on."
     elif "split" in stats:
         tested = "Tested on the last item of each user with three or more items."
     else:
         return None
+    if drawn and drawn < users:
+        tested += f" {drawn:,} of {users:,} such users are drawn."
     return f"{tested} {REFIT}" if refit else tested
 
 

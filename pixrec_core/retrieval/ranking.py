@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pixrec_core import files
-from pixrec_core.data.sequences import read_sequences
+from pixrec_core.data.sequences import read_measured_sequences, read_sequences
 from pixrec_core.engine import Engine
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import VariantPaths
@@ -22,7 +22,7 @@ from pixrec_core.retrieval import rankers
 from pixrec_core.retrieval.index import ItemIndex, ListsRequest
 from pixrec_core.retrieval.rankers import RankedItems, Ranker, UserBatch
 from pixrec_core.retrieval.retriever import Retriever
-from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TEST, TIMESTAMPS, USER, VALIDATION
+from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, TIMESTAMPS, USER, VALIDATION
 from pixrec_core.settings import GenerativeSettings, RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -44,7 +44,7 @@ def rank_test_users(
         MissingArtefactError: there is no checkpoint or no index.
         ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
     """
-    retriever, test = Retriever.load(paths), read_sequences(paths.dataset, TEST)
+    retriever, test = Retriever.load(paths), read_measured_sequences(paths.dataset)
     validation = read_sequences(paths.dataset, VALIDATION)
     stacking = validation.filter(stacking_users(validation.height))
     files.remove(paths.validation_ranking)

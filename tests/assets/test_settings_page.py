@@ -24,9 +24,7 @@ def test_every_setting_has_a_row_and_a_description():
 
 def test_some_rows():
     page = settings_page()
-    assert (
-        "| `epochs` | integer, 1 or more | `30` | most passes over the training sequences; 3 with a backbone |" in page
-    )
+    assert "| `attempts` | integer, 1 or more | `4` | attempts per URL before it counts as failed |" in page
     assert '| `vision` | `trainable`, `frozen` | `"trainable"` | train the vision tower, or freeze it |' in page
     assert "| `test_from` | date | - | time split: first day of test (UTC), instead of the share |" in page
     assert "| `warmup_ratio` | number, 0 or more, under 1 | `0.0` |" in page

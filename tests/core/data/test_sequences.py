@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixrec_core.data import contract
-from pixrec_core.data.sequences import Histories, build_sequences, read_items, read_sequences
+from pixrec_core.data.sequences import Histories, build_sequences, read_items, read_measured_sequences, read_sequences
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.paths import DatasetPaths
@@ -223,6 +223,28 @@ def test_held_out_interactions_are_not_in_train(paths):
     build_sequences(DEFAULTS, small(paths))
     train = table(paths, "SELECT user, items FROM sequences WHERE split = 'train' ORDER BY user").rows()
     assert train == [("u1", ["a", "b"]), ("u2", ["b", "c"]), ("u3", ["c"])]
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "time"])
+def test_measured_users_are_drawn_and_most_stay_when_users_come(paths, split, caplog):
+    def draw(users: int, most: int) -> set[str]:
+        rows: list[Row] = [(f"u{u}", "abcd"[t], 1000 + t, 5.0) for u in range(users) for t in range(4)]
+        with caplog.at_level("INFO"):
+            wanted = SequenceSettings(split=split, test_users=most)
+            stats = build_sequences(wanted, write_inputs(paths, rows, "abcd", {}))
+        measured, tested = read_measured_sequences(paths), read_sequences(paths, "test")
+        assert tested.height == users, "all users are in the file"
+        assert stats["measured_users"] == measured.height
+        assert measured.equals(tested.filter(pl.col("user").is_in(measured["user"].implode())))
+        assert read_checked_sequences(paths)["test"].equals(measured)
+        return set(measured["user"])
+
+    before, after = draw(100, 40), draw(110, 40)
+    assert len(before) == len(after) == 40
+    assert "40 of 110 test users are drawn to be measured" in caplog.text
+    assert len(before & after) > 30, "expected are 36, by chance 15"
+    assert len(draw(100, 100)) == len(draw(100, 0)) == 100
+    assert before != {f"u{u}" for u in range(40)}
 
 
 def test_row_order_of_the_inputs_does_not_matter(paths, tmp_path):

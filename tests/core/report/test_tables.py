@@ -141,6 +141,8 @@ def test_the_sentence_on_held_out_items_follows_the_split():
         tables.held_out_sentence({"split": "leave_one_out", "cuts": {}}, refit=False)
         == "Tested on the last item of each user with three or more items."
     )
+    drawn = {"split": "leave_one_out", "measured_users": 50_000, "test": {"targets": 60_000}}
+    assert str(tables.held_out_sentence(drawn, refit=False)).endswith(" 50,000 of 60,000 such users are drawn.")
     cuts = {"validation": "2020-01-01T00:00:00+00:00", "test": "2020-02-01T00:00:00+00:00"}
     sentence = tables.held_out_sentence({"split": "time", "cuts": cuts}, refit=True)
     assert sentence == f"Tested on the first item of each user from 2020-02-01T00:00:00+00:00 on. {tables.REFIT}"
