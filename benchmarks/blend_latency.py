@@ -132,6 +132,7 @@ def main() -> None:
         validation=without_target(tuning),
         targets=tuning.values[tuning.offsets[1:] - 1],
         texts=texts,
+        text_features=lambda: ItemFeatures(np.zeros((given.items, 2), np.float32), ~known),
         photo_features=lambda: ItemFeatures(np.zeros((given.items, 2), np.float32), ~known),
     )
     models = fit_methods(data, ["image_knn", *given.without])

@@ -4,12 +4,14 @@ Dense: the index finds the nearest items of the user vector. The generative rank
 history: beams (beam search over texts of the catalogue), generate_bm25 (the paper's method: the model writes texts,
 BM25 finds matching items), hybrid (re-ranks the nearest items by text likelihood and cosine). All use stored photo
 features and batches of users with similar history lengths. `generate` is a direct implementation of the paper's
-method with the beam search of transformers, one user at a time.
+method with the beam search of transformers, one user at a time. `semantic_ids` is the method of that name, whose beams
+are codes of items in place of texts; it needs no checkpoint and no dense ranking.
 
     python -m benchmarks.retrieval [--rounds 3] [--users 32] [--shoppers 300]
 
 All rank 100 items for the same users, in turns in one process, with a checkpoint of one epoch on the sample dataset.
-The time of a generative ranker includes the dense ranking, which it starts from. Then only the search, without the
+The time of a generative ranker includes the dense ranking, which it starts from. The network of `semantic_ids` has one
+epoch too, which does not change its speed. Then only the search, without the
 model, over larger catalogues of random vectors and texts.
 """
 
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -30,6 +33,8 @@ from pixrec_core.data.sequences import read_sequences
 from pixrec_core.data.text_search import TextSearch
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.ranking_table import DENSE
+from pixrec_core.recommenders import _sequence_training, semantic_ids
+from pixrec_core.recommenders.base import ItemLists, TrainData
 from pixrec_core.retrieval import faiss_index, rankers, ranking
 from pixrec_core.retrieval.rankers.generate_bm25 import round_robin, search_texts
 from pixrec_core.retrieval.retriever import Retriever
@@ -67,6 +72,7 @@ def compare(work: Work, users: int, rounds: int) -> None:
     contenders: dict[str, Callable[[], Any]] = {DENSE: lambda: dense().nearest} | {n: by_texts(n) for n in names}
     rival = Generation(retriever, catalogue, DEPTH)
     contenders["generate"] = lambda: rival(histories)
+    contenders["semantic_ids"] = semantic_ids_ranker(work, histories)
     for rank in contenders.values():
         rank()  # the first call includes one-time preparation
     rates = {name: Rates() for name in contenders}
@@ -76,6 +82,21 @@ def compare(work: Work, users: int, rounds: int) -> None:
             assert all(len(set(row.tolist())) == len(row) for row in lists), "a list names an item twice"
     print(f"{users} users, {len(catalogue.items)} items, lists of {DEPTH}")
     show(rates)
+    codes, texts = rates["semantic_ids"], rates["beams"]
+    ratios = [a / b for a, b in zip(codes.rates, texts.rates, strict=True)]
+    busy = [a / b for a, b in zip(texts.busy, codes.busy, strict=True)]
+    print(
+        f"  beams of codes are {statistics.median(ratios):,.1f} times as fast as beams of texts ({min(ratios):,.1f} to "
+        f"{max(ratios):,.1f}); by CPU time {statistics.median(busy):,.1f} ({min(busy):,.1f} to {max(busy):,.1f})"
+    )
+
+
+def semantic_ids_ranker(work: Work, histories: list[list[int]]) -> Callable[[], Any]:
+    """Return a function that ranks with the method `semantic_ids`."""
+    with mock.patch.object(_sequence_training, "EPOCHS", 1):
+        model = semantic_ids.fit(TrainData.read(work.paths))
+    lists = ItemLists.from_lists(histories)
+    return lambda: model.candidates(lists, DEPTH)[0]
 
 
 def search_alone(items: int, rounds: int) -> None:

@@ -421,6 +421,7 @@ class RetrievalSettings(Section):
     """Rankings."""
 
     depth: Positive = Field(100, description="items in the ranking of a user; metrics count lower ranks as misses")
+    baselines: tuple[str, ...] = Field((), description="baselines to fit; none: all but `semantic_ids`")
 
 
 class BlendSettings(Section):

@@ -14,8 +14,9 @@ Modules are imported only when they are used: this package loads without torch.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from pixrec_core import files
 from pixrec_core.data.sequences import catalogue_digest, read_items, read_measured_sequences, read_sequences
+from pixrec_core.errors import SettingsError
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin, plugin_names
@@ -37,12 +39,14 @@ log = logging.getLogger(__name__)
 
 #: Modules that the stage `baselines` does not fit: the interface, and a method that learns from the other methods.
 NOT_BASELINES: Final = frozenset({"base", "blend"})
+#: Methods that are fitted only if `retrieval.baselines` names them.
+OFF_BY_DEFAULT: Final = frozenset({"semantic_ids"})
 USERS_PER_BATCH: Final = 1024
 
 
 def baseline_names() -> list[str]:
-    """Return the names of the methods that the stage `baselines` fits, sorted."""
-    return [name for name in plugin_names(__name__) if name not in NOT_BASELINES]
+    """Return the names of the methods that the stage `baselines` fits by default, sorted."""
+    return [name for name in plugin_names(__name__) if name not in NOT_BASELINES | OFF_BY_DEFAULT]
 
 
 def load_model(folder: Path) -> Model:
@@ -64,16 +68,18 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
     Raises:
         MissingArtefactError: the stage `sequences` has not run.
         ContractError: sequences hold held-out items.
+        SettingsError: `retrieval.baselines` names something else.
     """
+    modules = _load_baselines(settings.baselines or baseline_names())
     train = TrainData.read(paths)
     item_ids, test = read_items(paths)[ITEM], read_measured_sequences(paths)
     validation = read_sequences(paths, VALIDATION)
     stacking, catalogue = validation.filter(stacking_users(validation.height)), catalogue_digest(item_ids)
     seconds, chosen = {}, {}
     with files.replacing(paths.baselines) as folder:
-        for name in baseline_names():
+        for name, module in modules.items():
             start = time.monotonic()
-            model = load_plugin(__name__, name).fit(train)
+            model = module.fit(train)
             method = paths.baseline(name, folder)
             model.save(method.model, catalogue)
             for path, users in ((method.ranking, test), (method.validation_ranking, stacking)):
@@ -90,6 +96,13 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
         "seconds": seconds,
         "chosen": {name: settings for name, settings in chosen.items() if settings},
     }
+
+
+def _load_baselines(names: Sequence[str]) -> dict[str, ModuleType]:
+    if wrong := NOT_BASELINES.intersection(names):
+        known = ", ".join(sorted([*baseline_names(), *OFF_BY_DEFAULT]))
+        raise SettingsError(f"retrieval.baselines: {min(wrong)!r} is no baseline; known: {known}")
+    return {name: load_plugin(__name__, name) for name in sorted(set(names))}
 
 
 def rank_users(

@@ -37,6 +37,7 @@ READS: Final[Mapping[str, frozenset[str]]] = {
     "repeat_last": frozenset(),
     "bm25_text": frozenset({TEXT}),
     "image_knn": frozenset({PHOTOS}),
+    "semantic_ids": frozenset({TEXT, BEHAVIOUR}),
     "text_only": frozenset({TEXT, BEHAVIOUR}),
     "shuffled_images": frozenset({TEXT, BEHAVIOUR}),
     "image_only": frozenset({PHOTOS, BEHAVIOUR}),

@@ -13,6 +13,7 @@ popularity order.
 import copy
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,12 +41,23 @@ FULL_SOFTMAX = 20_000  # items; with more, each step contrasts targets with `NEG
 NEGATIVES = 4096
 HISTORIES_PER_BATCH = 256
 SEED = 0
-EMBEDDINGS = "items.weight"  # name in a network's state dict
 
 log = logging.getLogger(__name__)
 
 
-class NextItemNetwork(nn.Module):
+class SequenceNetwork(nn.Module, ABC):
+    """Maps (B, L) rows of known items, 0 after the end of each sequence, to states (B, L, WIDTH) of the history."""
+
+    @abstractmethod
+    def item_scores(self, states: Tensor) -> Tensor:
+        """Map states (B, WIDTH) to scores (B, m) of the known items as the next one."""
+
+    @abstractmethod
+    def loss(self, rows: Tensor) -> Tensor:
+        """Return the mean loss of all items but the first of (B, L) rows."""
+
+
+class NextItemNetwork(SequenceNetwork):
     """An encoder between tied input and output embeddings of items.
 
     Args:
@@ -65,12 +77,13 @@ class NextItemNetwork(nn.Module):
         return self.items.weight[1:]
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (B, L) rows, 0 after the end of each sequence, to (B, L, WIDTH)."""
         outputs: Tensor = self.encoder(self.items(rows) * math.sqrt(WIDTH))
         return outputs
 
+    def item_scores(self, states: Tensor) -> Tensor:
+        return states @ self.known.T
+
     def loss(self, rows: Tensor) -> Tensor:
-        """Return the mean cross-entropy of all items but the first of (B, L) rows."""
         labels = rows[:, 1:]
         real = labels > 0
         outputs, targets = self(rows[:, :-1])[real], labels[real] - 1
@@ -103,11 +116,13 @@ class SequenceModel(Model):
 
     Attributes:
         encoder: class of the encoder, which takes its dropout (0 to 1); fixed by the subclass.
-        known: (m,) sorted indices of the items that have embeddings.
+        item_rows: name of the weights (m + 1, ...) with a row per known item after that of padding.
+        known: (m,) sorted indices of the items that the network knows.
         weights: the network's state dict.
     """
 
     encoder: ClassVar[type[nn.Module]]
+    item_rows: ClassVar[str] = "items.weight"
     known: NDArray[np.int64]
     weights: Mapping[str, NDArray[Any]]
 
@@ -115,10 +130,15 @@ class SequenceModel(Model):
     def fit(cls, train: TrainData) -> Self:
         """Train a network until validation no longer improves, or for the chosen number of epochs."""
         known = np.unique(train.train.values)
+        return cls.train(train, known, lambda: NextItemNetwork(len(known), cls.encoder(DROPOUT)))
+
+    @classmethod
+    def train(cls, train: TrainData, known: NDArray[np.int64], create: Callable[[], SequenceNetwork]) -> Self:
+        """Train the network that `create` returns with new weights. It knows the items of `known` (m,), sorted."""
         windows = Windows.to_train(embedding_rows(train.train, known), train.times)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            network = NextItemNetwork(len(known), cls.encoder(DROPOUT))
+            network = create()
             weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
             # `weights` shares memory with `network`, so `model` always has the trained weights.
             model = cls(popularity_ranks=train.popularity_ranks, known=known, weights=weights)
@@ -136,15 +156,19 @@ class SequenceModel(Model):
         """
         known = positions[self.known]
         left = np.flatnonzero(known < 0) + 1  # row 0 is padding
-        weights = {**self.weights, EMBEDDINGS: np.delete(self.weights[EMBEDDINGS], left, axis=0)}
+        weights = {**self.weights, self.item_rows: np.delete(self.weights[self.item_rows], left, axis=0)}
         return replace(self, popularity_ranks=ranks, known=known[known >= 0], weights=weights)
 
     @cached_property
-    def network(self) -> NextItemNetwork:
+    def network(self) -> SequenceNetwork:
         """The network with its weights, in evaluation mode."""
-        network = NextItemNetwork(len(self.known), type(self).encoder(0.0))
+        network = self.create_network()
         network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
         return network.eval()
+
+    def create_network(self) -> SequenceNetwork:
+        """Return a network of the shapes of `weights`, without dropout."""
+        return NextItemNetwork(len(self.known), type(self).encoder(0.0))
 
     @torch.inference_mode()
     def scores(self, histories: ItemLists) -> Scores:
@@ -155,13 +179,13 @@ class SequenceModel(Model):
             users = readable[start : start + HISTORIES_PER_BATCH]
             newest = torch.from_numpy(windows.lengths[users] - 1)
             outputs = self.network(windows.padded(users))[torch.arange(len(users)), newest]
-            logits = (outputs @ self.network.known.T).numpy()
-            scores[users] = logits.min(axis=1, keepdims=True) - 1
-            scores[np.ix_(users, self.known)] = logits
+            of_known = self.network.item_scores(outputs).numpy()
+            scores[users] = of_known.min(axis=1, keepdims=True) - 1
+            scores[np.ix_(users, self.known)] = of_known
         return scores
 
 
-def _epochs(network: NextItemNetwork, windows: Windows) -> Iterator[int]:
+def _epochs(network: SequenceNetwork, windows: Windows) -> Iterator[int]:
     """Train in place; yield the number of each epoch, from 1, when it ends."""
     random = np.random.default_rng(SEED)
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.9, 0.98), fused=True)
@@ -174,7 +198,7 @@ def _epochs(network: NextItemNetwork, windows: Windows) -> Iterator[int]:
         yield epoch
 
 
-def _train_to_best(network: NextItemNetwork, windows: Windows, validate: Callable[[], float]) -> tuple[int, float]:
+def _train_to_best(network: SequenceNetwork, windows: Windows, validate: Callable[[], float]) -> tuple[int, float]:
     """Train in place until validation no longer improves; end with the weights of the best epoch.
 
     Returns:

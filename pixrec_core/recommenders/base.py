@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from pixrec_core import files, prompts
-from pixrec_core.data.item_features import ItemFeatures, read_photo_features
+from pixrec_core.data.item_features import ItemFeatures, read_features, read_photo_features
 from pixrec_core.data.sequences import read_all_histories, read_items
 from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
@@ -58,6 +58,7 @@ class TrainData:
         validation: histories of the tuning users, only to choose settings.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
+        text_features: returns the vectors of the texts.
         photo_features: returns the vectors of the photos.
         chosen: settings to fit with, chosen in an earlier fit; None to choose them.
     """
@@ -68,6 +69,7 @@ class TrainData:
     validation: ItemLists
     targets: NDArray[np.int64]
     texts: Sequence[str]
+    text_features: Callable[[], ItemFeatures]
     photo_features: Callable[[], ItemFeatures]
     chosen: Mapping[str, float] | None = None
 
@@ -103,6 +105,7 @@ class TrainData:
             validation=index_lists(before_target(tuning), catalogue[ITEM]),
             targets=index_lists(tuning.select(pl.col(ITEMS).list.tail(1)).to_series(), catalogue[ITEM]).values,
             texts=[prompts.item_text(item) for item in catalogue.iter_rows(named=True)],
+            text_features=partial(read_features, paths.item_features, "text"),
             photo_features=partial(read_photo_features, paths),
         )
 

@@ -43,6 +43,7 @@ METHODS: Final = {
     "ease": ("EASE", "linear item-item model"),
     "gru4rec": ("GRU4Rec", "recurrent network over item ids"),
     "sasrec": ("SASRec", "self-attention over item ids"),
+    "semantic_ids": ("Semantic ids", "network that writes codes of item texts"),
     "blend": ("Blend", "learned order of the candidates of all methods"),
     "dense": ("Dense", "nearest item vectors"),
     "beams": ("Beams", "beam search over texts of the catalogue"),

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from pixrec_core import recommenders
 from pixrec_core.engine import LOCAL
-from pixrec_core.errors import ArtefactError, MissingArtefactError
+from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
 from pixrec_core.models.encoders.build import build_item_features
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin
@@ -25,14 +25,15 @@ from pixrec_core.settings import ModelSettings, RetrievalSettings
 from tests.core import photos_folder, sequences_file
 from tests.core.recommenders.train_data import make_train_data
 
-NAMES = recommenders.baseline_names()
+DEFAULT = recommenders.baseline_names()
+NAMES = sorted([*DEFAULT, *recommenders.OFF_BY_DEFAULT])
 N_ITEMS = 9
 CATALOGUE = pl.Series([f"item {i}" for i in range(N_ITEMS)])
 LISTS = st.lists(st.lists(st.integers(0, N_ITEMS - 1), min_size=1, max_size=6), min_size=1, max_size=6)
 
 TEXTS = [f"word{i % 4} thing" for i in range(N_ITEMS)]
 PHOTOS = np.eye(3)[np.arange(N_ITEMS) % 3]
-CONTENT = {"texts": TEXTS, "photos": PHOTOS}
+CONTENT = {"texts": TEXTS, "text_vectors": np.eye(4)[np.arange(N_ITEMS) % 4], "photos": PHOTOS}
 KNOWS_COLD_ITEMS = {"repeat_last"}  # its order does not depend on training
 
 
@@ -58,10 +59,11 @@ def rank(name, train, histories, depth, **content):
 
 
 def test_these_are_the_baselines():
-    assert NAMES == [
+    assert DEFAULT == [
         "bm25_text", "co_occurrence", "ease", "gru4rec", "image_knn", "markov_chain", "popularity",
         "recent_popularity", "repeat_last", "sasrec",
     ]  # fmt: skip
+    assert sorted(recommenders.OFF_BY_DEFAULT) == ["semantic_ids"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -269,8 +271,8 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
 
     stats = recommenders.build_baselines(RetrievalSettings(depth=1), paths)
 
-    assert sorted(path.name for path in paths.baselines.iterdir()) == NAMES == stats["baselines"]
-    assert list(paths.ranked_methods([])) == NAMES
+    assert sorted(path.name for path in paths.baselines.iterdir()) == DEFAULT == stats["baselines"]
+    assert list(paths.ranked_methods([])) == DEFAULT
     assert (stats["users"], stats["items"]) == (3, 5)
     assert set(stats["chosen"]["sasrec"]) == {"epochs", "validation_ndcg@10"}
     assert "popularity" not in stats["chosen"], "it has no settings"
@@ -287,3 +289,17 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
     assert stacking["item"].to_list()[0] == bought[user][-3], "the newest item before the validation target"
     scores = recommenders.load_model(popularity.model).scores(ItemLists.from_lists([[]]))
     assert scores.tolist() == [[2, 2, 1, 0, 0]]
+
+
+def test_only_the_baselines_of_the_settings_are_fitted(tmp_path):
+    paths = DatasetPaths.of(tmp_path, "tiny")
+    sequences_file.write(
+        paths, sequences_file.catalogue([["a"]], "abc"), sequences_file.sequences({"u": ["a", "b", "c"]})
+    )
+    stats = recommenders.build_baselines(RetrievalSettings(baselines=("repeat_last", "popularity")), paths)
+    assert (
+        sorted(path.name for path in paths.baselines.iterdir()) == ["popularity", "repeat_last"] == stats["baselines"]
+    )
+    for name, message in (("eas", "unknown recommender 'eas'"), ("blend", "'blend' is no baseline; known: .*ease")):
+        with pytest.raises(SettingsError, match=message):
+            recommenders.build_baselines(RetrievalSettings(baselines=(name,)), paths)
