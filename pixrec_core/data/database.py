@@ -5,12 +5,16 @@ one when it is complete.
 """
 
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import duckdb
@@ -67,16 +71,50 @@ def _creatable(path: Path) -> Iterator[Path]:
 def open_read_only(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a read-only connection; any number of processes may have one.
 
+    The file is attached to a database in main memory that all callers of this process share: to open one takes 16 ms of
+    CPU, ten times as long as most queries.
+
     Raises:
         MissingArtefactError: the file does not exist.
         ArtefactError: it is not a DuckDB file, or lacks a table or column.
     """
     files.require(path)
-    with _reporting_damage(path), duckdb.connect(path, read_only=True) as connection:
-        # set afterwards: connections of one process to one file must be opened with the same configuration
-        for name, value in CONFIG.items():
-            connection.execute(f"SET {name} = {literal(value)}")
+    with _reporting_damage(path), _readers(os.getpid()).open(path) as connection:
         yield connection
+
+
+class _Readers:
+    """A database in main memory, to which the files are attached that callers read."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(config=CONFIG)
+        self._counts = Counter[str]()  # readers of each attached file, by its name in the database
+        self._lock = Lock()
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a connection to a file. DuckDB attaches a path once, so readers at the same time share that."""
+        name = f"file_{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()}"
+        with self._lock:
+            if not self._counts[name]:
+                self._connection.execute(f"ATTACH {literal(path)} AS {name} (TYPE duckdb, READ_ONLY)")
+            self._counts[name] += 1
+        try:
+            with self._connection.cursor() as connection:
+                connection.execute(f"USE {name}")
+                yield connection
+        finally:
+            with self._lock:
+                self._counts[name] -= 1
+                if not self._counts[name]:
+                    self._connection.execute(f"DETACH {name}")
+
+
+@cache
+def _readers(process_id: int) -> _Readers:
+    """Return the database of this process: a forked one cannot use its parent's."""
+    del process_id
+    return _Readers()
 
 
 class ReadOnlyDatabase:

@@ -349,8 +349,9 @@ def read_measured_sequences(paths: DatasetPaths) -> pl.DataFrame:
         ArtefactError: the file is damaged.
     """
     with database.open_read_only(paths.sequences) as connection:
-        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-        drawn = ("measured_users",) in tables
+        drawn = connection.execute(
+            "FROM duckdb_tables() WHERE database_name = current_database() AND table_name = 'measured_users'"
+        ).fetchall()
         return _read_sequences(connection, TEST, 'AND "user" IN (FROM measured_users)' if drawn else "")
 
 
