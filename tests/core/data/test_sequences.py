@@ -173,6 +173,7 @@ def test_every_number_of_a_small_dataset(paths):
         "dropped_short_user": 0,
         "k_core_rounds": 0,
         "users_left_out": 1,
+        "measured_users": 2,
         "items_never_bought": 1,
         "validation": held_out,
         "test": held_out,
