@@ -39,11 +39,11 @@ STYLE: Final[dict[Any, Any]] = {
 
 
 def plot_curves(training: dict[str, Training]) -> list[tuple[str, str]]:
-    """Title and `<svg>` element of one figure per recorded term; methods take `LINES` in their order."""
+    """Title and `<svg>` element of one figure per term that is not always 0; methods take `LINES` in their order."""
     panels = []
     for term, title in PANELS.items():
         lines = {name: _points(run, term) for name, run in training.items()}
-        if any(lines.values()):
+        if any(value for points in lines.values() for _, value in points):
             panels.append((title, _svg(title, lines, {n: run.best_epoch for n, run in training.items()})))
     return panels
 

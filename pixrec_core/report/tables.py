@@ -355,16 +355,23 @@ def test_set_figures(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of a stage's stats, without checksums and durations."""
-    rows: list[tuple[str, str]] = []
-    for key, value in stats.items():
-        if key.endswith(("sha256", "seconds", "_s")) or value is None:
+    """(name, value) of a stage's stats, without checksums, durations and what is false.
+
+    Of a stage with a balance of rows, the balance and the profile are all that is shown: the other counts repeat them.
+    """
+    if "balance" in stats:
+        shown = {name: stats["balance"].get(name) for name in ("read", "kept", "rejected", "dropped")}
+    else:
+        shown = {name: value for name, value in stats.items() if name != "profile"}
+    rows: dict[str, str] = {}
+    for key, value in (shown | stats.get("profile", {})).items():
+        if key.endswith(("sha256", "seconds", "_s")) or value is None or value is False:
             continue
         if isinstance(value, dict):
-            rows += [(f"{_words(key)}: {name}", text) for name, text in facts(value)]
+            rows |= {f"{_words(key)}: {name}": text for name, text in facts(value)}
         else:
-            rows.append((_words(key), _fact(key, value)))
-    return rows
+            rows[_words(key)] = _fact(key, value)
+    return list(rows.items())
 
 
 def _words(key: str) -> str:

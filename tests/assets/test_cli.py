@@ -126,10 +126,10 @@ def test_all_that_depends_on_changed_raw_files_is_behind_them(pixrec, settings, 
 def test_status_shows_how_old_what_serves_is(pixrec, settings):
     build_all(settings)
     assert "serving:" not in pixrec("status")[1]
-    times = {"promoted_at": "2026-03-02T04:00:00Z", "trained_at": "2026-03-01T04:00:00Z"}
+    times = {"number": 3, "promoted_at": "2026-03-02T04:00:00Z", "trained_at": "2026-03-01T04:00:00Z"}
     path = Work(settings, "sample").paths.promoted.manifest
     files.write_json(path, times)
-    line = "serving: data of 2026-03-02T04:00:00Z, trained at 2026-03-01T04:00:00Z, "
+    line = "serving: promotion 3, data of 2026-03-02T04:00:00Z, trained at 2026-03-01T04:00:00Z, "
     assert line + "no method fitted on all interactions" in " ".join(pixrec("status")[1].split())
     files.write_json(path, times | {"refitted_at": {"ease": "2026-03-02T04:00:00Z", "blend": "2026-03-01T05:00:00Z"}})
     expected = line + "2 methods fitted on all interactions, the last at 2026-03-02T04:00:00Z"

@@ -4,11 +4,15 @@ from pixrec_core.report.figures import plot_curves
 from pixrec_core.report.inputs import Training
 
 RUN = Training(
-    epochs=[{"epoch": 1, "loss": 2.0, "ndcg@10": 0.1}, {"epoch": 2, "loss": 1.0, "ndcg@10": None}], best_epoch=1
+    epochs=[
+        {"epoch": 1, "loss": 2.0, "item_item": 0.0, "ndcg@10": 0.1},
+        {"epoch": 2, "loss": 1.0, "item_item": 0.0, "ndcg@10": None},
+    ],
+    best_epoch=1,
 )
 
 
-def test_one_panel_per_recorded_term():
+def test_one_panel_per_recorded_term_that_is_not_always_0():
     assert [title for title, _ in plot_curves({"multimodal": RUN})] == [
         "Validation NDCG@10",
         "Total loss (weighted)",

@@ -130,6 +130,18 @@ def test_facts_are_readable():
     ]
 
 
+def test_of_a_stage_with_a_balance_the_balance_and_the_profile_are_shown():
+    stats = {
+        "rows": 3, "duplicates": 1, "truncated": False,
+        "balance": {"read": 5, "kept": 3, "rejected": {"not JSON": 1}, "dropped": {"duplicates": 1}},
+        "profile": {"rows": 3, "share_tied": 0.25},
+    }  # fmt: skip
+    assert tables.facts(stats) == [
+        ("read", "5"), ("kept", "3"), ("rejected: not JSON", "1"), ("dropped: duplicates", "1"), ("rows", "3"),
+        ("share tied", "25.00\u00a0%"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("value", "text"), [(1000, "1,000"), (0.893, "0.893"), (2.0, "2"), (0, "0"), (1e-9, "0")])
 def test_numbers(value, text):
     assert tables.format_number(value) == text
