@@ -145,8 +145,8 @@ def _warn(rows: CheckedTable, stats: Stats, mapped: Mapping[str, str]) -> None:
     for name, count in zip(counted, found, strict=True):
         if not count:
             log.warning(
-                "warning: the column %r, mapped to `%s`, has no value in any of %s rows; the run continues without it. "
-                "Map another column if it should have", mapped[name], name, f"{rows.good:,}",
+                "warning: the column %r, mapped to `%s`, has no readable value in any of %s rows; the run continues "
+                "without it. Map another column if it should have", mapped[name], name, f"{rows.good:,}",
             )  # fmt: skip
     if stats["duplicates"] > MANY_REPEATED * rows.good:
         item, count, titles = fetch_row(

@@ -87,7 +87,7 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
                 write_ranking(path, rank_users(model, histories, users[USER], item_ids, settings.depth))
             seconds[name] = round(time.monotonic() - start, 3)
             chosen[name] = dict(model.chosen)
-            settings_found = "".join(f", {setting} {value:g}" for setting, value in model.chosen.items())
+            settings_found = "".join(f", {setting} {value:.4g}" for setting, value in model.chosen.items())
             log.info("baseline %s: %s users in %.1f s%s", name, f"{test.height:,}", seconds[name], settings_found)
     return {
         "users": test.height,

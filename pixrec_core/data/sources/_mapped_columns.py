@@ -30,9 +30,12 @@ WHOLE: Final = "'[+-]?[0-9]+[.]0+'"
 _IN_STOCK: Final = """CASE
     WHEN isnan(TRY_CAST(in_stock AS DOUBLE)) THEN NULL
     WHEN TRY_CAST(in_stock AS DOUBLE) IS NOT NULL THEN TRY_CAST(in_stock AS DOUBLE) > 0
-    WHEN list_contains(['true', 't', 'yes', 'y', 'instock', 'available', 'preorder', 'backorder', 'onbackorder'],
+    WHEN list_contains(['true', 't', 'yes', 'y', 'instock', 'available', 'preorder', 'backorder', 'onbackorder',
+            'ja', 'lieferbar', 'verfügbar', 'vorrätig', 'auflager', 'oui', 'disponible', 'enstock', 'si', 'sí'],
         lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN true
-    WHEN list_contains(['false', 'f', 'no', 'n', 'outofstock', 'soldout', 'unavailable', 'discontinued'],
+    WHEN list_contains(['false', 'f', 'no', 'n', 'outofstock', 'soldout', 'unavailable', 'discontinued',
+            'nein', 'ausverkauft', 'nichtlieferbar', 'nichtverfügbar', 'nichtvorrätig', 'nichtauflager', 'non', 'épuisé',
+            'agotado', 'esaurito'],
         lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN false END"""
 
 FILTERED: Final = "left out by `where`"

@@ -306,7 +306,7 @@ def test_a_mapped_column_that_yields_nothing_is_a_warning(tmp_path, caplog):
     products = "sku,name,cost,stock,pic,path\ns, ,0,perhaps,,NULL\nt,None,0,,null,\n"
     columns = {"title": "name", "price": "cost", "in_stock": "stock", "image": "pic", "categories": "path"}
     catalogue(tmp_path, products, columns)
-    warned = {name for name in columns if f"mapped to `{name}`, has no value in any of 2 rows" in caplog.text}
+    warned = {name for name in columns if f"mapped to `{name}`, has no readable value in any of 2 rows" in caplog.text}
     assert warned == set(columns)
 
 

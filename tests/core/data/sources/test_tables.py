@@ -331,10 +331,12 @@ def test_products_become_items(tmp_path):
     ("written", "expected"),
     [
         *((text, True) for text in ("true", "TRUE", "1", "3.0", "yes", "in stock", "in_stock", "InStock", "preorder")),
+        *((text, True) for text in ("ja", "auf Lager", "Verfügbar")),
         *(
             (text, False)
             for text in ("false", "0", "-1", "No", "out of stock", "out_of_stock", "OutOfStock", "sold-out")
         ),
+        *((text, False) for text in ("Nein", "ausverkauft", "nicht lieferbar")),
         *((text, None) for text in ("", "perhaps")),
     ],
 )
