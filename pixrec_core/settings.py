@@ -295,7 +295,9 @@ class ModelSettings(Section):
     embedding_dim: Positive = Field(256, description="D, dimension of user and item vectors; 128 with a backbone")
     item_tokens: Positive = Field(32, description="maximum text tokens per item; longer texts are truncated")
     text_encoder: ModelName = Field(
-        "lsa", description="frozen encoder of item texts: `lsa`, or a Hugging Face name or folder of an embedding model"
+        "lsa",
+        description="frozen encoder of item texts: `lsa`, `smollm2` (extra `gguf`), or a Hugging Face name or folder "
+        "of an embedding model",
     )
     photo_encoder: ModelName = Field(
         "histogram",

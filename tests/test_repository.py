@@ -66,3 +66,7 @@ def test_links_of_other_pages_lead_to_files(name):
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         assert "://" in link or (path.parent / link).exists(), link
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 800

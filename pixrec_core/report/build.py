@@ -53,15 +53,16 @@ def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str], *, 
 def _context(inputs: Inputs, *, refit: bool) -> dict[str, Any]:
     """Variables of both templates, without the pictures."""
     protocols = inputs.metrics.protocols
+    lines = {method: n for n, method in enumerate(dict.fromkeys([*inputs.rankings, *inputs.training]), start=1)}
     return {
         "inputs": inputs,
         "tables": tables,
         "protocols": protocols,
         "first": next(iter(protocols.values())),
-        "lines": {method: n for n, method in enumerate(dict.fromkeys([*inputs.rankings, *inputs.training]), start=1)},
+        "lines": lines,
         "held_out": tables.held_out_sentence(inputs.stats.get("sequences", {}), refit=refit),
         "sample": inputs.stats.get("raw", {}).get("source") == "sample",
-        "panels": [(title, Markup(svg)) for title, svg in plot_curves(inputs.training)],  # noqa: S704  # own SVG
+        "panels": [(title, Markup(svg)) for title, svg in plot_curves(inputs.training, lines)],  # noqa: S704  # own SVG
     }
 
 

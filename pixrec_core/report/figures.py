@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -38,13 +39,18 @@ STYLE: Final[dict[Any, Any]] = {
 }
 
 
-def plot_curves(training: dict[str, Training]) -> list[tuple[str, str]]:
-    """Title and `<svg>` element of one figure per term that is not always 0; methods take `LINES` in their order."""
+def plot_curves(training: dict[str, Training], lines: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Title and `<svg>` element of one figure per term that is not always 0.
+
+    Args:
+        training: runs by method.
+        lines: number of each method's line on the page, 1 to 3.
+    """
     panels = []
     for term, title in PANELS.items():
-        lines = {name: _points(run, term) for name, run in training.items()}
-        if any(value for points in lines.values() for _, value in points):
-            panels.append((title, _svg(title, lines, {n: run.best_epoch for n, run in training.items()})))
+        curves = {name: _points(run, term) for name, run in training.items()}
+        if any(value for points in curves.values() for _, value in points):
+            panels.append((title, _svg(title, curves, lines, {n: run.best_epoch for n, run in training.items()})))
     return panels
 
 
@@ -54,14 +60,17 @@ def _points(run: Training, term: str) -> list[tuple[float, float]]:
     return [(epoch, value) for epoch, value in rows if epoch is not None and value is not None]
 
 
-def _svg(title: str, lines: dict[str, list[tuple[float, float]]], best: dict[str, int | None]) -> str:
+def _svg(
+    title: str, curves: dict[str, list[tuple[float, float]]], lines: Mapping[str, int], best: dict[str, int | None]
+) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4, 2.1), layout="constrained")
         axes = figure.add_subplot(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        for (name, points), (colour, dash, _) in zip(lines.items(), LINES, strict=False):
+        for name, points in curves.items():
+            colour, dash, _ = LINES[lines[name] - 1]
             axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker=".") if points else None
             best_points = [point for point in points if point[0] == best[name]]
             if best_points:

@@ -1,6 +1,6 @@
 """Dagster's own UI in a real browser: what its user sees of the pipeline, and runs from there.
 
-Pictures stay in test-output/ui. One is in the README: after a change of the graph, run
+Pictures stay in test-output/ui. One is in docs/how-it-works.md: after a change of the graph, run
 `pytest tests/assets/test_ui.py -k graph` and copy test-output/ui/asset-graph.png to docs/.
 """
 

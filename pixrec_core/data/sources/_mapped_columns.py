@@ -34,8 +34,8 @@ _IN_STOCK: Final = """CASE
             'ja', 'lieferbar', 'verfügbar', 'vorrätig', 'auflager', 'oui', 'disponible', 'enstock', 'si', 'sí'],
         lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN true
     WHEN list_contains(['false', 'f', 'no', 'n', 'outofstock', 'soldout', 'unavailable', 'discontinued',
-            'nein', 'ausverkauft', 'nichtlieferbar', 'nichtverfügbar', 'nichtvorrätig', 'nichtauflager', 'non', 'épuisé',
-            'agotado', 'esaurito'],
+            'nein', 'ausverkauft', 'nichtlieferbar', 'nichtverfügbar', 'nichtvorrätig', 'nichtauflager', 'non',
+            'épuisé', 'agotado', 'esaurito'],
         lower(translate(trim(in_stock::VARCHAR), '-_ ', ''))) THEN false END"""
 
 FILTERED: Final = "left out by `where`"
