@@ -3,9 +3,8 @@
 A rule is one number of the artefact's profile and its allowed range. Counts of invalid rows must be 0. A share outside
 its range makes results doubtful rather than wrong, so it is a warning.
 
-Great Expectations reads neither Polars nor DuckDB. DuckDB therefore measures an artefact (`profile`,
-`source_profiles`), and Great Expectations validates the measurements, which are a single row for any number of
-interactions.
+Great Expectations reads neither Polars nor DuckDB. DuckDB therefore measures an artefact (`profile`),
+and Great Expectations validates the measurements, which are a single row for any number of interactions.
 """
 
 import logging
@@ -17,8 +16,14 @@ from functools import cache
 from typing import Any, Final, Literal
 
 from pixrec_core import files
-from pixrec_core.data import database, source_profiles
-from pixrec_core.data.profile import profile_sequences
+from pixrec_core.data import database
+from pixrec_core.data.profile import (
+    Profile,
+    profile_images,
+    profile_interactions,
+    profile_items,
+    profile_sequences,
+)
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 
@@ -117,10 +122,10 @@ RULES: Final[dict[Artefact, tuple[Rule, ...]]] = {
 }  # fmt: skip
 
 #: Sequences are measured before they are at their path, so they have no entry.
-_PROFILES: Final[dict[Artefact, Callable[[DatasetPaths], source_profiles.Profile]]] = {
-    "items": source_profiles.items,
-    "interactions": source_profiles.interactions,
-    "images": source_profiles.images,
+_PROFILES: Final[dict[Artefact, Callable[[DatasetPaths], Profile]]] = {
+    "items": profile_items,
+    "interactions": profile_interactions,
+    "images": profile_images,
 }
 
 

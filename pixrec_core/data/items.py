@@ -1,12 +1,13 @@
 """The items stage: metadata to the catalogue, one row per item."""
 
+import html
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from pixrec_core.data import database, raw_files
-from pixrec_core.data.plain_text import MAYBE_MARKUP, plain_text
 from pixrec_core.data.raw_table import CheckedTable, checked_rows, fetch_row, id_fault, write_query
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
@@ -28,6 +29,33 @@ from pixrec_core.settings import IngestSettings
 from pixrec_core.stages import Stats
 
 log = logging.getLogger(__name__)
+
+#: `plain_text` returns texts that do not match unchanged. The expression is valid for Python, RE2 and SQL.
+MAYBE_MARKUP: Final = r"[<>&{\p{Cc}]|\p{Z}{2}|^\p{Z}|\p{Z}$|[^ \P{Z}]"
+
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{1,32});")  # the semicolon is required: "AT&T" is kept
+_MARKUP = re.compile(
+    r"<!--.*?(?:-->|$)"
+    r"|<(script|style)\b.*?(?:</\1\s*>|$)"
+    r"|</?[a-z][^<>]*>|<![a-z][^<>]*>"  # a letter must follow: "I <3 you" and "size < 5" are kept
+    r"|<[a-z][^<>=]*+=[^<>]*+$"  # a truncated tag; possessive, since a hostile text would take quadratic time
+    r"|^[^<>]*[\"']\s*/>"  # the other half of a truncated tag
+    r"|(?:^|(?<=[\s>}]))[.#@][a-z][^{}]{0,500}\{[^{}]*+\}"  # a CSS rule
+    r"(?:\s*[^{}<>\s][^{}<>]{0,500}\{[^{}:]*+:[^{}]*+\})*",  # and the rules after it
+    re.IGNORECASE | re.DOTALL,
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+
+
+def plain_text(text: str) -> str:
+    """Return `text` without tags, entities, CSS rules and control characters, with single spaces as white space.
+
+    Entities are replaced first, because some shops escape their tags.
+    """
+    text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    text = _MARKUP.sub(" ", text)
+    return " ".join(_CONTROL.sub("", text).split())
+
 
 #: `plain_text` is a Python function; few texts need it.
 _CLEANING: Final = f"""

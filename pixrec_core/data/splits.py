@@ -23,7 +23,6 @@ from typing import Final, NamedTuple
 
 import duckdb
 
-from pixrec_core.data import filters
 from pixrec_core.data.database import literal
 from pixrec_core.errors import SettingsError
 from pixrec_core.schemas import MIN_TESTED_LENGTH, TEST, VALIDATION
@@ -134,7 +133,7 @@ def filter_interactions(
     connection.execute(_CUTS)
     connection.execute(_FILTERED)
     ((users,),) = connection.execute('SELECT count(DISTINCT "user") FROM filtered').fetchall()
-    counts = {"users_seen": users, **_with_prefix("dropped", filters.drop_unusable(connection, settings))}
+    counts = {"users_seen": users, **_with_prefix("dropped", drop_unusable(connection, settings))}
     rule, starts = _LEAVE_ONE_OUT, _find_cuts(connection, settings) if settings.split == "time" else {}
     if starts:
         connection.executemany("INSERT INTO cuts VALUES (?, ?)", list(starts.items()))
@@ -143,7 +142,7 @@ def filter_interactions(
         early, before_test = (f"count(*) FILTER (timestamp < {starts[split]})" for split in (VALIDATION, TEST))
         is_train = "position IN (SELECT position FROM filtered WHERE {users})"
         rule = SplitRule("before_k_core", early, before_test, is_train)
-    core, rounds = filters.k_core(connection, settings)
+    core, rounds = k_core(connection, settings)
     for name, n in _with_prefix("untrained" if starts else "dropped", core).items():
         counts[name] = counts.get(name, 0) + n  # both filters drop repeats
     return rule, counts | {"k_core_rounds": rounds}
@@ -201,3 +200,53 @@ def held_out_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str
     result = connection.execute(_HELD_OUT_COUNTS)
     names = [column[0] for column in result.description or ()]
     return {row[0]: dict(zip(names[1:], map(int, row[1:]), strict=True)) for row in result.fetchall()}
+
+
+_UNKNOWN: Final = "NOT EXISTS (SELECT 1 FROM all_items WHERE all_items.item = filtered.item)"
+_LOW: Final = "rating < $least"  # an interaction without a rating is kept
+_REPEATED: Final = """rowid IN (
+    SELECT rowid FROM filtered QUALIFY item = lag(item) OVER (PARTITION BY "user" ORDER BY timestamp, position)
+)"""
+_RARE: Final = "item IN (SELECT item FROM filtered GROUP BY item HAVING count(*) < $least)"
+_SHORT: Final = '"user" IN (SELECT "user" FROM filtered GROUP BY "user" HAVING count(*) < $least)'
+
+
+def drop_unusable(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    """Delete interactions by the rules that do not look ahead; return the number deleted per rule.
+
+    The first of consecutive interactions with the same item is kept.
+    """
+    return {
+        "unknown_item": _delete(connection, _UNKNOWN),
+        "low_rating": _delete(connection, _LOW, settings.min_rating),
+        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
+    }
+
+
+def k_core(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> tuple[dict[str, int], int]:
+    """Delete users and items with too few interactions.
+
+    Returns:
+        The number of interactions deleted per rule, and the number of rounds that deleted any.
+    """
+    deleted = {"repeat": 0, "rare_item": 0, "short_user": 0}
+    rounds = 0
+    while any((found := _round(connection, settings)).values()):
+        rounds += 1
+        deleted = {name: deleted[name] + n for name, n in found.items()}
+    return deleted, rounds
+
+
+def _round(connection: duckdb.DuckDBPyConnection, settings: SequenceSettings) -> dict[str, int]:
+    return {
+        "repeat": _delete(connection, _REPEATED) if settings.collapse_repeats else 0,
+        "rare_item": _delete(connection, _RARE, settings.min_item_interactions),
+        "short_user": _delete(connection, _SHORT, settings.min_user_interactions),
+    }
+
+
+def _delete(connection: duckdb.DuckDBPyConnection, condition: str, least: float | None = None) -> int:
+    parameters = {} if least is None else {"least": least}
+    row = connection.execute(f"DELETE FROM filtered WHERE {condition}", parameters).fetchone()  # noqa: S608
+    assert row is not None, "DELETE returns one row, the count"
+    return int(row[0])

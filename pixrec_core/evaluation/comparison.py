@@ -1,4 +1,4 @@
-"""Comparison of new rankings with the ranking of the method that serves.
+"""The choice of the method that serves: by its score on validation users, then by comparison with what serves.
 
 Only users with the same test sequence in both, history and target, are compared. Items that are in one of the two
 catalogues only are removed from the lists, so that both methods choose from the same items.
@@ -12,16 +12,20 @@ from typing import Final, Self
 import numpy as np
 import polars as pl
 
-from pixrec_core.data.sequences import read_measured_sequences
+from pixrec_core import files
+from pixrec_core.data.sequences import read_items, read_measured_sequences, read_sequences
+from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.bootstrap import interval, resampled_means
 from pixrec_core.evaluation.metrics import METRICS, PerUser
-from pixrec_core.evaluation.rankings import listed_ranks, read_ranking, renumber
-from pixrec_core.evaluation.targets import ITEM_INDEX, Targets
-from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import ITEMS, USER
+from pixrec_core.evaluation.rankings import listed_ranks, read_ranking, renumber, scan_indices
+from pixrec_core.evaluation.targets import ITEM_INDEX, USER_INDEX, Targets
+from pixrec_core.evaluation.validation import selection_users, stacking_users
+from pixrec_core.paths import BLEND, DatasetPaths
+from pixrec_core.schemas import ITEMS, RANK, USER, VALIDATION
 
 METRIC: Final = "NDCG@10"
 K: Final = 10
+MIN_SELECTION_USERS: Final = 30  # fewer measure no method
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,31 @@ def compare(old: Answers, method: str, new: Answers, methods: Sequence[str]) -> 
         name: Comparison(pairs.height, float(before.mean()), float(mean), float(low), float(high))
         for name, mean, low, high in rows
     }
+
+
+def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple[dict[str, float], int]:
+    """Return `METRIC` of each method over selection users, seen items allowed, and the number of these users.
+
+    With a blend and fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend is not: it
+    has learned from them. Without selection users there are no scores.
+
+    Raises:
+        MissingArtefactError: sequences or a ranking have not been built.
+        ArtefactError: a ranking lacks a selection user.
+    """
+    validation = read_sequences(paths, VALIDATION)
+    selected = selection_users(validation.height)
+    if BLEND in rankings and selected.sum() < MIN_SELECTION_USERS:
+        selected = stacking_users(validation.height)
+        rankings = {method: path for method, path in rankings.items() if method != BLEND}
+    users = validation.filter(selected)
+    if users.is_empty():
+        return {}, 0
+    targets = Targets.of(read_items(paths), users)
+    scores = {}
+    for method, path in rankings.items():
+        ranking = scan_indices(files.require(path), targets).filter(pl.col(RANK) <= K).drop_nulls(USER_INDEX).collect()
+        if missing := users.height - ranking[USER_INDEX].n_unique():
+            raise ArtefactError(f"the ranking {path} of {method} lacks {missing:,} validation users; rank them again")
+        scores[method] = float(METRICS[METRIC](listed_ranks(ranking, targets, K)).mean())
+    return scores, users.height

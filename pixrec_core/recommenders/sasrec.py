@@ -7,9 +7,8 @@ target.
 from torch import Tensor, nn
 
 from pixrec_core.recommenders import _sequence_training as training
-from pixrec_core.recommenders._sequence_windows import WINDOW
 
-WIDTH = training.WIDTH
+WIDTH, WINDOW = training.WIDTH, training.WINDOW
 BLOCKS = 2
 HEADS = 1
 

@@ -13,8 +13,14 @@ from typing import Final
 from pixrec_core import files
 from pixrec_core.data.sequences import catalogue_digest, read_items
 from pixrec_core.errors import ArtefactError, MissingArtefactError
-from pixrec_core.evaluation.comparison import METRIC, Answers, Comparison, compare
-from pixrec_core.evaluation.selection import MIN_SELECTION_USERS, selection_scores
+from pixrec_core.evaluation.comparison import (
+    METRIC,
+    MIN_SELECTION_USERS,
+    Answers,
+    Comparison,
+    compare,
+    selection_scores,
+)
 from pixrec_core.models import checkpoint
 from pixrec_core.paths import BLEND, BaselinePaths, DatasetPaths, MethodPaths, VariantPaths
 from pixrec_core.recommenders import load_model

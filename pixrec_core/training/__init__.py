@@ -34,12 +34,12 @@ from pixrec_core.training.batches import JointWindows
 from pixrec_core.training.prepared import (
     COLLABORATIVE,
     Prepared,
+    ProcessGroupEngine,
     count_data,
     read_negatives,
     read_photos,
     read_windows,
 )
-from pixrec_core.training.process_group_engine import ProcessGroupEngine
 from pixrec_core.training.tracking import mlflow_run
 from pixrec_core.training.trainer import DualTowerTrainer, Epoch, remove_unfinished
 from pixrec_core.training.validation import MeanValidation, Validation

@@ -1,8 +1,10 @@
 """The data of a training, for both user encoders."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
+
+from accelerate.utils import gather_object
 
 from pixrec_core import schemas
 from pixrec_core.data.sequences import read_items, read_sequences
@@ -11,11 +13,15 @@ from pixrec_core.errors import ContractError
 from pixrec_core.models.dual_tower import Tower
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, PhotoStore, feature_store, pixel_store
+from pixrec_core.models.process_group import RankInfo
 from pixrec_core.models.windows import TrainingWindows
 from pixrec_core.paths import VariantPaths
 from pixrec_core.ranking_table import id_lists
 from pixrec_core.settings import TrainingSettings
 from pixrec_core.training.batches import JointWindows
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 COLLABORATIVE: Final = "collaborative"  # the variant with an embedding per item id
 
@@ -83,3 +89,16 @@ def count_data(windows: TrainingWindows, items: int, items_with_photo: int, vali
         "items_with_photo": items_with_photo,
         "validation_users": validation_users,
     }
+
+
+class ProcessGroupEngine:
+    """An `Engine` whose workers are the processes of the group: all map the same shards, and all get all results."""
+
+    def __init__(self) -> None:
+        self._rank, self.workers = RankInfo.current()
+
+    def map_shards(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
+        """See `Engine`. A process that dies ends the training, so no shard is repeated."""
+        for start in range(0, len(shards), self.workers):
+            index = start + self._rank
+            yield from gather_object([function(shard) for shard in shards[index : index + 1]])

@@ -12,7 +12,7 @@ from threading import Thread
 import polars as pl
 import pytest
 
-from pixrec_assets.doctor import folders, network
+from pixrec_assets import doctor as checks
 from pixrec_core.schemas import ITEM_SCHEMA
 from pixrec_core.settings import load_settings
 from pixrec_core.stages import Work

@@ -15,8 +15,7 @@ import dagster as dg
 import pytest
 
 from pixrec_assets.definitions import defs
-from pixrec_assets.doctor import folders
-from pixrec_assets.doctor.finding import Level
+from pixrec_assets.doctor import Level, folders
 from pixrec_core.settings import load_settings
 from tests.assets.dev_server import free_port
 

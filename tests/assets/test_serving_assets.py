@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from huggingface_hub import constants
 
-from pixrec_assets import serving
+from pixrec_assets import assets
+from pixrec_assets.assets import online_metrics
 from pixrec_assets.cli import cli
 from pixrec_assets.jobs import rollback
-from pixrec_assets.serving import online_metrics
 from pixrec_core import files
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving.promotion import read_promotion
@@ -103,6 +103,6 @@ def test_commands_hand_over_a_tower(tmp_path, monkeypatch, capsys):
 
 def test_the_asset_refreshes(project):
     context = dg.build_asset_context(partition_key="sample", resources={"settings": load_settings(), "inputs": None})
-    with mock.patch.object(serving, "work_of", return_value=Work(load_settings(), "shop")):
-        metadata = serving.refreshed(context).metadata
+    with mock.patch.object(assets, "work_of", return_value=Work(load_settings(), "shop")):
+        metadata = assets.refreshed(context).metadata
     assert metadata["promotion"] == 2

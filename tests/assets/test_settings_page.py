@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pixrec_assets.settings_page import settings_page
+from pixrec_assets.commands.settings import settings_page
 from pixrec_core.settings import Sections
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"

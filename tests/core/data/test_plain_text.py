@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.data.plain_text import MAYBE_MARKUP, plain_text
+from pixrec_core.data.items import MAYBE_MARKUP, plain_text
 
 
 @pytest.mark.parametrize(

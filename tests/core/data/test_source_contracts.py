@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pixrec_core.data import contract, source_profiles
+from pixrec_core.data import contract, profile
 from pixrec_core.data.contract import RULES
 from pixrec_core.errors import ArtefactError, ContractError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
@@ -161,7 +161,7 @@ def test_profile_of_images(paths):
 def test_empty_tables_have_a_profile_of_zeros(paths, artefact):
     for each in ARTEFACTS:
         pl.read_parquet(table(paths, each)).clear().write_parquet(table(paths, each))
-    measured = getattr(source_profiles, artefact)(paths)
+    measured = getattr(profile, f"profile_{artefact}")(paths)
     assert {n for name, n in measured.items() if not name.startswith("user_rows_")} == {0}
 
 

@@ -14,10 +14,9 @@ from PIL import Image
 
 from pixrec_core.errors import BackboneError
 from pixrec_core.models import backbones
-from pixrec_core.models.agreement import require_agreement
 from pixrec_core.models.backbones import BackboneAdapter, adapter_of, paligemma, qwen2_vl
 from pixrec_core.models.dual_tower import DualTower
-from pixrec_core.models.loading import create_backbone, load_processor
+from pixrec_core.models.loading import create_backbone, load_processor, require_agreement
 from pixrec_core.models.windows import TrainingWindow
 from tests.core.models import families
 from tests.core.models.native_forward import native_forward, photos, prompt

@@ -9,10 +9,8 @@ import torch
 from torch.nn import functional
 
 from pixrec_core.recommenders import _sequence_training as training
-from pixrec_core.recommenders import _sequence_windows as windows_module
 from pixrec_core.recommenders import gru4rec, sasrec
-from pixrec_core.recommenders._sequence_training import NextItemNetwork, sampled_loss
-from pixrec_core.recommenders._sequence_windows import Windows, embedding_rows
+from pixrec_core.recommenders._sequence_training import NextItemNetwork, Windows, embedding_rows, sampled_loss
 from pixrec_core.recommenders.base import ItemLists
 from tests.core.recommenders.train_data import make_train_data
 
@@ -45,20 +43,20 @@ def test_unknown_items_have_no_embedding_row():
 
 
 def test_every_item_but_the_first_is_a_target_once(monkeypatch):
-    monkeypatch.setattr(windows_module, "WINDOW", 2)
+    monkeypatch.setattr(training, "WINDOW", 2)
     windows = to_train([[1, 2, 3, 4, 5, 6], [7], [8, 9], []])
     assert stretches(windows) == [[4, 5, 6], [2, 3, 4], [1, 2], [8, 9]]
 
 
 def test_the_newest_items_are_read(monkeypatch):
-    monkeypatch.setattr(windows_module, "WINDOW", 2)
+    monkeypatch.setattr(training, "WINDOW", 2)
     assert stretches(Windows.newest(ItemLists.from_lists([[1, 2, 3], [], [4]]))) == [[2, 3], [], [4]]
 
 
 @pytest.mark.parametrize("pool", [8, 1000])
 def test_batches_hold_every_window_once_and_similar_numbers_of_targets(pool, monkeypatch):
-    monkeypatch.setattr(windows_module, "POOL", pool)
-    monkeypatch.setattr(windows_module, "TARGETS", (8, 8))
+    monkeypatch.setattr(training, "POOL", pool)
+    monkeypatch.setattr(training, "TARGETS", (8, 8))
     lists = [[user + 1] * (2 + 3 * (user % 2)) for user in range(24)]
     batches = list(to_train(lists).shuffled(np.random.default_rng(0)))
     assert sorted([i for i in row if i] for batch in batches for row in batch.tolist()) == lists
@@ -70,8 +68,8 @@ def test_batches_hold_every_window_once_and_similar_numbers_of_targets(pool, mon
 
 @pytest.mark.parametrize(("windows", "targets"), [(1, 4), (80, 5), (800, 8)])
 def test_targets_per_step_grow_with_the_data_within_bounds(windows, targets, monkeypatch):
-    monkeypatch.setattr(windows_module, "TARGETS", (4, 8))
-    monkeypatch.setattr(windows_module, "STEPS_WANTED", 16)
+    monkeypatch.setattr(training, "TARGETS", (4, 8))
+    monkeypatch.setattr(training, "STEPS_WANTED", 16)
     assert to_train([[1, 2]] * windows).targets_per_step == targets
 
 

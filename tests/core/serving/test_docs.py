@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pixrec_core.evaluation.selection import MIN_SELECTION_USERS
+from pixrec_core.evaluation.comparison import MIN_SELECTION_USERS
 from pixrec_core.paths import PromotedPaths
 from pixrec_core.serving import Recommendation, export
 from pixrec_core.serving.gate import MIN_PAIRS

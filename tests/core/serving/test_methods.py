@@ -9,7 +9,7 @@ import pytest
 from pixrec_core import files
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import ArtefactError
-from pixrec_core.evaluation.selection import selection_scores
+from pixrec_core.evaluation.comparison import selection_scores
 from pixrec_core.evaluation.validation import selection_users
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.recommenders.blend import Blend
