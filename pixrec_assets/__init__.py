@@ -18,8 +18,7 @@ _given: "Settings | None" = None
 def build_definitions(settings: "Settings | None" = None) -> "dg.Definitions":
     """Return all definitions of PixRec, to merge into those of another project.
 
-    Args:
-        settings: whose datasets are the partitions; None reads pixrec.toml and the environment. A process has one.
+    Its datasets are the partitions; None reads pixrec.toml and the environment. A process has one.
 
     Raises:
         SettingsError: the definitions of this process were built from other settings, or pixrec.toml is wrong.

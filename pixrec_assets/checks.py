@@ -46,10 +46,7 @@ def contract_check(artefact: str) -> dg.AssetCheckSpec:
 def contract_result(artefact: str, paths: DatasetPaths, *, accepted: bool) -> dg.AssetCheckResult:
     """Return the outcome of the contract, failed expectations first.
 
-    Args:
-        artefact: name of the artefact.
-        paths: paths of its dataset.
-        accepted: whether the stage accepts the artefact; then a failed expectation is a warning.
+    `accepted` is whether the stage accepts the artefact; then a failed expectation is a warning.
     """
     results: list[dict[str, Any]] = sorted(
         files.read_json(paths.contract(artefact)), key=lambda each: bool(each["passed"])

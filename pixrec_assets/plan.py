@@ -69,8 +69,7 @@ def find_outdated(runs: Sequence[StageRun]) -> dict[str, str]:
     The reason is "not built", "stale", or "behind X" for an artefact whose direct or indirect input X is either. An
     artefact behind another may stay as it is: a download of unchanged bytes makes nothing else stale.
 
-    Args:
-        runs: inputs first.
+    `runs` have inputs first.
     """
     reasons: dict[str, str] = {}
     roots: dict[str, str] = {}

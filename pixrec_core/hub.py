@@ -52,11 +52,7 @@ def push_folder(folder: Path, name: str, message: str, *, private: bool = True) 
 
     The token is that of `hf auth login` or of the environment variable HF_TOKEN; the hub is that of HF_ENDPOINT.
 
-    Args:
-        folder: files of the repository, such as a checkpoint with its card.
-        name: of the repository, `owner/name`.
-        message: of the commit.
-        private: whether a new repository is private.
+    `name` is `owner/name`; `private` is whether a new repository is private.
 
     Raises:
         SettingsError: the name is invalid, the hub cannot be reached, or it refuses the upload.

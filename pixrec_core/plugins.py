@@ -70,10 +70,8 @@ def code_digest(package: str, keep: Callable[[str], bool] = lambda _: True, outs
 
     A stage that runs every plug-in of a package depends on it: a new or changed file makes its artefact stale.
 
-    Args:
-        package: full name.
-        keep: tells by the name of a module whether it counts.
-        outside: group of entry points whose files count too.
+    `keep` decides by the name of a module whether it counts; `outside` is a group of entry points whose files count
+    too.
     """
     spec = find_spec(package)
     assert spec, f"{package} is a package of this project"

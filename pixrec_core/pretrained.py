@@ -50,11 +50,7 @@ def load_pretrained(
     The model is first loaded on PyTorch's meta device, where tensors have shapes and no values, so that wrong files are
     found before memory is allocated. transformers' rules for renamed and tied tensors apply.
 
-    Args:
-        load: `from_pretrained` of a model or auto class of transformers.
-        folder: of the model.
-        arguments: of `load`.
-        options: of `load`.
+    `load` is `from_pretrained` of a model or auto class of transformers, and gets the other arguments.
 
     Raises:
         CheckpointError: the folder's files are damaged, unsafe or do not fit each other; see `check_folder`.
@@ -115,9 +111,7 @@ def weight_files(folder: Path) -> list[Path]:
 def check_config(path: Path, tensors: int = 0) -> None:
     """Check the values of a config.json that transformers would act on before it looks at the weights.
 
-    Args:
-        path: of the file.
-        tensors: number of tensors in the model's files.
+    `tensors` is the number of tensors in the model's files.
 
     Raises:
         CheckpointError: see `check_folder`.

@@ -25,8 +25,7 @@ def item_text(item: Mapping[str, Any]) -> str:
     "Unknown" would make all items without a brand similar. Average rating and rating count are left out because they
     include interactions after the split.
 
-    Args:
-        item: a row of `schemas.ITEM_SCHEMA`.
+    `item` is a row of `schemas.ITEM_SCHEMA`.
     """
     price = item[schemas.PRICE]
     values = (

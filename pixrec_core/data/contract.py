@@ -177,12 +177,7 @@ def _suite(artefact: Artefact) -> Any:
 
 
 def validate_profile(artefact: Artefact, profile: dict[str, Any]) -> list[CheckResult]:
-    """Return one result per rule of the artefact, in the order of `RULES`.
-
-    Args:
-        artefact: whose rules apply.
-        profile: measured numbers by name.
-    """
+    """Return one result per rule of the artefact, in the order of `RULES`."""
     import pandas as pd
 
     _, batch_definition = _great_expectations()

@@ -51,9 +51,7 @@ class Decoders(AbstractContextManager["Decoders"]):
     def __init__(self, memory_mb: int, stop: threading.Event | None = None) -> None:
         """Share the memory among as many processes as cores and memory allow.
 
-        Args:
-            memory_mb: memory of all processes together in MiB.
-            stop: when set, `decode` raises `StoppedError` within half a second.
+        When `stop` is set, `decode` raises `StoppedError` within half a second.
         """
         count = max(1, min(os.cpu_count() or 1, memory_mb // PROCESS_MB))
         self._memory = memory_mb * 2**20 // count

@@ -47,9 +47,7 @@ PARTS: Final[Mapping[str, Callable[[str], Collection[str]]]] = {
 def explain_mismatch(unknown: Collection[str], known: Collection[str]) -> str:
     """Return a sentence with one id of each side and the likely cause; "" if there are no ids to compare.
 
-    Args:
-        unknown: item ids of interactions that the items lack.
-        known: item ids.
+    `unknown` are item ids of interactions that the items lack, `known` those of the items.
     """
     if not unknown or not known:
         return ""

@@ -162,10 +162,7 @@ def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
 def _warn(rows: CheckedTable, stats: Stats, mapped: Mapping[str, str]) -> None:
     """Log what is probably not meant: many rows per id, texts that are no prices, and columns that yield nothing.
 
-    Args:
-        rows: the good rows.
-        stats: of the stage.
-        mapped: columns of the source by our names.
+    `mapped` has the columns of the source by our names.
     """
     counted = {name: sql for name, sql in _YIELDS.items() if name in mapped}
     counts = ", ".join(f"count(*) FILTER ({sql})" for sql in counted.values())

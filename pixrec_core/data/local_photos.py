@@ -63,10 +63,7 @@ def photo_folder(paths: DatasetPaths) -> Path | None:
 def read_photo(folder: Path | None, path: str, max_bytes: int) -> bytes:
     """Bytes of a local photo.
 
-    Args:
-        folder: the dataset's photo folder.
-        path: relative to it, as the catalogue has it.
-        max_bytes: a larger file is refused.
+    `path` is relative to the photo folder, as the catalogue has it. A file of more than `max_bytes` is refused.
 
     Raises:
         PhotoError: "no photo folder", "outside the photo folder" (an absolute path, a `..`, or a symbolic link that

@@ -259,8 +259,7 @@ def encode(photo: Image.Image) -> bytes:
 def _answer_requests(memory: int) -> None:
     """Decode the photos that standard input brings, within limits that the operating system enforces.
 
-    Args:
-        memory: maximum address space of this process in bytes; systems other than Linux may ignore it.
+    `memory` is the most address space of this process in bytes; systems other than Linux may ignore it.
     """
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread reserves address space
     with suppress(ValueError, OSError):

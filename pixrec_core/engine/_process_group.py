@@ -71,10 +71,7 @@ def join_process_group(
 def call_and_report(function: Callable[..., None], reports: ReportQueue, level: int) -> None:
     """Call a function in a process of a group, and put log records and reports of the first process into a queue.
 
-    Args:
-        function: called with `on_report`.
-        reports: read by the process that started the group.
-        level: lowest level of its log records.
+    `level` is the lowest one of its log records. The function is called with `on_report`.
 
     Raises:
         PixRecError: raised by the function in any of the processes; put into the queue as well.

@@ -54,12 +54,6 @@ def rank_without_inputs(
 ) -> InputRanks | None:
     """Rank the targets of at most `TEST_USERS` test users without each input.
 
-    Args:
-        settings: which methods feed the blend.
-        retrieval: `depth` of the rankings.
-        paths: of the dataset.
-        variants: of the dual tower; those that were ranked are methods too.
-
     Returns:
         None where there is no blend.
 

@@ -185,9 +185,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
     higher without them by more than `MIN_GAIN` standard errors. At the end the blend is fitted on all users with the
     number of trees that was best.
 
-    Args:
-        users: B stacking users.
-        selection: (B,) whether a user is a selection user.
+    `selection` (B,) is whether a user is a selection user.
 
     Returns:
         The blend, or None where the target of too few users is a candidate.

@@ -44,12 +44,6 @@ def promote_unless_worse(
 
     A refusal leaves what serves untouched.
 
-    Args:
-        dataset: its name.
-        settings: of the dataset: the tolerance, and the limits of photos in queries.
-        paths: of the dataset.
-        variants: of the dual tower.
-
     Returns:
         `promoted`, whether it was; `serves`, the method that serves now; `measured`, the number of the promotion
         whose figures count; `verdict`, the reason in a sentence;

@@ -173,13 +173,7 @@ def _export(
 ) -> float:
     """Export a module, run the graph on inputs of another size, and compare it with PyTorch.
 
-    Args:
-        module: to export.
-        inputs: returns the inputs of a number of rows.
-        path: of the graph.
-        names: of the inputs, flat.
-        outputs: names of the outputs.
-        shapes: dynamic dimensions of the inputs.
+    `inputs` returns the inputs of a number of rows, whose dynamic dimensions are `shapes`.
 
     Raises:
         ArtefactError: a number differs by more than `TOLERANCE`.

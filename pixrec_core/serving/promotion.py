@@ -169,10 +169,7 @@ def restore_promotion(paths: PromotedPaths, number: int) -> Promotion:
 def verify_promotion(paths: PromotedPaths, promotion: Promotion, parts: Iterable[str] = ("",)) -> DatasetPaths:
     """Paths of the copy that serves, after a check of its files: those of the promotion, and no others.
 
-    Args:
-        paths: of the promoted folder.
-        promotion: its manifest.
-        parts: starts of the names of the files to check; all by default.
+    `parts` are starts of the names of the files to check; all by default.
 
     Raises:
         ArtefactError: a file is missing, has changed or was added; the message names it.
@@ -217,10 +214,8 @@ def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[
     Kept are this promotion; the one that served until now, for processes that are reading it; the newest one of an
     earlier training; and the measured copy of each, for the next comparison.
 
-    Args:
-        paths: of the promoted folder.
-        copies: the copy, in the folder of the promotion's number.
-        fields: of `Promotion`, without `promoted_at` and `files`.
+    `copies` is the copy, in the folder of the promotion's number; `fields` are those of `Promotion` without
+    `promoted_at` and `files`.
     """
     before = read_promotion(paths) if paths.manifest.exists() else None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

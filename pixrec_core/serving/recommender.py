@@ -77,10 +77,6 @@ class Recommender:
 
         Promotions may replace the copy while it is read; then the next one is loaded.
 
-        Args:
-            folder: the promoted folder.
-            rules: that hold for every query.
-
         Raises:
             MissingArtefactError: nothing has been promoted there.
             ArtefactError: a file is damaged; the message names it.
@@ -211,13 +207,8 @@ class Recommender:
     ) -> list[Recommendation]:
         """Next items for a user, after the user's whole history.
 
-        Args:
-            user: id.
-            top: length of the list.
-            filter_seen: leave out items of the history (protocol `seen_filtered`; else `seen_allowed`).
-            same_visit: see `for_histories`.
-            method: that answers.
-            rules: of this query.
+        `filter_seen` leaves out items of the history (protocol `seen_filtered`; else `seen_allowed`). See
+        `for_histories`.
 
         Raises:
             QueryError: the user, the method or an item in the rules is unknown.

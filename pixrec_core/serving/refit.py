@@ -40,12 +40,8 @@ def train_networks(
 
     A killed refit of the same run continues: finished networks are kept, and a tower resumes after its last epoch.
 
-    Args:
-        settings: of the dataset: its model and training.
-        paths: of the dataset.
-        served: the promotion to refit.
-        run: identifies everything that the outcome depends on.
-        train_tower: trains a variant at its new place, for as many epochs as the best one of a measured checkpoint.
+    `run` identifies everything that the outcome depends on. `train_tower` trains a variant at its new place, for as
+    many epochs as the best one of a measured checkpoint.
 
     Returns:
         A folder of `paths.refit` with sequences, and the networks that were trained.

@@ -43,10 +43,7 @@ class ItemRules:
 
         An unknown item in the settings file is ignored, since the catalogue changes from day to day.
 
-        Args:
-            catalogue: `CATALOGUE_SCHEMA`, sorted by item.
-            settings: of the settings file.
-            query: of the query.
+        `catalogue` has `CATALOGUE_SCHEMA`, sorted by item.
 
         Raises:
             QueryError: the query's `allow` or `pin` names an item that the catalogue lacks.

@@ -122,7 +122,7 @@ def test_a_read_only_folder(doctor):
 
 @pytest.mark.parametrize(("limit", "level", "code"), [("ENOUGH_FREE", "warning", 0), ("MIN_FREE", "fault", 1)])
 def test_a_disk_with_little_free_space(doctor, monkeypatch, limit, level, code):
-    monkeypatch.setattr(folders, limit, 2**60)
+    monkeypatch.setattr(checks, limit, 2**60)
     got, found = doctor()
     assert (got, found["data_dir"][0]) == (code, level)
     assert "free disk space" in found["data_dir"][1]
@@ -177,7 +177,7 @@ def test_urls_of_raw_files_are_requested(doctor, server):
 
 
 def test_a_host_that_cannot_be_reached(doctor, monkeypatch):
-    monkeypatch.setattr(network, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(checks, "TIMEOUT_S", 0.5)
     with socket.socket() as closed:  # bound, but not listening
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/r.jsonl"

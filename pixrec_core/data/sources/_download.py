@@ -74,10 +74,7 @@ class Version:
 def download(url: str, target: Path, sha256: str | None = None) -> None:
     """Download `url` to `target`, unless `target` is already the version on the server.
 
-    Args:
-        url: http or https.
-        target: path of the complete file.
-        sha256: expected checksum, hexadecimal; None accepts any file.
+    `sha256` is the expected checksum, hexadecimal; None accepts any file.
 
     Raises:
         SourceError: the server refuses or keeps failing, the file is damaged or has another checksum, or the disk is

@@ -163,11 +163,7 @@ class Decisions:
 def decide(interactions: Head, items: Head, options: Any, *, has_photos: bool) -> Decisions:
     """Decide how the values of both tables are read.
 
-    Args:
-        interactions: first rows.
-        items: first rows.
-        options: the source's options.
-        has_photos: whether an image that is not a URL is the path of a local photo.
+    `has_photos` is whether an image that is not a URL is the path of a local photo.
 
     Raises:
         SourceError: it is not clear what the times or images are, or a column has a type that cannot be read.

@@ -73,11 +73,8 @@ class Mapping:
     def select(self, rows: str, header: Sequence[str], cells: Dict[str, str], more: Sequence[str] = ()) -> str:
         """Return SQL of the mapped columns under our names, of `keep` if there is a filter, and of `more`.
 
-        Args:
-            rows: SQL of the file's rows.
-            header: names of the file's columns.
-            cells: SQL of each column by its name in the file.
-            more: more expressions.
+        `rows` is SQL of the file's rows, `cells` SQL of each column by its name in the file, `more` further
+        expressions.
         """
         found, constants = self.resolved(header), dict(self.constants)
         values = {name: constant(value) for name, value in constants.items()} | dict(cells)

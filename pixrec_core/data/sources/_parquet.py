@@ -53,13 +53,8 @@ def load_parquet(
 ) -> RawTable:
     """Load a Parquet file into the table `parsed_<number>`.
 
-    Args:
-        db: where the table is created.
-        path: the file.
-        mapping: its columns by our names.
-        scan: SQL that reads them, from `scan_parquet`.
-        select: SQL of the canonical columns, `fault` and `dropped`, of the mapped columns in their types.
-        number: of the file among those of the table.
+    `scan` is from `scan_parquet`; `select` is SQL of the canonical columns, `fault` and `dropped`, of the mapped
+    columns in their types.
 
     Raises:
         SourceError: the file is damaged, or the filter `where` is not valid.

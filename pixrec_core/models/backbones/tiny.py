@@ -29,8 +29,7 @@ SPECIAL = [PAD, IMAGE, "<fake_token_around_image>", "<global-img>"]
 def create(texts: Iterable[str]) -> tuple[Any, FamilyProcessor]:
     """A model with random weights, except for its token embeddings, and a processor with a trained tokenizer.
 
-    Args:
-        texts: item texts of the training split; later items would leak into the tokenizer and the embeddings.
+    `texts` are of the training split; later items would leak into the tokenizer and the embeddings.
     """
     from transformers import SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil
 

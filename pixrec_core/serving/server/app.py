@@ -206,9 +206,7 @@ class Server:
 def create_app(recommenders: Mapping[str, LiveRecommender], settings: ServerSettings) -> FastAPI:
     """Return the application.
 
-    Args:
-        recommenders: by dataset, from `open_recommenders`.
-        settings: of the server.
+    `recommenders` are those of `open_recommenders`, by dataset.
     """
     metrics = Metrics()
     server = Server(recommenders, settings, metrics)

@@ -93,12 +93,7 @@ class Watcher:
 
 
 def open_recommenders(data_dir: Path, rules: Mapping[str, CandidateRules]) -> dict[str, LiveRecommender]:
-    """Return a loaded recommender of each dataset. One without a promotion is loaded when it has one.
-
-    Args:
-        data_dir: folder of all artefacts.
-        rules: by dataset.
-    """
+    """Return a loaded recommender of each dataset. One without a promotion is loaded when it has one."""
     recommenders = {name: LiveRecommender(DatasetPaths.of(data_dir, name), each) for name, each in rules.items()}
     for each in recommenders.values():
         each.refresh()

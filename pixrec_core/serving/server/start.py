@@ -22,10 +22,6 @@ DATASETS = "SERVED_DATASETS"  # names joined by commas, for the processes that u
 def run_server(settings: Settings, datasets: Sequence[str]) -> None:
     """Serve datasets until a signal ends the process; running requests are answered first.
 
-    Args:
-        settings: of the project.
-        datasets: names.
-
     Raises:
         MissingArtefactError: nothing of a dataset has been promoted, or it cannot be loaded.
     """
