@@ -189,8 +189,3 @@ class PromotedPaths:
     def copies(self, number: int) -> DatasetPaths:
         """Artefacts of one promotion, in the layout of their originals."""
         return DatasetPaths(self.root / str(number))
-
-    @property
-    def of_variants(self) -> list[Path]:
-        """Promoted folders of single variants, which earlier versions wrote and nothing reads."""
-        return sorted(self.root.parent.glob("variants/*/promoted/promoted.json"))

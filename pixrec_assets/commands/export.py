@@ -6,7 +6,7 @@ from typing import Final
 import click
 from rich.markup import escape
 
-from pixrec_assets.commands.options import deprecated_variant_option, one_dataset_argument
+from pixrec_assets.commands.options import one_dataset_argument
 from pixrec_assets.terminal import out
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import load_settings
@@ -27,7 +27,6 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @one_dataset_argument
 @click.option("--method", help="Variant to export; by default the promoted one that was best on validation.")
-@deprecated_variant_option
 @click.option(
     "--format",
     "kind",

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pixrec_assets.commands.options import deprecated_variant_option, one_dataset_argument
+from pixrec_assets.commands.options import one_dataset_argument
 from pixrec_assets.terminal import PrintableConsole, echo, out
 from pixrec_core import files
 from pixrec_core.errors import QueryError
@@ -44,7 +44,6 @@ Examples:
     help="Image file; returns the most similar items.",
 )
 @click.option("--method", help="Method to query; by default the one that serves.")
-@deprecated_variant_option
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Number of items.")
 @click.option("--allow-seen/--filter-seen", default=True, help="Whether items of the history may be recommended.")
 @click.option("--format", "format_", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from pixrec_assets.answer import print_answer
-from pixrec_assets.commands.options import dataset_arguments, deprecated_option
+from pixrec_assets.commands.options import dataset_arguments
 from pixrec_assets.home import dagster_home
 from pixrec_assets.plan import find_outdated, plan_dataset, plan_datasets
 from pixrec_assets.runner import READABLE, Outcome, Runner, State, summarise
@@ -54,9 +54,6 @@ Exit code: 0 everything is built, 1 a stage failed, 2 wrong options, 130 Ctrl-C,
 @click.option("--up-to", metavar="STAGE", help="Run this stage and everything that it depends on.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
 @click.option("--force", is_flag=True, help="Run stages again even if they are up to date.")
-@deprecated_option("datasets")
-@deprecated_option("variants")
-@deprecated_option("assets")
 def run(
     datasets: tuple[str, ...],
     variants: tuple[str, ...],

@@ -252,16 +252,12 @@ def write_all_as_training(paths: DatasetPaths, target: Path) -> None:
 def read_items(paths: DatasetPaths) -> pl.DataFrame:
     """Return the catalogue: `CATALOGUE_SCHEMA`, one row per item, sorted by item.
 
-    Columns that a file of an earlier version lacks, such as a promoted copy, are null.
-
     Raises:
         MissingArtefactError: the sequences stage has not run.
         ArtefactError: the file is damaged.
     """
     with database.open_read_only(paths.sequences) as connection:
         catalogue: pl.DataFrame = connection.sql("SELECT * FROM items ORDER BY item").pl()
-    lacking = {name: kind for name, kind in CATALOGUE_SCHEMA.items() if name not in catalogue.columns}
-    catalogue = catalogue.with_columns(pl.lit(None, kind).alias(name) for name, kind in lacking.items())
     return catalogue.select(CATALOGUE_SCHEMA.names())
 
 

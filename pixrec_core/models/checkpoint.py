@@ -83,8 +83,8 @@ def initial_weights(settings: ModelSettings, start: Path | None) -> dict[str, An
 
 
 def read_seen_offset(folder: Path) -> float:
-    """Return `TowerConfig.seen_offset` of a checkpoint; 0 for one of an earlier version."""
-    return float(files.read_json(folder / "config.json").get("seen_offset", 0))
+    """Return `TowerConfig.seen_offset` of a checkpoint."""
+    return float(files.read_json(folder / "config.json")["seen_offset"])
 
 
 def weights_sha256(folder: Path) -> str:
@@ -136,7 +136,6 @@ def load_settings(folder: Path) -> tuple[ModelSettings, TrainingSettings]:
     """
     saved = files.read_json(folder / SETTINGS)
     try:
-        saved["model"].setdefault("user_encoder", "tokens")  # the only form in checkpoints of earlier versions
         return ModelSettings.model_validate(saved["model"]), TrainingSettings.model_validate(saved["training"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / SETTINGS} is damaged ({error}). {REMEDY}") from error

@@ -26,9 +26,6 @@ from pixrec_core.pretrained import load_pretrained
 
 disable_progress_bar()  # a checkpoint is one shard; progress bars of one step would break up log lines
 
-#: Renamed weights: pattern of the name in checkpoints of earlier versions, present name.
-RENAMED_WEIGHTS = {r"^residual\.": "item_id_embedding."}
-
 
 class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
     """Configuration of both towers: the backbone, the item-id embedding and the objective.
@@ -62,12 +59,6 @@ class DualTowerConfig(TowerConfig):
     """Configuration of a `DualTower`, which contains that of its backbone."""
 
     model_type = "pixrec_dual_tower"
-    #: Old name: new name, for config.json of earlier versions.
-    attribute_map = {  # noqa: RUF012
-        "dimension": "embedding_dim",
-        "residual_items": "num_item_ids",
-        "residual_dropout": "item_id_dropout",
-    }
 
 
 class ItemIdEmbedding(nn.Module):
@@ -132,13 +123,12 @@ class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
 
     @classmethod
     def from_pretrained(cls, folder: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """The model of a checkpoint folder, as transformers loads it; checkpoints of earlier versions load too.
+        """The model of a checkpoint folder, as transformers loads it.
 
         Raises:
             CheckpointError: the weights lack a tensor, have one too many, or have one of another shape; or the folder
                 is unsafe. See `pretrained.load_pretrained`.
         """
-        kwargs = {"key_mapping": RENAMED_WEIGHTS} | kwargs
         model, info = load_pretrained(super().from_pretrained, Path(folder), *args, **kwargs)
         return (model, info) if output_loading_info else model
 

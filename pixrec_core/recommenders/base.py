@@ -202,7 +202,7 @@ class Model(Method):
         content = _read_settings(folder)
         try:
             arrays = load_file(files.require(folder / ARRAYS))
-            _require_shapes(arrays, content.get("arrays"))
+            _require_shapes(arrays, content["arrays"])
             return cls(**content["settings"], **join_arrays(arrays))
         except Exception as error:  # safetensors raises its own type, derived from Exception only
             if isinstance(error, MissingArtefactError):
@@ -222,26 +222,25 @@ def model_method(folder: Path) -> str:
 
 
 def model_catalogue(folder: Path) -> str:
-    """Return the digest of the catalogue that a saved model ranks; "" if it was saved without one.
+    """Return the digest of the catalogue that a saved model ranks.
 
     Raises:
         MissingArtefactError: the folder holds no model.
         ArtefactError: model.json is damaged.
     """
-    return str(_read_settings(folder).get("catalogue", ""))
+    return str(_read_settings(folder)["catalogue"])
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     content = files.read_json(folder / SETTINGS)
-    if not isinstance(content, dict) or not {"method", "settings"} <= content.keys():
+    if not isinstance(content, dict) or not {"method", "catalogue", "settings", "arrays"} <= content.keys():
         raise ArtefactError(f"{folder / SETTINGS} describes no model; run the stage `baselines` with --force")
     return content
 
 
-def _require_shapes(arrays: Mapping[str, NDArray[Any]], recorded: Mapping[str, list[Any]] | None) -> None:
-    """Raise a ValueError that names the arrays that differ from the recorded ones; earlier versions recorded none."""
+def _require_shapes(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, list[Any]]) -> None:
+    """Raise a ValueError that names the arrays that differ from the recorded ones."""
     found = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-    expected = found if recorded is None else recorded
     if wrong := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
         name = wrong[0]
         more = f", and {len(wrong) - 1} more arrays differ" if len(wrong) > 1 else ""

@@ -154,9 +154,9 @@ class Blend:
             description = files.read_json(folder / DESCRIPTION)
             methods = tuple(description["methods"])
             weights = np.array([description["weights"][name] for name in linear_feature_names(methods)], np.float32)
-            booster = _booster(folder / MODEL, description.get("sha256")) if description["trees"] else None
+            booster = _booster(folder / MODEL, description["sha256"]) if description["trees"] else None
             items = ItemTable.load(folder / ITEM_TABLE)
-            learned, catalogue = Learned(methods, weights, booster), description.get("catalogue", "")
+            learned, catalogue = Learned(methods, weights, booster), description["catalogue"]
             blend = cls(learned, description["candidates"], items, catalogue)
         except (ValueError, KeyError, TypeError, ArtefactError, SafetensorError) as error:
             message = f"the blend in {folder} is damaged ({error}); run the stage `blend` with --force"
@@ -167,12 +167,11 @@ class Blend:
         return blend
 
 
-def _booster(path: Path, sha256: str | None) -> "lightgbm.Booster":
+def _booster(path: Path, sha256: str) -> "lightgbm.Booster":
     import lightgbm
 
     text = files.require(path).read_text(encoding="utf-8")
-    # LightGBM ends the process on some damaged models. Earlier versions recorded no checksum.
-    if not text.startswith("tree") or files.sha256_file(path) != (sha256 or files.sha256_file(path)):
+    if not text.startswith("tree") or files.sha256_file(path) != sha256:  # LightGBM would end the process
         raise ValueError(f"{MODEL} is damaged or no LightGBM model")
     try:
         return lightgbm.Booster(model_str=text)

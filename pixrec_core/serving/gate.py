@@ -200,7 +200,7 @@ def _check_methods(paths: DatasetPaths, methods: Mapping[str, MethodPaths]) -> N
             raise ArtefactError(
                 f"{folder} is of {found:,} items and the catalogue has {len(items):,}; run the stage `{stage}` again"
             )
-        if catalogue not in (digest, ""):  # "": saved by an earlier version
+        if catalogue != digest:
             raise ArtefactError(f"{folder} is of other items than the catalogue; run the stage `{stage}` again")
 
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -77,14 +77,6 @@ class Promotion(BaseModel):
                 raise ValueError(f"`files` lists nothing of {part}")
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_measured(cls, values: Any) -> Any:
-        """A promotion that no refresh has made was measured itself; manifests of earlier versions do not say so."""
-        if not isinstance(values, dict) or not {"number", "promoted_at"} <= values.keys():
-            return values
-        return {"measured": values["number"], "trained_at": values["promoted_at"], **values}
-
     def require_method(self, method: str) -> str:
         """Return `method`.
 
@@ -107,22 +99,15 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
     """
     if not paths.manifest.exists():
         dataset = paths.root.parent.name
-        older = ", since promotions of single variants are no longer read" if paths.of_variants else ""
         raise MissingArtefactError(
             f"{paths.manifest} does not exist: nothing of {dataset} has been promoted; "
-            f"run `pixrec run {dataset} --up-to promoted`{older}"
+            f"run `pixrec run {dataset} --up-to promoted`"
         )
     try:
         return Promotion.model_validate_json(paths.manifest.read_bytes())
     except OSError as error:
         raise ArtefactError(f"{paths.manifest} cannot be read ({error.strerror}); {_remedy(paths)}") from error
     except ValidationError as error:
-        if paths.root.parent.parent.name == "variants":
-            folder = paths.root.parents[2]
-            raise ArtefactError(
-                f"{paths.manifest} is a promotion of one variant, which is no longer read; "
-                f"load {folder / 'promoted'}, which `pixrec run {folder.name} --up-to promoted` builds"
-            ) from None
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "as a whole"
         raise ArtefactError(f"{paths.manifest} is damaged ({field}: {first['msg']}); {_remedy(paths)}") from None

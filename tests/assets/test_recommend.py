@@ -134,10 +134,9 @@ def test_the_served_method_answers_unless_another_is_asked(pixrec, recommender):
     for given, method in (
         ([], "multimodal"),
         (["--method", "ease"], "ease"),
-        (["--variant", "text_only"], "text_only"),
     ):
-        code, out, err = pixrec("shop", "--items", ",".join(items), "--format", "json", *given)
-        assert (code, "--variant is deprecated; write --method NAME" in err) == (0, "--variant" in given)
+        code, out, _ = pixrec("shop", "--items", ",".join(items), "--format", "json", *given)
+        assert code == 0
         reported = json.loads(out)
         assert reported["method"] == method
         expected = recommender.for_items(items, method=method)

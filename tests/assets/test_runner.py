@@ -287,8 +287,6 @@ def summary_rows(out: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:3]] for line in out.splitlines() if line.startswith("│")]
 
 
-def test_backfill_with_deprecated_options_is_the_same_command(pixrec):
-    code, out, err = pixrec("backfill", "--datasets", "sample", "--variants", "text_only", "--assets", "raw,items")
+def test_backfill_is_the_same_command(pixrec):
+    code, out, _ = pixrec("backfill", "sample", "--stage", "raw", "--stage", "items")
     assert (code, summary_rows(out)) == (0, [["sample", "2 built"]])
-    assert "--datasets is deprecated; write DATASET as argument" in err
-    assert "--assets is deprecated; write --stage NAME" in err

@@ -4,7 +4,6 @@ Tests with the fixture `tower` run on every family of backbones.
 """
 
 import dataclasses
-import json
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoModel
 
 from pixrec_core import losses
 from pixrec_core.errors import CheckpointError
@@ -158,35 +156,6 @@ def test_a_saved_tower_loads_unchanged(tower: Small, tmp_path) -> None:
     assert [p.name for p in tmp_path.glob("*.bin")] == []
     loaded = DualTower.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(**tower.collator(WINDOWS)).loss, tower.model(**tower.collator(WINDOWS)).loss)
-
-
-def rename_in_json(path: Path, names: dict[str, str]) -> None:
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({names.get(key, key): value for key, value in config.items()}))
-
-
-@torch.no_grad()
-def test_a_checkpoint_with_the_names_of_earlier_versions_has_the_same_vectors(tmp_path: Path) -> None:
-    tower = with_item_id_embedding(small(), seed=1)
-    tower.model.config.num_item_ids, tower.model.config.item_id_dropout = 20, 0.25
-    tower.model.save_pretrained(tmp_path)
-    rename_in_json(
-        tmp_path / "config.json",
-        {"embedding_dim": "dimension", "num_item_ids": "residual_items", "item_id_dropout": "residual_dropout"},
-    )
-    weights = load_file(tmp_path / "model.safetensors")
-    old = {name.replace("item_id_embedding", "residual"): tensor for name, tensor in weights.items()}
-    assert {"residual.history.weight", "residual.candidate.weight"} <= set(old)
-    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
-
-    for load in (DualTower, AutoModel):
-        loaded = load.from_pretrained(tmp_path).eval()
-        config = loaded.config
-        assert (config.embedding_dim, config.num_item_ids, config.item_id_dropout) == (16, 20, 0.25)
-        assert loaded.item_id_embedding.dropout == 0.25
-        for encode, inputs in ((vectors, [3, 7, 0]), (user_vectors, [[1, 2, 3], [4]])):
-            expected = encode(tower.model, tower.collator, inputs)
-            torch.testing.assert_close(encode(loaded, tower.collator, inputs), expected, rtol=0, atol=0)
 
 
 HEAD = "user_head.weight"

@@ -378,22 +378,6 @@ def test_a_refused_promotion_compares_methods_with_what_serves(third: Work) -> N
     assert read_promotion(third.paths.promoted).number == 1
 
 
-def test_promotions_of_single_variants_are_named(shop: Work) -> None:
-    files.remove(shop.paths.promoted.root)
-    files.write_json(shop.variant_paths.root / "promoted" / "promoted.json", {})
-    with pytest.raises(
-        MissingArtefactError, match=r"up-to promoted`, since promotions of single variants are no longer"
-    ):
-        Recommender.load(shop.paths.promoted.root)
-
-
-def test_a_promotion_of_a_variant_names_the_new_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "shop" / "variants" / "multimodal" / "promoted"
-    files.write_json(folder / "promoted.json", {"number": 1, "variant": "multimodal"})
-    with pytest.raises(ArtefactError, match=r"of one variant.*shop/promoted, which `pixrec run shop --up-to promoted`"):
-        Recommender.load(folder)
-
-
 def test_a_recommender_whose_folder_was_replaced_says_so(third: Work) -> None:
     recommender = Recommender.load(third.paths.promoted.root)
     for _ in range(2):
