@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from pixrec_assets.terminal import STOPPING, show_progress
 from pixrec_core import pipeline
@@ -41,25 +41,8 @@ class Failure:
     run_id: str | None = None
 
 
-class Pool(Protocol):
-    """Runs stages."""
-
-    @property
-    def free(self) -> int:
-        """How many stages could be started now."""
-
-    def start(self, run: StageRun, inputs: StageInputs | None) -> None:
-        """Start a stage run; call it only while the pool is free."""
-
-    def wait(self) -> tuple[StageRun, Failure | None]:
-        """Wait for the next stage run that ends; return it, and why it failed if it did."""
-
-    def stop(self) -> None:
-        """Stop everything that runs."""
-
-
 class InProcessPool:
-    """Runs one stage at a time in this process."""
+    """Runs one stage at a time in this process. See `WorkerPool` for the methods."""
 
     def __init__(self) -> None:
         self._started: tuple[StageRun, StageInputs | None] | None = None
@@ -92,15 +75,18 @@ class WorkerPool:
 
     @property
     def free(self) -> int:
+        """How many stages could be started now."""
         return self.count - len(self._busy)
 
     def start(self, run: StageRun, inputs: StageInputs | None) -> None:
+        """Start a stage run; call it only while the pool is free."""
         self._idle = [worker for worker in self._idle if worker.process.is_alive()]  # an idle one may be killed too
         worker = self._idle.pop() if self._idle else _Worker(self.count, run.work)
         worker.connection.send((run.stage.name, run.work, inputs))
         self._busy[worker.connection] = worker, run
 
     def wait(self) -> tuple[StageRun, Failure | None]:
+        """Wait for the next stage run that ends; return it, and why it failed if it did."""
         (connection, *_) = wait(list(self._busy))
         assert isinstance(connection, Connection)
         worker, run = self._busy[connection]
@@ -128,6 +114,9 @@ class WorkerPool:
             for worker in workers:
                 worker.process.kill()
                 worker.process.join()
+
+
+Pool = InProcessPool | WorkerPool
 
 
 class _Worker:

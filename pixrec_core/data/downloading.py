@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 
 from pixrec_core import files
@@ -123,18 +123,9 @@ class Downloader(ExitStack):
         return Outcome(task.item, task.url, OK, attempts, None, sha256, photo.width, photo.height, len(photo.data))
 
 
-class _HasHost(Protocol):
-    @property
-    def host(self) -> str: ...
-
-
-T = TypeVar("T", bound=_HasHost)
-R = TypeVar("R")
-
-
 def map_by_host(
-    work: Callable[[T], R], tasks: Iterable[T], threads: int, per_host: int, stop: threading.Event
-) -> Iterator[R]:
+    work: Callable[[Task], bool], tasks: Iterable[Task], threads: int, per_host: int, stop: threading.Event
+) -> Iterator[bool]:
     """Yield `work(task)` of every task, in the order in which they finish.
 
     At most `LOOKAHEAD` + `threads` tasks are in memory. An exception of `work` is raised here after the running tasks
@@ -148,9 +139,9 @@ def map_by_host(
         stop: set after an exception, and when the caller closes the iterator, so that `work` can stop waiting.
     """
     source = iter(tasks)
-    waiting: dict[str, deque[T]] = {}
-    running: dict[Future[R], str] = {}
-    ended: SimpleQueue[Future[R]] = SimpleQueue()
+    waiting: dict[str, deque[Task]] = {}
+    running: dict[Future[bool], str] = {}
+    ended: SimpleQueue[Future[bool]] = SimpleQueue()
     with ThreadPoolExecutor(threads, thread_name_prefix="pixrec-photo") as pool:
         try:
             while True:
@@ -170,7 +161,7 @@ def map_by_host(
             raise
 
 
-def _first(ended: SimpleQueue[Future[R]]) -> Future[R]:
+def _first(ended: SimpleQueue[Future[bool]]) -> Future[bool]:
     """The first element. Polars has system calls restarted after a signal, so Ctrl-C ends no wait without a timeout."""
     while True:
         with suppress(Empty):
@@ -178,8 +169,8 @@ def _first(ended: SimpleQueue[Future[R]]) -> Future[R]:
 
 
 def _pop_startable(
-    waiting: dict[str, deque[T]], running: Counter[str], threads: int, per_host: int
-) -> Iterator[tuple[str, T]]:
+    waiting: dict[str, deque[Task]], running: Counter[str], threads: int, per_host: int
+) -> Iterator[tuple[str, Task]]:
     """Pop from `waiting` the tasks that both limits allow to start, with their hosts."""
     free = threads - running.total()
     for host in list(waiting):

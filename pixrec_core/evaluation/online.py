@@ -4,27 +4,38 @@ A list is a hit if its user bought one of its items within some days after it wa
 counts, not only the last one. Of lists without a user only the number is reported.
 """
 
-import json
-from collections.abc import Iterator
+import glob
 from pathlib import Path
 from typing import Any, Final
 
-import polars as pl
-
-from pixrec_core.schemas import DAY_MS, ITEM, METHOD, TIMESTAMP, USER
+from pixrec_core.data import database
+from pixrec_core.schemas import DAY_MS
 from pixrec_core.stages import Stats
 
 FILES: Final = "shown-*.jsonl"
 POSITIONS: Final = 20  # of a list that are reported
 
-#: A line of the server's log; `time` is milliseconds since 1970.
-SHOWN_SCHEMA: Final[dict[str, Any]] = {
-    "time": pl.Int64,
-    USER: pl.String,
-    METHOD: pl.String,
-    "promotion": pl.Int64,
-    "items": pl.List(pl.String),
-}
+#: The server's log, with `time` in milliseconds since 1970. A line that cannot be read, as after a crash, is null.
+_SHOWN: Final = """
+CREATE TEMP TABLE shown AS SELECT row_number() OVER () AS list, * FROM read_json($files, format = 'newline_delimited',
+    ignore_errors = true, columns = {time: 'BIGINT', user: 'VARCHAR', method: 'VARCHAR', items: 'VARCHAR[]'})
+"""
+#: One row per list and position, from 1, of an item that was bought.
+_HITS: Final = """
+CREATE TEMP TABLE hits AS
+    SELECT DISTINCT entry.method, entry.list, entry.position
+    FROM (SELECT *, unnest(items) AS item, generate_subscripts(items, 1) AS position FROM shown) AS entry
+    JOIN read_parquet($interactions) AS bought
+        ON bought."user" = entry."user" AND bought.item = entry.item
+        AND bought.timestamp > entry.time AND bought.timestamp <= entry.time + $window
+"""
+#: Lists, lists without a user, and lines that cannot be read.
+_COUNTS: Final = 'SELECT count(method), count(method) - count("user"), count(*) - count(method) FROM shown'
+_METHODS: Final = """
+SELECT method, count(*) AS lists, count(hit.list) AS hits
+FROM shown LEFT JOIN (SELECT DISTINCT list FROM hits) AS hit USING (list)
+WHERE "user" IS NOT NULL AND method IS NOT NULL GROUP BY method ORDER BY method
+"""
 
 
 def measure_online(folder: Path, interactions: Path, window_days: float) -> Stats:
@@ -37,70 +48,31 @@ def measure_online(folder: Path, interactions: Path, window_days: float) -> Stat
         `lists`, `lists_without_user`, `unreadable_lines`; `until`, the newest purchase (ms since 1970), after which
         nothing can be a hit; and per method `lists`, `hits`, `hit_rate` (0 to 1) and `hits_by_position`.
     """
-    bought = pl.scan_parquet(interactions, glob=False).select(USER, ITEM, TIMESTAMP)
-    counts: list[pl.DataFrame] = []
-    lists = without_user = unreadable = 0
-    for shown, bad in _read_files(folder):
-        unreadable += bad
-        lists += shown.height
-        known = shown.filter(pl.col(USER).is_not_null())
-        without_user += shown.height - known.height
-        counts.append(_count_hits(known, bought, window_days))
-    until = bought.select(pl.col(TIMESTAMP).max()).collect().item()
+    bought = {"interactions": database.parquet_path(interactions)}
+    with database.connect_in_memory() as db:
+        ((until,),) = db.execute("SELECT max(timestamp) FROM read_parquet($interactions)", bought).fetchall()
+        counts, methods = (0, 0, 0), {}
+        if files := [path for path in sorted(folder.glob(FILES)) if path.stat().st_size]:
+            db.execute(_SHOWN, {"files": [glob.escape(str(path)) for path in files]})
+            db.execute(_HITS, bought | {"window": round(window_days * DAY_MS)})
+            (counts,) = db.execute(_COUNTS).fetchall()
+            for method, lists, hits in db.execute(_METHODS).fetchall():
+                positions = db.execute(
+                    """SELECT position::VARCHAR, count(*) FROM hits WHERE method = $method AND position <= $most
+                        GROUP BY position ORDER BY position""",
+                    {"method": method, "most": POSITIONS},
+                ).fetchall()
+                methods[method] = _summary(lists, hits, dict(positions))
+    lists, without_user, unreadable = counts
     return {
         "lists": lists,
         "lists_without_user": without_user,
         "unreadable_lines": unreadable,
         "window_days": window_days,
         "until": until,
-        "methods": _summary(counts),
+        "methods": methods,
     }
 
 
-def _read_files(folder: Path) -> Iterator[tuple[pl.DataFrame, int]]:
-    """Yield the lists of each file, and the number of its unreadable lines, as after a crash."""
-    for path in sorted(folder.glob(FILES)):
-        rows, bad = [], 0
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    rows.append(tuple(row[name] for name in SHOWN_SCHEMA))
-                except (ValueError, KeyError, TypeError):
-                    bad += 1
-        yield pl.DataFrame(rows, schema=SHOWN_SCHEMA, orient="row"), bad
-
-
-def _count_hits(shown: pl.DataFrame, bought: pl.LazyFrame, window_days: float) -> pl.DataFrame:
-    """Return one row per list: its method, and the positions (from 1) of its items that were bought."""
-    rows = shown.lazy().with_row_index("list")
-    entries = rows.with_columns(pl.int_ranges(1, pl.col("items").list.len() + 1).alias("position"))
-    entries = entries.explode("items", "position").rename({"items": ITEM})
-    after = pl.col(TIMESTAMP) - pl.col("time")
-    hits = (
-        entries.join(bought, on=[USER, ITEM])
-        .filter(after > 0, after <= window_days * DAY_MS)
-        .group_by("list")
-        .agg(pl.col("position").unique().sort())
-    )
-    joined = rows.join(hits, on="list", how="left").select(METHOD, pl.col("position").fill_null([]).alias("positions"))
-    counted: pl.DataFrame = joined.collect()
-    return counted
-
-
-def _summary(counts: list[pl.DataFrame]) -> dict[str, dict[str, Any]]:
-    """Return the figures of each method."""
-    if not counts:
-        return {}
-    summary = {}
-    for (method,), rows in pl.concat(counts).group_by(METHOD, maintain_order=True):
-        positions = rows["positions"].explode().drop_nulls().value_counts()
-        by_position = dict(positions.filter(pl.col("positions") <= POSITIONS).sort("positions").iter_rows())
-        hits = int((rows["positions"].list.len() > 0).sum())
-        summary[str(method)] = {
-            "lists": rows.height,
-            "hits": hits,
-            "hit_rate": hits / rows.height,
-            "hits_by_position": {str(position): count for position, count in by_position.items()},
-        }
-    return dict(sorted(summary.items()))
+def _summary(lists: int, hits: int, by_position: dict[str, int]) -> dict[str, Any]:
+    return {"lists": lists, "hits": hits, "hit_rate": hits / lists, "hits_by_position": by_position}

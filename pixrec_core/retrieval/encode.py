@@ -1,7 +1,8 @@
 """Encode items and histories with the two towers, in batches of similar length."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +108,8 @@ def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
 def _read_vectors(folder: Path, name: str) -> Vectors:
     """One array of the vectors' file, memory-mapped."""
     path = files.require(folder / VECTORS)
-    try:
-        with safe_open(path, "pt") as file:  # only the PyTorch loader maps the file instead of reading it
-            vectors: Vectors = file.get_tensor(name).numpy()
-    except SafetensorError as error:
-        raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
+    with _reporting_damage(path), safe_open(path, "pt") as file:  # only the PyTorch loader maps instead of reading
+        vectors: Vectors = file.get_tensor(name).numpy()
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ArtefactError(
             f"{path} is damaged: {name} are {vectors.dtype} {vectors.shape}; materialise item_vectors again"
@@ -126,21 +124,23 @@ def read_checkpoint_sha256(folder: Path) -> str:
         ArtefactError: the file of vectors is damaged.
     """
     path = files.require(folder / VECTORS)
-    try:
-        with safe_open(path, "numpy") as file:
-            return str(file.metadata()[CHECKPOINT])
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
+    with _reporting_damage(path), safe_open(path, "numpy") as file:
+        return str(file.metadata()[CHECKPOINT])
 
 
 def read_item_ids(folder: Path) -> list[str]:
     """Item ids in the order of their vectors."""
     path = files.require(folder / ITEMS)
+    with _reporting_damage(path):
+        return pl.read_parquet(path, glob=False)[schemas.ITEM].to_list()
+
+
+@contextmanager
+def _reporting_damage(path: Path) -> Iterator[None]:
     try:
-        ids: list[str] = pl.read_parquet(path, glob=False)[schemas.ITEM].to_list()
-    except pl.exceptions.PolarsError as error:
+        yield
+    except (SafetensorError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
-    return ids
 
 
 def photo_features_paths(checked: VariantPaths, *others: VariantPaths) -> list[Path] | None:

@@ -49,17 +49,12 @@ def rank_test_users(
     stacking = validation.filter(stacking_users(validation.height))
     files.remove(paths.validation_ranking)
     if stacking.height:  # the encoder takes no empty batch
-        histories, lengths = _histories(retriever, stacking, settings.depth)
-        vectors = retriever.encoder.user_vectors(histories, engine, _times(stacking))
-        lists = ListsRequest(vectors, lengths, histories, retriever.seen_offset)
-        frames = _dense_frames(retriever.item_index, stacking[USER], lists, engine)
-        write_ranking(paths.validation_ranking, frames)
-    histories, lengths = _histories(retriever, test, settings.depth)
+        lists = _encode_users(retriever, stacking, settings.depth, engine)
+        write_ranking(paths.validation_ranking, _dense_frames(retriever.item_index, stacking[USER], lists, engine))
     start = time.monotonic()
-    vectors = retriever.encoder.user_vectors(histories, engine, _times(test))
-    lists = ListsRequest(vectors, lengths, histories, retriever.seen_offset)
-    frames = _dense_frames(retriever.item_index, test[USER], lists, engine)
-    rows = write_ranking(paths.ranking, frames)
+    lists = _encode_users(retriever, test, settings.depth, engine)
+    rows = write_ranking(paths.ranking, _dense_frames(retriever.item_index, test[USER], lists, engine))
+    vectors, lengths, histories, _ = lists
     speeds = {DENSE: len(histories) / (time.monotonic() - start)}
 
     files.remove(paths.generative)
@@ -73,17 +68,13 @@ def rank_test_users(
     return {"users": len(histories), "rows": rows, "users_per_second": speeds}
 
 
-def _histories(
-    retriever: Retriever, sequences: pl.DataFrame, depth: int
-) -> tuple[list[Sequence[int]], NDArray[np.int64]]:
-    """The items before each target, and the number of items that each user's ranking has."""
+def _encode_users(retriever: Retriever, sequences: pl.DataFrame, depth: int, engine: Engine) -> ListsRequest:
+    """Return the request for lists of `depth` unseen items after the items before each target."""
     histories = [sequence[:-1] for sequence in retriever.encoder.numbers(sequences[ITEMS]).to_list()]
-    return histories, np.array([depth + len(set(history)) for history in histories], np.int64)
-
-
-def _times(sequences: pl.DataFrame) -> list[list[int]]:
-    """The times of the items before each target, in milliseconds."""
-    return [times[:-1] for times in sequences[TIMESTAMPS].to_list()]
+    times = [each[:-1] for each in sequences[TIMESTAMPS].to_list()]
+    lengths = np.array([depth + len(set(history)) for history in histories], np.int64)
+    vectors = retriever.encoder.user_vectors(histories, engine, times)
+    return ListsRequest(vectors, lengths, histories, retriever.seen_offset)
 
 
 def _dense_frames(

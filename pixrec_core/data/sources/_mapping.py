@@ -1,5 +1,6 @@
 """The mapping of a table's columns: names in the file by our names, and the row filter `where`."""
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,6 @@ from urllib.parse import unquote
 import duckdb
 
 from pixrec_core.data.database import literal
-from pixrec_core.data.sources._names import known
 from pixrec_core.errors import SourceError
 
 
@@ -119,3 +119,11 @@ def quoted(name: str) -> str:
 
 def _plain(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).strip(" \t\n\r\ufeff\u200b\"'").casefold().split())
+
+
+def known(name: str, names: Sequence[str]) -> str:
+    """Return the names that there are, the close ones first, for a message about a name that is not there."""
+    lower = {each.lower(): each for each in names}
+    close = [lower[each] for each in difflib.get_close_matches(name.lower().replace(" ", "_"), lower, n=3)]
+    hint = f"close: {', '.join(close)}; " if close else ""
+    return f"{hint}known: {', '.join(names)}"

@@ -14,7 +14,7 @@ from pixrec_core.data.sources import RawFiles
 from pixrec_core.data.sources._amazon_categories import CATEGORIES
 from pixrec_core.data.sources._amazon_records import load_interactions, load_items
 from pixrec_core.data.sources._download import download
-from pixrec_core.data.sources._names import known
+from pixrec_core.data.sources._mapping import known
 from pixrec_core.errors import SourceError
 
 __all__ = ("Options", "fetch", "load_interactions", "load_items", "watched")

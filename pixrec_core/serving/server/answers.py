@@ -4,17 +4,20 @@ Unlike `Recommender`, a request is lenient, because a shop has users and items t
 unknown items of a history are skipped and listed in the answer, and an unknown user counts as an empty history.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from pixrec_core.errors import QueryError
 from pixrec_core.schemas import ITEM, TITLE, TRAIN_COUNT
-from pixrec_core.serving.reasons import explain
+from pixrec_core.serving.methods import BlendMethod
 from pixrec_core.serving.recommender import Recommendation, Recommender
 from pixrec_core.serving.server.schemas import Answer, Item, Question, RecommendedItem, Why
+
+RANKED = 100  # items of each method's list in which an answer looks for its items
 
 #: Counts what the promotion does not know: "user" or "item", and how many.
 CountUnknown = Callable[[str, int], None]
@@ -61,9 +64,48 @@ def answer_questions(recommender: Recommender, questions: list[Question], count_
             items, given = [each.item for each in found], history.times if known_times else None
             reasons = explain(recommender, history.items, items, times=given, method=question.method)
             for row, reason in zip(answer.items, reasons, strict=True):
-                row.why = Why(nearest=reason.nearest, similarity=reason.similarity, ranks=dict(reason.ranks))
+                row.why = reason
         answers.append(answer)
     return answers
+
+
+def explain(
+    recommender: Recommender,
+    history: Sequence[str],
+    items: Sequence[str],
+    *,
+    times: Sequence[int] | None = None,
+    method: str | None = None,
+) -> list[Why]:
+    """Return the reason of each recommended item.
+
+    `times` are milliseconds since 1970 of each item of the `history`, which is oldest first.
+
+    Raises:
+        QueryError: an item or the method is unknown.
+    """
+    if not items:
+        return []
+    lists = recommender.item_lists([history], None if times is None else [times])
+    wanted = recommender.item_lists([items]).values
+    nearest: list[tuple[str | None, float | None]] = [(None, None)] * len(items)
+    if history and recommender.promotion.towers:
+        vectors = recommender.tower().retriever.item_index.vectors
+        cosines = vectors[wanted] @ vectors[lists.values].T
+        best = cosines.argmax(axis=1)
+        nearest = [(history[at], float(row[at])) for at, row in zip(best.tolist(), cosines, strict=True)]
+    name = recommender.promotion.require_method(method or recommender.promotion.method)
+    answering = recommender.method(name)
+    voters = answering.methods if isinstance(answering, BlendMethod) else {name: answering}
+    ranks: list[dict[str, int]] = [{} for _ in items]
+    for voter, each in voters.items():
+        ranked, _ = each.candidates(lists, min(RANKED, each.n_items))
+        for reason, found in zip(ranks, ranked[0] == wanted[:, None], strict=True):
+            if found.any():
+                reason[voter] = int(np.argmax(found)) + 1
+    return [
+        Why(nearest=item, similarity=cosine, ranks=rank) for (item, cosine), rank in zip(nearest, ranks, strict=True)
+    ]
 
 
 class _History(NamedTuple):
