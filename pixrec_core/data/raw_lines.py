@@ -3,7 +3,6 @@
 import codecs
 import glob
 import gzip
-import io
 import re
 import zipfile
 import zlib
@@ -30,8 +29,6 @@ ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any gzip file may expand to
 
 _STRETCH = 1 << 18  # fits a core's cache
 _CONTROLS = bytes({*range(32)} - {*b"\x01\t\n\r\x1f"})  # \x01 and \x1f separate cells
-_PEEK = 1 << 16
-_RUN = 1000  # blank lines
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".gz", ".zip")  # endings of the files of a folder
@@ -372,7 +369,7 @@ def write_readable(source: Path, target: Path) -> "array[int]":
     """
     numbers = array("q")
     with target.open("wb") as file:
-        for number, _, line in _lines_and_runs(source):
+        for number, line in enumerate(lines(source), start=1):
             text = line.removeprefix(BOM) if number == 1 else line
             if text.strip():
                 numbers.append(number)
@@ -383,28 +380,11 @@ def write_readable(source: Path, target: Path) -> "array[int]":
 def blank_runs(path: Path) -> "tuple[array[int], array[int]]":
     """Return the first line, from 1, and the number of lines of each run of blank lines."""
     first, width = array("q"), array("q")
-    for number, count, line in _lines_and_runs(path):
+    for number, line in enumerate(lines(path), start=1):
         if not line.strip(b"\r\n"):
             if first and first[-1] + width[-1] == number:
-                width[-1] += count
+                width[-1] += 1
             else:
                 first.append(number)
-                width.append(count)
+                width.append(1)
     return first, width
-
-
-def _lines_and_runs(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the number of each line, 1, and the line; and of long runs of blank lines the first number and the count.
-
-    A small gzip file may hold millions of blank lines, which one by one would take minutes.
-    """
-    number, blank = 1, 0
-    with io.BufferedReader(path.open("rb", buffering=0), _PEEK) as file:
-        while line := _read_line(file):
-            yield number, 1, line
-            number, blank = number + 1, blank + 1 if line == b"\n" else 0
-            if blank > _RUN:  # not earlier, as `peek` copies the buffer
-                ahead = file.peek()
-                if count := len(file.read(len(ahead) - len(ahead.lstrip(b"\n")))):
-                    yield number, count, b"\n"
-                    number, blank = number + count, 0
