@@ -221,11 +221,6 @@ def load_index(paths: VariantPaths) -> ItemIndex:
         searcher = read_index(manifest.kind, path)
     except (RuntimeError, MemoryError) as error:
         raise ArtefactError(f"{path} is damaged ({error}); materialise item_index again") from error
-    if (searcher.ntotal, searcher.d) != (len(items), manifest.dimension):
-        raise ArtefactError(
-            f"{path} has {searcher.ntotal:,} vectors of {searcher.d} numbers, and {len(items):,} items of "
-            f"{manifest.dimension} belong to it; materialise item_index again"
-        )
     return ItemIndex(items, searcher, paths.item_vectors)
 
 
