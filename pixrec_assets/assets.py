@@ -51,7 +51,7 @@ def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]
         path = dg.MetadataValue.path(work.paths.root / entry["path"])
         yield dg.MaterializeResult(
             asset_key=name,
-            data_version=dg.DataVersion(entry["version"]),
+            data_version=dg.DataVersion(entry.get("version", entry["sha256"])),
             metadata=entry | {"path": path, "seconds": stamp["seconds"]},
         )
 

@@ -132,7 +132,7 @@ def locate(paths: DatasetPaths) -> RawFiles:
         paths.root / reviews["path"],
         paths.root / metadata["path"],
         paths.root / photos if photos else None,
-        manifest["reading"],
+        manifest.get("reading", {}),
     )
 
 
@@ -145,7 +145,7 @@ def loader(
         MissingArtefactError: the raw stage has not run.
     """
     raw = locate(paths)
-    module = load_plugin(SOURCES, files.read_json(paths.raw_manifest)["kind"])
+    module = load_plugin(SOURCES, files.read_json(paths.raw_manifest).get("kind", "amazon_2023"))
 
     def load(db: duckdb.DuckDBPyConnection, folder: Path) -> list[RawTable]:
         db.execute(f"CREATE MACRO has_local_photos() AS {raw.photos is not None};" + MACROS)
@@ -159,4 +159,4 @@ def loader(
 def digest(paths: DatasetPaths) -> str:
     """Return the data version of both files, which decides whether later stages are stale."""
     manifest = files.read_json(paths.raw_manifest)
-    return "-".join(entry["version"] for entry in (manifest["reviews"], manifest["metadata"]))
+    return "-".join(entry.get("version", entry["sha256"]) for entry in (manifest["reviews"], manifest["metadata"]))
