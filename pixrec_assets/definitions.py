@@ -8,11 +8,10 @@ import click
 import dagster as dg
 from dagster._core.errors import DagsterInvalidSubsetError, DagsterUnknownPartitionError
 
-from pixrec_assets.alerts import ALERTS
 from pixrec_assets.assets import ASSETS, SERVING_ASSETS
 from pixrec_assets.jobs import JOBS, SCHEDULES
 from pixrec_assets.partitions import SETTINGS
-from pixrec_assets.sensors import follow_data, new_raw_files
+from pixrec_assets.sensors import ALERTS, follow_data, new_raw_files
 
 #: What `dg launch` raises for a selection or partition that does not exist.
 WRONG_SELECTION: Final = (DagsterInvalidSubsetError, DagsterUnknownPartitionError)

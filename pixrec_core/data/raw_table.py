@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from heapq import merge
 from itertools import chain, islice, tee
 from pathlib import Path
@@ -15,7 +15,6 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pixrec_core import files
-from pixrec_core.data.balance import Balance
 from pixrec_core.data.database import CONFIG, literal
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
@@ -38,6 +37,45 @@ CREATE MACRO address(t) AS CASE
 Fault = tuple[int, str]
 #: A row of the quarantine table: file, line number, reason, first characters.
 RejectedRow = tuple[str, int, str, str]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Rows that a stage has read, and what became of them.
+
+    Attributes:
+        read: number of rows that were read.
+        kept: number of them in the artefact.
+        rejected: bad rows, by reason.
+        dropped: rows that a documented rule leaves out, by rule.
+    """
+
+    read: int
+    kept: int
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lost = self.read - self.kept - sum(self.rejected.values()) - sum(self.dropped.values())
+        assert lost == 0, f"{lost} rows are not accounted for: {self}"
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The balance as JSON values, without rules that dropped nothing."""
+        counts = asdict(self)
+        return counts | {"dropped": {rule: n for rule, n in self.dropped.items() if n}}
+
+    def sentence(self, unit: str) -> str:
+        """Return the balance in words: `600 rows read: 590 interactions, 2 rejected (...), 8 duplicates`."""
+        rejected = sum(self.rejected.values())
+        reasons = "; ".join(
+            f"{reason}: {n:,}" if len(self.rejected) > 1 else reason
+            for reason, n in sorted(self.rejected.items(), key=lambda each: -each[1])
+        )
+        parts = [f"{self.kept:,} {unit}"]
+        parts += [f"{rejected:,} rejected ({reasons})"] if rejected else []
+        parts += [f"{n:,} {rule}" for rule, n in self.dropped.items() if n]
+        return f"{self.read:,} rows read: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)

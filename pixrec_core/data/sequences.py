@@ -26,8 +26,8 @@ import polars as pl
 
 from pixrec_core import files
 from pixrec_core.data import contract, database, splits
-from pixrec_core.data.balance import Balance
 from pixrec_core.data.profile import profile_sequences
+from pixrec_core.data.raw_table import Balance
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import CATALOGUE_SCHEMA, HISTORY_ONLY, SPLITS, TEST, TRAIN, VALIDATION

@@ -11,7 +11,7 @@ from pixrec_core.printable import printable_json
 from pixrec_core.report import tables
 from pixrec_core.report.inputs import titles_of
 from pixrec_core.report.pictures import HISTORY_SHOWN, THUMBNAIL_SIZE, Album, data_uri
-from pixrec_core.report.templating import render_template
+from pixrec_core.report.tables import render_template
 from pixrec_core.serving import Recommendation, Recommender
 
 

@@ -15,7 +15,7 @@ from pixrec_core.report import tables
 from pixrec_core.report.figures import plot_curves
 from pixrec_core.report.inputs import MULTIMODAL, TEXT_ONLY, Inputs, read_inputs
 from pixrec_core.report.pictures import Album, galleries, neighbourhoods
-from pixrec_core.report.templating import render_template
+from pixrec_core.report.tables import render_template
 from pixrec_core.stages import Stats
 
 

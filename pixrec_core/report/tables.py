@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
 from pixrec_core.evaluation.inputs import EVERYONE, PHOTOS, POOR_TEXT
 from pixrec_core.evaluation.inputs import GROUPS as INPUT_GROUPS
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
@@ -384,3 +386,16 @@ def _fact(key: str, value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return format_number(value)
     return str(value)
+
+
+def render_template(name: str, context: dict[str, Any]) -> str:
+    """A page as text. Values are escaped in HTML, and an undefined name is an error."""
+    environment = Environment(
+        loader=PackageLoader("pixrec_core.report"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points}
+    return environment.get_template(name).render(context)

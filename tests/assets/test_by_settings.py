@@ -142,7 +142,7 @@ FAILING = """
         context = dg.build_run_status_sensor_context("x", event, instance, result.dagster_run).for_run_failure()
         sensor = defs.resolve_sensor_def("alert_after_failure")
         assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-        from pixrec_assets.alerts import alert_after_failure
+        from pixrec_assets.sensors import alert_after_failure
         try:
             alert_after_failure(context)
         except dg.Failure as failure:
@@ -172,7 +172,7 @@ EMAIL = {"to": ["owner@example.com", "ops@example.com"], "sender": "shop@example
 
 def test_a_failed_run_is_mailed(tmp_path, mailbox):
     code = """
-    import pixrec_assets.alerts as alerts
+    import pixrec_assets.sensors as alerts
     described = alerts._describe
     alerts._describe = lambda context: described(context) + "\\nitem <b>Grüße</b>"
     with dg.DagsterInstance.ephemeral() as instance:

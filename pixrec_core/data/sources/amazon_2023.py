@@ -11,13 +11,50 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pixrec_core import files
 from pixrec_core.data.sources import RawFiles
-from pixrec_core.data.sources._amazon_categories import CATEGORIES
 from pixrec_core.data.sources._amazon_records import load_interactions, load_items
 from pixrec_core.data.sources._download import download
 from pixrec_core.data.sources._mapping import known
 from pixrec_core.errors import SourceError
 
 __all__ = ("Options", "fetch", "load_interactions", "load_items", "watched")
+
+#: Thirty-three categories, and `Unknown` for what belongs to none.
+CATEGORIES: Final = (
+    "All_Beauty",
+    "Amazon_Fashion",
+    "Appliances",
+    "Arts_Crafts_and_Sewing",
+    "Automotive",
+    "Baby_Products",
+    "Beauty_and_Personal_Care",
+    "Books",
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Clothing_Shoes_and_Jewelry",
+    "Digital_Music",
+    "Electronics",
+    "Gift_Cards",
+    "Grocery_and_Gourmet_Food",
+    "Handmade_Products",
+    "Health_and_Household",
+    "Health_and_Personal_Care",
+    "Home_and_Kitchen",
+    "Industrial_and_Scientific",
+    "Kindle_Store",
+    "Magazine_Subscriptions",
+    "Movies_and_TV",
+    "Musical_Instruments",
+    "Office_Products",
+    "Patio_Lawn_and_Garden",
+    "Pet_Supplies",
+    "Software",
+    "Sports_and_Outdoors",
+    "Subscription_Boxes",
+    "Tools_and_Home_Improvement",
+    "Toys_and_Games",
+    "Video_Games",
+    "Unknown",
+)
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 _PREFIX = "meta_"

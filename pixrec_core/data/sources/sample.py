@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pixrec_core import files
 from pixrec_core.data.sample import catalogue as sample_catalogue
 from pixrec_core.data.sample.catalogue import Product
-from pixrec_core.data.sample.dirt import soiled_metadata, soiled_reviews
 from pixrec_core.data.sample.photos import draw
-from pixrec_core.data.sample.records import metadata_records, review_records
+from pixrec_core.data.sample.records import metadata_records, review_records, soiled_metadata, soiled_reviews
 from pixrec_core.data.sample.shoppers import purchases
 from pixrec_core.data.sources import RawFiles
 from pixrec_core.data.sources._amazon_records import load_interactions, load_items

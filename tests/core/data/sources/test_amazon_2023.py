@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from pixrec_core.data import raw_files
 from pixrec_core.data.sources import RawFiles, amazon_2023
-from pixrec_core.data.sources._amazon_categories import CATEGORIES
-from pixrec_core.data.sources.amazon_2023 import Options
+from pixrec_core.data.sources.amazon_2023 import CATEGORIES, Options
 from pixrec_core.errors import SettingsError, SourceError
 from pixrec_core.settings import SourceSettings
 from tests.core.data.hostile_server import hostile_server, sends
