@@ -205,7 +205,8 @@ def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[
     before = read_promotion(paths) if paths.manifest.exists() else None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     checksums = {str(path.relative_to(copies.root)): files.sha256_file(path) for path in sorted(_files_in(copies.root))}
-    promotion = Promotion.model_validate({**fields, "promoted_at": now, "files": checksums})
+    measured = {"measured": fields["number"], "trained_at": now}  # unless a refresh or a rollback says otherwise
+    promotion = Promotion.model_validate({**measured, **fields, "promoted_at": now, "files": checksums})
     for manifest in (copies.root / paths.manifest.name, paths.manifest):
         files.write_json(manifest, promotion.model_dump(mode="json"))
     earlier = [each for each in list_promotions(paths).values() if each.measured != promotion.measured]
