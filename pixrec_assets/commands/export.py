@@ -51,7 +51,7 @@ def export(dataset: str, method: str | None, kind: str, output: Path, whole_urls
     settings.dataset(dataset)
     folder = DatasetPaths.of(settings.data_dir, dataset).promoted
     if kind == "onnx":
-        from pixrec_core.serving.onnx import export_onnx  # imports torch
+        from pixrec_core.serving.export import export_onnx  # imports torch
 
         written = export_onnx(folder, output.resolve(), method)
         differences = ", ".join(f"{name} {value:.1g}" for name, value in written["max_difference"].items())

@@ -19,9 +19,8 @@ from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
 from pixrec_core.models.tower_inputs import image_tokens
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.encode import Encoder, Vectors, load_encoder
+from pixrec_core.retrieval.encode import Encoder, ItemsEncoder, Vectors, load_encoder
 from pixrec_core.retrieval.index import ItemIndex, ListsRequest, load_index
-from pixrec_core.retrieval.items_encoder import ItemsEncoder
 from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from pixrec_core.schemas import ITEM_SCHEMA
 

@@ -20,7 +20,7 @@ from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.items_encoder import ItemsEncoder, ItemSource
+from pixrec_core.retrieval.encode import ItemsEncoder, ItemSource
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.training.batches import JointWindows
 from pixrec_core.training.prepared import (

@@ -16,7 +16,8 @@ from pixrec_core.models.encoders import load_encoder
 from pixrec_core.models.frozen_features import variant_features
 from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig
 from pixrec_core.schemas import DAY_MS, ITEM_SCHEMA, TITLE
-from pixrec_core.serving import Recommender, onnx
+from pixrec_core.serving import Recommender
+from pixrec_core.serving import export as onnx
 from pixrec_core.stages import Work
 
 METHOD = "collaborative"  # text, photo and item-id embeddings
