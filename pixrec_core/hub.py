@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pixrec_core import files
 from pixrec_core.errors import BackboneError, SettingsError
 from pixrec_core.settings import ModelSettings
 
@@ -14,10 +15,17 @@ def pin_revision(settings: ModelSettings) -> ModelSettings:
     return settings.model_copy(update={"revision": resolve_commit(settings.backbone, settings.revision)})
 
 
-def current_commit(settings: ModelSettings) -> str | None:
-    """Current commit of a backbone; None without one (see `resolve_commit`) or if it cannot be resolved."""
+def model_state(name: str, revision: str | None = None) -> object:
+    """Return what shows changes of a model: size and time of the files in a local folder, or the commit on the hub.
+
+    None without a commit (see `resolve_commit`) or if it cannot be resolved.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        stats = files.stat_snapshot(folder.rglob("*"))
+        return {str(Path(path).relative_to(folder)): stat for path, stat in stats.items()}
     try:
-        return resolve_commit(settings.backbone, settings.revision)
+        return resolve_commit(name, revision)
     except BackboneError:
         return None
 

@@ -296,18 +296,18 @@ def _backbone_external_inputs(work: Work) -> Any:
     """A backbone in a local folder may change, and a branch of the hub may move."""
     from pixrec_core import hub
 
-    folder = Path(work.trained.model.backbone)
-    if not folder.is_dir():
-        return hub.current_commit(work.trained.model)
-    return {Path(path).name: stat for path, stat in files.stat_snapshot(folder.iterdir()).items()}
+    model = work.trained.model
+    return hub.model_state(model.backbone, model.revision)
 
 
 def _item_features_external_inputs(work: Work) -> Any:
     """The settings of [model] that the features depend on, and the state of models outside of the pipeline."""
-    from pixrec_core.models.encoders import model_state
+    from pixrec_core import hub
+    from pixrec_core.models.encoders import encoder_names
 
-    model = work.dataset_settings.model
-    return [model.item_tokens, *([name, model_state(name)] for name in (model.text_encoder, model.photo_encoder))]
+    model, ours = work.dataset_settings.model, encoder_names()
+    names = (model.text_encoder, model.photo_encoder)
+    return [model.item_tokens, *([name, None if name in ours else hub.model_state(name)] for name in names)]
 
 
 def _baselines_external_inputs(work: Work) -> Any:  # noqa: ARG001  # the same for every dataset

@@ -28,7 +28,7 @@ from pixrec_core.models.loading import create_backbone
 from pixrec_core.settings import ModelSettings
 for line in sys.stdin:
     name, _, revision = line.rstrip().partition("@")
-    print(hub.current_commit(ModelSettings(backbone=name, revision=revision or None)))
+    print(hub.model_state(name, revision or None))
     try:
         settings = hub.pin_revision(ModelSettings(backbone=name, revision=revision or None))
         backbone, _ = create_backbone(settings.backbone, settings.revision, list)

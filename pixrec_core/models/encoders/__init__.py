@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from pixrec_core import files, hub
-from pixrec_core.errors import BackboneError, SettingsError
+from pixrec_core import files
+from pixrec_core.errors import SettingsError
 from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality
 from pixrec_core.plugins import load_plugin, plugin_names
 
-__all__ = ["ItemEncoder", "create_encoder", "encoder_names", "load_encoder", "model_state"]
+__all__ = ["ItemEncoder", "create_encoder", "encoder_names", "load_encoder"]
 
 NOT_ENCODERS: Final = frozenset({"base", "build", "hugging_face"})
 
@@ -47,20 +47,6 @@ def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[s
             f"{'lsa' if modality == 'text' else 'histogram'} or to another encoder (docs/how-it-works.md)"
         )
     return encoder
-
-
-def model_state(name: str) -> object:
-    """Return files or commit of an encoder's model, to detect changes; None for a module of this package."""
-    if name in encoder_names():
-        return None
-    folder = Path(name)
-    if folder.is_dir():
-        stats = files.stat_snapshot(folder.rglob("*"))
-        return {str(Path(path).relative_to(folder)): stat for path, stat in stats.items()}
-    try:
-        return hub.resolve_commit(name, None)
-    except BackboneError:
-        return None
 
 
 def load_encoder(folder: Path) -> ItemEncoder:
