@@ -143,7 +143,7 @@ def show(rates: Mapping[str, Rates]) -> None:
         print(
             f"  {name:13} {statistics.median(each.rates):10,.2f} users/s ({min(each.rates):,.2f} to "
             f"{max(each.rates):,.2f}), {1000 * statistics.median(each.busy):,.2f} ms of CPU per user; "
-            f"1/{statistics.median(ratios):,.0f} of the first, by CPU time 1/{busy:,.0f}",
+            f"1/{statistics.median(ratios):,.1f} of the first, by CPU time 1/{busy:,.1f}",
             flush=True,
         )
 
