@@ -409,7 +409,7 @@ def preview(interactions: Head, items: Head, found: Decisions, *, has_photos: bo
 def _shown_columns(head: Head) -> Iterator[str]:
     """Yield a line per mapped column: values in the file and, where they differ in form, as they are read."""
     read = {"timestamp": "strftime(make_timestamp_ms(timestamp), '%Y-%m-%d %H:%M:%S UTC')", "price": "price"}
-    read["image"] = "image_urls[1]"
+    read |= {"image": "image_urls[1]", "in_stock": "in_stock"}
     for ours, theirs in head.mapping.names.items():
         values = head.db.execute(f'SELECT "{ours}"::VARCHAR FROM ({head.rows}) LIMIT {SHOWN_VALUES}').fetchall()  # noqa: S608
         shown = [repr(value)[:60] for (value,) in values]

@@ -541,13 +541,14 @@ def test_every_record_of_a_file_is_in_the_balance(tmp_path_factory, records, del
 
 def test_the_preview_shows_how_the_first_rows_are_read(tmp_path):
     (tmp_path / "orders.csv").write_text(SEMICOLONS.replace("2024-05-01", "1714521600"))
-    (tmp_path / "products.csv").write_text('sku,price\nS,"1,50 €"\n')
-    shown = source(item_columns={"item": "sku", "price": "price"})
+    (tmp_path / "products.csv").write_text('sku,price,stock\nS,"1,50 €",ja\n')
+    shown = source(item_columns={"item": "sku", "price": "price", "in_stock": "stock"})
     lines = "\n".join(raw_files.preview(shown, tmp_path, "shop"))
     for part in (
         "orders.csv (CSV, cells separated by ';'), columns: customer, sku, bought_at",
         "timestamp <- 'bought_at': '1714521600' = 2024-05-01 00:00:00 UTC",
         "price <- 'price': '1,50 €' = 1.5",
+        "in_stock <- 'stock': 'ja' = True",
         "the first 1 rows: 1 good",
         "ids: 0 of 1 items of these interactions are among these 1 items: 's' and 'S'",
         "warning: interactions say 's', items say 'S'; likely cause: case",
