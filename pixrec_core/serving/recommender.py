@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from itertools import chain, pairwise
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -46,23 +46,6 @@ class Recommendation(NamedTuple):
 
     item: str
     score: float
-
-
-class QueryOptions(TypedDict, total=False):
-    """Options of a query by a history.
-
-    Attributes:
-        filter_seen: leave out items of the history (protocol `seen_filtered`; else `seen_allowed`).
-        same_visit: whether the newest items are of the visit that is still going on, as on the page of a basket. The
-            blend reads it: people who come back buy items again, and hardly anybody buys one twice in a visit.
-        method: that answers.
-        rules: of this query.
-    """
-
-    filter_seen: bool
-    same_visit: bool
-    method: str | None
-    rules: CandidateRules
 
 
 @dataclass(frozen=True)
@@ -212,16 +195,50 @@ class Recommender:
         """The first `count` users, in order, whose id begins with `start`."""
         return self._histories.find_users(start, count)
 
-    def for_user(self, user: str, top: int = 10, **options: Unpack[QueryOptions]) -> list[Recommendation]:
-        """Next items for a user, after the user's whole history. See `for_histories`.
+    def for_user(
+        self,
+        user: str,
+        top: int = 10,
+        *,
+        filter_seen: bool = False,
+        same_visit: bool = False,
+        method: str | None = None,
+        rules: CandidateRules = NO_RULES,
+    ) -> list[Recommendation]:
+        """Next items for a user, after the user's whole history.
+
+        Args:
+            user: id.
+            top: length of the list.
+            filter_seen: leave out items of the history (protocol `seen_filtered`; else `seen_allowed`).
+            same_visit: see `for_histories`.
+            method: that answers.
+            rules: of this query.
 
         Raises:
             QueryError: the user, the method or an item in the rules is unknown.
         """
         items, times = self.history_with_times(user)
-        return self.for_histories([items], top, times=[times], **options)[0]
+        return self.for_histories(
+            [items],
+            top,
+            times=[times],
+            filter_seen=filter_seen,
+            same_visit=same_visit,
+            method=method,
+            rules=rules,
+        )[0]
 
-    def for_items(self, items: Sequence[str], top: int = 10, **options: Unpack[QueryOptions]) -> list[Recommendation]:
+    def for_items(
+        self,
+        items: Sequence[str],
+        top: int = 10,
+        *,
+        filter_seen: bool = False,
+        same_visit: bool = False,
+        method: str | None = None,
+        rules: CandidateRules = NO_RULES,
+    ) -> list[Recommendation]:
         """Next items after a history, oldest item first; after an empty one the popularity order.
 
         See `for_histories`.
@@ -229,7 +246,9 @@ class Recommender:
         Raises:
             QueryError: an item or the method is unknown.
         """
-        return self.for_histories([items], top, **options)[0]
+        return self.for_histories(
+            [items], top, filter_seen=filter_seen, same_visit=same_visit, method=method, rules=rules
+        )[0]
 
     def for_histories(
         self,
@@ -237,7 +256,10 @@ class Recommender:
         top: int = 10,
         *,
         times: Sequence[Sequence[int]] | None = None,
-        **options: Unpack[QueryOptions],
+        filter_seen: bool = False,
+        same_visit: bool = False,
+        method: str | None = None,
+        rules: CandidateRules = NO_RULES,
     ) -> list[list[Recommendation]]:
         """Next items after each of many histories, in one batch, which is faster than one call per history.
 
@@ -245,24 +267,27 @@ class Recommender:
             histories: item ids, oldest first.
             top: length of each list.
             times: milliseconds since 1970 of each item. The blend reads them; without them it takes one item per day.
-            options: see `QueryOptions`.
+            filter_seen: leave out items of the history.
+            same_visit: whether the newest items are of the visit that is still going on, as on the page of a basket.
+                The blend reads it: people who come back buy items again, and hardly anybody buys one twice in a visit.
+            method: that answers.
+            rules: of this query.
 
         Raises:
             QueryError: an item or the method is unknown.
         """
-        same_visit, rules = options.get("same_visit", False), options.get("rules", NO_RULES)
         lists = replace(self.item_lists(histories, times), same_visit=np.full(len(histories), same_visit))
         _require_top(top)
         if not histories:
             return []
-        if options.get("filter_seen"):
+        if filter_seen:
             rules = rules.model_copy(update={"filter_seen": True})
         applied = self._apply_rules(rules)
         users = [slice(start, end) for start, end in pairwise(lists.offsets.tolist())]
         excluded = [
             applied.excluded(lists.values[user], None if lists.times is None else lists.times[user]) for user in users
         ]
-        answering = self.method(options.get("method"))
+        answering = self.method(method)
         return self._select(lambda k: answering.candidates(lists, k, applied.mask), applied, excluded, top)
 
     def _select(
