@@ -18,7 +18,8 @@ _given: "Settings | None" = None
 def build_definitions(settings: "Settings | None" = None) -> "dg.Definitions":
     """Return all definitions of PixRec, to merge into those of another project.
 
-    Its datasets are the partitions; None reads pixrec.toml and the environment. A process has one.
+    The datasets of `settings` are the partitions; without settings, pixrec.toml and the environment are read. A process
+    can have the definitions of one `settings` only.
 
     Raises:
         SettingsError: the definitions of this process were built from other settings, or pixrec.toml is wrong.

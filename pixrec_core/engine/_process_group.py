@@ -71,7 +71,8 @@ def join_process_group(
 def call_and_report(function: Callable[..., None], reports: ReportQueue, level: int) -> None:
     """Call a function in a process of a group, and put log records and reports of the first process into a queue.
 
-    `level` is the lowest one of its log records. The function is called with `on_report`.
+    The function is called with `on_report`. The process that started the group reads the queue; it logs no record below
+    `level`.
 
     Raises:
         PixRecError: raised by the function in any of the processes; put into the queue as well.

@@ -125,7 +125,7 @@ class RayEngine:
 def cluster_capacity(needs: Mapping[str, float]) -> int:
     """Return how many processes fit the machines that are up, busy or not.
 
-    `needs` are those of each process, by Ray's names ("CPU", "GPU"); at least one is over 0.
+    `needs` is what each process needs, by Ray's names ("CPU", "GPU"); at least one is over 0.
     """
     required = {name: amount for name, amount in needs.items() if amount}
     return sum(int(min(node.get(name, 0) // amount for name, amount in required.items())) for node in _machines())

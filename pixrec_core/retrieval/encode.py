@@ -39,7 +39,7 @@ from pixrec_core.ranking_table import id_lists
 from pixrec_core.settings import ModelSettings
 from pixrec_core.stages import Stats
 
-__all__ = ["Encoder", "ItemSource", "ItemsEncoder", "Vectors", "encode_items", "load_encoder"]
+__all__ = ["Encoder", "ItemSource", "ItemsEncoder", "Vectors", "encode_items", "load_encoder", "newest"]
 
 VECTORS = "vectors.safetensors"
 HISTORY_VECTORS = "history_vectors"  # array of the same file, for `user_encoder = "items"`
@@ -49,6 +49,11 @@ VALUES_PER_BATCH = 4_000_000  # of padded item vectors, 16 MB
 
 #: Inputs of all items of a catalogue: frozen features, or tokens and photos.
 ItemSource = FeatureTable | Collator
+
+
+def newest(histories: Sequence[Sequence[int]], count: int) -> list[Sequence[int]]:
+    """Return the newest `count` items of each history."""
+    return [history[-count:] for history in histories]
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,6 @@ class ItemsEncoder:
         """Return lists of item numbers from lists of item ids."""
         return id_lists(sequences, pl.Series(self.items))
 
-    def crop(self, histories: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-        """Return the newest `max_history_len` items of each history."""
-        return [history[-self.max_history_len :] for history in histories]
-
     def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
         """Return (N, D): every item as a candidate."""
         del engine  # they are encoded already
@@ -122,13 +123,13 @@ class ItemsEncoder:
             times: milliseconds of each item; by default all items have the same time.
         """
         del engine
-        histories = self.crop(histories)
+        histories = newest(histories, self.max_history_len)
         lengths = np.array([len(history) for history in histories])
         vectors = np.empty((len(histories), self.history_vectors.shape[1]), np.float32)
         order = np.argsort(lengths, kind="stable")
         size = max(1, VALUES_PER_BATCH // (max(lengths, default=1) * vectors.shape[1]))
         for rows in (order[start : start + size] for start in range(0, len(order), size)):
-            given = None if times is None else self.crop([times[row] for row in rows])
+            given = None if times is None else newest([times[row] for row in rows], self.max_history_len)
             vectors[rows] = self._encode_batch([histories[row] for row in rows], given)
         return vectors
 
@@ -310,14 +311,10 @@ class Encoder(DevicePickle):
     ) -> Vectors:
         """v_U of every history, (U, D); prompts do not tell the times."""
         del times
-        histories, blocks = self.crop(histories), self.inputs.inputs
+        histories, blocks = newest(histories, self.max_history_len), self.inputs.inputs
         lengths = [sum(len(blocks[item].ids) for item in history) for history in histories]
         device = self.model.device
         return encode_all(self.encode_history_batch, histories, lengths, device, "histories encoded", engine)
-
-    def crop(self, histories: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-        """The newest `max_history_len` items of each history."""
-        return [history[-self.max_history_len :] for history in histories]
 
     @torch.inference_mode()
     def encode_item_batch(self, items: Sequence[int]) -> Vectors:

@@ -19,7 +19,7 @@ from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
 from pixrec_core.models.tower_inputs import image_tokens
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.encode import Encoder, ItemsEncoder, Vectors, load_encoder
+from pixrec_core.retrieval.encode import Encoder, ItemsEncoder, Vectors, load_encoder, newest
 from pixrec_core.retrieval.index import ItemIndex, ListsRequest, load_index
 from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from pixrec_core.schemas import ITEM_SCHEMA
@@ -65,7 +65,8 @@ class Retriever:
 
     def user_batch(self, histories: Sequence[Sequence[int]], vectors: Vectors, lengths: NDArray[np.int64]) -> UserBatch:
         """Users with their vectors (B, D) and nearest items, `lengths` (B,) of them each or the whole catalogue."""
-        return UserBatch(self.encoder.crop(histories), vectors, *self.nearest_lists(vectors, lengths, histories))
+        read = newest(histories, self.encoder.max_history_len)
+        return UserBatch(read, vectors, *self.nearest_lists(vectors, lengths, histories))
 
     def nearest_lists(
         self, vectors: Vectors, lengths: NDArray[np.int64], histories: Sequence[Sequence[int]]
