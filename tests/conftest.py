@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ import pytest
 
 # Ray starts its workers with niceness 15: beside other work, tests would wait minutes for a few imports.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# A shell starts background jobs with Ctrl-C ignored: tests that send the signal would wait without end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
