@@ -14,8 +14,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pixrec_assets import doctor
 from pixrec_assets.definitions import defs
-from pixrec_assets.doctor import Level, folders
 from pixrec_core.settings import load_settings
 from tests.assets.dev_server import free_port
 
@@ -84,5 +84,5 @@ def test_runs_materialisations_and_pools_live_in_postgres(server, home, monkeypa
         cursor.execute("select partition, status from runs")
         assert cursor.fetchall() == [("sample", "SUCCESS")]
     assert not list(home.rglob("*.db")), "nothing of it is in SQLite"
-    finding = folders._instance(home)
-    assert (finding.level, finding.text) == (Level.OK, f"the instance in {home} has 1 runs")
+    finding = doctor._instance(home)
+    assert (finding.level, finding.text) == (doctor.Level.OK, f"the instance in {home} has 1 runs")

@@ -82,11 +82,14 @@ def test_a_full_disk_never_truncates_an_index(small_disk: Path) -> None:
 
 def limited(folder: Path, reported: Connection) -> None:
     """Build sequences with a file size limit of 20,000 bytes; the target of a process."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         pipeline.SEQUENCES.materialise(Work(settings(folder), "shop"))
     except ArtefactError as error:
         reported.send(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # a measurement of coverage is written at the end
 
 
 def test_a_file_size_limit_is_reported_too(shop: Work) -> None:
