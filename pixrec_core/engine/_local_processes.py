@@ -34,6 +34,8 @@ from pixrec_core.engine._process_group import (
 )
 from pixrec_core.errors import SettingsError
 
+#: Modules that ranks need and that take seconds to import; the server process of ranks imports them once.
+PRELOADED: Final = ("transformers.trainer", "pixrec_core.schemas")
 #: They print the traceback of a failed process, which the error that is raised contains.
 LAUNCHER_LOGGERS: Final = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
@@ -48,7 +50,9 @@ def run_process_group(function: Callable[..., None], world_size: int, on_report:
     for name in LAUNCHER_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # none: Dagster and the command line have their handlers
-    reports: ReportQueue = get_context("spawn").SimpleQueue()
+    context = get_context("forkserver")  # one process imports torch and transformers for all ranks of all groups
+    context.set_forkserver_preload([__name__, *PRELOADED])
+    reports: ReportQueue = context.SimpleQueue()
     with TemporaryDirectory(prefix="pixrec-") as folder:
         rendezvous = (Path(folder) / "rendezvous").as_uri()
         given = (world_size, rendezvous, reports, log_level(), function)
@@ -56,8 +60,9 @@ def run_process_group(function: Callable[..., None], world_size: int, on_report:
             "training",
             _run_rank,
             args={rank: (rank, *given) for rank in range(world_size)},
-            envs={rank: {} for rank in range(world_size)},
+            envs={rank: dict(os.environ) for rank in range(world_size)},  # the server may be older than a variable
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            start_method=context.get_start_method(),
         )
         try:
             while (result := group.wait(POLL_S, POLL_S)) is None:
