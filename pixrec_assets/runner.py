@@ -114,8 +114,8 @@ class Runner:
                 self._settle(Outcome(run, State.SKIPPED, detail=detail))
                 continue
             inputs = None if self.force else _inspect_built(run)
-            if inputs and run.stage.is_current(run.work, inputs):
-                stamp = run.stage.stamp(run.work) or {}
+            stamp = run.stage.stamp(run.work)
+            if inputs and stamp and run.stage.is_current(run.work, inputs):
                 self._settle(Outcome(run, State.CURRENT, detail=f" (built {stamp['finished_at']})"))
             else:
                 self._print(run, "building ...")
@@ -131,9 +131,10 @@ class Runner:
         if failure:
             self._settle(Outcome(run, State.FAILED, failure=failure))
             return
-        stamp = run.stage.stamp(run.work)
-        assert stamp is not None, "a finished stage has written its stamp"
-        self._settle(Outcome(run, State.BUILT, stamp["seconds"], detail=f" in {duration(stamp['seconds'])}"))
+        if stamp := run.stage.stamp(run.work):
+            self._settle(Outcome(run, State.BUILT, stamp["seconds"], detail=f" in {duration(stamp['seconds'])}"))
+        else:
+            self._settle(Outcome(run, State.BUILT, detail="; another process is building it again"))
 
     def _settle(self, outcome: Outcome) -> None:
         self._waiting.pop(str(outcome.run), None)

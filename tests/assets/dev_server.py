@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 WORKSPACE = "load_from: [{python_module: {module_name: shop_definitions, location_name: pixrec}}]\n"
 PLACE = {"repositoryLocationName": "pixrec", "repositoryName": "__repository__"}
-RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+RUNS = "{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"
 
 
 def free_port() -> int:

@@ -120,6 +120,20 @@ def test_the_inputs_of_a_stale_stage_are_inspected_once(datasets, monkeypatch):
     assert pool.passed_inputs == built
 
 
+def test_a_stage_that_another_process_builds_again_is_built(datasets):
+    class Overtaken(OutOfOrder):
+        def wait(self) -> tuple[StageRun, Failure | None]:
+            run, failure = super().wait()
+            run.stage.stamp_path(run.work).unlink()  # as the other process does before it builds
+            return run, failure
+
+    printed = StringIO()
+    runs = [run for run in plan_datasets(datasets, ("a",)) if run.stage is pipeline.RAW]
+    (outcome,) = Runner(runs, Overtaken(1, set()), Console(file=printed)).run_all()
+    assert outcome.state is State.BUILT
+    assert "raw a: built; another process is building it again" in printed.getvalue()
+
+
 #: Every process has fake stages, workers too; files next to the settings say what goes wrong.
 SITE = """
 import os, signal, time
