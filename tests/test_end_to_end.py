@@ -16,7 +16,6 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-import torch
 
 from pixrec_core.recommenders import _sequence_training
 
@@ -87,7 +86,6 @@ def pixrec(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[Pix
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(_sequence_training, "EPOCHS", 2)  # conformance tests train in full
     cli = importlib.import_module("pixrec_assets.cli")
-    torch.set_num_threads(1)
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["pixrec", *arguments])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 from rich.console import Console
 
 from pixrec_assets import cli, terminal
@@ -34,7 +33,6 @@ source = { kind = "sample" }
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("project")
     (folder / "pixrec.toml").write_text(TOML)
     return served_shop(folder, "multimodal", "text_only", baselines=["ease"])

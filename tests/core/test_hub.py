@@ -51,7 +51,7 @@ class Loader:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.communicate(timeout=20)
+        self._process.communicate()
         assert self._process.returncode == 0
 
     def load(self, name: str = NAME, revision: str = "") -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from pixrec_core import files, pipeline, recommenders
 from pixrec_core.recommenders import _sequence_training
@@ -44,7 +43,6 @@ def settings(root: Path) -> Settings:
 
 def run_stage(root: Path, name: str) -> None:
     """Build one stage; the target of a process."""
-    torch.set_num_threads(1)
     _sequence_training.EPOCHS = 2
     recommenders.baseline_names = lambda: ["popularity", "ease", "sasrec"]
     STAGES[name].materialise(Work(settings(root), "shop", VARIANT))

@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 
 import pytest
-import torch
 
 from pixrec_core.engine import LOCAL, create_engine
 from pixrec_core.settings import EngineSettings
@@ -15,11 +14,6 @@ def require_ray() -> None:
     """Skip if Ray is not installed; the engine must be the first to import it."""
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install '.[ray]'")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,11 @@
 """Model tests use one thread: small tensors do not gain from more, and parallel tests would compete for cores."""
 
 import pytest
-import torch
 from transformers import set_seed
 
 from pixrec_core.models.loading import create_backbone
 from tests.core.models import families
 from tests.core.models.small import Small, small, tower_on
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", params=["tiny", *families.FAMILIES])

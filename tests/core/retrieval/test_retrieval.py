@@ -24,7 +24,6 @@ STAGES = (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipel
 
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    torch.set_num_threads(1)
     generative = {"rankers": ["beams", "generate_bm25", "hybrid"], "users": 10, "beams": 4, "candidates": 12}
     work = open_shop(tmp_path_factory.mktemp("ranked"), training={"epochs": 1}, generative=generative)
     for stage in STAGES:

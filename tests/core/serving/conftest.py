@@ -4,18 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from pixrec_core.serving import Recommender
 from pixrec_core.stages import Work
 from tests.core.shop import open_shop, served_shop
 
 VARIANTS = ("collaborative", "text_only", "image_only")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pixrec_core import files, pipeline, recommenders
 from pixrec_core.data.sequences import read_all_histories, read_items, read_sequences, write_all_as_training
@@ -43,7 +42,6 @@ def open_work(folder: Path) -> Work:
 @pytest.fixture(scope="module", autouse=True)
 def _small(tmp_path_factory):
     """Few epochs and baselines. Here, as the forked processes of this module inherit it."""
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recommenders, "baseline_names", lambda: list(BASELINES))
         patch.setattr(_sequence_training, "EPOCHS", 3)
@@ -178,7 +176,6 @@ def die(*_, **__) -> None:
 
 
 def refit_and_die(folder: Path, where: str) -> None:
-    torch.set_num_threads(1)
     if where == "epoch":
         saved = trainer._FinishedMark.on_save
 

@@ -4,16 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from pixrec_core.stages import Work
 from tests.core.engine.conftest import ray_engines  # noqa: F401  # a fixture: one Ray for all tests of a pytest process
 from tests.core.shop import open_shop
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

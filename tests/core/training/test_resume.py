@@ -28,7 +28,6 @@ EPOCHS = 3
 
 def train_and_die(folder: Path, where: str | int, how: signal.Signals, model: dict) -> None:
     """Train until a step or until the middle of writing a file, then kill this process."""
-    torch.set_num_threads(1)
     trainer.LOGGING_STEPS = 1
 
     def die(*_, **__) -> None:

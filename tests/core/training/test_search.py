@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pixrec_core import files, pipeline
 from pixrec_core.errors import ArtefactError, BusyError
@@ -104,7 +103,6 @@ def test_another_study_starts_again(tmp_path) -> None:
 
 
 def tune(folder: Path, minutes: float = 1e-6) -> dict:
-    torch.set_num_threads(1)
     return dict(pipeline.tune(open_shop(folder, model=MODEL, training=TRAINING), minutes))
 
 

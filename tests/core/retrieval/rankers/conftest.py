@@ -1,5 +1,5 @@
-"""The towers of the model tests, whose language models rank here, on one thread."""
+"""The towers of the model tests, whose language models rank here."""
 
-from tests.core.models.conftest import _one_thread, tower
+from tests.core.models.conftest import tower
 
-__all__ = ["_one_thread", "tower"]
+__all__ = ["tower"]
