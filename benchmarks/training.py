@@ -36,7 +36,8 @@ from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.photo_store import PhotoFiles, pixel_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.models.windows import TrainingWindows
-from pixrec_core.retrieval.encode import Encoder, ItemsEncoder
+from pixrec_core.retrieval.encode import ItemsEncoder
+from pixrec_core.retrieval.token_encoder import Encoder
 from pixrec_core.settings import DatasetSettings, Settings
 from pixrec_core.stages import Work
 from pixrec_core.training import build_tower, items

@@ -4,7 +4,8 @@
 torch and transformers are imported in functions: `pixrec status` does not need them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,18 +114,45 @@ def load(folder: Path) -> "tuple[Any, Any]":
     from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig
     from pixrec_core.models.loading import load_processor
 
-    if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. {REMEDY}")
-    try:
+    with _reporting_damage(folder):
         items = isinstance(AutoConfig.from_pretrained(folder), ItemsTowerConfig)
         model = (ItemsTower if items else DualTower).from_pretrained(folder).eval()
         frozen = items and model.backbone is None
         processor = FrozenEncoders.in_folder(folder, model.whitening) if frozen else load_processor(folder)
+    return model.to(device()), processor
+
+
+def load_for_inference(folder: Path) -> "tuple[Any, Any]":
+    """As `load`, but a `FrozenItemsTower` in place of an `ItemsTower` over frozen features.
+
+    It loads without transformers, which takes two seconds to import.
+
+    Raises:
+        MissingArtefactError: see `load`.
+        CheckpointError: see `load`.
+    """
+    settings, _ = load_settings(folder)
+    if settings.user_encoder != "items" or settings.item_encoder != "frozen":
+        return load(folder)
+    from pixrec_core.models.frozen_features import FrozenEncoders
+    from pixrec_core.models.items_layers import FrozenItemsTower
+
+    with _reporting_damage(folder):
+        model: FrozenItemsTower = FrozenItemsTower.from_pretrained(folder).eval()
+    return model.to(device()), FrozenEncoders.in_folder(folder, model.whitening)
+
+
+@contextmanager
+def _reporting_damage(folder: Path) -> Iterator[None]:
+    """Check the checksum of the weights first."""
+    if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. {REMEDY}")
+    try:
+        yield
     except PixRecError:
         raise
     except Exception as error:  # transformers raises anything for damaged files
         raise CheckpointError(f"{folder} cannot be loaded ({type(error).__name__}: {error}). {REMEDY}") from error
-    return model.to(device()), processor
 
 
 def load_settings(folder: Path) -> tuple[ModelSettings, TrainingSettings]:

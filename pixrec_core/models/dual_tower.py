@@ -4,7 +4,6 @@ Shapes: B rows, L tokens, H hidden size, D embedding size, I distinct items, J p
 each, M (history, target) pairs of a batch, T items of its histories one after the other, C keys, N items.
 """
 
-import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
 from pixrec_core.models.backbones import BackboneAdapter, adapter_of
-from pixrec_core.models.checkpoint import device
 from pixrec_core.models.collate import Batch
+from pixrec_core.models.items_layers import ItemIdEmbedding, add_id_vectors
 from pixrec_core.models.process_group import all_gather_with_grad, broadcast_from_rank0
 from pixrec_core.pretrained import load_pretrained
 
@@ -59,35 +58,6 @@ class DualTowerConfig(TowerConfig):
     """Configuration of a `DualTower`, which contains that of its backbone."""
 
     model_type = "pixrec_dual_tower"
-
-
-class ItemIdEmbedding(nn.Module):
-    """Two learned vectors per item, added to its content vector: one as part of a history, one as a candidate.
-
-    Vectors start at zero, so an item without training interactions keeps its content vector. Each training step drops
-    both vectors of some items, so content vectors must be good alone too, as they are for cold items.
-
-    `dropout` is the fraction (0 to 1) of the items without these vectors in a training step.
-    """
-
-    def __init__(self, num_items: int, embedding_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.history = nn.Embedding(num_items, embedding_dim)
-        self.candidate = nn.Embedding(num_items, embedding_dim)
-        self.dropout = dropout
-
-    def dropout_mask(self) -> Tensor | None:
-        """(N, 1) zeros and ones for one training step; None outside training."""
-        if not self.training:
-            return None
-        weight = self.history.weight
-        return (torch.rand(len(weight), 1, device=weight.device) >= self.dropout).to(weight.dtype)
-
-    @staticmethod
-    def lookup(table: nn.Embedding, numbers: Tensor, mask: Tensor | None) -> Tensor:
-        """Vectors (T, D) of item numbers (T,), multiplied by the dropout mask (N, 1) if there is one."""
-        vectors: Tensor = table(numbers)
-        return vectors if mask is None else vectors * mask[numbers]
 
 
 @dataclass
@@ -192,20 +162,6 @@ class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
         rows = torch.arange(len(hidden), device=hidden.device)
         return span_means(hidden, rows, items["starts"], items["ends"])
 
-    def _add_ids(self, contents: Tensor, table: str, numbers: Tensor, id_mask: Tensor | None) -> Tensor:
-        """Unit vectors (I, D): unit content vectors plus id vectors, if there are any.
-
-        Args:
-            contents: (I, D).
-            table: `history` or `candidate`.
-            numbers: (I,) item numbers.
-            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
-        """
-        if self.item_id_embedding is None:
-            return contents
-        id_vectors = self.item_id_embedding.lookup(getattr(self.item_id_embedding, table), numbers, id_mask)
-        return functional.normalize(contents + id_vectors, dim=-1)
-
 
 class DualTower(Tower):
     """User and item vectors from one backbone, which reads whole histories (PixRec, section 3; CALRec, section 3.2)."""
@@ -227,9 +183,9 @@ class DualTower(Tower):
         return [self.user_head, self.item_head]
 
     def item_vectors(self, items: Batch, features: Tensor | None, id_mask: Tensor | None = None) -> Tensor:
-        """v_T, (I, D): unit vectors of items; arguments as of `item_states` and `_add_ids`."""
+        """v_T, (I, D): unit vectors of items; arguments as of `item_states` and `add_id_vectors`."""
         contents = self._project(self.item_head, self.item_states(items, features))
-        return self._add_ids(contents, "candidate", items["numbers"], id_mask)
+        return add_id_vectors(contents, self.item_id_embedding, "candidate", items["numbers"], id_mask)
 
     def user_vectors(self, histories: Batch, features: Tensor | None) -> Tensor:
         """v_U, (B, D): unit vectors of histories from `Collator.history_batch`."""
@@ -286,25 +242,6 @@ class DualTower(Tower):
     @staticmethod
     def _project(head: nn.Linear, pooled: Tensor) -> Tensor:
         return functional.normalize(head(pooled.to(head.weight.dtype)).float(), dim=-1)
-
-
-class DevicePickle:
-    """Base class of picklable objects with a `model`: unpickling moves it to the GPU, if there is one.
-
-    Unpickling also sets the sender's number of torch threads: the last bits of a sum depend on it, and workers must
-    compute the same vectors as the sender.
-    """
-
-    model: Tower
-
-    def __getstate__(self) -> dict[str, Any]:
-        model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
-        return {**self.__dict__, "model": model, "threads": torch.get_num_threads()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        torch.set_num_threads(state.pop("threads"))
-        self.__dict__.update(state)
-        self.model.to(device())
 
 
 def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:

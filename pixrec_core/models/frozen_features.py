@@ -1,7 +1,7 @@
 """Contents of items from frozen encoders: vectors of texts and photos, whitened, for one variant."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from pixrec_core.data.item_features import ItemFeatures, read_features
 from pixrec_core.models.encoders import load_encoder
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, variant_photo_rows
 from pixrec_core.models.items_collate import FeatureTable
-from pixrec_core.models.items_tower import Contents, ItemsTower
+from pixrec_core.models.items_layers import Contents, ItemsLayers
 from pixrec_core.paths import DatasetPaths, VariantPaths
 
 TEXT, PHOTO = "text", "photo"
@@ -34,12 +34,12 @@ class FrozenEncoders:
     folders: Mapping[str, Path]
 
     @classmethod
-    def of_dataset(cls, paths: DatasetPaths, modalities: Mapping[str, Any]) -> "FrozenEncoders":
+    def of_dataset(cls, paths: DatasetPaths, modalities: Iterable[str]) -> "FrozenEncoders":
         """Return the encoders of the dataset's item features."""
         return cls.in_folder(paths.item_features, modalities)
 
     @classmethod
-    def in_folder(cls, folder: Path, modalities: Mapping[str, Any]) -> "FrozenEncoders":
+    def in_folder(cls, folder: Path, modalities: Iterable[str]) -> "FrozenEncoders":
         """Return the encoders in a folder of item features or of a checkpoint; a modality may have none."""
         found = {name: folder / f"{name}_encoder" for name in modalities}
         return cls({name: each for name, each in found.items() if each.exists()})
@@ -49,7 +49,7 @@ class FrozenEncoders:
         for name, source in self.folders.items():
             shutil.copytree(source, folder / f"{name}_encoder")
 
-    def contents(self, model: ItemsTower, item: Mapping[str, Any], photo: Image.Image | None) -> Contents:
+    def contents(self, model: ItemsLayers, item: Mapping[str, Any], photo: Image.Image | None) -> Contents:
         """Return the contents of one item, a row of `ITEM_SCHEMA`, in the modalities that the model reads."""
         contents = {}
         for name in model.whitening:
@@ -94,7 +94,7 @@ def whitened_dims(features: Mapping[str, ItemFeatures], counts: Ids) -> dict[str
     return dims
 
 
-def fit_whitening(model: ItemsTower, features: Mapping[str, ItemFeatures], counts: Ids, seed: int) -> None:
+def fit_whitening(model: ItemsLayers, features: Mapping[str, ItemFeatures], counts: Ids, seed: int) -> None:
     """Fit the whitening of a tower on items with training interactions."""
     random = np.random.default_rng(seed)
     for name, each in features.items():
@@ -105,7 +105,7 @@ def fit_whitening(model: ItemsTower, features: Mapping[str, ItemFeatures], count
 
 
 @torch.inference_mode()
-def feature_table(model: ItemsTower, features: Mapping[str, ItemFeatures]) -> FeatureTable:
+def feature_table(model: ItemsLayers, features: Mapping[str, ItemFeatures]) -> FeatureTable:
     """Return the whitened features of all items, in main memory."""
 
     def whiten(name: str, values: NDArray[np.float32]) -> torch.Tensor:

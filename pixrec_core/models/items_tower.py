@@ -8,30 +8,20 @@ Shapes: I items, K features of a modality, D embedding size, B sequences of at m
 C keys, N items of the catalogue.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pixrec_core import losses
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.dual_tower import DualTowerOutput, Tower, TowerConfig, allowed_negatives
-from pixrec_core.models.user_encoders import create_user_encoder
+from pixrec_core.models.items_layers import BACKBONE, Contents, ItemsLayers
 
-#: Contents of items: (I, K) features by modality; a row of zeros for an item without it.
-Contents = Mapping[str, Tensor]
-
-MIN_ROWS = 2
-#: Share of the highest variance that is added to each. Without it, and with 205 instead of 256 dimensions, multimodal
-#: had .123/.064 instead of .161/.084 Recall@10/NDCG@10 on validation users of film ratings.
-RIDGE = 0.01
 CPU_TOKENS = 2_048  # padded tokens per pass of the backbone: its activations stay in the CPU's cache
 ROWS = ("input_ids", "image_feature_index", "starts", "ends")  # inputs of a backbone, one row per item
-BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
-DROPOUT = 0.1  # of contents; for photos the settings have another
 
 
 class ItemsTowerConfig(TowerConfig):
@@ -68,64 +58,7 @@ class ItemsTowerConfig(TowerConfig):
         super().__post_init__(**kwargs)
 
 
-class Whitening(nn.Module):
-    """Centres features and maps them to uncorrelated ones of similar variance, then to unit length.
-
-    A ridge keeps the variance of directions that vary little low: they are mostly noise. From F (`raw_dim`) features it
-    keeps the K (`dim`) directions of the highest variance.
-    """
-
-    mean: Tensor
-    matrix: Tensor
-
-    def __init__(self, raw_dim: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(raw_dim))
-        self.register_buffer("matrix", torch.eye(dim, raw_dim))
-
-    @torch.no_grad()
-    def fit(self, features: Tensor) -> None:
-        """Set the map from the covariance of features (n, F); fewer than two rows leave it as it is."""
-        if len(features) < MIN_ROWS:
-            return
-        self.mean.copy_(features.mean(0))
-        centred = (features - self.mean).double()
-        variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
-        size = len(self.matrix)
-        scales = (variances.flip(0)[:size].clamp(min=0) + RIDGE * variances[-1]).rsqrt()
-        self.matrix.copy_(directions.T.flip(0)[:size] * scales[:, None])
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (n, F) to (n, K); a row of zeros, which is an unknown feature, stays zero."""
-        known = features.abs().sum(dim=-1, keepdim=True) > 0
-        return functional.normalize((features - self.mean) @ self.matrix.T, dim=-1) * known
-
-
-class ContentHead(nn.Module):
-    """Linear maps of all modalities to vectors, added.
-
-    A gate multiplies each modality but the first. Gates start at zero: the head then equals one without these
-    modalities.
-    """
-
-    def __init__(self, dims: Mapping[str, int], embedding_dim: int, dropout: Mapping[str, float]) -> None:
-        super().__init__()
-        self.maps = nn.ModuleDict({name: nn.Linear(dim, embedding_dim, bias=False) for name, dim in dims.items()})
-        self.gates = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in list(dims)[1:]})
-        self.dropout = dict(dropout)
-
-    def forward(self, contents: Contents) -> Tensor:
-        """Map contents to unit vectors (I, D)."""
-        total: Tensor | float = 0.0
-        for name, head in self.maps.items():
-            content = functional.dropout(contents[name].float(), self.dropout[name], self.training)
-            vectors = head(content).float()
-            total = total + (self.gates[name] * vectors if name in self.gates else vectors)
-        assert isinstance(total, Tensor), "an item has at least one modality"
-        return functional.normalize(total, dim=-1)
-
-
-class ItemsTower(Tower):
+class ItemsTower(Tower, ItemsLayers):
     """User and item vectors from item contents."""
 
     config_class = ItemsTowerConfig
@@ -133,15 +66,7 @@ class ItemsTower(Tower):
 
     def __init__(self, config: ItemsTowerConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config, backbone)
-        sizes = config.feature_dims or {BACKBONE: config.backbone_config.get_text_config().hidden_size}
-        dims = {name: sizes[name] for name in config.modalities}
-        dropout = dict.fromkeys(dims, DROPOUT) | (config.feature_dropout or {})
-        self.item_head = ContentHead(dims, config.embedding_dim, dropout)
-        self.history_head = ContentHead(dims, config.embedding_dim, dropout)
-        self.whitening = nn.ModuleDict({n: Whitening(raw, sizes[n]) for n, raw in (config.raw_dims or {}).items()})
-        self.user_encoder = create_user_encoder(
-            config.user_pooling, config.embedding_dim, config.max_history_len, config.dropout
-        )
+        self._add_layers(config.feature_dims or {BACKBONE: config.backbone_config.get_text_config().hidden_size})
         self.post_init()
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys) if backbone is not None else None
 
@@ -149,49 +74,14 @@ class ItemsTower(Tower):
         both = (self.item_head, self.history_head)
         return [each for head in both for each in head.maps.values() if isinstance(each, nn.Linear)]
 
-    def fit_whitening(self, modality: str, features: Tensor) -> None:
-        """Fit the whitening of a modality to features (n, F)."""
-        whitening: Any = self.whitening[modality]
-        whitening.fit(features.to(self.device))
-
-    def whiten(self, modality: str, features: Tensor) -> Tensor:
-        """Return features (n, F) of a modality as contents (n, K), on the model's device."""
-        whitened: Tensor = self.whitening[modality](features.to(self.device))
-        return whitened
-
     def contents(self, items: Batch) -> Contents:
         """Return the contents of a batch of items: of `FeatureTable.item_batch`, or of `Collator.item_batch`."""
         if self.backbone is None:
-            contents: Contents = items["contents"]
-            return contents
+            return super().contents(items)
         photos, ids = self.photo_features(items["photos"]), items["input_ids"]
         size = max(1, CPU_TOKENS // ids.shape[1]) if self.device.type == "cpu" else len(ids)
         parts = [{name: items[name][start : start + size] for name in ROWS} for start in range(0, len(ids), size)]
         return {BACKBONE: torch.cat([self.item_states(part, photos) for part in parts])}
-
-    def item_vectors(self, contents: Contents, numbers: Tensor, id_mask: Tensor | None = None) -> Tensor:
-        """Return unit vectors (I, D) of items as candidates.
-
-        Args:
-            contents: contents of the items.
-            numbers: (I,) item numbers.
-            id_mask: (N, 1) from `ItemIdEmbedding.dropout_mask`.
-        """
-        return self._add_ids(self.item_head(contents), "candidate", numbers, id_mask)
-
-    def history_vectors(self, contents: Contents, numbers: Tensor, id_mask: Tensor | None = None) -> Tensor:
-        """Return unit vectors (I, D) of items as parts of a history; arguments as of `item_vectors`."""
-        return self._add_ids(self.history_head(contents), "history", numbers, id_mask)
-
-    def user_vectors(self, items: Tensor, times: Tensor, lengths: Tensor) -> Tensor:
-        """Return unit vectors (B, D) of histories.
-
-        Args:
-            items: (B, L, D) `history_vectors` of their items, oldest first.
-            times: (B, L) milliseconds.
-            lengths: (B,) items of each history, at least one.
-        """
-        return functional.normalize(self.user_encoder.newest(items, times, lengths), dim=-1)
 
     def forward(self, **batch: Any) -> DualTowerOutput:
         """Return the losses of a training batch of `ItemsCollator`."""

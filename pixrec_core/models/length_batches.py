@@ -1,5 +1,6 @@
-"""Batches of inputs of similar length, so that little is padding."""
+"""Encoding of many inputs: in batches of similar length, so that little is padding, in any processes."""
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pixrec_core.engine import Engine
+from pixrec_core.models.checkpoint import device
 from pixrec_core.progress import track
 
 log = logging.getLogger(__name__)
@@ -60,3 +62,22 @@ def to_numpy(vectors: torch.Tensor) -> Vectors:
     """Return a tensor as float32 in main memory."""
     array: Vectors = vectors.float().cpu().numpy()
     return array
+
+
+class DevicePickle:
+    """Base class of picklable objects with a `model`: unpickling moves it to the GPU, if there is one.
+
+    Unpickling also sets the sender's number of torch threads: the last bits of a sum depend on it, and workers must
+    compute the same vectors as the sender.
+    """
+
+    model: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return {**self.__dict__, "model": model, "threads": torch.get_num_threads()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.set_num_threads(state.pop("threads"))
+        self.__dict__.update(state)
+        self.model.to(device())

@@ -28,8 +28,9 @@ from pixrec_core import files, schemas
 from pixrec_core.data.images import open_photo
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.models.backbones import Processor
-from pixrec_core.models.dual_tower import DevicePickle, DualTower
+from pixrec_core.models.dual_tower import DualTower
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids
+from pixrec_core.models.length_batches import DevicePickle
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.progress import track
 

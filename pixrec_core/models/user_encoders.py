@@ -46,7 +46,8 @@ class PooledHistory(nn.Module):
 
     def __init__(self, dim: int, max_history_len: int) -> None:
         super().__init__()
-        self.positions = nn.Parameter(-0.5 * torch.log1p(torch.arange(max_history_len, dtype=torch.float32)))
+        positions = torch.arange(max_history_len, dtype=torch.float32, device="cpu")  # meta imports torch's compiler
+        self.positions = nn.Parameter(-0.5 * torch.log1p(positions))
         self.gap = nn.Parameter(torch.zeros(()))
         self.query = nn.Parameter(torch.zeros(dim))
 

@@ -1,21 +1,21 @@
 """Encode items and histories with the two towers, in batches of similar length.
 
-An `ItemsEncoder` computes the vectors of all items in both roles once, and histories from those of their items. An
-`Encoder` reads the tokens of whole histories.
+An `ItemsEncoder` computes the vectors of all items in both roles once, and histories from those of their items. The
+`Encoder` of `retrieval.token_encoder` reads the tokens of whole histories; it is imported where it is needed, since it
+needs transformers, which takes two seconds to import.
 
 Shapes: N items, D embedding size, B histories of at most L items.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import torch
-from accelerate.utils import send_to_device
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -27,19 +27,19 @@ from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.backbones import Processor
 from pixrec_core.models.collate import Batch, Collator
-from pixrec_core.models.dual_tower import DevicePickle, DualTower
 from pixrec_core.models.frozen_features import FrozenEncoders, feature_table, variant_features
 from pixrec_core.models.items_collate import FeatureTable
-from pixrec_core.models.items_tower import ItemsTower
-from pixrec_core.models.length_batches import Vectors, encode_all, to_numpy
-from pixrec_core.models.photo_store import PhotoStore, feature_file, feature_store
-from pixrec_core.models.tower_inputs import TowerInputs
+from pixrec_core.models.items_layers import ItemsLayers
+from pixrec_core.models.length_batches import DevicePickle, Vectors, encode_all, to_numpy
 from pixrec_core.paths import VariantPaths
 from pixrec_core.ranking_table import id_lists
 from pixrec_core.settings import ModelSettings
 from pixrec_core.stages import Stats
 
-__all__ = ["Encoder", "ItemSource", "ItemsEncoder", "Vectors", "encode_items", "load_encoder", "newest"]
+if TYPE_CHECKING:
+    from pixrec_core.retrieval.token_encoder import Encoder
+
+__all__ = ["ItemSource", "ItemsEncoder", "Vectors", "encode_items", "load_encoder", "newest"]
 
 VECTORS = "vectors.safetensors"
 HISTORY_VECTORS = "history_vectors"  # array of the same file, for `user_encoder = "items"`
@@ -60,12 +60,14 @@ def newest(histories: Sequence[Sequence[int]], count: int) -> list[Sequence[int]
 class BothRoles(DevicePickle):
     """Encodes batches of items in both roles; can be sent to another process."""
 
-    model: ItemsTower
+    model: ItemsLayers
     source: ItemSource
 
     @torch.inference_mode()
     def __call__(self, numbers: Sequence[int]) -> Vectors:
         """Return (B, 2, D): vectors of some items as candidates and as parts of a history."""
+        from accelerate.utils import send_to_device
+
         batch = send_to_device(self.source.item_batch(np.asarray(numbers, np.int64)), self.model.device)
         contents, index = self.model.contents(batch), batch["numbers"]
         roles = [self.model.item_vectors(contents, index), self.model.history_vectors(contents, index)]
@@ -74,7 +76,7 @@ class BothRoles(DevicePickle):
 
 @dataclass(frozen=True)
 class ItemsEncoder:
-    """An `ItemsTower` with the vectors of all items.
+    """An items tower with the vectors of all items.
 
     Attributes:
         model: the tower, on any device.
@@ -84,7 +86,7 @@ class ItemsEncoder:
         max_history_len: the tower reads this many items of a history, the newest ones.
     """
 
-    model: ItemsTower
+    model: ItemsLayers
     items: list[str]
     candidate_vectors: Vectors
     history_vectors: Vectors
@@ -94,11 +96,16 @@ class ItemsEncoder:
         object.__setattr__(self, "max_history_len", self.model.config.max_history_len)
 
     @classmethod
-    def encode(cls, model: ItemsTower, items: list[str], source: ItemSource, engine: Engine = LOCAL) -> "ItemsEncoder":
+    def encode(cls, model: ItemsLayers, items: list[str], source: ItemSource, engine: Engine = LOCAL) -> "ItemsEncoder":
         """Encode all items in both roles."""
         numbers = range(len(items))
         both = encode_all(BothRoles(model, source), numbers, source.lengths, model.device, "items encoded", engine)
         return cls(model, items, np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1]))
+
+    @property
+    def reads_photos(self) -> bool:
+        """Whether the tower reads photos: not in text_only, and not of a dataset without photos."""
+        return bool(self.model.config.reads_photos)
 
     def numbers(self, sequences: pl.Series) -> pl.Series:
         """Return lists of item numbers from lists of item ids."""
@@ -148,6 +155,8 @@ class ItemsEncoder:
     @torch.inference_mode()
     def encode_new_item(self, item: Batch) -> Vectors:
         """Return (1, D): the only item of a batch as a candidate, without an item-id embedding."""
+        from accelerate.utils import send_to_device
+
         batch = send_to_device(item, self.model.device)
         no_id_embedding = torch.zeros(1, 1, device=self.model.device)
         return to_numpy(self.model.item_vectors(self.model.contents(batch), batch["numbers"], no_id_embedding))
@@ -159,7 +168,11 @@ def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, Ite
     That is the vectors of items as parts of a history, or photo features for `user_encoder = "tokens"`. `features` of
     frozen encoders, by modality, are those of the stage `item_features` by default.
     """
-    model, processor = checkpoint.load(paths.checkpoint)
+    from pixrec_core.models.photo_store import feature_store
+    from pixrec_core.models.tower_inputs import TowerInputs
+    from pixrec_core.retrieval.token_encoder import Encoder
+
+    model, processor = checkpoint.load_for_inference(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
     with files.replacing(paths.item_vectors) as folder:
         folder.mkdir()
@@ -169,7 +182,7 @@ def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, Ite
         else:
             inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
             items, source = inputs.items, inputs.collator()
-        if isinstance(model, ItemsTower):
+        if isinstance(model, ItemsLayers):
             encoder = ItemsEncoder.encode(model, items, source, engine)
             arrays = {"vectors": encoder.candidate_vectors, HISTORY_VECTORS: encoder.history_vectors}
         else:
@@ -190,11 +203,15 @@ def load_encoder(paths: VariantPaths) -> "tuple[Encoder | ItemsEncoder, Processo
         MissingArtefactError: there is no checkpoint, or no item vectors.
         ArtefactError: a file is damaged.
     """
-    model, processor = checkpoint.load(paths.checkpoint)
-    if isinstance(model, ItemsTower):
+    model, processor = checkpoint.load_for_inference(paths.checkpoint)
+    if isinstance(model, ItemsLayers):
         items, vectors = read_item_vectors(paths.item_vectors)
         history_vectors = _read_vectors(paths.item_vectors, HISTORY_VECTORS)
         return ItemsEncoder(model, items, vectors, history_vectors), processor
+    from pixrec_core.models.photo_store import feature_store
+    from pixrec_core.models.tower_inputs import TowerInputs
+    from pixrec_core.retrieval.token_encoder import Encoder
+
     settings, training = checkpoint.load_settings(paths.checkpoint)
     inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
     features = _features_folder(settings, paths, paths.item_vectors)
@@ -261,9 +278,12 @@ def photo_features_paths(checked: VariantPaths, *others: VariantPaths) -> list[P
 
     None for a variant or dataset without photos, and with `user_encoder = "items"`.
     """
-    model, processor = checkpoint.load(checked.checkpoint)
-    if isinstance(model, ItemsTower):
+    model, processor = checkpoint.load_for_inference(checked.checkpoint)
+    if isinstance(model, ItemsLayers):
         return None
+    from pixrec_core.models.photo_store import feature_file
+    from pixrec_core.models.tower_inputs import TowerInputs
+
     settings, _ = checkpoint.load_settings(checked.checkpoint)
     pixels = TowerInputs.load(checked, model.backbone, processor, settings.item_tokens).pixels
     if pixels is None:
@@ -275,62 +295,3 @@ def photo_features_paths(checked: VariantPaths, *others: VariantPaths) -> list[P
 def _features_folder(settings: ModelSettings, paths: VariantPaths, vectors_folder: Path) -> Path:
     """Features of a frozen vision tower are shared by all variants; those of a trained one belong to its vectors."""
     return paths.dataset.cache if settings.vision == "frozen" else vectors_folder
-
-
-@dataclass(frozen=True)
-class Encoder(DevicePickle):
-    """A dual tower that reads whole histories, with its inputs: encodes items to v_T and histories to v_U.
-
-    Attributes:
-        model: the dual tower.
-        inputs: tokens and photos of each item.
-        photos: features of all photos; None for a variant without photos.
-        max_history_len: the encoder reads this many items of a history, the newest ones.
-    """
-
-    model: DualTower
-    inputs: TowerInputs
-    photos: PhotoStore | None
-    max_history_len: int = sys.maxsize
-
-    def item_vectors(self, engine: Engine = LOCAL) -> Vectors:
-        """v_T of every item, (N, D)."""
-        lengths, device = self.inputs.collator().lengths, self.model.device
-        numbers = range(len(lengths))
-        return encode_all(self.encode_item_batch, numbers, lengths, device, "items encoded", engine)
-
-    def numbers(self, sequences: pl.Series) -> pl.Series:
-        """Lists of item numbers from lists of item ids."""
-        return self.inputs.numbers(sequences)
-
-    def user_vectors(
-        self,
-        histories: Sequence[Sequence[int]],
-        engine: Engine = LOCAL,
-        times: Sequence[Sequence[int]] | None = None,
-    ) -> Vectors:
-        """v_U of every history, (U, D); prompts do not tell the times."""
-        del times
-        histories, blocks = newest(histories, self.max_history_len), self.inputs.inputs
-        lengths = [sum(len(blocks[item].ids) for item in history) for history in histories]
-        device = self.model.device
-        return encode_all(self.encode_history_batch, histories, lengths, device, "histories encoded", engine)
-
-    @torch.inference_mode()
-    def encode_item_batch(self, items: Sequence[int]) -> Vectors:
-        """v_T of some items, (B, D)."""
-        batch = send_to_device(self.inputs.collator(self.photos).item_batch(items), self.model.device)
-        return to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"])))
-
-    @torch.inference_mode()
-    def encode_history_batch(self, histories: Sequence[Sequence[int]]) -> Vectors:
-        """v_U of some histories, (B, D)."""
-        batch = send_to_device(self.inputs.collator(self.photos).history_batch(histories), self.model.device)
-        return to_numpy(self.model.user_vectors(batch, self.model.photo_features(batch["photos"])))
-
-    @torch.inference_mode()
-    def encode_new_item(self, item: Batch) -> Vectors:
-        """v_T of the only item of a batch, (1, D). An item outside the catalogue has no item-id embedding."""
-        batch = send_to_device(item, self.model.device)
-        no_id_embedding = torch.zeros(1, 1, device=self.model.device)
-        return to_numpy(self.model.item_vectors(batch, self.model.photo_features(batch["photos"]), no_id_embedding))

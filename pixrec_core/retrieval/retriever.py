@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from pixrec_core.models.backbones import Processor
 from pixrec_core.models.collate import Collator
 from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
-from pixrec_core.models.tower_inputs import image_tokens
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.encode import Encoder, ItemsEncoder, Vectors, load_encoder, newest
+from pixrec_core.retrieval.encode import ItemsEncoder, Vectors, load_encoder, newest
 from pixrec_core.retrieval.index import ItemIndex, ListsRequest, load_index
-from pixrec_core.retrieval.rankers import Catalogue, UserBatch
 from pixrec_core.schemas import ITEM_SCHEMA
+
+if TYPE_CHECKING:
+    from pixrec_core.retrieval.rankers import Catalogue, UserBatch
+    from pixrec_core.retrieval.token_encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Retriever:
     cut to `text_tokens` tokens.
     """
 
-    encoder: Encoder | ItemsEncoder
+    encoder: "Encoder | ItemsEncoder"
     item_index: ItemIndex
     processor: Processor | FrozenEncoders
     text_tokens: int
@@ -59,12 +61,14 @@ class Retriever:
     @property
     def reads_photos(self) -> bool:
         """Whether the towers read photos: not in text_only, and not of a dataset without photos."""
-        if isinstance(self.encoder, Encoder):
-            return self.encoder.photos is not None
-        return bool(self.encoder.model.config.reads_photos)
+        return self.encoder.reads_photos
 
-    def user_batch(self, histories: Sequence[Sequence[int]], vectors: Vectors, lengths: NDArray[np.int64]) -> UserBatch:
+    def user_batch(
+        self, histories: Sequence[Sequence[int]], vectors: Vectors, lengths: NDArray[np.int64]
+    ) -> "UserBatch":
         """Users with their vectors (B, D) and nearest items, `lengths` (B,) of them each or the whole catalogue."""
+        from pixrec_core.retrieval.rankers import UserBatch
+
         read = newest(histories, self.encoder.max_history_len)
         return UserBatch(read, vectors, *self.nearest_lists(vectors, lengths, histories))
 
@@ -77,9 +81,11 @@ class Retriever:
         """
         return self.item_index.nearest_lists(ListsRequest(vectors, lengths, histories, self.seen_offset))
 
-    def ranker_catalogue(self, paths: VariantPaths) -> Catalogue:
+    def ranker_catalogue(self, paths: VariantPaths) -> "Catalogue":
         """The catalogue in the form that generative rankers need: they read with `user_encoder = "tokens"`."""
-        assert isinstance(self.encoder, Encoder), "settings allow generative rankers for tokens only"
+        from pixrec_core.retrieval.rankers import Catalogue
+
+        assert not isinstance(self.encoder, ItemsEncoder), "settings allow generative rankers for tokens only"
         texts = [prompts.item_text(item) for item in read_items(paths.dataset).iter_rows(named=True)]
         collator = self.encoder.inputs.collator(self.encoder.photos)
         return Catalogue(self.item_index.items, self.encoder.model, collator, self.item_index.vectors, texts)
@@ -101,5 +107,7 @@ class Retriever:
     @cached_property
     def image_tokens(self) -> int:
         """Features per photo of the backbone."""
+        from pixrec_core.models.tower_inputs import image_tokens
+
         assert isinstance(self.processor, Processor), "frozen encoders have one vector per photo"
         return image_tokens(self.encoder.model.backbone, self.processor)

@@ -28,7 +28,7 @@ from pixrec_core.stages import Stats
 if TYPE_CHECKING:
     import torch
 
-    from pixrec_core.models.items_tower import ItemsTower
+    from pixrec_core.models.items_layers import ItemsLayers
 
 EXPORTED: Final = "items.parquet"
 MANIFEST: Final = "export.json"
@@ -230,7 +230,7 @@ def _require_packages() -> None:
         ) from error
 
 
-def _export_item_encoder(model: "ItemsTower", path: Path) -> float:
+def _export_item_encoder(model: "ItemsLayers", path: Path) -> float:
     """Write the item encoder; return its largest difference from PyTorch."""
     import torch
     from torch import nn
@@ -269,7 +269,7 @@ def _export_item_encoder(model: "ItemsTower", path: Path) -> float:
     return _export(ItemEncoder(), inputs, path, names, ["vector", "history_vector"], shapes)
 
 
-def _export_user_encoder(model: "ItemsTower", path: Path, histories: Any) -> float:
+def _export_user_encoder(model: "ItemsLayers", path: Path, histories: Any) -> float:
     """Write the user encoder; return its largest difference from PyTorch."""
     import torch
     from torch import nn

@@ -43,7 +43,7 @@ class Tower(Method):
             MissingArtefactError: there is no checkpoint or no index.
             ArtefactError: the index is damaged, or belongs to other vectors or another checkpoint.
         """
-        from pixrec_core.retrieval.retriever import Retriever  # imports torch and transformers, which takes seconds
+        from pixrec_core.retrieval.retriever import Retriever  # imports torch, which takes a second
 
         ranks = popularity_ranks(read_items(paths)[TRAIN_COUNT].to_numpy())
         return cls(popularity_ranks=ranks, variant=variant, retriever=Retriever.load(paths.variant(variant)))

@@ -26,7 +26,7 @@ from pixrec_core.models.photo_store import PhotoStore, current_features, feature
 from pixrec_core.models.process_group import RankInfo
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import VariantPaths
-from pixrec_core.retrieval.encode import Encoder
+from pixrec_core.retrieval.token_encoder import Encoder
 from pixrec_core.settings import ModelSettings, TrainingSettings
 from pixrec_core.stages import Stats
 from pixrec_core.training import items

@@ -14,7 +14,8 @@ from pixrec_core.evaluation.validation import target_ranks, tuning_users
 from pixrec_core.models.dual_tower import Tower
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import id_lists, popularity_ranks
-from pixrec_core.retrieval.encode import Encoder, ItemsEncoder
+from pixrec_core.retrieval.encode import ItemsEncoder
+from pixrec_core.retrieval.token_encoder import Encoder
 
 SCORES_PER_BLOCK = 2**25  # users x items that are scored at once, 128 MiB
 #: Candidates for `TowerConfig.seen_offset`. With the last one, seen items come last.

@@ -4,11 +4,13 @@ A model's own `forward` takes pixels and encodes every image of a prompt. Here e
 however often it occurs, and every image placeholder has the index of the feature that replaces its embedding.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 class BackboneAdapter:
@@ -34,7 +36,7 @@ class BackboneAdapter:
         return [output.pooler_output]
 
     def hidden_states(
-        self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None, cache: DynamicCache | None = None
+        self, ids: Tensor, image_feature_index: Tensor, features: Tensor | None, cache: "DynamicCache | None" = None
     ) -> Tensor:
         """Last hidden states (B, L, H) of right-padded rows.
 
@@ -64,7 +66,7 @@ class BackboneAdapter:
         return hidden
 
     def cached_hidden_states(
-        self, ids: Tensor, positions: Tensor, cache: DynamicCache, visible: Tensor, distances: Tensor
+        self, ids: Tensor, positions: Tensor, cache: "DynamicCache", visible: Tensor, distances: Tensor
     ) -> Tensor:
         """Last hidden states (B, W, H) of text tokens that follow the cached ones; they are added to the cache.
 

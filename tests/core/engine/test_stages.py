@@ -20,6 +20,7 @@ from pixrec_core.models import checkpoint, length_batches, photo_store
 from pixrec_core.models.tower_inputs import TowerInputs
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import encode, index, ranking
+from pixrec_core.retrieval.token_encoder import Encoder
 from pixrec_core.settings import GenerativeSettings, ImageSettings, IndexSettings, RetrievalSettings
 from pixrec_core.stages import Work
 from tests.core.data.hostile_server import hostile_server, jpeg, sends
@@ -67,8 +68,8 @@ def test_workers_use_as_many_threads_as_this_process(shop, ray_engines):
     inputs = TowerInputs.load(shop.variant_paths, model.backbone, processor, 8)
     torch.set_num_threads(3)
     try:
-        on_ray = encode.Encoder(model, inputs, None).item_vectors(ray_engines[1])
-        assert on_ray.tobytes() == encode.Encoder(model, inputs, None).item_vectors().tobytes()
+        on_ray = Encoder(model, inputs, None).item_vectors(ray_engines[1])
+        assert on_ray.tobytes() == Encoder(model, inputs, None).item_vectors().tobytes()
     finally:
         torch.set_num_threads(1)
 

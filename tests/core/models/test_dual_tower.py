@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from pixrec_core import losses
 from pixrec_core.errors import CheckpointError
-from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding, allowed_negatives, span_means
+from pixrec_core.models.dual_tower import DualTower, allowed_negatives, span_means
+from pixrec_core.models.items_layers import ItemIdEmbedding
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.windows import TrainingWindow
 from tests.core.models.native_forward import native_forward, prompt

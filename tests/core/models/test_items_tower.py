@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional
 from transformers import set_seed
 
+from pixrec_core import files
 from pixrec_core.models import items_tower
 from pixrec_core.models.items_collate import FeatureTable, ItemsCollator
-from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig, Whitening
+from pixrec_core.models.items_layers import FrozenItemsTower, Whitening
+from pixrec_core.models.items_tower import ItemsTower, ItemsTowerConfig
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.windows import TrainingWindow
 from tests.core.models.small import small
@@ -162,6 +164,26 @@ def test_a_saved_tower_loads_unchanged(tmp_path: Path) -> None:
         n: t.tolist() for n, t in model.state_dict().items()
     }
     assert loaded(**collator()(WINDOWS)).loss == model(**collator()(WINDOWS)).loss
+
+    serves, numbers = FrozenItemsTower.from_pretrained(tmp_path).eval(), torch.arange(ITEMS)
+    contents = table().item_batch(numbers)["contents"]
+    histories = torch.randn(2, 3, DIM), torch.tensor([[0, 5, 9], [4, 0, 0]]), torch.tensor([3, 1])
+    assert torch.equal(serves.item_vectors(contents, numbers), model.item_vectors(contents, numbers))
+    assert torch.equal(serves.history_vectors(contents, numbers), model.history_vectors(contents, numbers))
+    assert torch.equal(serves.user_vectors(*histories), model.user_vectors(*histories))
+    raw = torch.randn(2, 10)
+    assert torch.equal(serves.whiten("photo", raw), model.whiten("photo", raw))
+
+
+def test_a_tower_that_serves_needs_exactly_its_weights(tmp_path: Path) -> None:
+    frozen_tower().save_pretrained(tmp_path)
+    config = files.read_json(tmp_path / "config.json")
+    files.write_json(tmp_path / "config.json", config | {"num_item_ids": 10**9})  # 1,000 GB, which nothing allocates
+    with pytest.raises(RuntimeError, match=r"Missing key.*item_id_embedding\.history\.weight"):
+        FrozenItemsTower.from_pretrained(tmp_path)
+    files.write_json(tmp_path / "config.json", config | {"max_history_len": 7})
+    with pytest.raises(RuntimeError, match=r"size mismatch for user_encoder\.positions"):
+        FrozenItemsTower.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("tokens", [2048, 100])

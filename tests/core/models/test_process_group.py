@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pixrec_core.engine import LOCAL
-from pixrec_core.models.dual_tower import DualTower, ItemIdEmbedding
+from pixrec_core.models.dual_tower import DualTower
+from pixrec_core.models.items_layers import ItemIdEmbedding
 from pixrec_core.models.loading import create_backbone
 from pixrec_core.models.negatives import Negatives
 from pixrec_core.models.process_group import SINGLE_PROCESS, RankInfo

@@ -25,6 +25,7 @@ import numpy as np
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval.retriever import Retriever
 encoder = Retriever.load(DatasetPaths(Path(sys.argv[1])).variant(sys.argv[2])).encoder
+assert "transformers" not in sys.modules, "its import takes longer than the rest"
 np.save(sys.argv[3], encoder.user_vectors([[0, 1, 2], [3]], times=[[0, 10**9, 10**10], [5]]))
 """
 
