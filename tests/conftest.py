@@ -3,9 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,6 +30,19 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data sets in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def assets_anew() -> Iterator[None]:
+    """Let the test import `pixrec_assets` as a new process does: Dagster's partitions are read at import."""
+
+    def remove() -> dict[str, ModuleType]:
+        return {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "pixrec_assets"}
+
+    before = remove()
+    yield
+    remove()
+    sys.modules.update(before)
 
 
 @pytest.fixture

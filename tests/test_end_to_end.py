@@ -75,10 +75,8 @@ Pixrec = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def pixrec(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[Pixrec]:
+def pixrec(folder: Path, assets_anew: None, monkeypatch: pytest.MonkeyPatch, capfd) -> Iterator[Pixrec]:
     """Run `pixrec` with arguments in the folder: its exit code and what it printed."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
-        monkeypatch.delitem(sys.modules, name)  # partitions are read at import
     for name in [name for name in os.environ if name.startswith(("PIXREC_", "DAGSTER_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(folder)

@@ -1,6 +1,7 @@
 """The whole pipeline in a folder whose name has the syntax of globs, URLs and SQL, and under a locale of ASCII only."""
 
 import ast
+import importlib
 import os
 import random
 import subprocess
@@ -10,7 +11,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pixrec_assets import cli
 from pixrec_assets.home import VARIABLE, dagster_home
 from pixrec_core.data import database
 from pixrec_core.settings import load_settings
@@ -18,7 +18,6 @@ from pixrec_core.settings import load_settings
 #: A pattern of Polars and DuckDB, the query and an escape of an SQLite URL, a quote of SQL, and letters beyond ASCII.
 NAME = "b[a]x q?x p%20x it's é長"
 
-#: The dataset has the name of the one that other tests load, since Dagster's partitions are read once per process.
 TOML = """
 variants = ["text_only"]
 model = { embedding_dim = 16, item_tokens = 8 }
@@ -34,7 +33,7 @@ item_columns = { item = "sku", title = "name" }
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, assets_anew: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / NAME
     folder.mkdir()
     chosen, items = random.Random(0), [f"sku {n} é" for n in range(20)]
@@ -59,7 +58,7 @@ def pixrec(*arguments: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["pixrec", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            importlib.import_module("pixrec_assets.cli").main()
     return int(end.value.code or 0)
 
 

@@ -33,11 +33,9 @@ TRAINED = ("checkpoint", "item_vectors", "item_index", "ranking")
 
 
 @pytest.fixture
-def settings(project: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(project: Path, assets_anew: None) -> Settings:
     """Settings with a joint training, and `pixrec_assets` as a process that starts with them imports it."""
     (project / "pixrec.toml").write_text(TOML)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
-        monkeypatch.delitem(sys.modules, name)
     return load_settings()
 
 

@@ -185,9 +185,9 @@ def built(out: str) -> list[str]:
     return re.findall(r"^(.*): building", out, re.MULTILINE)
 
 
-def test_a_failed_partition_stops_no_other_and_the_printed_command_retries(datasets, instance, monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
-        monkeypatch.delitem(sys.modules, name)  # partitions are read at import
+def test_a_failed_partition_stops_no_other_and_the_printed_command_retries(
+    datasets, assets_anew, instance, monkeypatch, capsys
+):
     cli, execution = (importlib.import_module(f"pixrec_assets.{name}") for name in ("cli", "execution"))
     monkeypatch.setattr(execution, "open_instance", lambda _: instance)
 

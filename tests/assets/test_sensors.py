@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,9 +138,7 @@ def test_datasets_prepared_before_the_sensor_started_are_not_prepared_again(fold
     assert set(folders.tick()) == {"films"}
 
 
-def test_dagster_accepts_the_runs_that_the_sensor_requests(folders, monkeypatch, instance):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
-        monkeypatch.delitem(sys.modules, name)  # partitions are read at import
+def test_dagster_accepts_the_runs_that_the_sensor_requests(folders, instance, assets_anew):
     fresh = importlib.import_module("pixrec_assets.definitions").defs
     context = dg.build_sensor_context(
         instance=instance, repository_def=fresh.get_repository_def(), resources={"settings": folders.settings}
