@@ -1,11 +1,13 @@
 """Growth of each stage with its input: minutes, CPU minutes, peak memory and disk, each stage in a fresh process.
 
     python -m benchmarks.scale [--users 5000] [--factor 10] [--sizes 3] [--epochs N] [--engine ray] [--folder FOLDER]
+    python -m benchmarks.scale --users 5400 --interactions 94 --items 0.65 --sizes 1 --up-to baselines
 
-The shops are Parquet files of the source `tables`: users with `INTERACTIONS_PER_USER` purchases on average, and
-`ITEMS_PER_USER` items per user. Each user likes a few clusters of items, an item's popularity follows Zipf's law, one
-purchase in seven repeats an earlier one, and times are days. Texts and photos carry the cluster; there are few photo
-files, which many items share. Settings are the defaults with one variant, `multimodal`.
+The shops are Parquet files of the source `tables`: users with ten purchases on average, and one item per five users;
+`--interactions` and `--items` give other numbers per user. Each user likes a few clusters of items, an item's
+popularity follows Zipf's law, one purchase in seven repeats an earlier one, and times are days. Texts and photos carry
+the cluster; there are few photo files, which many items share. Settings are the defaults with one variant,
+`multimodal`.
 
 Prints every stage at every size, and the exponent by which its CPU time grows from the last size but one to the last: 1
 is linear, 2 is quadratic. With `--folder`, shops stay, and stages that are current are not measured again.
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +36,6 @@ from pixrec_core import pipeline
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 
-ITEMS_PER_USER = 0.2
-INTERACTIONS_PER_USER = 10
 ITEMS_PER_CLUSTER = 50
 PHOTO_FILES = 500
 DAYS = 730
@@ -43,12 +44,12 @@ VARIANT = "multimodal"
 STAGES = {stage.name: stage for stage in pipeline.STAGES if stage.partitioned_by != "joint"}
 
 
-def write_shop(folder: Path, users: int) -> None:
-    """Write orders.parquet, products.parquet and a folder of photos."""
-    random, n_items = np.random.default_rng(SEED), int(users * ITEMS_PER_USER)
+def write_shop(folder: Path, users: int, interactions: float, items: float) -> None:
+    """Write orders.parquet, products.parquet and a folder of photos; so many interactions and items per user."""
+    random, n_items = np.random.default_rng(SEED), int(users * items)
     clusters = random.integers(max(2, n_items // ITEMS_PER_CLUSTER), size=n_items)
     _write_products(folder, clusters, random)
-    _write_orders(folder, users, clusters, random)
+    _write_orders(folder, users, interactions, clusters, random)
 
 
 def _write_products(folder: Path, clusters: np.ndarray, random: np.random.Generator) -> None:
@@ -77,13 +78,15 @@ def _write_products(folder: Path, clusters: np.ndarray, random: np.random.Genera
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "photos" / f"{number}.jpg")
 
 
-def _write_orders(folder: Path, users: int, clusters: np.ndarray, random: np.random.Generator) -> None:
+def _write_orders(
+    folder: Path, users: int, interactions: float, clusters: np.ndarray, random: np.random.Generator
+) -> None:
     """Write purchases: three clusters per user, and items of each by Zipf's law."""
     by_cluster, sizes = np.argsort(clusters, kind="stable"), np.bincount(clusters)
     starts = np.cumsum(sizes) - sizes
     zipf = 1 / (1 + np.arange(len(sizes)))
     liked = random.choice(len(sizes), (users, 3), p=zipf**0.6 / (zipf**0.6).sum())
-    user = np.repeat(np.arange(users), 3 + random.poisson(INTERACTIONS_PER_USER - 3, users))
+    user = np.repeat(np.arange(users), 3 + random.poisson(interactions - 3, users))
     cluster = liked[user, random.choice(3, len(user), p=(0.6, 0.25, 0.15))]
     position = np.floor(sizes[cluster] ** random.random(len(user))).astype(np.int64) - 1  # density 1 / position
     item = by_cluster[starts[cluster] + position]
@@ -154,24 +157,21 @@ def disk_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure_shop(folder: Path, users: int, sections: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the measurements of every stage of one size; print each when it ends."""
-    if not (folder / "orders.parquet").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_shop(folder, users)
+def measure_shop(folder: Path, sections: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the measurements of the named stages of one size; print each when it ends."""
     found = {}
-    for name in STAGES:
+    for name in names:
         given = ["--folder", str(folder), "--sections", json.dumps(sections), "--stage", name]
         run = [sys.executable, "-m", "benchmarks.scale", *given]
         found[name] = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-        print(f"{users:,} users, {name}: {found[name]}", flush=True)
+        print(f"{folder.name} users, {name}: {found[name]}", flush=True)
     return found
 
 
 def print_table(found: dict[int, dict[str, dict[str, float]]]) -> None:
     """Print one line per stage: minutes, CPU minutes, MiB and MB of each size, and the exponent of the CPU time."""
     sizes = sorted(found)
-    for name in STAGES:
+    for name in found[sizes[0]]:
         rows = [found[users][name] for users in sizes]
         if not all(rows):
             continue
@@ -192,6 +192,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=5_000, help="of the smallest shop")
     parser.add_argument("--factor", type=int, default=10)
     parser.add_argument("--sizes", type=int, default=3)
+    parser.add_argument("--interactions", type=float, default=10.0, help="per user")
+    parser.add_argument("--items", type=float, default=0.2, help="per user")
+    parser.add_argument("--up-to", default="refit", choices=STAGES, help="the last stage")
     parser.add_argument("--epochs", type=int, help="training.epochs; by default that of the settings")
     parser.add_argument("--engine", default="local", help="engine.kind, with two workers")
     parser.add_argument("--folder", type=Path)
@@ -205,10 +208,16 @@ def main() -> None:
     if given.epochs:
         sections["training"] = {"epochs": given.epochs}
     sizes = [given.users * given.factor**n for n in range(given.sizes)]
-    print(f"{os.cpu_count()} cores; users: {', '.join(f'{n:,}' for n in sizes)}; items: {ITEMS_PER_USER} per user")
+    print(f"{os.cpu_count()} cores; users: {', '.join(f'{n:,}' for n in sizes)}; items: {given.items} per user")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
-        print_table({users: measure_shop((folder / str(users)).resolve(), users, sections) for users in sizes})
+        found, names = {}, [*STAGES]
+        for users in sizes:
+            folder = (given.folder or Path(temporary)).resolve() / str(users)
+            if not (folder / "orders.parquet").exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_shop(folder, users, given.interactions, given.items)
+            found[users] = measure_shop(folder, sections, names[: names.index(given.up_to) + 1])
+        print_table(found)
 
 
 if __name__ == "__main__":
