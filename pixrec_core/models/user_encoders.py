@@ -46,8 +46,10 @@ class PooledHistory(nn.Module):
 
     def __init__(self, dim: int, max_history_len: int) -> None:
         super().__init__()
-        positions = torch.arange(max_history_len, dtype=torch.float32, device="cpu")  # meta imports torch's compiler
-        self.positions = nn.Parameter(-0.5 * torch.log1p(positions))
+        positions = torch.empty(max_history_len)
+        if not positions.is_meta:  # there, `arange` would import torch's compiler, which takes a second
+            positions = -0.5 * torch.log1p(torch.arange(max_history_len, dtype=torch.float32))
+        self.positions = nn.Parameter(positions)
         self.gap = nn.Parameter(torch.zeros(()))
         self.query = nn.Parameter(torch.zeros(dim))
 

@@ -181,7 +181,7 @@ def test_a_tower_that_serves_needs_exactly_its_weights(tmp_path: Path) -> None:
     files.write_json(tmp_path / "config.json", config | {"num_item_ids": 10**9})  # 1,000 GB, which nothing allocates
     with pytest.raises(RuntimeError, match=r"Missing key.*item_id_embedding\.history\.weight"):
         FrozenItemsTower.from_pretrained(tmp_path)
-    files.write_json(tmp_path / "config.json", config | {"max_history_len": 7})
+    files.write_json(tmp_path / "config.json", config | {"max_history_len": 10**12})
     with pytest.raises(RuntimeError, match=r"size mismatch for user_encoder\.positions"):
         FrozenItemsTower.from_pretrained(tmp_path)
 
