@@ -67,7 +67,7 @@ def recommend(
     """
     if sum(given is not None for given in (user, items or None, text, photo)) != 1:
         raise click.UsageError("give exactly one of --user, --items, --text and --photo")
-    from pixrec_core.report.answer import Query, answer_query  # imports Polars and SciPy
+    from pixrec_core.report.answer import Query, answer_query  # imports Polars
     from pixrec_core.serving import Recommender
 
     settings = load_settings()
@@ -93,11 +93,16 @@ def _photo_query(path: Path, max_bytes: int) -> "Query":
 
 def _show_answer(answer: "Answer", paths: DatasetPaths, format_: str, output: Path | None) -> None:
     """Print the answer, or write it to a file atomically."""
-    from pixrec_core.report.answer import as_html, as_json
+    from pixrec_core.report.answer import as_json
+
+    def html() -> str:
+        from pixrec_core.report.answer_page import as_html  # imports Jinja and SciPy
+
+        return as_html(answer, paths)
 
     texts: dict[str, Callable[[], str]] = {
         "json": lambda: as_json(answer) + "\n",
-        "html": lambda: as_html(answer, paths),
+        "html": html,
         "table": lambda: _plain_text(_answer_table(answer)),
     }
     if output:

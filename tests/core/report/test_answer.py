@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from pixrec_core import files
-from pixrec_core.report.answer import _split_ids, as_html, as_json
+from pixrec_core.report.answer import _split_ids, as_json
+from pixrec_core.report.answer_page import as_html
 from tests.core.report import example
 from tests.core.report.html_page import Page
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pixrec_core.report.answer import as_html
+from pixrec_core.report.answer_page import as_html
 from pixrec_core.report.build import build_report
 from tests.browser import chromium, screenshot
 from tests.core.report import example

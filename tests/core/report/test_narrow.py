@@ -8,7 +8,7 @@ import pytest
 
 from pixrec_core import files
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.report.answer import as_html
+from pixrec_core.report.answer_page import as_html
 from pixrec_core.report.build import build_report
 from tests.browser import chromium, screenshot
 from tests.core.report import example
