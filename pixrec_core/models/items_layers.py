@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from pixrec_core import files
 from pixrec_core.models.collate import Batch
@@ -203,6 +204,16 @@ class ItemsLayers(nn.Module):
         return functional.normalize(self.user_encoder.newest(items, times, lengths), dim=-1)
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves new weights as they are; some initialisations on the meta device import torch's compiler, in a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
+
+
 class FrozenItemsTower(ItemsLayers):
     """An `ItemsTower` over frozen features, for inference.
 
@@ -225,7 +236,7 @@ class FrozenItemsTower(ItemsLayers):
         Raises:
             RuntimeError: the weights lack a tensor, have one too many, or have one of another shape.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialisation():
             tower = cls(SimpleNamespace(**files.read_json(folder / CONFIG)))
         tower.load_state_dict(load_file(folder / WEIGHTS), assign=True)
         return tower
