@@ -35,7 +35,7 @@ from pixrec_core.engine._process_group import (
 from pixrec_core.errors import SettingsError
 
 #: Modules that ranks need and that take seconds to import; the server process of ranks imports them once.
-PRELOADED: Final = ("transformers.trainer", "pixrec_core.schemas")
+PRELOADED: Final = ("transformers.trainer", "polars")
 #: They print the traceback of a failed process, which the error that is raised contains.
 LAUNCHER_LOGGERS: Final = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 

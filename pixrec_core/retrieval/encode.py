@@ -168,10 +168,6 @@ def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, Ite
     That is the vectors of items as parts of a history, or photo features for `user_encoder = "tokens"`. `features` of
     frozen encoders, by modality, are those of the stage `item_features` by default.
     """
-    from pixrec_core.models.photo_store import feature_store
-    from pixrec_core.models.tower_inputs import TowerInputs
-    from pixrec_core.retrieval.token_encoder import Encoder
-
     model, processor = checkpoint.load_for_inference(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
     with files.replacing(paths.item_vectors) as folder:
@@ -180,12 +176,17 @@ def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, Ite
             items = read_items(paths.dataset)[schemas.ITEM].to_list()
             source: ItemSource = feature_table(model, features or variant_features(paths))
         else:
+            from pixrec_core.models.tower_inputs import TowerInputs
+
             inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
             items, source = inputs.items, inputs.collator()
         if isinstance(model, ItemsLayers):
             encoder = ItemsEncoder.encode(model, items, source, engine)
             arrays = {"vectors": encoder.candidate_vectors, HISTORY_VECTORS: encoder.history_vectors}
         else:
+            from pixrec_core.models.photo_store import feature_store
+            from pixrec_core.retrieval.token_encoder import Encoder
+
             photo_folder = _features_folder(settings, paths, folder)
             photos = feature_store(photo_folder, model, inputs.pixels, engine) if inputs.pixels else None
             arrays = {"vectors": Encoder(model, inputs, photos).item_vectors(engine)}
