@@ -144,7 +144,7 @@ def load_for_inference(folder: Path) -> "tuple[Any, Any]":
 
 @contextmanager
 def _reporting_damage(folder: Path) -> Iterator[None]:
-    """Check the checksum of the weights first."""
+    """Check the checksum of the weights, then report any error of the block as a `CheckpointError`."""
     if files.sha256_file(files.require(folder / WEIGHTS)) != weights_sha256(folder):
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum differs from the one in {CURVES}. {REMEDY}")
     try:

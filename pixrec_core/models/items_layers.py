@@ -205,7 +205,7 @@ class ItemsLayers(nn.Module):
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves new weights as they are; some initialisations on the meta device import torch's compiler, in a second."""
+    """Skips initialisations: on the meta device, some of them import torch's compiler, which takes a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
