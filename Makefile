@@ -23,6 +23,9 @@ PYTEST_ARGS ?=
 # Each process takes whole files: those that two processes share are set up twice.
 PYTEST = pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+# With it, each process that a test starts would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage stress lint docs results lock clean
 

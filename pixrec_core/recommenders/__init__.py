@@ -13,17 +13,21 @@ Modules are imported only when they are used: this package loads without torch.
 """
 
 import logging
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core import files
+from pixrec_core.child_process import map_in_processes
 from pixrec_core.data.sequences import catalogue_digest, read_items, read_measured_sequences, read_sequences
 from pixrec_core.errors import SettingsError
 from pixrec_core.evaluation.validation import stacking_users
@@ -31,7 +35,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin, plugin_names
 from pixrec_core.ranking_table import to_ranking, write_ranking
 from pixrec_core.recommenders.base import ItemLists, Model, TrainData, before_target, index_lists, model_method
-from pixrec_core.schemas import ITEM, USER, VALIDATION
+from pixrec_core.schemas import ITEM, TRAIN_COUNT, USER, VALIDATION
 from pixrec_core.settings import RetrievalSettings
 from pixrec_core.stages import Stats
 
@@ -42,6 +46,10 @@ NOT_BASELINES: Final = frozenset({"base", "blend"})
 #: Methods that are fitted only if `retrieval.baselines` names them.
 OFF_BY_DEFAULT: Final = frozenset({"semantic_ids"})
 USERS_PER_BATCH: Final = 1024
+#: Baselines are fitted in so many processes. `LONGEST` take most of the time, so more processes would gain little.
+PROCESSES: Final = 2
+LONGEST: Final = frozenset({"gru4rec", "sasrec"})
+MIN_INTERACTIONS: Final = 20_000  # in training sequences; with fewer, one process is as fast
 
 
 def baseline_names() -> list[str]:
@@ -69,33 +77,85 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
         MissingArtefactError: the stage `sequences` has not run.
         ContractError: sequences hold held-out items.
         SettingsError: `retrieval.baselines` names something else.
+        LostProcessError: one of several processes was killed.
     """
-    modules = _load_baselines(settings.baselines or baseline_names())
-    train = TrainData.read(paths)
-    item_ids, test = read_items(paths)[ITEM], read_measured_sequences(paths)
-    validation = read_sequences(paths, VALIDATION)
-    stacking, catalogue = validation.filter(stacking_users(validation.height)), catalogue_digest(item_ids)
-    seconds, chosen = {}, {}
+    names = sorted(_load_baselines(settings.baselines or baseline_names()))
+    items, test = read_items(paths), read_measured_sequences(paths)
+    fitted: dict[str, _Fitted] = {}
     with files.replacing(paths.baselines) as folder:
-        for name, module in modules.items():
-            start = time.monotonic()
-            model = module.fit(train)
-            method = paths.baseline(name, folder)
-            model.save(method.model, catalogue)
-            for path, users in ((method.ranking, test), (method.validation_ranking, stacking)):
-                histories = index_lists(before_target(users), item_ids)
-                write_ranking(path, rank_users(model, histories, users[USER], item_ids, settings.depth))
-            seconds[name] = round(time.monotonic() - start, 3)
-            chosen[name] = dict(model.chosen)
-            settings_found = "".join(f", {setting} {value:.4g}" for setting, value in model.chosen.items())
-            log.info("baseline %s: %s users in %.1f s%s", name, f"{test.height:,}", seconds[name], settings_found)
+        folder.mkdir()
+        inputs = paths, folder, settings.depth
+        results: Iterable[_Fitted]
+        if len(names) > 1 and items[TRAIN_COUNT].sum() >= MIN_INTERACTIONS and (os.cpu_count() or 1) >= PROCESSES:
+            longest_first = sorted(names, key=lambda name: name not in LONGEST)
+            results = map_in_processes(partial(_fit_in_process, inputs), longest_first, PROCESSES)
+        else:
+            results = map(_Fitter.read(*inputs).fit, names)
+        for each in results:
+            fitted[each.name] = each
+            found = "".join(f", {setting} {value:.4g}" for setting, value in each.chosen.items())
+            log.info("baseline %s: %s users in %.1f s%s", each.name, f"{test.height:,}", each.seconds, found)
     return {
         "users": test.height,
-        "items": len(item_ids),
-        "baselines": sorted(seconds),
-        "seconds": seconds,
-        "chosen": {name: settings for name, settings in chosen.items() if settings},
+        "items": items.height,
+        "baselines": names,
+        "seconds": {name: fitted[name].seconds for name in names},
+        "chosen": {name: fitted[name].chosen for name in names if fitted[name].chosen},
     }
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A baseline whose model and rankings are files.
+
+    Attributes:
+        name: its method.
+        seconds: of fitting and ranking.
+        chosen: its settings; see `Model`.
+    """
+
+    name: str
+    seconds: float
+    chosen: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Fitter:
+    """Fits one baseline after the other. `folder` takes the place of `paths.baselines` until all are complete."""
+
+    paths: DatasetPaths
+    folder: Path
+    depth: int
+    train: TrainData
+    item_ids: pl.Series
+    test: pl.DataFrame
+    stacking: pl.DataFrame
+
+    @classmethod
+    def read(cls, paths: DatasetPaths, folder: Path, depth: int) -> Self:
+        validation = read_sequences(paths, VALIDATION)
+        stacking = validation.filter(stacking_users(validation.height))
+        item_ids, test = read_items(paths)[ITEM], read_measured_sequences(paths)
+        return cls(paths, folder, depth, TrainData.read(paths), item_ids, test, stacking)
+
+    def fit(self, name: str) -> _Fitted:
+        """Fit a baseline, save its model, and write its rankings."""
+        start = time.monotonic()
+        model = load_plugin(__name__, name).fit(self.train)
+        target = self.paths.baseline(name, self.folder)
+        model.save(target.model, catalogue_digest(self.item_ids))
+        for path, users in ((target.ranking, self.test), (target.validation_ranking, self.stacking)):
+            histories = index_lists(before_target(users), self.item_ids)
+            write_ranking(path, rank_users(model, histories, users[USER], self.item_ids, self.depth))
+        return _Fitted(name, round(time.monotonic() - start, 3), dict(model.chosen))
+
+
+def _fit_in_process(inputs: tuple[DatasetPaths, Path, int], name: str) -> _Fitted:
+    """Fit a baseline in a process that ends with the stage, so what it has read stays valid."""
+    return _read_once(*inputs).fit(name)
+
+
+_read_once = lru_cache(maxsize=1)(_Fitter.read)
 
 
 def _load_baselines(names: Sequence[str]) -> dict[str, ModuleType]:

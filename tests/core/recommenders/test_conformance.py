@@ -1,6 +1,8 @@
 """Requirements on every method; a new module of the package is tested here without a further line."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -289,6 +291,25 @@ def test_the_stage_learns_from_training_only_and_replaces_the_folder(tmp_path):
     assert stacking["item"].to_list()[0] == bought[user][-3], "the newest item before the validation target"
     scores = recommenders.load_model(popularity.model).scores(ItemLists.from_lists([[]]))
     assert scores.tolist() == [[2, 2, 1, 0, 0]]
+
+
+def test_several_processes_fit_the_same_baselines(tmp_path, monkeypatch, opened):
+    paths = DatasetPaths.of(shutil.copytree(opened, tmp_path / "shop") / "data", "shop")
+    names = ["co_occurrence", "markov_chain", "popularity"]
+
+    def build():
+        stats = recommenders.build_baselines(RetrievalSettings(baselines=names), paths)
+        built = [path for path in paths.baselines.rglob("*") if path.is_file()]
+        return stats, {path.relative_to(paths.root): path.read_bytes() for path in built}
+
+    alone, alone_files = build()
+    monkeypatch.setattr(recommenders, "MIN_INTERACTIONS", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(recommenders._Fitter, "fit", None)  # of this process
+    together, together_files = build()
+    assert together_files == alone_files
+    assert together | {"seconds": None} == alone | {"seconds": None}
+    assert list(together["seconds"]) == names
 
 
 def test_only_the_baselines_of_the_settings_are_fitted(tmp_path):
