@@ -36,7 +36,7 @@ def map_in_processes(function: Callable[[A], R], arguments: Sequence[A], process
     Raises:
         LostProcessError: a process was killed.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, (os.cpu_count() or 1) // processes)
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of DuckDB, Polars and torch in part
     pool = ProcessPoolExecutor(processes, spawn, _start_process, (threads,))
     try:
