@@ -21,8 +21,9 @@ LAYERS = (
     ("pixrec_core.engine",),
     ("pixrec_core.settings",),
     ("pixrec_core.paths", "pixrec_core.schemas", "pixrec_core.files", "pixrec_core.plugins", "pixrec_core.progress"),
+    ("pixrec_core.child_process",),
     ("pixrec_core.errors",),
-    ("pixrec_core.printable", "pixrec_core.child_process"),
+    ("pixrec_core.printable",),
 )
 HEAVY = {"torch", "transformers", "great_expectations", "faiss", "matplotlib", "ray"}
 
