@@ -82,6 +82,7 @@ SMALL = {
     "PIXREC_TRAINING__MAX_HISTORY_LEN": "4",
     "PIXREC_MODEL__EMBEDDING_DIM": "16",
     "PIXREC_MODEL__ITEM_TOKENS": "8",
+    "PIXREC_RETRIEVAL__BASELINES": '["co_occurrence", "ease", "image_knn", "popularity"]',
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "300",

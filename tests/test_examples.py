@@ -18,6 +18,7 @@ SMALL = {
     "PIXREC_VARIANTS": '["multimodal"]',
     "PIXREC_TRAINING__EPOCHS": "1",
     "PIXREC_MODEL__EMBEDDING_DIM": "16",
+    "PIXREC_RETRIEVAL__BASELINES": '["also_bought", "ease", "popularity"]',
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "agg",
 }

@@ -22,6 +22,7 @@ TOML = """
 variants = ["text_only"]
 model = { embedding_dim = 16, item_tokens = 8 }
 training = { epochs = 1, max_history_len = 4 }
+retrieval = { baselines = ["ease", "popularity"] }
 
 [datasets.sample.source]
 kind = "tables"

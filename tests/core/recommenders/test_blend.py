@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_limits
 
 from pixrec_core.data.sequences import read_items, read_sequences
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SettingsError
@@ -114,9 +115,11 @@ def test_the_ranking_holds_each_list_once_and_long_enough(paths, stats):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_training_is_deterministic(paths, stats):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_training_is_deterministic(paths, stats, threads):
     before = {path.name: path.read_bytes() for path in paths.blend.root.iterdir()}
-    again = build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower", "never_ranked"])
+    with threadpool_limits(threads, user_api="openmp"):
+        again = build_blend(BlendSettings(), RetrievalSettings(depth=DEPTH), paths, ["tower", "never_ranked"])
     assert {path.name: path.read_bytes() for path in paths.blend.root.iterdir()} == before
     assert again["held_out_ndcg@10"] == stats["held_out_ndcg@10"]
 
