@@ -127,7 +127,8 @@ def open_work(folder: Path, sections: dict[str, Any]) -> Work:
 
 def run_stage(folder: Path, sections: dict[str, Any], name: str) -> None:
     """Run one stage in this process and print its measurements."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("pixrec_core").setLevel(logging.INFO)
     stage, work = STAGES[name], open_work(folder, sections)
     stage_work = work if stage.partitioned_by == "variant" else work.with_variant(None)
     if stage.is_current(stage_work):
