@@ -293,7 +293,11 @@ class ModelSettings(Section):
     lora: LoraSettings = LoraSettings()
     last_layers: Positive = Field(2, description="number of trained decoder layers with tune = last_layers")
     embedding_dim: Positive = Field(256, description="D, dimension of user and item vectors; 128 with a backbone")
-    item_tokens: Positive = Field(32, description="maximum text tokens per item; longer texts are truncated")
+    item_tokens: Positive = Field(
+        32,
+        description="maximum text tokens per item, for encoders and backbones that read tokens; longer texts are "
+        "truncated; `lsa` reads whole texts",
+    )
     text_encoder: ModelName = Field(
         "lsa",
         description="frozen encoder of item texts: `lsa`, `smollm2` (extra `gguf`), or a Hugging Face name or folder "
