@@ -36,7 +36,8 @@ def map_in_processes(function: Callable[[A], R], arguments: Sequence[A], process
     Raises:
         LostProcessError: a process was killed.
     """
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    given = os.environ.get("OMP_NUM_THREADS", "")  # of the user, or of a process of `pixrec run --workers`
+    threads = max(1, (int(given) if given.isdecimal() else os.cpu_count() or 1) // processes)
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of DuckDB, Polars and torch in part
     pool = ProcessPoolExecutor(processes, spawn, _start_process, (threads,))
     try:

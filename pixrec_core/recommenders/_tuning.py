@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation import metrics
 from pixrec_core.evaluation.validation import target_ranks
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
@@ -38,10 +39,15 @@ def choose_model(models: Iterable[AnyModel], train: TrainData) -> AnyModel:
     """Return the model with the highest validation NDCG@10, the first of equal ones; or that of `train.chosen`.
 
     `models` yields one model per setting, with the setting in `chosen`; at most two are in memory.
+
+    Raises:
+        ArtefactError: no model has the setting of `train.chosen`.
     """
     if train.chosen is not None:
         wanted = {name: value for name, value in train.chosen.items() if name != NDCG}
-        found = next(model for model in models if dict(model.chosen) == wanted)
+        found = next((model for model in models if dict(model.chosen) == wanted), None)
+        if found is None:
+            raise ArtefactError(f"a model was fitted with {wanted}, which this version does not try; run `pixrec run`")
         return replace(found, chosen=train.chosen)
     return best_model((model, validation_ndcg(model, train)) for model in models)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import chain, pairwise
 from pathlib import Path
 from threading import RLock
@@ -41,7 +41,8 @@ READS_NO: Final = {"text_only": "photos", "image_only": "texts"}
 class Recommendation(NamedTuple):
     """An item and its score by the method that answers; scores compare within one list only.
 
-    A tower's score is the cosine of the vectors of item and query, -1 to 1. A pinned item has the score NaN.
+    A tower's score is the cosine of the vectors of item and query, -1 to 1; for items of the history plus its
+    `seen_offset`. A pinned item has the score NaN.
     """
 
     item: str
@@ -122,6 +123,8 @@ class Recommender:
             ArtefactError: a file of it is damaged, or later promotions have replaced it.
         """
         name = self.promotion.require_method(name or self.promotion.method)
+        if (loaded := self._methods.get(name)) is not None:  # without the lock: another method may be loading
+            return loaded
         with self._lock:
             if name not in self._methods:
                 try:
@@ -146,11 +149,10 @@ class Recommender:
             QueryError: no such method has been promoted, or it does not read what is asked.
         """
         able = [each for each in self.promotion.towers if reads is None or READS_NO.get(each) != reads]
-        if name is None and able:
-            name = able[0]
-        elif name is not None:
+        if name is not None:
             self.promotion.require_method(name)
-        tower = self.method(name) if name in able else None
+        chosen = name or next(iter(able), None)
+        tower = self.method(chosen) if chosen in able else None
         if not isinstance(tower, Tower) or (reads == "photos" and not tower.retriever.reads_photos):
             subject = f"method {name}" if name else "no promoted method"
             raise QueryError(
@@ -266,7 +268,8 @@ class Recommender:
         Args:
             histories: item ids, oldest first.
             top: length of each list.
-            times: milliseconds since 1970 of each item. The blend reads them; without them it takes one item per day.
+            times: milliseconds since 1970 of each item, not decreasing. The blend and the towers read them. Without
+                them, the blend takes one item per day.
             filter_seen: leave out items of the history.
             same_visit: whether the newest items are of the visit that is still going on, as on the page of a basket.
                 The blend reads it: people who come back buy items again, and hardly anybody buys one twice in a visit.
@@ -317,24 +320,33 @@ class Recommender:
     @cached_property
     def _apply_rules(self) -> Callable[[CandidateRules], ItemRules]:
         """Cached, because most queries have the same rules."""
-        return lru_cache(RULES_CACHED)(lambda query: ItemRules.of(self.catalogue, self.rules, query))
+        # A function that refers to `self` would keep an old promotion in memory until the next full garbage collection.
+        return lru_cache(RULES_CACHED)(partial(ItemRules.of, self.catalogue, self.rules))
 
-    def user_vectors(self, histories: Sequence[Sequence[str]], method: str | None = None) -> "Vectors":
+    def user_vectors(
+        self,
+        histories: Sequence[Sequence[str]],
+        method: str | None = None,
+        *,
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> "Vectors":
         """v_U of each history, oldest item first; queries for a vector database with the exported items.
 
         Args:
             histories: item ids, oldest first; none is empty.
             method: a dual tower; by default the best one on validation.
+            times: milliseconds since 1970 of each item; see `for_histories`.
 
         Returns:
-            (B, D), of length 1. The inner product with an item's vector is the item's score.
+            (B, D), of length 1. The inner product with an item's vector is its score in `for_histories` with the same
+            times, before `seen_offset` is added for items of the history.
 
         Raises:
             QueryError: a history is empty, an item is unknown, or the method is no dual tower.
         """
         if not all(histories):
             raise QueryError("the history is empty; name at least one item")
-        return self.tower(method).user_vectors(self.item_lists(histories))
+        return self.tower(method).user_vectors(self.item_lists(histories, times))
 
     def for_text(
         self, text: str, top: int = 10, *, method: str | None = None, rules: CandidateRules = NO_RULES
@@ -421,6 +433,8 @@ class Recommender:
             )
         if times is not None and list(map(len, times)) != list(map(len, histories)):
             raise QueryError("times and histories differ in length; give one time per item")
+        if times is not None and any(before > after for each in times for before, after in pairwise(each)):
+            raise QueryError("the times of a history decrease; give items and times oldest first")
         values = np.fromiter((numbers[item] for item in chain.from_iterable(histories)), np.int64)
         flat = None if times is None else np.fromiter(chain.from_iterable(times), np.int64)
         return ItemLists.of(values, np.fromiter(map(len, histories), np.int64), flat)

@@ -42,12 +42,14 @@ def start(folder, *arguments, **environment):
 
 def wait_for_address(process):
     """Return the address once a process accepts requests; the lines that say so come in any order."""
-    address, ready = "", False
+    address, ready, serves = "", False, False
     for line in process.stdout:
         if found := re.search(r"running on (http://\S+)", line):
             address = found[1]
         ready |= "startup complete" in line
+        serves |= "shop: promotion 1 serves by" in line
         if address and ready:
+            assert serves
             return address
     raise AssertionError(f"the server ended with {process.wait()}")
 

@@ -45,9 +45,12 @@ def test_every_argument_has_a_result():
 
 
 def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert list(map_in_processes(_threads, [0], 3)) == ["2"]
     assert list(map_in_processes(_threads, [0], 9)) == ["1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert list(map_in_processes(_threads, [0], 2)) == ["2"]
 
 
 def test_an_error_ends_the_other_processes():

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
+import psutil
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -98,10 +100,17 @@ class Metrics:
             multiprocess_mode="livemin",
         )
 
+    def set_promotion(self, loaded: Recommender) -> None:
+        """Note which promotion serves."""
+        self.promotion.labels(loaded.promotion.dataset).set(loaded.promotion.number)
+
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
+        for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db"):
+            if not psutil.pid_exists(pid := int(path.stem.rpartition("_")[2])):
+                multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
@@ -184,23 +193,35 @@ class Server:
             self.metrics.refused.inc()
             raise HTTPException(503, "too many requests wait; try again", headers={"Retry-After": "1"})
 
+        deadline = time.monotonic() + settings.timeout_s
+
         def with_newest() -> T:
-            assert live.current is not None
+            if time.monotonic() > deadline:  # it has waited too long for a thread
+                raise TimeoutError
+            current = live.current
+            assert current is not None
             try:
-                return function(live.current)
+                return function(current)
             except ArtefactError:
-                if not live.refresh():
+                live.refresh()
+                newest = live.current
+                if newest is None or newest is current:  # no other thread has refreshed it either
                     raise
-                return function(live.current)
+                return function(newest)
+
+        def finished(task: asyncio.Future[T]) -> None:
+            self.waiting -= 1
+            if not task.cancelled():
+                task.exception()  # a request that has timed out does not read it
 
         self.waiting += 1
+        task = asyncio.ensure_future(to_thread.run_sync(with_newest, limiter=self.limiter))
+        task.add_done_callback(finished)
         try:
-            work = to_thread.run_sync(with_newest, limiter=self.limiter, abandon_on_cancel=True)
-            return await asyncio.wait_for(work, settings.timeout_s)
+            # A thread cannot be stopped. Without the shield, others would start while it still computes.
+            return await asyncio.wait_for(asyncio.shield(task), settings.timeout_s)
         except TimeoutError:
             raise HTTPException(504, f"no answer within {settings.timeout_s:g} s (server.timeout_s)") from None
-        finally:
-            self.waiting -= 1
 
 
 def create_app(recommenders: Mapping[str, LiveRecommender], settings: ServerSettings) -> FastAPI:
@@ -210,6 +231,8 @@ def create_app(recommenders: Mapping[str, LiveRecommender], settings: ServerSett
     """
     metrics = Metrics()
     server = Server(recommenders, settings, metrics)
+    for live in recommenders.values():
+        live.watch(metrics.set_promotion)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -276,9 +299,6 @@ def _add_operations(app: FastAPI, server: Server) -> None:
     @app.get("/metrics", tags=["operations"], dependencies=guarded)
     def metrics() -> Response:
         """Prometheus metrics."""
-        for name, live in server.recommenders.items():
-            if live.current is not None:
-                server.metrics.promotion.labels(name).set(live.current.promotion.number)
         return Response(server.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/datasets", tags=["datasets"], dependencies=guarded)

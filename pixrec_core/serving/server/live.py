@@ -1,7 +1,7 @@
 """The recommender of a dataset, replaced in the background when another promotion serves."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -35,6 +35,14 @@ class LiveRecommender:
     error: str | None = None
     _manifest: bytes | None = None
     _lock: Lock = field(default_factory=Lock)
+    _on_load: Callable[[Recommender], None] = lambda _: None
+
+    def watch(self, on_load: Callable[[Recommender], None]) -> None:
+        """Call a function with the present recommender, and with each one that takes its place."""
+        with self._lock:
+            self._on_load = on_load
+            if self.current is not None:
+                on_load(self.current)
 
     def refresh(self) -> bool:
         """Load the promotion that serves, unless it is loaded; return whether another one serves now.
@@ -52,10 +60,15 @@ class LiveRecommender:
                 loaded.for_items([], 1)
             except PixRecError as error:
                 if str(error) != self.error:
-                    log.warning("%s: %s", self.paths.root.name, error)
+                    log.warning(
+                        "warning: %s: the new promotion cannot be loaded: %s. The present one, if any, keeps serving",
+                        self.paths.root.name,
+                        error,
+                    )
                 self.error = str(error)
                 return False
             self._manifest, self.current, self.error = manifest, loaded, None
+            self._on_load(loaded)
             serves = loaded.promotion
             log.info("%s: promotion %d serves by %s", serves.dataset, serves.number, serves.method)
             return True

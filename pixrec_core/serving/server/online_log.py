@@ -1,6 +1,7 @@
 """Log of the server's answers: one JSON object per list, in files that one process writes."""
 
 import json
+import logging
 import os
 import time
 import uuid
@@ -11,7 +12,8 @@ from typing import Final, TextIO
 
 from pixrec_core.serving.server.schemas import Answer, Question
 
-SHOWN: Final = "shown-*.jsonl"
+log = logging.getLogger(__name__)
+
 MAX_BYTES: Final = 64_000_000  # of one file; then the next one is started
 
 
@@ -30,7 +32,13 @@ class OnlineLog:
         self._file: TextIO | None = None
 
     def write(self, answers: Sequence[tuple[Question, Answer]]) -> None:
-        """Append one line per answer."""
+        """Append one line per answer. If that fails, as on a full disk, the answers are sent without being logged."""
+        try:
+            self._append(answers)
+        except OSError as error:
+            log.warning("warning: cannot write to %s (%s); answers are sent without being logged", self._folder, error)
+
+    def _append(self, answers: Sequence[tuple[Question, Answer]]) -> None:
         now = int(time.time() * 1000)
         lines = "".join(
             json.dumps(

@@ -1,11 +1,12 @@
 """Bodies of requests and answers."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pixrec_core.data.interactions import MAX_TIMESTAMP
 from pixrec_core.schemas import CATEGORIES, HAS_IMAGE, ITEM, PRICE, STORE, TITLE
 from pixrec_core.serving.recommender import Recommender
 from pixrec_core.settings import CandidateRules
@@ -39,7 +40,7 @@ class Question(ListOptions):
 
     user: str | None = Field(None, description="user id; the history is that of the promotion")
     items: list[str] | None = Field(None, max_length=MAX_HISTORY, description="history of item ids, oldest first")
-    times: list[int] | None = Field(
+    times: list[Annotated[int, Field(ge=-MAX_TIMESTAMP, le=MAX_TIMESTAMP)]] | None = Field(
         None, max_length=MAX_HISTORY, description="milliseconds since 1970 of each of `items`; may be left out"
     )
     text: str | None = Field(None, min_length=1, max_length=MAX_TEXT, description="words of a title")
@@ -68,7 +69,9 @@ class Batch(ListOptions):
     )
 
     users: list[str] | None = Field(None, min_length=1, description="user ids")
-    histories: list[list[str]] | None = Field(None, min_length=1, description="histories of item ids, oldest first")
+    histories: list[Annotated[list[str], Field(max_length=MAX_HISTORY)]] | None = Field(
+        None, min_length=1, description="histories of item ids, oldest first"
+    )
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -4,9 +4,11 @@ import os
 import signal
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 
 from pixrec_core.child_process import end_with_parent
 from pixrec_core.errors import MissingArtefactError
@@ -17,6 +19,8 @@ from pixrec_core.serving.server.live import open_recommenders
 from pixrec_core.settings import Settings, load_settings
 
 DATASETS = "SERVED_DATASETS"  # names joined by commas, for the processes that uvicorn starts; no setting
+
+LOGGED = {"handlers": ["default"], "level": "INFO", "propagate": False}  # which promotion serves, and warnings
 
 
 def run_server(settings: Settings, datasets: Sequence[str]) -> None:
@@ -30,13 +34,14 @@ def run_server(settings: Settings, datasets: Sequence[str]) -> None:
         "host": server.host,
         "port": server.port,
         "log_level": "info",
+        "log_config": LOGGING_CONFIG | {"loggers": LOGGING_CONFIG["loggers"] | {"pixrec_core": LOGGED}},
         "access_log": False,  # it would print ids of users
         "timeout_graceful_shutdown": int(server.timeout_s) + 1,
         "server_header": False,
         "timeout_worker_healthcheck": 60,  # a busy machine is no dead process
     }
     if server.workers == 1:
-        uvicorn.run(_create(settings, datasets), **options)  # type: ignore[arg-type]
+        uvicorn.run(partial(_create, settings, datasets), factory=True, **options)  # type: ignore[arg-type]
         return
     for name in datasets:  # uvicorn starts a process that fails again and again
         Recommender.open(DatasetPaths.of(settings.data_dir, name).promoted.root)

@@ -5,6 +5,7 @@ from math import log2
 import numpy as np
 import pytest
 
+from pixrec_core.errors import ArtefactError
 from pixrec_core.recommenders import bm25_text
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg, validation_ndcgs
 from pixrec_core.recommenders.base import Model
@@ -49,6 +50,12 @@ def test_the_best_model_is_chosen_and_the_first_of_equal_ones():
 def test_without_validation_targets_the_first_is_chosen():
     model = choose_model([constant(0, n=1), constant(0, n=2)], make_train_data([[0]], 1))
     assert model.chosen == {"n": 1, "validation_ndcg@10": 0}
+
+
+def test_a_setting_that_is_no_longer_tried_is_named():
+    train = replace(make_train_data([[0]], 1), chosen={"n": 9, "validation_ndcg@10": 0.5})
+    with pytest.raises(ArtefactError, match=r"fitted with \{'n': 9\}, which this version does not try"):
+        choose_model([constant(0, n=1)], train)
 
 
 @pytest.mark.parametrize("users_per_batch", [1, 100], ids=["user by user", "all users"])

@@ -1,6 +1,8 @@
 """Recommendations of a promoted checkpoint, compared with the ranking stage and with the towers directly."""
 
 import io
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -42,12 +44,16 @@ def test_a_user_query_takes_the_whole_history(recommender, bought):
     assert recommender.for_user(user) == recommender.for_items(items)
 
 
-def test_inner_products_of_user_and_item_vectors_are_the_scores(recommender, bought):
+@pytest.mark.parametrize("timed", [False, True])
+def test_inner_products_of_user_and_item_vectors_are_the_scores(recommender, bought, timed):
     histories = list(bought.values())[:3]
-    vectors = recommender.user_vectors(histories)
+    times = [[10**12 + 10**10 * n for n in range(len(history))] for history in histories] if timed else None
+    vectors = recommender.user_vectors(histories, times=times)
     items, known = encode.read_item_vectors(recommender.paths.variant("collaborative").item_vectors)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    for history, vector, answer in zip(histories, vectors, recommender.for_histories(histories, 5), strict=True):
+    for history, vector, answer in zip(
+        histories, vectors, recommender.for_histories(histories, 5, times=times), strict=True
+    ):
         scores = known @ vector
         scores[[items.index(item) for item in history]] += recommender.tower().retriever.seen_offset
         assert [each.item for each in answer] == [items[n] for n in np.argsort(-scores)[:5]]
@@ -146,6 +152,7 @@ def png(mode: str, size: tuple[int, int]) -> bytes:
         (lambda r: r.for_items([str(n) for n in range(7)]), "'4' and 2 more: not among"),
         (lambda r: r.for_items([], method="bert"), "unknown method 'bert'; promoted of shop: collaborative, ease, "),
         (lambda r: r.for_histories([[]], times=[[1]]), "times and histories differ in length"),
+        (lambda r: r.for_histories([r.catalogue[ITEM][:2]], times=[[2, 1]]), "the times of a history decrease"),
         (lambda r: r.user_vectors([[]]), "the history is empty"),
         (lambda r: r.for_text(" \n"), "the text is empty"),
         (lambda r: r.for_text("cup", 0), "top is 0; it must be 1 or more"),
@@ -161,6 +168,26 @@ def png(mode: str, size: tuple[int, int]) -> bytes:
 def test_an_invalid_query_is_named_with_the_remedy(recommender, query, message):
     with pytest.raises(QueryError, match=message):
         query(recommender)
+
+
+def test_a_catalogue_without_photos_answers_no_photo(recommender, monkeypatch):
+    monkeypatch.setattr(Retriever, "reads_photos", False)
+    with pytest.raises(QueryError, match="no promoted method of shop reads any photos; query by a history, or"):
+        recommender.for_photo(png("RGB", (8, 8)))
+
+
+def test_a_loaded_method_does_not_wait_for_another_one(recommender):
+    loaded = recommender.method()
+    with recommender._lock, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(recommender.method).result() is loaded
+
+
+def test_an_old_recommender_is_freed_at_once(served):
+    recommender = Recommender.load(served.paths.promoted.root)
+    recommender.for_items([])
+    freed = weakref.ref(recommender)
+    del recommender
+    assert freed() is None
 
 
 def test_without_a_variant_that_reads_photos_no_photo_is_answered(blended):

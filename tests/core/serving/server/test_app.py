@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -10,9 +13,11 @@ import pytest
 from PIL import Image
 
 from pixrec_core.data.sequences import read_sequences
+from pixrec_core.errors import ArtefactError
 from pixrec_core.schemas import HAS_IMAGE, ITEM, ITEMS, TEST, TRAIN_COUNT, USER
 from pixrec_core.serving import gate
 from pixrec_core.serving.recommender import Recommender
+from pixrec_core.serving.server.live import LiveRecommender
 from pixrec_core.settings import CandidateRules
 from tests.core.serving.server.conftest import running_server
 
@@ -148,6 +153,7 @@ def test_the_openapi_description_has_examples_that_work(client):
         ({}, 422, "exactly one of user, items and text"),
         ({"user": "a", "text": "b"}, 422, "exactly one of user, items and text"),
         ({"items": ["a"], "times": [1, 2]}, 422, "one time per item"),
+        ({"items": [], "times": [10**30]}, 422, "less than or equal to"),
         ({"user": "a", "method": "nope"}, 422, "unknown method 'nope'; promoted of shop: collaborative, ease"),
         ({"user": "a", "top": 0}, 422, "greater than or equal to 1"),
         ({"user": "a", "top": 5000}, 422, "at most 1,000 (server.max_top)"),
@@ -158,6 +164,16 @@ def test_the_openapi_description_has_examples_that_work(client):
 def test_wrong_questions(client, question, status, message):
     answer = client.recommend(**question)
     assert (answer.status_code, message in answer.text) == (status, True), answer.text
+
+
+def test_times_that_decrease_are_refused(client, recommender):
+    answer = client.recommend(items=recommender.catalogue[ITEM][:2].to_list(), times=[2, 1])
+    assert (answer.status_code, "oldest first" in answer.text) == (422, True), answer.text
+
+
+def test_a_history_in_a_batch_is_limited_as_a_single_one(client):
+    answer = client.post("/datasets/shop/recommend/batch", json={"histories": [["a"] * 10_001]})
+    assert (answer.status_code, "at most 10000 items" in answer.text) == (422, True), answer.text
 
 
 def test_an_unknown_dataset_is_named(client):
@@ -228,6 +244,38 @@ def test_a_request_past_the_time_limit_gets_504(served, monkeypatch):
     assert (answer.status_code, answer.json()["detail"]) == (504, "no answer within 0.05 s (server.timeout_s)")
 
 
+def test_a_request_past_the_time_limit_keeps_its_thread(served, monkeypatch):
+    """Otherwise a server with too much work would start more and more of it."""
+    release, computed = threading.Event(), []
+    monkeypatch.setattr(Recommender, "for_text", lambda *_, **__: computed.append(release.wait()) or [])
+    with running_server(served.settings.data_dir, threads=1, max_waiting=2, timeout_s=0.05) as client:
+        assert [client.recommend(text="a").status_code for _ in range(5)] == [504, 504, 504, 503, 503]
+        release.set()
+        while client.recommend(text="a").status_code != 200:
+            pass
+    assert len(computed) == 2, "the first and the last; nobody waited for the others"
+
+
+def test_two_requests_may_meet_the_same_replaced_copy(served, monkeypatch):
+    """The second one finds that the first has loaded the new promotion."""
+    replaced = []
+
+    def answer(recommender, *_, **__):
+        if not replaced or recommender is replaced[0]:
+            replaced[:] = [recommender]
+            raise ArtefactError("later promotions have replaced it")
+        return []
+
+    def refresh(live):
+        live.current = Recommender.load(live.paths.promoted.root)  # by the first request
+        return False
+
+    with running_server(served.settings.data_dir, reload_s=3600) as client:
+        monkeypatch.setattr(Recommender, "for_text", answer)
+        monkeypatch.setattr(LiveRecommender, "refresh", refresh)
+        assert client.recommend(text="a").status_code == 200
+
+
 def test_a_dataset_without_promotion_is_not_ready_until_it_has_one(shop):
     promoted = shop.paths.promoted.root
     promoted.rename(promoted.with_name("later"))
@@ -263,6 +311,7 @@ def test_twenty_promotions_under_load_fail_no_request(shop, bought):
         numbers = set().union(*(reader.result() for reader in readers))
         while client.recommend(user=users[0]).json()["promotion"] != 21:
             pass
+        assert 'pixrec_promotion{dataset="shop"} 21.0' in client.get("/metrics").text
     assert len(numbers) > 1
 
 
@@ -278,6 +327,30 @@ def test_answers_are_logged_if_asked(shop, bought):
     assert lines[0]["items"] == items_of(answer)
     assert lines[0]["promotion"] == 1
     assert "secret words" not in path.read_text()
+
+
+def test_answers_are_sent_even_if_the_log_cannot_be_written(shop, bought, caplog):
+    shop.paths.online.write_text("a file in place of the folder")
+    with running_server(shop.settings.data_dir, log_answers=True) as client:
+        assert client.recommend(user=next(iter(bought))).status_code == 200
+    assert "answers are sent without being logged" in caplog.text
+
+
+PROCESS = """
+import sys
+from pixrec_core.serving.server.app import Metrics
+metrics = Metrics()
+metrics.promotion.labels("shop").set(int(sys.argv[1]))
+print(metrics.text().decode())
+"""
+
+
+def test_a_process_that_has_ended_reports_no_promotion(tmp_path):
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROCESS]
+    subprocess.run([*command, "1"], env=environment, check=True, capture_output=True)
+    second = subprocess.run([*command, "2"], env=environment, check=True, capture_output=True, text=True)
+    assert 'pixrec_promotion{dataset="shop"} 2.0' in second.stdout
 
 
 def test_photo_formats_are_those_of_the_recommender(client):
