@@ -201,7 +201,8 @@ def _complete_tower(paths: VariantPaths, copies: VariantPaths) -> str:
     item_index = load_index(copies)
     if read_items(copies.dataset)[ITEM].to_list() != item_index.items:
         raise ArtefactError(
-            f"{paths.item_index} and {paths.dataset.sequences} have different items; materialise item_vectors again"
+            f"{paths.item_index} and {paths.dataset.sequences} have different items; "
+            "run the stage `item_vectors` with --force"
         )
     if found := photo_features_paths(copies, paths):
         target, source = found
