@@ -88,8 +88,7 @@ def rank_without_inputs(
         features, seen = candidates.linear_matrix(), candidates.feature("seen") > 0
         for name, (kept, weights) in fits.items():
             columns = [names.index(each) for each in linear_feature_names(kept)]
-            listed = ~np.isnan(candidates.ranks[:, [candidates.methods.index(each) for each in kept]]).all(axis=1)
-            scores = np.where(listed, features[:, columns] @ weights, -np.inf)
+            scores = np.where(candidates.listed_by(kept), features[:, columns] @ weights, -np.inf)
             ranks = [target_ranks(batch, scores), target_ranks(batch, np.where(seen, -np.inf, scores))]
             found[name].append(np.stack(ranks, axis=1))
         start += len(histories)

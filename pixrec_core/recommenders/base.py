@@ -355,6 +355,11 @@ def before_target(sequences: pl.DataFrame) -> pl.Series:
     return sequences.select(pl.col(ITEMS).list.slice(0, pl.col(ITEMS).list.len() - 1)).to_series()
 
 
+def position_in_run(sorted_values: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the position of each value within its run of equal values, from 0."""
+    return np.arange(len(sorted_values)) - np.searchsorted(sorted_values, sorted_values)
+
+
 def index_lists(lists: pl.Series, item_ids: pl.Series) -> ItemLists:
     """Return lists of item ids as lists of indices into `item_ids`, which is sorted and holds all of them."""
     values = lists.explode(empty_as_null=False).to_frame(ITEM).select(id_indices(pl.col(ITEM), item_ids)).to_series()
