@@ -71,7 +71,6 @@ def promote_unless_worse(
     score = float(new.scores(chosen).mean())
     if passed:
         fields = {
-            "number": next_number(paths.promoted, served),
             "dataset": dataset,
             "method": chosen,
             "methods": {name: measured.get(name) for name in methods},
@@ -82,7 +81,7 @@ def promote_unless_worse(
             "photo_size": settings.images.size,
             "max_pixels": settings.images.max_pixels,
         }
-        _promote(paths, methods, fields)
+        _promote(paths, methods, next_number(paths.promoted, served), fields)
     else:
         verdict += (
             f". The promotion of {served.promoted_at if served else '-'} keeps serving; to promote anyway: "
@@ -166,14 +165,14 @@ def _warnings(
     ]
 
 
-def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], fields: dict[str, object]) -> None:
-    """Copy all that serving needs, check that the copies belong together, and make them serve."""
-    copies = paths.promoted.copies(int(str(fields["number"])))
+def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], number: int, fields: dict[str, object]) -> None:
+    """Copy all that serving needs, check that artefacts and copies belong together, and make them serve."""
+    copies = paths.promoted.copies(number)
     copy_artefacts(paths, copies, methods.values())
     _check_methods(paths, methods)
     towers = [each for each in methods.values() if isinstance(each, VariantPaths)]
     sha256 = {tower.variant: _complete_tower(tower, copies.variant(tower.variant)) for tower in towers}
-    promotion.write_promotion(paths.promoted, copies, fields | {"checkpoint_sha256": sha256})
+    promotion.write_promotion(paths.promoted, copies, fields | {"number": number, "checkpoint_sha256": sha256})
 
 
 def _check_methods(paths: DatasetPaths, methods: Mapping[str, MethodPaths]) -> None:
