@@ -26,7 +26,7 @@ from pixrec_core.recommenders._blend_training import (
     draw_candidates,
     fit_weights,
     pretend_cold,
-    target_ranks,
+    ranks_among_candidates,
 )
 from pixrec_core.schemas import ITEM, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
@@ -89,7 +89,10 @@ def rank_without_inputs(
         for name, (kept, weights) in fits.items():
             columns = [names.index(each) for each in linear_feature_names(kept)]
             scores = np.where(candidates.listed_by(kept), features[:, columns] @ weights, -np.inf)
-            ranks = [target_ranks(batch, scores), target_ranks(batch, np.where(seen, -np.inf, scores))]
+            ranks = [
+                ranks_among_candidates(batch, scores),
+                ranks_among_candidates(batch, np.where(seen, -np.inf, scores)),
+            ]
             found[name].append(np.stack(ranks, axis=1))
         start += len(histories)
     return InputRanks(

@@ -16,8 +16,8 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.comparison import (
     METRIC,
     MIN_SELECTION_USERS,
-    Answers,
     Comparison,
+    RankedTestSplit,
     compare,
     selection_scores,
 )
@@ -63,9 +63,9 @@ def promote_unless_worse(
     chosen = order[0]
     unmeasured = BLEND in methods and BLEND not in measured and users >= MIN_SELECTION_USERS
 
-    new = Answers.read(paths, {name: each.ranking for name, each in methods.items()})
+    new = RankedTestSplit.read(paths, {name: each.ranking for name, each in methods.items()})
     served = read_promotion(paths.promoted) if paths.promoted.manifest.exists() else None
-    old = _served_answers(paths, served) if served else None
+    old = _served_test_split(paths, served) if served else None
     comparison = compare(old, served.method, new, [chosen]).get(chosen) if served and old else None
     passed, verdict = _judge(chosen, served, comparison, len(new.targets.users), settings.promotion.tolerance)
     score = float(new.scores(chosen).mean())
@@ -116,11 +116,11 @@ def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: i
     return sorted(preferred, key=lambda name: -scores.get(name, -1.0))
 
 
-def _served_answers(paths: DatasetPaths, served: Promotion) -> Answers:
+def _served_test_split(paths: DatasetPaths, served: Promotion) -> RankedTestSplit:
     verify_promotion(paths.promoted, served)
     copies = paths.promoted.copies(served.measured)
     ranking = copies.ranked_methods(served.towers)[served.method].ranking
-    return Answers.read(copies, {served.method: ranking})
+    return RankedTestSplit.read(copies, {served.method: ranking})
 
 
 def _judge(
@@ -148,7 +148,7 @@ def _difference(comparison: Comparison) -> str:
 
 
 def _warnings(
-    serves: str, reference: Answers, new: Answers, methods: Sequence[str], measured: Mapping[str, float]
+    serves: str, reference: RankedTestSplit, new: RankedTestSplit, methods: Sequence[str], measured: Mapping[str, float]
 ) -> list[str]:
     """A sentence on each method that is significantly ahead of the method that serves, the most first."""
     others = [name for name in methods if name != serves or reference is not new]
