@@ -56,7 +56,7 @@ REFRESH: Final = dg.define_asset_job(
 class Rollback(dg.Config):
     """Config of the job `rollback`."""
 
-    promotion: int = Field(description="number of the promotion that shall serve; `pixrec rollback DATASET` lists them")
+    promotion: int = Field(description="number of the promotion to serve; `pixrec rollback DATASET` lists them")
 
 
 @dg.op(required_resource_keys={"settings"})

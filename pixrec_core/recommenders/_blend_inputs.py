@@ -55,10 +55,12 @@ def rank_without_inputs(
     """Rank the targets of at most `TEST_USERS` test users without each input.
 
     Returns:
-        None where there is no blend.
+        None without a blend, or where the target of fewer than `MIN_USERS` stacking users is a candidate.
 
     Raises:
         MissingArtefactError: `sequences` or `baselines` have not been built.
+        SettingsError: `settings` names a method that has not been built.
+        ArtefactError: a ranking is of other users or items.
     """
     if not paths.blend.ranking.exists():
         return None

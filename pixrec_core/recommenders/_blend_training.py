@@ -65,7 +65,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "seed": SEED,
     "deterministic": True,
     "force_row_wise": True,
-    "num_threads": 0,  # as OpenMP has them
+    "num_threads": 0,  # OpenMP's default: OMP_NUM_THREADS, else all cores
     "verbose": -1,
 }
 

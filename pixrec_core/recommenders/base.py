@@ -119,8 +119,9 @@ class TrainData:
         validation: histories of the tuning users, only to choose settings.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
-        text_features: returns the vectors of the texts.
-        photo_features: returns the vectors of the photos.
+        text_features: reads the vectors of the texts; raises a MissingArtefactError if `item_features` has not run, and
+            an ArtefactError if a file is damaged.
+        photo_features: the same of the photos.
         chosen: settings to fit with, chosen in an earlier fit; None to choose them.
     """
 
@@ -136,10 +137,10 @@ class TrainData:
 
     @classmethod
     def read(cls, paths: DatasetPaths) -> Self:
-        """Read sequences.duckdb and the item features.
+        """Read sequences.duckdb; item features are read when a method asks for them.
 
         Raises:
-            MissingArtefactError: the stage `sequences` or `item_features` has not run.
+            MissingArtefactError: the stage `sequences` has not run.
             ContractError: sequences hold held-out items.
         """
         sequences = read_checked_sequences(paths)
@@ -151,7 +152,7 @@ class TrainData:
         """Read all interactions as training sequences, held-out ones included: only to serve, never to measure.
 
         Raises:
-            MissingArtefactError: the stage `sequences` or `item_features` has not run.
+            MissingArtefactError: the stage `sequences` has not run.
         """
         histories = read_all_histories(paths)
         return cls._from_sequences(paths, histories, histories.clear())

@@ -190,6 +190,7 @@ def build_blend(
     Raises:
         MissingArtefactError: `sequences` or `baselines` have not been built.
         SettingsError: `settings` names a method that has not been built.
+        ArtefactError: a ranking is of other users or items.
     """
     with files.replacing(paths.blend.root) as folder:
         folder.mkdir()
