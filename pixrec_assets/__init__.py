@@ -1,6 +1,6 @@
 """PixRec in Dagster: assets, jobs, schedules and sensors, and the command line `pixrec`.
 
-`build_definitions` is for projects that have PixRec's assets beside their own.
+`build_definitions` is for projects that have PixRec's assets together with their own.
 """
 
 import sys

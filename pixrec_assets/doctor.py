@@ -3,6 +3,7 @@
 Without a setting that needs a host, nothing is requested from it.
 """
 
+import ctypes
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -79,13 +81,14 @@ class Finding:
 
 
 def check_machine() -> Iterator[Finding]:
-    """Yield findings on Python, cores and memory, PyTorch and its device."""
+    """Yield findings on Python, cores and memory, PyTorch and its device, and LightGBM."""
     yield _python()
     memory = psutil.virtual_memory()
     yield Finding(
         "machine", Level.OK, f"{os.cpu_count()} cores, {_gib(memory.available)} of {_gib(memory.total)} memory free"
     )
     yield _torch()
+    yield _lightgbm()
 
 
 def _python() -> Finding:
@@ -108,6 +111,18 @@ def _torch() -> Finding:
         fix = "check `nvidia-smi` and the driver, or use the CPU"
         return Finding("torch", Level.WARNING, f"{torch.__version__} is built for CUDA but sees no GPU", fix)
     return Finding("torch", Level.OK, f"{torch.__version__} on the CPU, enough for small backbones such as `tiny`")
+
+
+def _lightgbm() -> Finding:
+    """Load only its library, which needs OpenMP: an import of the package takes more than a second."""
+    try:
+        for path in metadata.files("lightgbm") or ():
+            if path.stem == "lib_lightgbm":
+                ctypes.CDLL(str(path.locate()))
+        return Finding("lightgbm", Level.OK, metadata.version("lightgbm"))
+    except (ImportError, OSError) as error:
+        fix = f"on macOS: `brew install libomp`; on Debian and Ubuntu: `apt install libgomp1`; else {SETUP}"
+        return Finding("lightgbm", Level.FAULT, f"cannot be loaded: {error}", fix)
 
 
 def _gib(count: float) -> str:

@@ -34,7 +34,7 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
             partition_key=stage.partition_key(work),
             instance=open_instance(dagster_home(work.settings)),
             run_config=QUIET,
-            tags=_process_tags(psutil.Process()),
+            tags={HOST: socket.gethostname(), PROCESS: _process_tag(psutil.Process())},
             raise_on_error=False,
         )
     except Exception as error:  # of Dagster's storage: SQLAlchemy's, or one of the file system
@@ -69,9 +69,23 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     return instance
 
 
-def _process_tags(process: psutil.Process) -> dict[str, str]:
-    """Tags with the process of a run; the start time distinguishes processes that reuse a number."""
-    return {HOST: socket.gethostname(), PROCESS: f"{process.pid} {process.create_time()}"}
+def _process_tag(process: psutil.Process) -> str:
+    """Return the number and the start time of a process; a later process may have the same number.
+
+    On Linux psutil adds the kernel's start time, seconds since the boot, to a time of the boot that follows the clock.
+    macOS records the clock at the start.
+    """
+    started = process.create_time() - (psutil.boot_time() if psutil.LINUX else 0)
+    return f"{process.pid} {started:.2f}"
+
+
+def _is_running(tag: str) -> bool:
+    """Return whether the process of a tag runs; a zombie does not."""
+    try:
+        process = psutil.Process(int(tag.split(" ", maxsplit=1)[0]))
+        return _process_tag(process) == tag and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> None:
@@ -81,8 +95,7 @@ def fail_orphaned_runs(instance: dg.DagsterInstance) -> None:
     """
     here = {HOST: socket.gethostname()}
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=here)):
-        pid = int(run.tags[PROCESS].split(" ")[0])
-        if not psutil.pid_exists(pid) or _process_tags(psutil.Process(pid))[PROCESS] != run.tags[PROCESS]:
+        if not _is_running(run.tags[PROCESS]):
             instance.report_run_failed(run, "the process of this run was killed")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

@@ -47,14 +47,14 @@ def _cell(value: Any) -> str:
     return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…"
 
 
-def table_metadata(path: Path, name: str = "sample") -> Metadata:
+def table_metadata(path: Path) -> Metadata:
     """Return row count, columns and the first rows of a Parquet file."""
     table = pl.scan_parquet(path, glob=False)
     columns = [dg.TableColumn(column, str(kind)) for column, kind in table.collect_schema().items()]
     return {
         "dagster/row_count": table.select(pl.len()).collect().item(),
         "dagster/column_schema": dg.TableSchema(columns),
-        name: _rows(table.head(SAMPLE_ROWS).collect()),
+        "sample": _rows(table.head(SAMPLE_ROWS).collect()),
     }
 
 

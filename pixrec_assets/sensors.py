@@ -53,18 +53,18 @@ follow_data: Final = dg.AutomationConditionSensorDefinition(
 def new_raw_files(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult:
     """Request one run per changed dataset. Missing files of one dataset are logged and do not hold up the others."""
     cursor: dict[str, Seen] = json.loads(context.cursor or "{}")
-    requests, problems = [], []
+    run_requests, problems = [], []
     for dataset in settings.datasets:
         try:
             request, cursor[dataset] = _inspect_files(Work(settings, dataset), cursor.get(dataset, {}))
         except (PixRecError, OSError) as error:
             problems.append(f"{dataset}: {error}")
         else:
-            requests += [request] if request else []
+            run_requests += [request] if request else []
     for problem in problems:
         context.log.warning(problem)
-    skipped = None if requests else "; ".join(problems) or "no file in a local folder has new content"
-    return dg.SensorResult(requests, skip_reason=skipped, cursor=json.dumps(cursor))
+    skipped = None if run_requests else "; ".join(problems) or "no file in a local folder has new content"
+    return dg.SensorResult(run_requests, skip_reason=skipped, cursor=json.dumps(cursor))
 
 
 def _inspect_files(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:

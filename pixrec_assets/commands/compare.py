@@ -43,6 +43,8 @@ def compare(
     method, or with --versus to the same method in runs of another setting. Only users with the same target in all runs
     count.
     """
+    if versus and reference:
+        raise click.UsageError("give --versus or --reference, not both")
     from pixrec_core.evaluation.runs import Run, compare_runs  # imports Polars
 
     read = [[Run.read(folder) for folder in folders] for folders in (runs, versus)]

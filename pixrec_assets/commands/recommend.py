@@ -125,7 +125,8 @@ def _answer_table(answer: "Answer") -> Table:
         title_justify="left",
     )
     for row in answer.rows():
-        table.add_row(str(row["rank"]), escape(row["item"]), escape(row["title"]), f"{row['score']:.4f}")
+        score = "pinned" if row["score"] is None else f"{row['score']:.4f}"
+        table.add_row(str(row["rank"]), escape(row["item"]), escape(row["title"]), score)
     return table
 
 

@@ -13,7 +13,7 @@ from pixrec_core.stages import Work
 
 @click.command()
 @one_dataset_argument
-@click.option("--to", "number", type=int, metavar="PROMOTION", help="Number of the promotion that shall serve.")
+@click.option("--to", "number", type=int, metavar="PROMOTION", help="Number of the promotion to serve.")
 def rollback(dataset: str, number: int | None) -> None:
     """Let an earlier promotion of DATASET serve again; without --to, list those that are kept.
 

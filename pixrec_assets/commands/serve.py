@@ -5,7 +5,7 @@ from typing import Final
 import click
 
 from pixrec_assets.commands.options import dataset_arguments
-from pixrec_assets.terminal import err
+from pixrec_assets.terminal import warn
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import load_settings
 
@@ -34,10 +34,11 @@ def serve(datasets: tuple[str, ...], host: str | None, port: int | None, workers
         settings.dataset(name)
     try:
         from pixrec_core.serving.server import run_server  # imports torch and fastapi
+        from pixrec_core.serving.server.app import LOOPBACK
     except ModuleNotFoundError as error:
         raise SettingsError(f"`pixrec serve` needs {error.name}; install the extra: pip install '.[serve]'") from error
     given = {"host": host, "port": port, "workers": workers}
     server = settings.server.model_copy(update={name: value for name, value in given.items() if value is not None})
-    if server.token is None and server.host not in ("127.0.0.1", "localhost", "::1"):
-        err.print(f"[yellow]warning: {server.host} can be reached by others, and no token is set (server.token)[/]")
+    if server.token is None and server.host not in LOOPBACK:
+        warn(f"{server.host} can be reached by others, and no token is set (server.token)")
     run_server(settings.model_copy(update={"server": server}), names)

@@ -29,7 +29,7 @@ MIN_SELECTION_USERS: Final = 30  # fewer measure no method
 
 
 @dataclass(frozen=True)
-class Answers:
+class RankedTestSplit:
     """A test split, and the file of each method's ranking of its users.
 
     `sequences` has the columns `USER` and `ITEMS`, in the order of the users of `targets`.
@@ -73,7 +73,7 @@ class Comparison:
     high: float
 
 
-def compare(old: Answers, method: str, new: Answers, methods: Sequence[str]) -> dict[str, Comparison]:
+def compare(old: RankedTestSplit, method: str, new: RankedTestSplit, methods: Sequence[str]) -> dict[str, Comparison]:
     """Compare each of `methods` of `new` with `method` of `old` by the paired bootstrap.
 
     Returns:

@@ -40,9 +40,9 @@ def evaluate_rankings(
     `inputs` are ranks without each input of the blend, for the table of what each is worth.
 
     Raises:
-        MissingArtefactError: sequences, photos or baselines have not been built.
+        MissingArtefactError: sequences, item features or baselines have not been built.
         ContractError: sequences hold held-out items.
-        ArtefactError: a ranking does not fit the test split.
+        ArtefactError: a ranking does not fit the test split, or a file of item features is damaged.
     """
     targets = Targets.read(paths)
     catalogue = read_items(paths)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixrec_core import prompts
 from pixrec_core.data.item_features import ItemFeatures, read_features
-from pixrec_core.models.encoders import load_encoder
+from pixrec_core.models.encoders import ItemEncoder, load_encoder
 from pixrec_core.models.item_inputs import NO_PHOTO, Ids, variant_photo_rows
 from pixrec_core.models.items_collate import FeatureTable
 from pixrec_core.models.items_layers import Contents, ItemsLayers
@@ -29,9 +29,13 @@ ROWS_PER_BLOCK: Final = 65_536
 
 @dataclass(frozen=True)
 class FrozenEncoders:
-    """The folders of a variant's encoders by modality, to encode items outside the catalogue."""
+    """The folders of a variant's encoders by modality, to encode items outside the catalogue.
+
+    An encoder is loaded for the first item that needs it, and kept.
+    """
 
     folders: Mapping[str, Path]
+    _loaded: dict[str, ItemEncoder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of_dataset(cls, paths: DatasetPaths, modalities: Iterable[str]) -> "FrozenEncoders":
@@ -56,11 +60,16 @@ class FrozenEncoders:
             raw = torch.zeros(1, model.config.raw_dims[name])
             text = prompts.item_text(item) if name == TEXT else ""
             if name in self.folders and text:
-                raw = torch.from_numpy(load_encoder(self.folders[name]).encode_texts([text]))
+                raw = torch.from_numpy(self._encoder(name).encode_texts([text]))
             elif name in self.folders and name == PHOTO and photo is not None:
-                raw = torch.from_numpy(load_encoder(self.folders[name]).encode_photos([photo]))
+                raw = torch.from_numpy(self._encoder(name).encode_photos([photo]))
             contents[name] = model.whiten(name, raw)
         return contents
+
+    def _encoder(self, name: str) -> ItemEncoder:
+        if name not in self._loaded:
+            self._loaded[name] = load_encoder(self.folders[name])
+        return self._loaded[name]
 
 
 def variant_features(paths: VariantPaths) -> dict[str, ItemFeatures]:

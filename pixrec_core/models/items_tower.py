@@ -54,9 +54,6 @@ class ItemsTowerConfig(TowerConfig):
     weight_item_item: float = 0.0
     weight_user_item: float = 1.0
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-
 
 class ItemsTower(Tower, ItemsLayers):
     """User and item vectors from item contents."""

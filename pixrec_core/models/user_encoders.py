@@ -35,7 +35,7 @@ def visible_before(times: Tensor, lengths: Tensor, *, ties: bool) -> Tensor:
 
 
 class PooledHistory(nn.Module):
-    """The weighted mean of the item vectors.
+    """The weighted sum of the item vectors.
 
     The log of an item's weight is the sum of a learned value per position from the newest item, a learned multiple of
     the log of the days between it and the newest item, and a learned linear function of its vector (attention with one
@@ -75,7 +75,7 @@ class PooledHistory(nn.Module):
 
 
 class CausalHistory(nn.Module):
-    """A causal network over the item vectors, added to their weighted mean.
+    """A causal network over the item vectors, added to their weighted sum at length 1.
 
     The last layer of the network starts at zero, so that training starts from `PooledHistory`. An input is an item
     vector, plus a learned vector times the log of the days since the item before it. Dropout applies to inputs and

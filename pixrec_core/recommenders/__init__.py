@@ -74,9 +74,10 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
     The folder of baselines is replaced, so that nothing of a removed baseline remains.
 
     Raises:
-        MissingArtefactError: the stage `sequences` has not run.
+        MissingArtefactError: the stage `sequences` or `item_features` has not run.
+        ArtefactError: a file of item features is damaged.
         ContractError: sequences hold held-out items.
-        SettingsError: `retrieval.baselines` names something else.
+        SettingsError: `retrieval.baselines` names a method that is no baseline.
         LostProcessError: one of several processes was killed.
     """
     names = sorted(_load_baselines(settings.baselines or baseline_names()))

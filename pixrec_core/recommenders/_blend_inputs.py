@@ -26,7 +26,7 @@ from pixrec_core.recommenders._blend_training import (
     draw_candidates,
     fit_weights,
     pretend_cold,
-    target_ranks,
+    ranks_among_candidates,
 )
 from pixrec_core.schemas import ITEM, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
@@ -55,10 +55,12 @@ def rank_without_inputs(
     """Rank the targets of at most `TEST_USERS` test users without each input.
 
     Returns:
-        None where there is no blend.
+        None without a blend, or where the target of fewer than `MIN_USERS` stacking users is a candidate.
 
     Raises:
         MissingArtefactError: `sequences` or `baselines` have not been built.
+        SettingsError: `settings` names a method that has not been built.
+        ArtefactError: a ranking is of other users or items.
     """
     if not paths.blend.ranking.exists():
         return None
@@ -88,9 +90,11 @@ def rank_without_inputs(
         features, seen = candidates.linear_matrix(), candidates.feature("seen") > 0
         for name, (kept, weights) in fits.items():
             columns = [names.index(each) for each in linear_feature_names(kept)]
-            listed = ~np.isnan(candidates.ranks[:, [candidates.methods.index(each) for each in kept]]).all(axis=1)
-            scores = np.where(listed, features[:, columns] @ weights, -np.inf)
-            ranks = [target_ranks(batch, scores), target_ranks(batch, np.where(seen, -np.inf, scores))]
+            scores = np.where(candidates.listed_by(kept), features[:, columns] @ weights, -np.inf)
+            ranks = [
+                ranks_among_candidates(batch, scores),
+                ranks_among_candidates(batch, np.where(seen, -np.inf, scores)),
+            ]
             found[name].append(np.stack(ranks, axis=1))
         start += len(histories)
     return InputRanks(

@@ -65,7 +65,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "seed": SEED,
     "deterministic": True,
     "force_row_wise": True,
-    "num_threads": 0,  # as OpenMP has them
+    "num_threads": 0,  # OpenMP's default: OMP_NUM_THREADS, else all cores
     "verbose": -1,
 }
 
@@ -112,11 +112,11 @@ class TrainingUsers:
 
     def ndcg(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Return the NDCG@10 (B,) of each user."""
-        values: NDArray[np.float64] = metrics.ndcg(target_ranks(self, scores), 10)
+        values: NDArray[np.float64] = metrics.ndcg(ranks_among_candidates(self, scores), 10)
         return values
 
 
-def target_ranks(users: TrainingUsers, scores: NDArray[Any]) -> NDArray[np.float64]:
+def ranks_among_candidates(users: TrainingUsers, scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return the rank (B,) of each target among its user's candidates, from 1; infinity where it is none of them.
 
     Equal scores rank before the target.
@@ -209,7 +209,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
         without = linear_fit(remaining, best)
         gain = float((without.ndcg - best.ndcg).mean())
         log.info("blend without %s: NDCG@10 %.4f on held-out users, %+.4f", method, without.ndcg.mean(), gain)
-        if is_higher(without.ndcg, best.ndcg):
+        if is_significantly_better(without.ndcg, best.ndcg):
             dropped[method], best = gain, without
         else:
             kept[method] = -gain
@@ -220,7 +220,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
         rounds, with_them = _choose_rounds(users, learning, best, part)
         ndcg = float(with_them.mean())
         log.info("blend with %d trees: NDCG@10 %.4f on held-out users, %.4f without", rounds, ndcg, linear_ndcg)
-        if is_higher(best.ndcg, with_them):
+        if is_significantly_better(best.ndcg, with_them):
             rounds, ndcg = 0, linear_ndcg
     measured, final = (_fit(learning, best, mask, rounds) for mask in (part >= 0, np.ones(len(part), np.bool_)))
     if final.booster is not None:
@@ -229,7 +229,7 @@ def train_blend(users: TrainingUsers, selection: Mask) -> Trained | None:
     return Trained(final, measured, ndcg, linear_ndcg, importance, dropped, kept)
 
 
-def is_higher(simple: NDArray[np.float64], full: NDArray[np.float64]) -> bool:
+def is_significantly_better(simple: NDArray[np.float64], full: NDArray[np.float64]) -> bool:
     """Return whether the NDCG@10 (B,) of a simpler blend is higher by more than `MIN_GAIN` standard errors."""
     gains = simple - full
     return bool(gains.mean() > MIN_GAIN * gains.std() / np.sqrt(len(gains)))

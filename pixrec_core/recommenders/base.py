@@ -119,8 +119,9 @@ class TrainData:
         validation: histories of the tuning users, only to choose settings.
         targets: (tuning users,) the item that follows each of these histories.
         texts: (n,) item texts.
-        text_features: returns the vectors of the texts.
-        photo_features: returns the vectors of the photos.
+        text_features: reads the vectors of the texts; raises a MissingArtefactError if `item_features` has not run, and
+            an ArtefactError if a file is damaged.
+        photo_features: the same of the photos.
         chosen: settings to fit with, chosen in an earlier fit; None to choose them.
     """
 
@@ -136,10 +137,10 @@ class TrainData:
 
     @classmethod
     def read(cls, paths: DatasetPaths) -> Self:
-        """Read sequences.duckdb and the item features.
+        """Read sequences.duckdb; item features are read when a method asks for them.
 
         Raises:
-            MissingArtefactError: the stage `sequences` or `item_features` has not run.
+            MissingArtefactError: the stage `sequences` has not run.
             ContractError: sequences hold held-out items.
         """
         sequences = read_checked_sequences(paths)
@@ -151,7 +152,7 @@ class TrainData:
         """Read all interactions as training sequences, held-out ones included: only to serve, never to measure.
 
         Raises:
-            MissingArtefactError: the stage `sequences` or `item_features` has not run.
+            MissingArtefactError: the stage `sequences` has not run.
         """
         histories = read_all_histories(paths)
         return cls._from_sequences(paths, histories, histories.clear())
@@ -353,6 +354,11 @@ def join_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
 def before_target(sequences: pl.DataFrame) -> pl.Series:
     """Return the items of each sequence without the last one."""
     return sequences.select(pl.col(ITEMS).list.slice(0, pl.col(ITEMS).list.len() - 1)).to_series()
+
+
+def position_in_run(sorted_values: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the position of each value within its run of equal values, from 0."""
+    return np.arange(len(sorted_values)) - np.searchsorted(sorted_values, sorted_values)
 
 
 def index_lists(lists: pl.Series, item_ids: pl.Series) -> ItemLists:

@@ -37,7 +37,7 @@ from pixrec_core.recommenders._blend_features import (
 from pixrec_core.recommenders._blend_inputs import rank_without_inputs
 from pixrec_core.recommenders._blend_rankings import find_methods, read_batches, read_training_users
 from pixrec_core.recommenders._blend_training import MIN_USERS, Learned, train_blend
-from pixrec_core.recommenders.base import ItemLists
+from pixrec_core.recommenders.base import ItemLists, position_in_run
 from pixrec_core.schemas import ITEM, USER, VALIDATION
 from pixrec_core.settings import BlendSettings, RetrievalSettings
 from pixrec_core.stages import Stats
@@ -102,7 +102,7 @@ class Blend:
         scores = self.learned.score(found)
         # Candidates, then every other item: sorted by user, whether it is a candidate, score and popularity.
         order = np.lexsort((self.items.popularity_ranks[found.items], -scores, found.rows))
-        rows, columns = found.rows[order], _position_in_run(found.rows[order])
+        rows, columns = found.rows[order], position_in_run(found.rows[order])
         items = np.full((len(histories), k), -1, np.int64)
         values = np.zeros((len(histories), k), np.float32)
         fits = columns < k
@@ -179,11 +179,6 @@ def _booster(path: Path, sha256: str) -> "lightgbm.Booster":
         raise ValueError(str(error)) from error
 
 
-def _position_in_run(sorted_rows: Ints) -> Ints:
-    """Return the position of each value within its run of equal values."""
-    return np.arange(len(sorted_rows)) - np.searchsorted(sorted_rows, sorted_rows)
-
-
 def build_blend(
     settings: BlendSettings, retrieval: RetrievalSettings, paths: DatasetPaths, variants: Sequence[str]
 ) -> Stats:
@@ -195,6 +190,7 @@ def build_blend(
     Raises:
         MissingArtefactError: `sequences` or `baselines` have not been built.
         SettingsError: `settings` names a method that has not been built.
+        ArtefactError: a ranking is of other users or items.
     """
     with files.replacing(paths.blend.root) as folder:
         folder.mkdir()

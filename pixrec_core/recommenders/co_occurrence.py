@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from pixrec_core.recommenders._recency_knn import RecencyWeightedKnn, choose_knn
-from pixrec_core.recommenders.base import Model, Scores, TrainData
+from pixrec_core.recommenders.base import Model, Scores, TrainData, position_in_run
 
 # Chosen on validation targets of fashion purchases and of film ratings.
 SHRINKAGE = 50.0  # users; added to the denominator of the cosine
@@ -58,7 +58,6 @@ def _nearest(pair_counts: sparse.csr_array, start: int, norms: Scores) -> sparse
     rows, columns, counts = pairs.row[others], pairs.col[others], pairs.data[others]
     values = counts / (norms[rows + start] * norms[columns] + SHRINKAGE)
     order = np.lexsort((columns, -values, rows))
-    position = np.arange(len(order)) - np.searchsorted(rows[order], rows[order])
-    nearest = order[position < NEIGHBOURS]
+    nearest = order[position_in_run(rows[order]) < NEIGHBOURS]
     parts = (values[nearest], (rows[nearest], columns[nearest]))
     return sparse.csr_array(parts, shape=pair_counts.shape, dtype=np.float32)

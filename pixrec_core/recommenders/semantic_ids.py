@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pixrec_core.recommenders._sequence_training import DROPOUT, WIDTH, SequenceModel, SequenceNetwork
-from pixrec_core.recommenders.base import TrainData
+from pixrec_core.recommenders.base import TrainData, position_in_run
 from pixrec_core.recommenders.sasrec import SelfAttention
 
 TOKENS = 3  # of the quantisation, as in TIGER; one more follows
@@ -145,7 +145,7 @@ def semantic_ids(features: NDArray[np.float32]) -> NDArray[np.int64]:
     _, groups = np.unique(tokens, axis=0, return_inverse=True)
     order = np.argsort(groups, kind="stable")
     last = np.empty(len(tokens), np.int64)
-    last[order] = np.arange(len(tokens)) - np.searchsorted(groups[order], groups[order])
+    last[order] = position_in_run(groups[order])
     return np.column_stack([tokens, last])
 
 

@@ -1,5 +1,6 @@
 """The answer to one query; `answer_page` makes a page of it."""
 
+import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,9 +39,9 @@ class Answer:
     titles: dict[str, str]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per recommended item: rank, item, title, score."""
+        """One row per recommended item: rank, item, title, and score, which is None for a pinned item."""
         return [
-            {"rank": rank, "item": item, "title": self.titles[item], "score": score}
+            {"rank": rank, "item": item, "title": self.titles[item], "score": None if math.isnan(score) else score}
             for rank, (item, score) in enumerate(self.recommendations, start=1)
         ]
 

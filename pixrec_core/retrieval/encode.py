@@ -231,7 +231,7 @@ def read_item_vectors(folder: Path) -> tuple[list[str], Vectors]:
     if len(vectors) != len(items):
         raise ArtefactError(
             f"{folder / VECTORS} has {len(vectors):,} vectors but {folder / ITEMS} has {len(items):,} items; "
-            "materialise item_vectors again"
+            "run the stage `item_vectors` with --force"
         )
     return items, vectors
 
@@ -243,7 +243,7 @@ def _read_vectors(folder: Path, name: str) -> Vectors:
         vectors: Vectors = file.get_tensor(name).numpy()
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ArtefactError(
-            f"{path} is damaged: {name} are {vectors.dtype} {vectors.shape}; materialise item_vectors again"
+            f"{path} is damaged: {name} are {vectors.dtype} {vectors.shape}; run the stage `item_vectors` with --force"
         )
     return vectors
 
@@ -271,7 +271,7 @@ def _reporting_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}); materialise item_vectors again") from error
+        raise ArtefactError(f"{path} is damaged ({error}); run the stage `item_vectors` with --force") from error
 
 
 def photo_features_paths(checked: VariantPaths, *others: VariantPaths) -> list[Path] | None:

@@ -214,13 +214,13 @@ def load_index(paths: VariantPaths) -> ItemIndex:
     if checkpoint.weights_sha256(paths.checkpoint) != manifest.checkpoint_sha256:
         raise ArtefactError(
             f"{paths.item_index / INDEX} was built for another checkpoint than {paths.checkpoint}; "
-            "materialise item_vectors and item_index again"
+            "run the stages `item_vectors` and `item_index` with --force"
         )
     items, path = encode.read_item_ids(paths.item_index), paths.item_index / INDEX
     try:
         searcher = read_index(manifest.kind, path)
     except (RuntimeError, MemoryError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}); materialise item_index again") from error
+        raise ArtefactError(f"{path} is damaged ({error}); run the stage `item_index` with --force") from error
     return ItemIndex(items, searcher, paths.item_vectors)
 
 
@@ -230,9 +230,11 @@ def _read_manifest(path: Path) -> IndexManifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "as a whole"
-        raise ArtefactError(f"{path} is damaged ({field}: {first['msg']}); materialise item_index again") from None
+        raise ArtefactError(
+            f"{path} is damaged ({field}: {first['msg']}); run the stage `item_index` with --force"
+        ) from None
 
 
 def _check_sha256(path: Path, sha256: str, fault: str) -> None:
     if files.sha256_file(files.require(path)) != sha256:
-        raise ArtefactError(f"{path} {fault}: its checksum differs; materialise item_index again")
+        raise ArtefactError(f"{path} {fault}: its checksum differs; run the stage `item_index` with --force")

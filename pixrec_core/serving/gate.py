@@ -16,8 +16,8 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.comparison import (
     METRIC,
     MIN_SELECTION_USERS,
-    Answers,
     Comparison,
+    RankedTestSplit,
     compare,
     selection_scores,
 )
@@ -63,15 +63,14 @@ def promote_unless_worse(
     chosen = order[0]
     unmeasured = BLEND in methods and BLEND not in measured and users >= MIN_SELECTION_USERS
 
-    new = Answers.read(paths, {name: each.ranking for name, each in methods.items()})
+    new = RankedTestSplit.read(paths, {name: each.ranking for name, each in methods.items()})
     served = read_promotion(paths.promoted) if paths.promoted.manifest.exists() else None
-    old = _served_answers(paths, served) if served else None
+    old = _served_test_split(paths, served) if served else None
     comparison = compare(old, served.method, new, [chosen]).get(chosen) if served and old else None
     passed, verdict = _judge(chosen, served, comparison, len(new.targets.users), settings.promotion.tolerance)
     score = float(new.scores(chosen).mean())
     if passed:
         fields = {
-            "number": next_number(paths.promoted, served),
             "dataset": dataset,
             "method": chosen,
             "methods": {name: measured.get(name) for name in methods},
@@ -82,7 +81,7 @@ def promote_unless_worse(
             "photo_size": settings.images.size,
             "max_pixels": settings.images.max_pixels,
         }
-        _promote(paths, methods, fields)
+        _promote(paths, methods, next_number(paths.promoted, served), fields)
     else:
         verdict += (
             f". The promotion of {served.promoted_at if served else '-'} keeps serving; to promote anyway: "
@@ -117,11 +116,11 @@ def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: i
     return sorted(preferred, key=lambda name: -scores.get(name, -1.0))
 
 
-def _served_answers(paths: DatasetPaths, served: Promotion) -> Answers:
+def _served_test_split(paths: DatasetPaths, served: Promotion) -> RankedTestSplit:
     verify_promotion(paths.promoted, served)
     copies = paths.promoted.copies(served.measured)
     ranking = copies.ranked_methods(served.towers)[served.method].ranking
-    return Answers.read(copies, {served.method: ranking})
+    return RankedTestSplit.read(copies, {served.method: ranking})
 
 
 def _judge(
@@ -149,7 +148,7 @@ def _difference(comparison: Comparison) -> str:
 
 
 def _warnings(
-    serves: str, reference: Answers, new: Answers, methods: Sequence[str], measured: Mapping[str, float]
+    serves: str, reference: RankedTestSplit, new: RankedTestSplit, methods: Sequence[str], measured: Mapping[str, float]
 ) -> list[str]:
     """A sentence on each method that is significantly ahead of the method that serves, the most first."""
     others = [name for name in methods if name != serves or reference is not new]
@@ -166,14 +165,14 @@ def _warnings(
     ]
 
 
-def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], fields: dict[str, object]) -> None:
-    """Copy all that serving needs, check that the copies belong together, and make them serve."""
-    copies = paths.promoted.copies(int(str(fields["number"])))
+def _promote(paths: DatasetPaths, methods: Mapping[str, MethodPaths], number: int, fields: dict[str, object]) -> None:
+    """Copy all that serving needs, check that artefacts and copies belong together, and make them serve."""
+    copies = paths.promoted.copies(number)
     copy_artefacts(paths, copies, methods.values())
     _check_methods(paths, methods)
     towers = [each for each in methods.values() if isinstance(each, VariantPaths)]
     sha256 = {tower.variant: _complete_tower(tower, copies.variant(tower.variant)) for tower in towers}
-    promotion.write_promotion(paths.promoted, copies, fields | {"checkpoint_sha256": sha256})
+    promotion.write_promotion(paths.promoted, copies, fields | {"number": number, "checkpoint_sha256": sha256})
 
 
 def _check_methods(paths: DatasetPaths, methods: Mapping[str, MethodPaths]) -> None:
@@ -201,7 +200,8 @@ def _complete_tower(paths: VariantPaths, copies: VariantPaths) -> str:
     item_index = load_index(copies)
     if read_items(copies.dataset)[ITEM].to_list() != item_index.items:
         raise ArtefactError(
-            f"{paths.item_index} and {paths.dataset.sequences} have different items; materialise item_vectors again"
+            f"{paths.item_index} and {paths.dataset.sequences} have different items; "
+            "run the stage `item_vectors` with --force"
         )
     if found := photo_features_paths(copies, paths):
         target, source = found

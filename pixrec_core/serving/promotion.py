@@ -37,7 +37,8 @@ class Promotion(BaseModel):
         measured: number of the promotion that was measured; a smaller one if this one was refreshed since.
         trained_at: UTC; when that promotion was made.
         refitted_at: UTC, by method: when it was fitted on all interactions, those of validation and test included. A
-            method that lacks has the weights that were measured. Figures are always those of the measured promotion.
+            method that is not listed has the weights that were measured. Figures are always those of the measured
+            promotion.
         checkpoint_sha256: checksum of the weights of each tower.
         score: NDCG@10 of `method` over all test users, seen items allowed.
         comparison: with the previous promotion; None where there was nothing to compare.
@@ -205,7 +206,7 @@ def write_promotion(paths: PromotedPaths, copies: DatasetPaths, fields: Mapping[
     before = read_promotion(paths) if paths.manifest.exists() else None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     checksums = {str(path.relative_to(copies.root)): files.sha256_file(path) for path in sorted(_files_in(copies.root))}
-    measured = {"measured": fields["number"], "trained_at": now}  # unless a refresh or a rollback says otherwise
+    measured = {"measured": fields["number"], "trained_at": now}  # a refresh gives those of the measured one
     promotion = Promotion.model_validate({**measured, **fields, "promoted_at": now, "files": checksums})
     for manifest in (copies.root / paths.manifest.name, paths.manifest):
         files.write_json(manifest, promotion.model_dump(mode="json"))

@@ -40,8 +40,8 @@ def train_networks(
 
     A killed refit of the same run continues: finished networks are kept, and a tower resumes after its last epoch.
 
-    `run` identifies everything that the outcome depends on. `train_tower` trains a variant at its new place, for as
-    many epochs as the best one of a measured checkpoint.
+    `run` identifies everything that the outcome depends on. `train_tower(target, measured)` trains a variant into the
+    folder `target`, for the best number of epochs that the checkpoint `measured` records.
 
     Returns:
         A folder of `paths.refit` with sequences, and the networks that were trained.

@@ -58,7 +58,8 @@ def refresh_promotion(
         refitted: checkpoints and networks that were trained on all interactions, and the catalogue of that training.
 
     Returns:
-        `items`, `new_items`, `left_items`; `interactions`; and `promotion`, its number.
+        `promotion`, its number; `method` that serves; `trained_at` and `refitted_at` of its manifest; and numbers of
+        `items`, `new_items`, `left_items` and `interactions`.
 
     Raises:
         MissingArtefactError: nothing has been promoted, or data stages have not run.

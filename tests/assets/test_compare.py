@@ -56,6 +56,11 @@ def test_latex_has_escaped_names_and_minus_signs(folders):
     assert " & $-$20.0 ($-$60.0 to 0.0) " in lines[5]
 
 
+def test_one_thing_is_subtracted(folders):
+    result = CliRunner().invoke(cli, ["compare", folders[1], "--versus", folders[0], "--reference", "ease"])
+    assert (result.exit_code, "give --versus or --reference, not both" in result.output) == (2, True)
+
+
 def test_csv_of_two_settings(folders):
     rows = list(csv.DictReader(io.StringIO(compare(folders[1], "--versus", folders[0], "--format", "csv"))))
     assert [row["method"] for row in rows] == ["text_only", "ease"]

@@ -41,12 +41,24 @@ def test_nothing_is_wrong_without_a_network(doctor, monkeypatch, tmp_path):
     code, found = doctor()
     assert code == 0
     assert found.keys() == {
-        *("python", "machine", "torch", "settings", "source sample", "backbone sample", "data_dir", "DAGSTER_HOME"),
-        "dagster",
+        *("python", "machine", "torch", "lightgbm", "settings", "source sample", "backbone sample", "data_dir"),
+        *("DAGSTER_HOME", "dagster"),
     }
-    assert {found[name][0] for name in ("python", "settings", "source sample", "data_dir")} == {"ok"}
+    assert {found[name][0] for name in ("python", "lightgbm", "settings", "source sample", "data_dir")} == {"ok"}
     assert found["dagster"][0] == "warning", "an instance without dagster.yaml has pools that need a daemon"
     assert "granularity: op" in found["dagster"][1]
+
+
+def test_the_library_of_lightgbm_needs_openmp(doctor, monkeypatch):
+    def load(path: str) -> None:
+        raise OSError(f"dlopen({path}): Library not loaded: @rpath/libomp.dylib")
+
+    monkeypatch.setattr(checks.ctypes, "CDLL", load)
+    code, found = doctor()
+    assert (code, found["lightgbm"][0]) == (1, "fault")
+    assert re.search(
+        r"lib_lightgbm\.\w+\): Library not loaded.*on macOS: `brew install libomp`", found["lightgbm"][1], re.DOTALL
+    )
 
 
 def test_without_dagster_home_the_folder_that_pixrec_uses_is_reported(doctor, settings):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -104,6 +105,18 @@ def test_each_kind_in_each_format(pixrec, asked, kind):
     assert page.images
     assert ("red <b>shirt</b>" in page.text) is (kind == "--text")
     assert "b" not in page.elements
+
+
+def test_a_pinned_item_has_no_score(pixrec, recommender, monkeypatch):
+    pin = recommender.catalogue["item"][0]
+    monkeypatch.setenv("PIXREC_DATASETS__SHOP__RULES__PIN", json.dumps([pin]))
+    arguments = ["shop", "--items", recommender.catalogue["item"][1], "--top", "2", "--format"]
+    code, out, _ = pixrec(*arguments, "json")
+    first, second = json.loads(out, parse_constant=pytest.fail)["recommendations"]
+    assert (code, first["item"], first["score"]) == (0, pin, None)
+    assert isinstance(second["score"], float)
+    assert re.search(rf"│ {pin} +│.*│ pinned │", pixrec(*arguments, "table")[1])
+    assert re.search(rf"{pin} .* 1 pinned", Page(pixrec(*arguments, "html")[1]).text)
 
 
 @pytest.mark.parametrize("shape", ["table", "json", "html"])

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from pixrec_core.serving import server
 from tests.core.shop import served_shop
 
 TOML = """
@@ -60,6 +61,13 @@ def wait_for_connection(address):
         with suppress(requests.ConnectionError):
             requests.get(f"{address}/health", timeout=600)
             return
+
+
+@pytest.mark.parametrize(("host", "warns"), [("localhost", False), ("[/]", True)])
+def test_a_server_that_others_reach_without_a_token_is_reported(pixrec, monkeypatch, host, warns):
+    monkeypatch.setattr(server, "run_server", lambda *_: None)
+    warning = f"warning: {host} can be reached by others, and no token is set (server.token)\n"
+    assert pixrec("serve", "--host", host) == (0, "", warning if warns else "")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

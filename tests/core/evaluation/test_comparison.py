@@ -5,7 +5,7 @@ from math import log2
 import polars as pl
 import pytest
 
-from pixrec_core.evaluation.comparison import Answers, Comparison
+from pixrec_core.evaluation.comparison import Comparison, RankedTestSplit
 from pixrec_core.evaluation.comparison import compare as compare_methods
 from pixrec_core.paths import BaselinePaths, DatasetPaths
 from pixrec_core.schemas import RANKING_SCHEMA
@@ -15,7 +15,7 @@ ITEMS = "abcdefgh"
 BOUGHT = {"u": "abcd", "v": "acba", "w": "abe"}  # targets d, a, e
 
 
-def answers(paths: BaselinePaths, bought, lists, items=ITEMS) -> Answers:
+def answers(paths: BaselinePaths, bought, lists, items=ITEMS) -> RankedTestSplit:
     """Write a split and a ranking: `lists` has one word per user, best item first."""
     catalogue = sequences_file.catalogue([], items)
     dataset = DatasetPaths(paths.root.parents[1])
@@ -23,7 +23,7 @@ def answers(paths: BaselinePaths, bought, lists, items=ITEMS) -> Answers:
     rows = [(user, rank, item, -float(rank)) for user in bought for rank, item in enumerate(lists[user], 1)]
     paths.root.mkdir(parents=True)
     pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(paths.ranking)
-    return Answers.read(dataset, {"ease": paths.ranking})
+    return RankedTestSplit.read(dataset, {"ease": paths.ranking})
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def sides(tmp_path):
     return [DatasetPaths(tmp_path / name).baseline("ease") for name in ("old", "new")]
 
 
-def compare(old: Answers, new: Answers) -> Comparison | None:
+def compare(old: RankedTestSplit, new: RankedTestSplit) -> Comparison | None:
     return compare_methods(old, "ease", new, ["ease"]).get("ease")
 
 

@@ -20,7 +20,7 @@ from pixrec_core.recommenders import _blend_rankings as rankings
 from pixrec_core.recommenders import _blend_training as training
 from pixrec_core.recommenders._blend_features import COMMON, ItemTable, MethodLists, find_candidates
 from pixrec_core.recommenders._blend_rankings import read_batches, read_training_users
-from pixrec_core.recommenders._blend_training import TrainingUsers, fit_weights, pretend_cold, target_ranks
+from pixrec_core.recommenders._blend_training import TrainingUsers, fit_weights, pretend_cold, ranks_among_candidates
 from pixrec_core.recommenders.base import ItemLists
 from pixrec_core.recommenders.blend import Blend, build_blend
 from pixrec_core.schemas import RANKING_SCHEMA
@@ -204,20 +204,22 @@ def test_a_batch_equals_its_users_one_by_one(paths, stats):
         assert np.array_equal(one_scores[0], scores[user])
 
 
-def test_target_ranks_by_hand():
+def test_ranks_among_candidates_by_hand():
     histories = replace(ItemLists.from_lists([[0], [1]]), times=np.zeros(2, np.int64))
     lists = {"one": MethodLists(np.array([[2, 3, 4], [2, 3, 4]]), np.ones((2, 3), np.float32))}
     table = ItemTable.of(sequences_file.catalogue([], "abcde"), np.zeros(0, np.int64), np.zeros(0, np.int64))
     users = TrainingUsers(find_candidates(lists, histories, table, 9), np.array([3, 0]))
-    assert target_ranks(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
-    assert target_ranks(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], "equal scores rank before"
+    assert ranks_among_candidates(users, np.array([5.0, 4, 3, 1, 1, 1])).tolist() == [2, np.inf]
+    assert ranks_among_candidates(users, np.array([4.0, 4, 4, 1, 1, 1])).tolist() == [3, np.inf], (
+        "equal scores rank before"
+    )
 
 
-@pytest.mark.parametrize(("users", "higher"), [(90, False), (100, True)])
-def test_a_simpler_blend_must_be_better_by_two_standard_errors(users, higher):
+@pytest.mark.parametrize(("users", "better"), [(90, False), (100, True)])
+def test_a_simpler_blend_must_be_better_by_two_standard_errors(users, better):
     """Of each ten users six gain 1 and four lose 1: the mean is 0.2, the standard error sqrt(0.96 / users)."""
     gains = np.tile([1.0] * 6 + [-1.0] * 4, users // 10)
-    assert training.is_higher(gains, np.zeros(users)) is higher
+    assert training.is_significantly_better(gains, np.zeros(users)) is better
 
 
 def test_with_few_users_the_blend_is_linear_and_a_method_that_adds_nothing_is_dropped(monkeypatch, paths):

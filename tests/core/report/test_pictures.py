@@ -99,5 +99,7 @@ def test_vectors_of_other_items_are_refused(paths):
 def test_damaged_vectors_are_named(paths):
     (paths.variant("text_only").item_vectors / "vectors.safetensors").write_bytes(b"not that")
     inputs = read_inputs("shop", paths, BOTH)
-    with pytest.raises(ArtefactError, match=r"vectors.safetensors is damaged.*materialise item_vectors again"):
+    with pytest.raises(
+        ArtefactError, match=r"vectors.safetensors is damaged.*run the stage `item_vectors` with --force"
+    ):
         neighbourhoods(inputs, album(inputs))

@@ -129,7 +129,7 @@ def test_a_flipped_bit_is_named(paths: VariantPaths, name: str, offset: int) -> 
     body = bytearray(path.read_bytes())
     body[offset] ^= 1
     path.write_bytes(body)
-    with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* materialise item_index again"):
+    with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* run the stage `item_index` with --force"):
         index.load_index(paths)
 
 
@@ -140,7 +140,7 @@ def test_a_forged_index_with_its_checksum_is_an_error(paths: VariantPaths, body:
     manifest = files.read_json(paths.item_index / index.MANIFEST)
     changed = manifest | {"kind": kind, "sha256": files.sha256_file(paths.item_index / index.INDEX)}
     files.write_json(paths.item_index / index.MANIFEST, changed)
-    with pytest.raises(ArtefactError, match=r"index\.faiss is damaged .*materialise item_index again"):
+    with pytest.raises(ArtefactError, match=r"index\.faiss is damaged .*run the stage `item_index` with --force"):
         index.load_index(paths)
 
 
@@ -149,7 +149,7 @@ def test_a_forged_index_with_its_checksum_is_an_error(paths: VariantPaths, body:
 def test_a_truncated_file_is_named(paths: VariantPaths, name: str, size: int) -> None:
     path = paths.item_index / name
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* materialise item_index again"):
+    with pytest.raises(ArtefactError, match=rf"item_index/{name} is damaged.* run the stage `item_index` with --force"):
         index.load_index(paths)
 
 
@@ -188,11 +188,15 @@ def test_a_missing_index_is_named(paths: VariantPaths) -> None:
 def test_truncated_vectors_are_named(paths: VariantPaths) -> None:
     path = paths.item_vectors / encode.VECTORS
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ArtefactError, match=r"vectors\.safetensors is damaged .* materialise item_vectors again"):
+    with pytest.raises(
+        ArtefactError, match=r"vectors\.safetensors is damaged .* run the stage `item_vectors` with --force"
+    ):
         index.build_index(IndexSettings(), paths)
 
 
 def test_vectors_of_other_items_are_named(paths: VariantPaths) -> None:
     pl.DataFrame({"item": ["a"]}).write_parquet(paths.item_vectors / encode.ITEMS)
-    with pytest.raises(ArtefactError, match=r"has 60 vectors but .* has 1 items; materialise item_vectors again"):
+    with pytest.raises(
+        ArtefactError, match=r"has 60 vectors but .* has 1 items; run the stage `item_vectors` with --force"
+    ):
         index.build_index(IndexSettings(), paths)

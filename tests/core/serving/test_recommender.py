@@ -12,6 +12,7 @@ from PIL import Image
 
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import QueryError
+from pixrec_core.models import frozen_features
 from pixrec_core.models.encoders import load_encoder
 from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.retrieval import encode
@@ -129,6 +130,20 @@ def test_a_text_is_encoded_as_the_title_of_an_item(recommender, variant):
     answer = recommender.for_text("red shirt", 3, method=variant)
     assert [each.item for each in answer] == [items[n] for n in best]
     np.testing.assert_allclose([each.score for each in answer], (vectors @ vector)[best], atol=1e-5)
+
+
+@pytest.mark.parametrize("served", ["items"], indirect=True)
+def test_queries_load_an_encoder_once(served, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        frozen_features, "load_encoder", lambda folder: loaded.append(folder.name) or load_encoder(folder)
+    )
+    recommender = Recommender.load(served.paths.promoted.root)
+    photo = served.paths.image(recommender.catalogue.filter("has_image")[ITEM][3]).read_bytes()
+    answers = [recommender.for_text(text, 3, method="collaborative") for text in ("red shirt", "cup", "red shirt")]
+    assert answers[0] == answers[2] != answers[1]
+    assert recommender.for_photo(photo, 3) == recommender.for_photo(photo, 3)
+    assert loaded == ["text_encoder", "photo_encoder"]
 
 
 def test_a_photo_finds_its_item(recommender, served):
