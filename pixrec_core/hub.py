@@ -22,8 +22,9 @@ def model_state(name: str, revision: str | None = None) -> object:
     """
     folder = Path(name)
     if folder.is_dir():
-        stats = files.stat_snapshot(folder.rglob("*"))
-        return {str(Path(path).relative_to(folder)): stat for path, stat in stats.items()}
+        stats = {Path(path).relative_to(folder): stat for path, stat in files.stat_snapshot(folder.rglob("*")).items()}
+        hidden = (path for path in stats if any(part.startswith(".") for part in path.parts))  # .DS_Store, .cache, .git
+        return {str(path): stats[path] for path in stats.keys() - set(hidden)}
     try:
         return resolve_commit(name, revision)
     except BackboneError:

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from PIL import Image
 
 from pixrec_core.data import photos
-from pixrec_core.data.photos import ANSWER, CRASHES, READY, REQUEST, TOO_SLOW, PhotoError
+from pixrec_core.data.photos import ANSWER, CRASHES, KILLED, READY, REQUEST, TOO_SLOW, PhotoError
 from pixrec_core.errors import PixRecError
 
 #: Memory of one decoding process in MiB, as far as the total allows: enough for 50 million pixels of most formats.
@@ -84,8 +84,8 @@ class Decoders(AbstractContextManager["Decoders"]):
                 raise PhotoError(TOO_SLOW) from None
         try:  # anything may have killed the process: a photo that crashes it does so again
             return self._decode(body, size, max_pixels)
-        except _LostError:
-            raise PhotoError(CRASHES) from None
+        except _LostError as error:  # SIGKILL is the system's when memory runs out; another run may have more
+            raise PhotoError(KILLED if error.signal == signal.SIGKILL else CRASHES) from None
 
     def _decode(self, body: bytes, size: int, max_pixels: int) -> StoredPhoto:
         process = self._take()

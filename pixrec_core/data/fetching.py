@@ -13,9 +13,11 @@ catalogue's URL has no claim to credentials except those in it.
 
 import ipaddress
 import math
+import re
 import socket
 import threading
 import time
+from base64 import b64encode
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from http import HTTPStatus
@@ -25,7 +27,7 @@ from urllib.parse import unquote, urljoin
 import certifi
 import pycurl
 from urllib3.exceptions import LocationParseError
-from urllib3.util import make_headers, parse_url
+from urllib3.util import parse_url
 
 from pixrec_core import __version__
 from pixrec_core.data.decoding import StoppedError
@@ -41,12 +43,18 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: Addresses at which clouds tell a machine its credentials, besides the link-local 169.254.0.0/16 and fe80::/10.
 METADATA: Final = {
-    ipaddress.ip_address(address) for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16")
+    ipaddress.ip_address(address)
+    for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
 }
+
+#: Networks that are not public, though `is_global` says so, the second one in some versions of Python.
+_NOT_PUBLIC_NETWORKS: Final = tuple(map(ipaddress.ip_network, ("fec0::/10", "192.0.0.0/24")))
 
 #: Reasons of addresses and hosts that the settings exclude.
 NOT_PUBLIC: Final = "address not public"
 NOT_ALLOWED: Final = "host not allowed"
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})(?:\s|$)")
 
 _REASONS: Final = {
     pycurl.E_URL_MALFORMAT: "bad url",
@@ -87,7 +95,7 @@ class Fetcher(AbstractContextManager["Fetcher"]):
         """Open no connection yet; `get` raises `StoppedError` within about a second after `stop` is set."""
         self._settings = settings
         self._stop = stop or threading.Event()
-        self._refused = False
+        self._refused: str | None = None
         self._opened: list[socket.socket] = []
         self._curl = curl = pycurl.Curl()
         for option, value in {
@@ -138,7 +146,7 @@ class Fetcher(AbstractContextManager["Fetcher"]):
             raise FetchError("deadline")
         headers = HEADERS | _headers_for(target.host, self._settings) | target.credentials
         curl, answer = self._curl, _Answer(self._settings.max_bytes)
-        self._refused = False
+        self._refused = None
         curl.setopt(pycurl.URL, target.url)
         curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
         curl.setopt(pycurl.TIMEOUT_MS, math.ceil(left * 1000))
@@ -159,7 +167,7 @@ class Fetcher(AbstractContextManager["Fetcher"]):
         if code == pycurl.E_ABORTED_BY_CALLBACK:
             raise StoppedError
         if self._refused:
-            return FetchError(NOT_PUBLIC)
+            return FetchError(self._refused)
         if answer.is_too_long:
             return FetchError("too many bytes")
         if code == pycurl.E_OPERATION_TIMEDOUT:
@@ -174,11 +182,13 @@ class Fetcher(AbstractContextManager["Fetcher"]):
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         """A socket for an address that curl wants to connect to, unless the settings exclude the address."""
         family, kind, protocol, (ip, *_) = address
-        if may_connect(ip.decode() if isinstance(ip, bytes) else ip, self._settings):
+        name = ip.decode() if isinstance(ip, bytes) else ip
+        is_denied = _is_denied(name, self._settings)
+        if not is_denied and may_connect(name, self._settings):
             opened = socket.socket(family, kind, protocol)
             self._opened.append(opened)
             return opened
-        self._refused = True
+        self._refused = NOT_ALLOWED if is_denied else NOT_PUBLIC
         bad: int = pycurl.SOCKET_BAD
         return bad
 
@@ -194,7 +204,7 @@ class _Answer:
         self.has_unread_body = False  # libcurl reports it as an error
 
     def read_header(self, line: bytes) -> None:
-        if line.startswith(b"HTTP/"):  # a `100 Continue` has come before
+        if _STATUS_LINE.match(line):  # a `100 Continue` has come before
             self._headers.clear()
         self._headers.append(line)
 
@@ -210,7 +220,8 @@ class _Answer:
     @property
     def status(self) -> int:
         """The HTTP status; 0 if no header has arrived."""
-        return int(self._headers[0].split()[1]) if self._headers else 0
+        found = _STATUS_LINE.match(self._headers[0]) if self._headers else None
+        return int(found[1]) if found else 0
 
     @property
     def is_redirect(self) -> bool:
@@ -233,9 +244,11 @@ def _parse(url: str) -> _Target:
         parts.host.strip("[]").encode("idna")  # no label is empty or too long
     except (LocationParseError, UnicodeError):
         raise FetchError("bad url") from None
-    credentials = make_headers(basic_auth=unquote(parts.auth)) if parts.auth else {}
+    credentials = {}
+    if parts.auth:  # in UTF-8 (RFC 7617): not every name has an encoding in Latin-1, which urllib3 takes
+        credentials["Authorization"] = f"Basic {b64encode(unquote(parts.auth).encode()).decode()}"
     plain = parts._replace(auth=None, fragment=None)
-    return _Target(plain.url, parts.host, {name.title(): value for name, value in credentials.items()})
+    return _Target(plain.url, parts.host, credentials)
 
 
 def _redirected(url: str, location: str) -> str:
@@ -278,6 +291,12 @@ def _headers_for(host: str, settings: ImageSettings) -> dict[str, str]:
     return found
 
 
+def _is_denied(address: str, settings: ImageSettings) -> bool:
+    """Whether `deny_hosts` has an IP address, which a URL may spell in other ways, such as 127.1."""
+    names = {address, str(_embedded(ipaddress.ip_address(address)))}
+    return any(_matches(name, settings.deny_hosts) for name in names)
+
+
 def may_connect(address: str, settings: ImageSettings) -> bool:
     """Whether the settings allow connections to an IP address, as `getaddrinfo` returns it.
 
@@ -301,7 +320,10 @@ def is_public(address: str) -> bool:
     addresses that embed one of them: mapped (`::ffff:`), 6to4 and NAT64.
     """
     ip = _embedded(ipaddress.ip_address(address))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in METADATA
+    never = (
+        ip.is_multicast or ip.is_reserved or ip in METADATA or any(ip in network for network in _NOT_PUBLIC_NETWORKS)
+    )
+    return ip.is_global and not never
 
 
 def _embedded(ip: IPAddress) -> IPAddress:

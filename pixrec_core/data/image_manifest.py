@@ -34,6 +34,7 @@ from pixrec_core.settings import ImageSettings
 OK: Final = "ok"
 FAILED: Final = "failed"
 TRYING: Final = "trying"
+REPLACED: Final = "replaced"  # reason of a local photo whose file has changed
 #: Settings in the manifest's Parquet metadata: its outcomes hold only under the same ones.
 SIZE_KEY: Final = "pixrec.size"
 MEMORY_KEY: Final = "pixrec.decode_memory_mb"  # photos that exceeded the limits of decoding
@@ -90,8 +91,8 @@ class Journal(AbstractContextManager["Journal"]):
     def __init__(self, path: Path, settings: ImageSettings) -> None:
         """Open the journal and keep the valid lines of a killed run.
 
-        If that run had other settings, only its stored photos stay, and only if `size` is the same: failures may
-        succeed now.
+        If that run had other settings, its failures are left out, as they may succeed now, and if `size` differs, its
+        stored photos too. Marks of replaced photos stay: the snapshot already has the new files.
         """
         self._settings = settings
         self._lock = threading.Lock()
@@ -130,7 +131,8 @@ def _valid_lines(path: Path, settings: ImageSettings) -> Iterator[bytes]:
             for line in file:
                 if line.endswith(b"\n"):  # a kill can truncate the last line
                     outcome = _LINE.validate_json(line)
-                    if same or (same_size and outcome.status == OK):
+                    is_replaced = outcome.status == TRYING and outcome.reason == REPLACED
+                    if same or (same_size and outcome.status == OK) or is_replaced:
                         yield line
     except (ValueError, TypeError, KeyError) as error:
         log.warning("warning: %s is damaged (%s); photos after the damage are fetched again", path, error)

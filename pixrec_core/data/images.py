@@ -24,7 +24,7 @@ from pixrec_core import files, progress
 from pixrec_core.data import image_manifest, local_photos
 from pixrec_core.data.downloading import Downloader, Task, map_by_host
 from pixrec_core.data.fetching import NOT_ALLOWED, NOT_PUBLIC
-from pixrec_core.data.image_manifest import FAILED, TRYING, Journal, Outcome
+from pixrec_core.data.image_manifest import FAILED, REPLACED, TRYING, Journal, Outcome
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.paths import DatasetPaths
@@ -141,7 +141,7 @@ def _log_replaced_photos(paths: DatasetPaths, journal: Journal) -> None:
     """Journal the local photos that were replaced before writing the new snapshot, so that a kill loses none."""
     now = local_photos.stat_snapshot(paths)
     for item, url in local_photos.replaced_photos(paths, now).iter_rows():
-        journal.append(Outcome(item, url, TRYING, 0, "replaced"))
+        journal.append(Outcome(item, url, TRYING, 0, REPLACED))
     local_photos.write_snapshot(paths, now)
 
 

@@ -22,7 +22,7 @@ from pixrec_core.data import raw_files
 from pixrec_core.data.photos import PhotoError
 from pixrec_core.errors import SourceError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import IMAGE_URL, ITEM
+from pixrec_core.schemas import IMAGE_URL, ITEM, OTHER_IMAGE_URLS
 
 NO_FOLDER: Final = "no photo folder"
 IMAGES: Final = "images"  # folder in that of an Amazon dataset; like the photo folder, it may be a symbolic link
@@ -97,17 +97,21 @@ def _open(path: str, flags: int) -> int:
 
 
 def stat_snapshot(paths: DatasetPaths) -> pl.DataFrame:
-    """Item, url, bytes and modified_ns of each item with a local photo, sorted by item.
+    """Item, url, file, bytes and modified_ns of each local photo of an item, sorted by item.
+
+    `url` is the first photo of the item, local or not; `file` is that one or another, which is used if it fails.
 
     Raises:
         MissingArtefactError: the catalogue or the raw files have not been built.
     """
     folder = raw_files.locate(paths).photos
-    catalogue = pl.scan_parquet(files.require(paths.items), glob=False).select(ITEM, url=IMAGE_URL)
-    local = catalogue.filter(is_local(pl.col("url")) & (folder is not None)).sort(ITEM).collect()
+    photos = pl.concat_list(IMAGE_URL, pl.col(OTHER_IMAGE_URLS).fill_null([]))
+    catalogue = pl.scan_parquet(files.require(paths.items), glob=False).select(ITEM, url=IMAGE_URL, file=photos)
+    named = catalogue.explode("file").filter(is_local(pl.col("file")) & (folder is not None))
+    local = named.sort(ITEM, maintain_order=True).collect()
     found = np.full((local.height, len(_STAT)), -1)
-    for row, url in enumerate(local["url"] if folder else ()):
-        found[row] = _stat(f"{folder}/{local_path(url)}")
+    for row, file in enumerate(local["file"] if folder else ()):
+        found[row] = _stat(f"{folder}/{local_path(file)}")
     return local.with_columns(pl.Series(name, found[:, column]) for column, name in enumerate(_STAT))
 
 
@@ -127,14 +131,15 @@ def snapshot_digest(paths: DatasetPaths) -> str | None:
 
 
 def replaced_photos(paths: DatasetPaths, now: pl.DataFrame) -> pl.DataFrame:
-    """Item and url of the photos whose row in the snapshot `now` differs from the one that `write_snapshot` kept."""
+    """Item and url of the photos with a file whose row in `now` differs from the one that `write_snapshot` kept."""
     if not paths.photo_snapshot.exists():
+        return now.select(_KEY).clear()
+    before = pl.read_parquet(paths.photo_snapshot, glob=False)
+    if before.schema != now.schema:  # of an older version
         return now.select(_KEY).clear()
     changed = pl.any_horizontal(pl.col(name) != pl.col(f"{name}_before") for name in _STAT)
     return (
-        now.join(pl.read_parquet(paths.photo_snapshot, glob=False), on=_KEY, suffix="_before")
-        .filter(changed)
-        .select(_KEY)
+        now.join(before, on=[*_KEY, "file"], suffix="_before").filter(changed).select(_KEY).unique(maintain_order=True)
     )
 
 

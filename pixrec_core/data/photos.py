@@ -27,6 +27,7 @@ BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 TOO_SLOW: Final = "takes too long to decode"
 TOO_LARGE: Final = "needs too much memory to decode"
 CRASHES: Final = "crashes the decoder"
+KILLED: Final = "the decoder was killed"
 
 DECODE_S: Final = 10.0  # CPU time of one photo; 50 million pixels take 1 to 3 s
 REQUEST: Final = struct.Struct("<IIQ")  # bytes of the photo, size, max_pixels

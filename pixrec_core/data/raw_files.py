@@ -32,8 +32,14 @@ def _options(source: SourceSettings) -> tuple[Any, Any]:
 
 
 def describe(source: SourceSettings, root: Path) -> Any:
-    """Return size and time of the local files that a source reads in place, which show changes at little cost."""
-    return files.stat_snapshot(watched(source, root))
+    """Return size and time of the local files that a source reads in place, and whether it finds local photos.
+
+    Both show changes at little cost.
+    """
+    module, options = _options(source)
+    found: dict[str, Any] = files.stat_snapshot(module.watched(options, root))
+    has_photos = hasattr(module, "photos") and module.photos(options, root) is not None
+    return found | {"photos": True} if has_photos else found
 
 
 def watched(source: SourceSettings, root: Path) -> list[Path]:
@@ -157,6 +163,10 @@ def loader(
 
 
 def digest(paths: DatasetPaths) -> str:
-    """Return the data version of both files, which decides whether later stages are stale."""
+    """Return the data version of both files, which decides whether later stages are stale.
+
+    It has a part for local photos, because a catalogue has paths of photos only if there are any.
+    """
     manifest = files.read_json(paths.raw_manifest)
-    return "-".join(entry.get("version", entry["sha256"]) for entry in (manifest["reviews"], manifest["metadata"]))
+    versions = [entry.get("version", entry["sha256"]) for entry in (manifest["reviews"], manifest["metadata"])]
+    return "-".join([*versions, *(["photos"] if manifest["photos"] else [])])

@@ -92,9 +92,10 @@ def list_files(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(file for file in _visible_files(path) if file.name.lower().endswith(_TABLES))
         return [file for file in found if file.stat().st_size] or found  # Spark writes empty parts
-    if path.exists() or not glob.has_magic(str(path)):
+    if path.exists() or not {"*", "?"} & set(str(path)):
         return [path]
-    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - an absolute pattern
+    pattern = str(path).replace("[", "[[]")
+    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207 - an absolute pattern
     return [file for name in found for file in list_files(name)] or [path]
 
 

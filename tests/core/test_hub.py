@@ -10,6 +10,7 @@ from typing import Self
 import pytest
 from transformers import set_seed
 
+from pixrec_core.hub import model_state
 from pixrec_core.models.backbones import tiny
 from tests.core.models.fake_hub import NAME, FakeHub
 
@@ -113,3 +114,14 @@ def test_the_error_without_network_and_cache_names_the_download_command(tmp_path
         assert message.startswith(f"backbone '{NAME}', revision of the default branch, is no local folder")
         assert "hf download NAME --local-dir FOLDER" in message
         assert "is no local folder and was not found" in loader.load(name="no/such/folder here")[1]
+
+
+def test_hidden_files_of_a_folder_are_no_part_of_its_model(tmp_path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = model_state(str(tmp_path))
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "lock").touch()
+    assert model_state(str(tmp_path)) == before
+    (tmp_path / "model.safetensors").touch()
+    assert model_state(str(tmp_path)) != before

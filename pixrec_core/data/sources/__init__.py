@@ -17,7 +17,8 @@ A source module has five names:
     row is rejected, or left out by a rule). `folder` is for temporary files; a gzip file may expand to
     `max_expansion` times its size. Limits of values, repeated rows, order and quarantine are the stages' work.
 
-It may have `preview(options, root) -> list[str]`: lines for `pixrec doctor` that show how the first rows are read.
+It may have `preview(options, root) -> list[str]`: lines for `pixrec doctor` that show how the first rows are read. And
+`photos(options, root) -> Path | None`, if the files on the disk decide whether there are local photos: their folder.
 In messages, `<name>` stands for the dataset's name.
 """
 

@@ -323,7 +323,9 @@ def load_interactions(
     for (unit, (factor, *_)), count in zip(units.items(), found, strict=True):
         if count > SURE * rows:
             log.info("note: %s: times are in %s, not milliseconds, and are read as such", raw.reviews, NAMES[unit])
-            query = f"SELECT * REPLACE (floor(timestamp * {factor!r})::BIGINT AS timestamp) FROM ({table.query})"  # noqa: S608
+            # A time that is too large stays as it is, so that its row is rejected as past the year 9999.
+            milliseconds = f"coalesce(try_cast(floor(timestamp * {factor!r}) AS BIGINT), timestamp)"
+            query = f"SELECT * REPLACE ({milliseconds} AS timestamp) FROM ({table.query})"  # noqa: S608
             return [replace(table, query=query)]
     return [table]
 

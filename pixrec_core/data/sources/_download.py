@@ -5,6 +5,7 @@ version. URLs come from the user's settings, so every address is allowed, and en
 """
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
@@ -46,29 +47,47 @@ class Version:
         etag: None if the server sent none.
         modified: `Last-Modified`; None if the server sent none.
         length: bytes of the complete file; None if the server did not declare it.
+        key: of the whole URL. It differs for another signature of the same file, and for another file.
     """
 
     url: str
     etag: str | None
     modified: str | None
     length: int | None
+    key: str
 
     @classmethod
     def of(cls, url: str, response: requests.Response) -> "Version":
         get = response.headers.get
-        length = get("Content-Length", "")
-        return cls(shown_url(url), get("ETag"), get("Last-Modified"), int(length) if length.isdecimal() else None)
+        declared = get("Content-Length", "")
+        length = int(declared) if declared.isdecimal() else None
+        return cls(shown_url(url), get("ETag"), get("Last-Modified"), length, _key(url))
 
     @property
-    def validator(self) -> str | None:
-        """Value for `If-Range`; a weak ETag does not guarantee identical bytes."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+    def strong_etag(self) -> str | None:
+        """The ETag, if it guarantees identical bytes."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else None
+
+    def validator(self, key: str) -> str | None:
+        """Value for `If-Range` in a request of the URL with this key; None if nothing shows that bytes are the same.
+
+        A weak ETag does not, nor does the time of another URL.
+        """
+        return self.strong_etag or (self.modified if self.key == key else None)
+
+    def conditions(self, key: str) -> dict[str, str]:
+        """Headers that ask the URL with this key only for another version than this one."""
+        same_url = {"If-None-Match": self.etag, "If-Modified-Since": self.modified}
+        headers = same_url if self.key == key else {"If-None-Match": self.strong_etag}
+        return {name: value for name, value in headers.items() if value}
 
     def matches(self, other: "Version") -> bool:
-        """Return whether both have a common validator and all common ones are equal."""
+        """Return whether both have a common validator and all common ones are equal; of another URL, a strong ETag."""
+        if self.key != other.key:
+            return self.url == other.url and self.strong_etag is not None and self.strong_etag == other.strong_etag
         pairs = [(self.etag, other.etag), (self.modified, other.modified)]
         common = [(a, b) for a, b in pairs if a and b]
-        return self.url == other.url and bool(common) and all(a == b for a, b in common)
+        return bool(common) and all(a == b for a, b in common)
 
 
 def download(url: str, target: Path, sha256: str | None = None) -> None:
@@ -107,7 +126,7 @@ class _Download:
     """The attempts to download one URL, and their files."""
 
     def __init__(self, session: requests.Session, url: str, target: Path, sha256: str | None) -> None:
-        self.shown = shown_url(url)
+        self.shown, self._key = shown_url(url), _key(url)
         self._session, self._url, self._target, self._sha256 = session, url, target, sha256
         self._partial = target.with_name(f".{target.name}.partial")
         self._partial_record = target.with_name(f".{target.name}.partial.json")
@@ -125,11 +144,11 @@ class _Download:
     def attempt(self) -> None:
         """Request the missing bytes, append them, and verify the complete file."""
         version = _version(self._partial_record) if self.size else None
-        if version and self.size == version.length:  # a killed run had received everything
+        if version and version.key == self._key and self.size == version.length:  # a killed run had received everything
             self._finish()
             return
         try:
-            received = self._request(version if version and version.validator else None)
+            received = self._request(version if version and version.validator(self._key) else None)
         except (requests.exceptions.SSLError, requests.exceptions.InvalidURL, requests.TooManyRedirects) as error:
             raise SourceError(f"{self.shown} cannot be downloaded: {_reason(error)}; correct the URL") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -144,7 +163,9 @@ class _Download:
 
     def _request(self, part: Version | None) -> bool:
         """Request the rest of `part`, or the file unless it is unchanged; return whether there are new bytes."""
-        headers = _range_headers(part, self.size) if part else _conditional_headers(self._complete)
+        headers = self._range_headers(part) if part else {}
+        if self._complete and not part:
+            headers = self._complete.conditions(self._key)
         with self._session.get(self._url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             now = Version.of(self._url, response)
             code = response.status_code
@@ -163,6 +184,11 @@ class _Download:
             files.write_json(self._partial_record, asdict(now))
             self._receive(response, now, now.length)
             return True
+
+    def _range_headers(self, part: Version) -> dict[str, str]:
+        validator = part.validator(self._key)
+        assert validator is not None, "resuming a file of unknown version"
+        return {"Range": f"bytes={self.size}-", "If-Range": validator}
 
     def _rest(self, response: requests.Response, part: Version, now: Version) -> int | None:
         """Return the number of bytes in a partial response, which must continue the partial file."""
@@ -267,19 +293,14 @@ def _version(record: Path) -> Version | None:
     """Return the version in a record; None if the record is missing or malformed."""
     try:
         found = files.read_json(record)
-        return Version(found["url"], found["etag"], found["modified"], found["length"])
+        return Version(found["url"], found["etag"], found["modified"], found["length"], found.get("key", ""))
     except (PixRecError, KeyError, TypeError):
         return None
 
 
-def _range_headers(part: Version, size: int) -> dict[str, str]:
-    assert part.validator is not None, "resuming a file of unknown version"
-    return {"Range": f"bytes={size}-", "If-Range": part.validator}
-
-
-def _conditional_headers(complete: Version | None) -> dict[str, str]:
-    headers = {"If-None-Match": complete.etag, "If-Modified-Since": complete.modified} if complete else {}
-    return {name: value for name, value in headers.items() if value}
+def _key(url: str) -> str:
+    """Return a hash of a URL, whose query may be secret."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _lacks_network(error: Exception) -> bool:

@@ -134,10 +134,8 @@ def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
     """
     if options.urls:
         return _downloaded(options, options.urls, raw)
-    folder = _folder(options, root)
     reviews, metadata = watched(options, root)
-    has_photos = (folder / "images").is_dir() if options.serve_photos is None else options.serve_photos
-    return RawFiles(reviews, metadata, folder if has_photos else None)
+    return RawFiles(reviews, metadata, photos(options, root))
 
 
 def _downloaded(options: Options, urls: tuple[str, str], raw: Path) -> RawFiles:
@@ -179,6 +177,19 @@ def watched(options: Options, root: Path) -> list[Path]:
         )
     reviews, metadata = pairs[0]
     return [folder / (options.reviews or reviews), folder / (options.metadata or metadata)]
+
+
+def photos(options: Options, root: Path) -> Path | None:
+    """Return the folder of the photos, if they are local.
+
+    Raises:
+        SourceError: the folder is missing.
+    """
+    if options.urls:
+        return None
+    folder = _folder(options, root)
+    has_photos = (folder / "images").is_dir() if options.serve_photos is None else options.serve_photos
+    return folder if has_photos else None
 
 
 def _folder(options: Options, root: Path) -> Path:

@@ -37,6 +37,8 @@ def test_public_addresses_are_public(address):
         "fc00::1",
         "ff02::1",
         "2001:db8::1",
+        "fec0::1",  # site-local
+        "192.0.0.192",  # metadata of Oracle
         "::ffff:127.0.0.1",
         "::ffff:169.254.169.254",
         "64:ff9b::7f00:1",  # 127.0.0.1 behind NAT64
@@ -50,6 +52,7 @@ def test_other_addresses_are_not_public(address):
 
 
 METADATA = ["169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%1", "fd00:ec2::254", "fd20:ce::254", "168.63.129.16"]
+METADATA += ["192.0.0.192"]
 METADATA += ["100.100.100.200", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"]
 
 

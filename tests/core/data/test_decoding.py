@@ -10,7 +10,8 @@ from PIL import Image
 
 from pixrec_core.data import decoding, photos
 from pixrec_core.data.decoding import Decoders, StoppedError, decode_photo
-from pixrec_core.data.photos import CRASHES, TOO_LARGE, TOO_SLOW, PhotoError
+from pixrec_core.data.image_manifest import FINAL_REASONS
+from pixrec_core.data.photos import CRASHES, KILLED, TOO_LARGE, TOO_SLOW, PhotoError
 from tests.core.data.hostile_server import encoded, jpeg
 
 PIXELS = 50_000_000
@@ -101,16 +102,23 @@ def test_a_process_that_something_else_has_killed_is_replaced(decoders):
     assert decoders.decode(jpeg(), 64, PIXELS).width == 40
 
 
-def test_a_photo_that_crashes_the_decoder_has_a_reason(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("end", "expected"), [("os.abort()", CRASHES), ("os.kill(os.getpid(), signal.SIGKILL)", KILLED)]
+)
+def test_a_photo_that_ends_the_decoder_has_a_reason(monkeypatch, tmp_path, end, expected):
     program = tmp_path / "photos.py"
     program.write_text(
-        PROGRAM.read_text()
-        .replace("body = requests.read(length)", "os.abort()")
-        .replace("import signal", "import os, signal")
+        PROGRAM.read_text().replace("body = requests.read(length)", end).replace("import signal", "import os, signal")
     )
     monkeypatch.setattr(photos, "__file__", str(program))
     with Decoders(256) as decoders:
-        assert reason(decoders, jpeg()) == CRASHES
+        assert reason(decoders, jpeg()) == expected
+
+
+def test_only_reasons_that_the_photo_has_are_final():
+    """Memory that ran out once may suffice in the next run."""
+    assert CRASHES in FINAL_REASONS
+    assert KILLED not in FINAL_REASONS
 
 
 def test_a_decoder_that_does_not_start_is_an_error(monkeypatch, tmp_path):

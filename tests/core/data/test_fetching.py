@@ -177,8 +177,9 @@ class TestLimits:
             b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"5\r\nphoto\r\n0\r\n\r\n",
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto",
             b"HTTP/1.0 200 OK\r\n\r\nphoto",
+            b"HTTP/1.1 200 OK\r\nHTTP/x: y\r\nContent-Length: 5\r\n\r\nphoto",
         ],
-        ids=["trailers", "100 Continue", "103 Early Hints", "HTTP/1.0"],
+        ids=["trailers", "100 Continue", "103 Early Hints", "HTTP/1.0", "a header like a status line"],
     )
     def test_rare_forms_of_answers(self, server, fetch, answer):
         assert fetch(server.url("/a", raw(answer))) == b"photo"
@@ -218,6 +219,12 @@ class TestAddresses:
     def test_private_addresses_are_rejected_in_any_notation(self, server, fetch, host):
         error = failure(fetch, f"http://{host}:{server.server_port}/a", allow_private_hosts=False)
         assert error.reason in {"address not public", "unknown host"}  # a machine without IPv6 cannot resolve some
+        assert not server.hits
+
+    @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1"])
+    def test_a_denied_address_is_denied_in_any_notation(self, server, fetch, host):
+        error = failure(fetch, f"http://{host}:{server.server_port}/a", deny_hosts=["127.0.0.1"])
+        assert error.reason == "host not allowed"
         assert not server.hits
 
     def test_a_setting_allows_private_addresses(self, server, fetch):
@@ -369,11 +376,15 @@ class TestHeaders:
         assert [seen["/a"][name] for name in names] == ["shop", "2", "sesame", None]
         assert [seen["/b"][name] for name in names] == ["shop", "1", None, None]
 
-    def test_credentials_of_the_url_take_precedence(self, server, fetch):
+    @pytest.mark.parametrize(
+        ("credentials", "sent"),
+        [("user:pass", "Basic dXNlcjpwYXNz"), ("%E2%82%AC:x", "Basic 4oKsOng=")],  # UTF-8: RFC 7617, section 2.1
+    )
+    def test_credentials_of_the_url_take_precedence(self, server, fetch, credentials, sent):
         seen = []
         url = server.url("/a", lambda handler: (seen.append(handler.headers["Authorization"]), sends(b"")(handler)))
-        fetch(url.replace("://", "://user:pass@"), headers=self.HEADERS)
-        assert seen == ["Basic dXNlcjpwYXNz"]
+        fetch(url.replace("://", f"://{credentials}@"), headers=self.HEADERS)
+        assert seen == [sent]
 
     @pytest.mark.parametrize(
         "headers",

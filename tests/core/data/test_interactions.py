@@ -68,6 +68,13 @@ def test_times_of_another_unit_are_read_with_a_note(tmp_path, caplog, factor):
     assert "seconds, not milliseconds, and are read as such" in caplog.text
 
 
+def test_a_time_that_is_too_large_in_seconds_too_is_rejected(tmp_path):
+    raw = b"".join(review(timestamp=1_700_000_000 + n) for n in range(2000)) + review(timestamp=9 * 10**18)
+    _, rows, rejected = built(raw_shop.of(tmp_path, raw))
+    assert [row[2] for row in rows[:2]] == [1_700_000_000_000, 1_700_000_001_000]
+    assert rejected.filter(line=2001)["reason"].str.contains("past the year 9999").to_list() == [True]
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

@@ -107,10 +107,10 @@ def test_which_entries_are_paths(image_url, path):
     assert found == (path is not None)
 
 
-def colours(paths):
+def colours(paths, items="abc"):
     """The stored photo of each item, by its strongest channel."""
     found = {}
-    for item in "abc":
+    for item in items:
         with Image.open(paths.image(item)) as photo:
             pixel = photo.getpixel((5, 5))
         found[item] = "rgb"[pixel.index(max(pixel))]
@@ -128,10 +128,10 @@ def test_the_snapshot_has_size_and_time_of_the_files_that_the_catalogue_names(pa
     (folder / "another.jpg").write_bytes(RED)
     stat = (folder / "a +.jpg").stat()
     found = local_photos.stat_snapshot(paths)
-    assert found.columns == ["item", "url", "bytes", "modified_ns"]
+    assert found.columns == ["item", "url", "file", "bytes", "modified_ns"]
     assert found["item"].to_list() == ["a", "b", "c", "x"]
-    assert found.row(0)[2:] == (len(RED), stat.st_mtime_ns)
-    assert found.row(3)[2:] == (-1, -1)
+    assert found.row(0)[2:] == ("a +.jpg", len(RED), stat.st_mtime_ns)
+    assert found.row(3)[2:] == ("x +.jpg", -1, -1)
 
 
 def test_only_replaced_files_are_read_again(paths, folder):
@@ -165,7 +165,8 @@ def test_a_replacement_between_a_killed_run_and_the_next_is_seen(paths, folder):
     assert colours(paths) == {"a": "b", "b": "b", "c": "r"}
 
 
-def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder, monkeypatch):
+@pytest.mark.parametrize("changed", [{}, {"threads": 3}, {"size": 100}])
+def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder, monkeypatch, changed):
     images.download_images(SETTINGS, paths)
     replace(folder / "b +.jpg", BLUE)
 
@@ -176,8 +177,21 @@ def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder
         patched.setattr(images, "map_by_host", killed)
         with pytest.raises(KeyboardInterrupt):
             images.download_images(SETTINGS, paths)
-    images.download_images(SETTINGS, paths)
+    images.download_images(SETTINGS.model_copy(update=changed), paths)
     assert colours(paths)["b"] == "b"
+
+
+def test_a_replaced_second_photo_is_read_again(paths, folder):
+    catalogue = pl.read_parquet(paths.items)
+    others = pl.when(item="x").then(pl.lit(["a +.jpg", "b +.jpg"])).alias("other_image_urls")
+    catalogue.with_columns(others).write_parquet(paths.items)
+    images.download_images(SETTINGS, paths)
+    before = local_photos.snapshot_digest(paths)
+    assert colours(paths, "x") == {"x": "r"}
+    replace(folder / "a +.jpg", BLUE)
+    assert local_photos.snapshot_digest(paths) != before
+    images.download_images(SETTINGS, paths)
+    assert colours(paths, "abcx") == {"a": "b", "b": "r", "c": "r", "x": "b"}
 
 
 def test_a_replaced_photo_makes_the_stage_stale(paths, folder, tmp_path):

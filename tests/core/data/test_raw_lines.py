@@ -141,3 +141,11 @@ def test_a_full_disk_is_not_reported_as_damage(tmp_path):
     (tmp_path / "unpacked").symlink_to("/dev/full")
     with pytest.raises(SourceError, match=r"cannot be unpacked .* No space left on device; free disk space"):
         raw_lines.unpack(path, tmp_path, 100)
+
+
+def test_a_pattern_is_found_in_a_folder_whose_name_has_brackets(tmp_path):
+    folder = tmp_path / "shop [2024]"
+    folder.mkdir()
+    for name in ("orders-1.csv", "orders-2.csv", "items.csv"):
+        (folder / name).write_text("a")
+    assert [path.name for path in raw_lines.list_files(folder / "orders-*.csv")] == ["orders-1.csv", "orders-2.csv"]

@@ -1,16 +1,20 @@
 import gzip
 import hashlib
+import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from pixrec_core import pipeline
 from pixrec_core.data import raw_files
 from pixrec_core.data.sources import RawFiles, amazon_2023
 from pixrec_core.data.sources.amazon_2023 import CATEGORIES, Options
 from pixrec_core.errors import SettingsError, SourceError
-from pixrec_core.settings import SourceSettings
+from pixrec_core.settings import Settings, SourceSettings
+from pixrec_core.stages import Work
 from tests.core.data.hostile_server import hostile_server, sends
 
 
@@ -73,6 +77,25 @@ def test_photos_in_the_same_folder_are_found(tmp_path):
     (folder / "images").mkdir()
     assert amazon_2023.fetch(Options(folder=folder), tmp_path, tmp_path).photos == folder
     assert amazon_2023.fetch(Options(folder=folder, serve_photos=False), tmp_path, tmp_path).photos is None
+
+
+def test_photos_that_are_added_later_reach_the_catalogue(tmp_path):
+    review = {"rating": 5.0, "parent_asin": "a", "asin": "a", "user_id": "u", "timestamp": 1000}
+    items = [{"parent_asin": item, "title": "Cup", "images": [{"large": f"images/{item}.jpg"}]} for item in "ab"]
+    for name, rows in (("reviews", [review]), ("meta", items)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = {"kind": "amazon_2023", "folder": str(tmp_path)}
+    work = Work(Settings(root=tmp_path, data_dir=tmp_path / "data", datasets={"shop": {"source": source}}), "shop")
+
+    def build() -> list[str | None]:
+        for stage in (pipeline.RAW, pipeline.ITEMS):
+            if not stage.is_current(work):
+                stage.materialise(work)
+        return pl.read_parquet(work.paths.items)["image_url"].to_list()
+
+    assert build() == [None, None]
+    (tmp_path / "images").mkdir()
+    assert build() == ["images/a.jpg", "images/b.jpg"]
 
 
 def test_unknown_options_are_rejected():

@@ -75,9 +75,11 @@ def assert_whole(target, body=WHOLE):
 
 
 def test_downloads_the_file_and_records_its_version(server, target):
-    download(server.url(PATH, ranged(modified="Thu, 01 Jan 2026 00:00:00 GMT")), target)
+    url = server.url(PATH, ranged(modified="Thu, 01 Jan 2026 00:00:00 GMT"))
+    download(url, target)
     assert_whole(target)
     assert files.read_json(target.with_name(".reviews.jsonl.gz.json")) == {
+        "key": hashlib.sha256(url.encode()).hexdigest()[:16],
         "url": f"http://{server.host}{PATH}", "etag": '"one"', "modified": "Thu, 01 Jan 2026 00:00:00 GMT",
         "length": len(WHOLE), "bytes": len(WHOLE), "sha256": hashlib.sha256(WHOLE).hexdigest(),
     }  # fmt: skip
@@ -224,6 +226,33 @@ def test_a_changed_file_is_downloaded_again(server, target, change):
         url, body = server.url("/other.gz", ranged(OTHER)), OTHER
     download(url, target)
     assert_whole(target, body)
+
+
+MONDAY = "Mon, 02 Nov 2026 00:00:00 GMT"
+
+
+def test_another_query_may_name_another_file(server, target):
+    """Its file may be as old or older, so its time says nothing."""
+    for name, body in (("books", WHOLE), ("films", OTHER)):
+        url = server.url(f"{PATH}?file={name}", ranged(body, etag=None, modified=MONDAY))
+        download(url, target)
+        assert_whole(target, body)
+
+
+def test_a_partial_file_of_another_query_needs_a_strong_etag(server, target):
+    cut = in_turn(ranged(etag=None, modified=MONDAY, cut=60_000), sends(b"", 404))
+    with pytest.raises(SourceError):
+        download(server.url(f"{PATH}?file=books", cut), target)
+    download(server.url(f"{PATH}?file=films", ranged(OTHER, etag=None, modified=MONDAY)), target)
+    assert_whole(target, OTHER)
+
+
+def test_another_signature_of_the_same_file_is_not_downloaded_again(server, target):
+    asked = []
+    for signature in "ab":
+        download(server.url(f"{PATH}?signature={signature}", ranged(asked=asked)), target)
+    assert asked == [{}, {"If-None-Match": '"one"'}]
+    assert_whole(target)
 
 
 def test_a_partial_file_of_another_url_is_not_resumed(server, target):
