@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixrec_assets.headline import COLUMNS, headline, rows_of, served_method
-from pixrec_core import pipeline
+from pixrec_core import files, pipeline
 from pixrec_core.stages import Work
 
 #: Which item of each test user is to be predicted, by split.
@@ -50,9 +50,11 @@ def _sentences(work: Work) -> Iterator[str]:
     from pixrec_core.report.inputs import read_metrics
 
     protocol = next(iter(read_metrics(work.paths).protocols.values()))
-    for sentence in (tables.served_sentence(protocol, served_method(work)), tables.photo_sentence(protocol)):
+    measured = pipeline.serves_what_was_measured(work)
+    served = tables.served_sentence(protocol, served_method(work), is_measured=measured)
+    for sentence in (served, tables.photo_sentence(protocol)):
         yield sentence.replace("\N{NO-BREAK SPACE}", " ")
-    if pipeline.REFIT.stats(work).get("refitted"):
+    if measured and files.read_json(work.paths.promoted.manifest).get("refitted_at"):
         yield "What serves was then fitted on all interactions; the figures are those of the measurement before."
 
 
@@ -66,11 +68,12 @@ def next_steps(work: Work) -> Iterator[str]:
                 f"the validation metric of {variant} still rose at the last epoch; "
                 f"try more than training.epochs = {epochs}"
             )
-    profile = pipeline.SEQUENCES.stats(work).get("profile", {})
+    sequences = pipeline.SEQUENCES.stats(work)
+    profile = sequences.get("profile", {})
     if (tied := profile.get("share_tied_test") or 0) > MANY_TIES:
         yield (
             f"{100 * tied:.0f} % of test targets were bought at the same instant as another item, so the order of the "
             "file chose them; use timestamps that are more precise, if there are any"
         )
-    if 0 < (users := profile.get("test_users", 0)) < FEW_USERS:
+    if 0 < (users := sequences.get("measured_users", 0)) < FEW_USERS:
         yield f"only {users:,} users are tested, so intervals are wide; more data would make the comparison surer"

@@ -18,7 +18,7 @@ FIGURES: Final = {
     "items": "{profile[rows]:,} items",
     "interactions": "{profile[rows]:,} interactions",
     "images": "{ok:,} of {urls:,} photos",
-    "sequences": "{profile[users]:,} users, {profile[test_users]:,} tested",
+    "sequences": "{profile[users]:,} users, {measured_users:,} tested",
     "item_features": "{items:,} items",
     "baselines": "{users:,} users",
     "joint_checkpoint": "validation NDCG@10 {validation_ndcg@10:.4f}",

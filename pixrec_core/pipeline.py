@@ -211,7 +211,7 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
         return {"refitted": False, "summary": "off: promotion.refit is false"}
     if not PROMOTED.stats(work).get("promoted", True):
         return {"refitted": False, "summary": "none: the promotion was refused"}
-    if served.measured != _refit_external_inputs(work):
+    if _served_measurement(work) != _refit_external_inputs(work):
         return {"refitted": False, "summary": f"none: promotion {served.number}, an earlier one, serves"}
 
     def train_tower(target: VariantPaths, measured: Path) -> Stats:
@@ -220,7 +220,8 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
 
     trained = module.train_networks(settings, paths, served, run=inputs.fingerprint, train_tower=train_tower)
     with PROMOTED.exclusive(work):
-        if read_promotion(paths.promoted).measured != served.measured:
+        now = read_promotion(paths.promoted)
+        if (now.measured, now.trained_at) != (served.measured, served.trained_at):
             raise BusyError(f"another promotion of {work.dataset} was measured meanwhile; run `refit` again")
         stats = refresh_promotion(settings, paths, work.engine, trained)
     files.remove(paths.refit)
@@ -263,8 +264,9 @@ def report(work: Work) -> Stats:
     """Write one HTML page and its Markdown from metrics, rankings and photos."""
     from pixrec_core.report.build import build_report
 
-    refit_follows = work.dataset_settings.promotion.refit
-    return build_report(work.dataset, work.paths, work.settings.variants, refit=refit_follows)
+    measured = serves_what_was_measured(work)
+    refit_follows = work.dataset_settings.promotion.refit and measured
+    return build_report(work.dataset, work.paths, work.settings.variants, refit=refit_follows, serves_measured=measured)
 
 
 def _raw_external_inputs(work: Work) -> Any:
@@ -326,10 +328,24 @@ def _evaluation_external_inputs(work: Work) -> Any:  # noqa: ARG001
 
 
 def _refit_external_inputs(work: Work) -> Any:
-    """The last promotion that was measured: another one has to be fitted again, but none that a rollback restores."""
-    from pixrec_core.serving.promotion import read_promotion
+    """The last promotion that was measured: another one has to be fitted again, but none that a rollback restores.
 
-    return PROMOTED.stats(work).get("measured") or read_promotion(work.paths.promoted).measured
+    Its number alone does not tell it: without the folder of promotions, numbers start again.
+    """
+    stats = PROMOTED.stats(work)
+    return [stats["measured"], stats["trained_at"]] if "trained_at" in stats else _served_measurement(work)
+
+
+def _served_measurement(work: Work) -> list[Any]:
+    """Number and time of the promotion that was measured, of what serves."""
+    manifest = files.read_json(work.paths.promoted.manifest)
+    return [manifest.get("measured"), manifest.get("trained_at")]
+
+
+def serves_what_was_measured(work: Work) -> bool:
+    """Return whether the figures of the evaluation are of what serves: not after a refusal, nor after a rollback."""
+    promoted = work.paths.promoted.manifest.exists() and PROMOTED.stats(work).get("promoted", True)
+    return bool(promoted and _served_measurement(work) == _refit_external_inputs(work))
 
 
 def _checkpoint_digest(work: Work) -> str:

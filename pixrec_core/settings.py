@@ -426,7 +426,9 @@ class IndexSettings(Section):
 class RetrievalSettings(Section):
     """Rankings."""
 
-    depth: Positive = Field(100, description="items in the ranking of a user; metrics count lower ranks as misses")
+    depth: Positive = Field(
+        100, description="items in the ranking of a user, 20 or more; metrics count lower ranks as misses"
+    )
     baselines: tuple[str, ...] = Field((), description="baselines to fit; none: all but `semantic_ids`")
 
 
@@ -671,6 +673,9 @@ class Sections(BaseModel):
         return self
 
 
+MIN_DEPTH: Final = 20
+
+
 class DatasetSettings(Sections):
     """One dataset: its source, and every section merged with the shared values."""
 
@@ -680,6 +685,12 @@ class DatasetSettings(Sections):
     start_from: str | None = Field(
         None, description="joint training whose checkpoint and model settings this training starts from"
     )
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> Self:
+        if self.retrieval.depth < MIN_DEPTH:
+            raise ValueError(f"retrieval.depth is {self.retrieval.depth}; Recall@20 needs {MIN_DEPTH} or more")
+        return self
 
 
 class JointSettings(Section):
@@ -790,7 +801,7 @@ class Settings(BaseSettings, Sections):
     @model_validator(mode="before")
     @classmethod
     def _fill_sections(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Merge each dataset and joint training: shared sections, then its own, then the environment.
+        """Merge each dataset and joint training: shared sections, its own, then both of the environment.
 
         A dataset that starts from a joint training has the model settings of that training.
         """
@@ -801,12 +812,14 @@ class Settings(BaseSettings, Sections):
             return values | {"datasets": datasets}  # the types of the fields report it
         environment = _Environment(cls)()
 
-        def merge(given: Any, fields: Collection[str], model: Any) -> Any:
+        def merge(given: Any, fields: Collection[str], model: Any, kind: str, name: str) -> Any:
             if not isinstance(given, dict):
                 return given
             shared = _overlay({name: values[name] for name in fields if name in values}, {"model": model})
             variables = {name: value for name, value in environment.items() if name in fields}
-            return _overlay(_overlay(shared, given), variables)
+            of_kind = environment.get(kind, {})
+            own = of_kind.get(name, {}) if isinstance(of_kind, dict) else {}
+            return _overlay(_overlay(_overlay(shared, given), variables), own if isinstance(own, dict) else {})
 
         def start_model(given: Any) -> Any:
             start = given.get("start_from") if isinstance(given, dict) else None
@@ -818,9 +831,12 @@ class Settings(BaseSettings, Sections):
 
         return values | {
             "datasets": {
-                name: merge(given, Sections.model_fields, start_model(given)) for name, given in datasets.items()
+                name: merge(given, Sections.model_fields, start_model(given), "datasets", name)
+                for name, given in datasets.items()
             },
-            "joint": {name: merge(given, ("model", "training"), TOKENS) for name, given in joint.items()},
+            "joint": {
+                name: merge(given, ("model", "training"), TOKENS, "joint", name) for name, given in joint.items()
+            },
         }
 
     @model_validator(mode="after")

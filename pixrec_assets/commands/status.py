@@ -85,12 +85,14 @@ def _show_best(work: Work) -> None:
     """Print the best and the served method, and the warnings of the last promotion."""
     if work.paths.metrics.exists() and (measured := headline(work.paths)):
         served, best = served_method(work), next(iter(measured))
+        is_measured = pipeline.serves_what_was_measured(work)
         values = {method: f"{metrics.get(DECIDING, 0.0):.4f}" for method, metrics in measured.items()}
-        if served in values:
+        if served in values and is_measured:
             line = f"{escape(served)} serves: {DECIDING} {values[served]} on test users"
             line += ", the best" if served == best else f"; {escape(best)}, which does not serve, has {values[best]}"
         else:
-            line = f"best {DECIDING} on test users: {values[best]} by {escape(best)}; nothing serves"
+            serves = f"{escape(served)} of an earlier training serves" if served else "nothing serves"
+            line = f"best {DECIDING} on test users: {values[best]} by {escape(best)}; {serves}"
         out.print(f"{line}\n")
     for warning in pipeline.PROMOTED.stats(work).get("warnings", []):
         out.print(f"[yellow]{escape(warning)}[/]")

@@ -19,11 +19,13 @@ from pixrec_core.report.tables import render_template
 from pixrec_core.stages import Stats
 
 
-def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str], *, refit: bool = False) -> Stats:
+def build_report(
+    dataset: str, paths: DatasetPaths, variants: Sequence[str], *, refit: bool = False, serves_measured: bool = True
+) -> Stats:
     """Write `index.html` and `report.md` to the report's folder.
 
     The page leaves out variants without a ranking. With `refit` it states that the serving method is fitted on all
-    interactions afterwards.
+    interactions afterwards. `serves_measured` is whether the metrics are of what serves.
 
     Returns:
         Path and size of the page, number of users shown, number of unreadable photos, and the main figures.
@@ -36,6 +38,7 @@ def build_report(dataset: str, paths: DatasetPaths, variants: Sequence[str], *, 
     album = Album(inputs.paths, inputs.titles)
     shown = galleries(inputs, album)
     context = _context(inputs, refit=refit) | {"galleries": shown, "neighbourhoods": neighbourhoods(inputs, album)}
+    context["serves_measured"] = serves_measured
     with files.replacing(paths.report) as folder:
         folder.mkdir()
         for name in ("index.html", "report.md"):

@@ -232,8 +232,16 @@ def _interval(pair: Difference) -> str:
     return f"{points(pair.difference)} points, 95\u00a0% interval {points(pair.low)} to {points(pair.high)}"
 
 
-def served_sentence(protocol: Protocol, served: str | None) -> str:
-    """The serving method and its gain over the best other method, the blend and text only; else the best method."""
+EARLIER_SERVES: Final = "An earlier promotion serves, whose figures are not these."
+
+
+def served_sentence(protocol: Protocol, served: str | None, *, is_measured: bool = True) -> str:
+    """The serving method and its gain over the best other method, the blend and text only; else the best method.
+
+    `is_measured` is whether the figures are of what serves.
+    """
+    if served is not None and not is_measured:
+        return f"{served_sentence(protocol, None)} {EARLIER_SERVES}"
     ranked = [method for method in methods_table(protocol, []) if _value(protocol, method, MAIN_METRIC) > 0]
     if not ranked:
         return "No method found the next item of any user among ten recommendations."

@@ -29,7 +29,14 @@ from pixrec_core.retrieval.encode import photo_features_paths
 from pixrec_core.retrieval.index import load_index
 from pixrec_core.schemas import ITEM
 from pixrec_core.serving import promotion
-from pixrec_core.serving.promotion import Promotion, copy_artefacts, next_number, read_promotion, verify_promotion
+from pixrec_core.serving.promotion import (
+    Promotion,
+    copy_artefacts,
+    list_promotions,
+    next_number,
+    read_promotion,
+    verify_promotion,
+)
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stats
 
@@ -90,10 +97,12 @@ def promote_unless_worse(
     if unmeasured:
         verdict += f"; too few selection users measure the blend, so {users:,} validation users chose a single method"
     serves, reference = (chosen, new) if passed or not (served and old) else (served.method, old)
+    now = read_promotion(paths.promoted)
     return {
         "promoted": passed,
         "serves": serves,
-        "measured": read_promotion(paths.promoted).measured,
+        "measured": now.measured,
+        "trained_at": now.trained_at,
         "verdict": verdict,
         "warnings": _warnings(serves, reference, new, order, measured),
         "ndcg@10": score,
@@ -117,8 +126,15 @@ def sort_methods(preferred: Sequence[str], scores: Mapping[str, float], users: i
 
 
 def _served_test_split(paths: DatasetPaths, served: Promotion) -> RankedTestSplit:
-    verify_promotion(paths.promoted, served)
-    copies = paths.promoted.copies(served.measured)
+    """Return the rankings of the copy that was measured: a refit or a refresh makes another one serve.
+
+    Raises:
+        ArtefactError: one of the two copies is missing or damaged.
+    """
+    copies = verify_promotion(paths.promoted, served)
+    if served.measured != served.number:
+        measured = list_promotions(paths.promoted).get(served.measured)
+        copies = verify_promotion(paths.promoted, measured) if measured else paths.promoted.copies(served.measured)
     ranking = copies.ranked_methods(served.towers)[served.method].ranking
     return RankedTestSplit.read(copies, {served.method: ranking})
 

@@ -24,7 +24,7 @@ from pixrec_core.engine import Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.encoders import load_encoder
-from pixrec_core.models.frozen_features import TEXT, FrozenEncoders, variant_features
+from pixrec_core.models.frozen_features import PHOTO, TEXT, FrozenEncoders, variant_features
 from pixrec_core.paths import BLEND, DatasetPaths, VariantPaths
 from pixrec_core.plugins import load_plugin
 from pixrec_core.recommenders import load_model
@@ -63,7 +63,7 @@ def refresh_promotion(
 
     Raises:
         MissingArtefactError: nothing has been promoted, or data stages have not run.
-        ArtefactError: a promoted file is damaged.
+        ArtefactError: a promoted file is damaged, or photos are encoded otherwise than at the training.
     """
     served = read_promotion(paths.promoted)
     old = verify_promotion(paths.promoted, served)
@@ -156,7 +156,7 @@ def _refresh_tower(
         checkpoint.replace_weights(copies.checkpoint, model)
     features = None
     if isinstance(encoders, FrozenEncoders):
-        features = _encode_texts(variant_features(present), encoders, train.texts, encoded)
+        features = _encode_texts(_tower_features(model, present, encoders), encoders, train.texts, encoded)
     photos = copies.dataset.images
     photos.symlink_to(present.dataset.images.absolute())  # towers that read pixels decode them from there
     try:
@@ -165,6 +165,28 @@ def _refresh_tower(
         photos.unlink()
     build_index(settings.index, copies)
     return checkpoint.weights_sha256(copies.checkpoint)
+
+
+def _tower_features(model: Any, present: VariantPaths, encoders: FrozenEncoders) -> dict[str, ItemFeatures]:
+    """Return the present features that a tower reads: photos may have come or gone since its training.
+
+    Raises:
+        ArtefactError: the photo features are of another encoder.
+    """
+    found = variant_features(present)
+    folder = present.dataset.item_features / f"{PHOTO}_encoder"
+    is_read = {PHOTO} <= model.whitening.keys() & found.keys() & encoders.folders.keys()
+    if is_read and _checksum(folder) != _checksum(encoders.folders[PHOTO]):
+        raise ArtefactError(
+            f"the photo features of {present.dataset.root} are of another encoder than the promoted towers read; "
+            "train again with `pixrec run`"
+        )
+    n = len(next(iter(found.values())).known)
+    return {
+        name: found.get(name)
+        or ItemFeatures(np.zeros((n, model.config.raw_dims[name]), np.float32), np.zeros(n, np.bool_))
+        for name in model.whitening
+    }
 
 
 def _extend_item_ids(model: Any, positions: NDArray[np.int64], size: int) -> None:
@@ -181,6 +203,11 @@ def _extend_item_ids(model: Any, positions: NDArray[np.int64], size: int) -> Non
             getattr(model.item_id_embedding, name).weight[to] = values[kept]
 
 
+def _checksum(folder: Path) -> str:
+    """Return the checksums of all files of an encoder."""
+    return "".join(files.sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
 def _encode_texts(
     features: dict[str, ItemFeatures],
     encoders: FrozenEncoders,
@@ -190,7 +217,7 @@ def _encode_texts(
     """Return the features with texts encoded as at the training: an encoder fitted on texts differs from day to day."""
     if TEXT not in features or TEXT not in encoders.folders:
         return features
-    key = "".join(files.sha256_file(path) for path in sorted(encoders.folders[TEXT].rglob("*")) if path.is_file())
+    key = _checksum(encoders.folders[TEXT])
     if key not in encoded:
         distinct, rows = np.unique(np.array(texts, np.object_), return_inverse=True)
         encoded[key] = load_encoder(encoders.folders[TEXT]).encode_texts(distinct.tolist())[rows]

@@ -56,6 +56,20 @@ def test_the_environment_overrides_both(write, monkeypatch: pytest.MonkeyPatch) 
     assert settings.dataset("books").training.seed == 3
 
 
+def test_a_variable_of_a_dataset_overrides_that_of_all(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(TOML)
+    monkeypatch.setenv("PIXREC_TRAINING__SEED", "1")
+    monkeypatch.setenv("PIXREC_DATASETS__BOOKS__TRAINING__SEED", "7")
+    settings = load_settings()
+    assert (settings.dataset("books").training.seed, settings.dataset("toys").training.seed) == (7, 1)
+
+
+def test_rankings_are_long_enough_for_the_metrics(write) -> None:
+    write(f"[retrieval]\ndepth = 19\n{TOML}")
+    with pytest.raises(SettingsError, match=r"retrieval\.depth is 19; Recall@20 needs 20 or more"):
+        load_settings()
+
+
 def test_dates_of_the_time_split_are_plain_toml_and_plain_variables(write, monkeypatch: pytest.MonkeyPatch) -> None:
     dates = "[sequences]\nsplit = 'time'\nvalidation_from = 2020-01-02\ntest_from = 2020-03-04"
     write(f"{dates}\n{TOML}")

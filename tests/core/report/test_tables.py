@@ -197,6 +197,13 @@ def test_the_served_method_and_its_gain(served, sentence):
     assert tables.served_sentence(compared, served).replace("\u00a0", " ") == sentence
 
 
+def test_figures_of_a_refused_training_are_not_those_of_what_serves():
+    compared = protocol(-0.06, -0.09, -0.03, a="multimodal", b="co_occurrence")
+    sentence = tables.served_sentence(compared, "multimodal", is_measured=False)
+    assert " is the best of " in sentence
+    assert sentence.endswith(f". {tables.EARLIER_SERVES}")
+
+
 def test_inputs_are_sorted_kinds_first_then_by_what_is_lost_without_them():
     groups = InputsWorth.model_validate(example.inputs_worth()).protocols["seen_allowed"]
     names, rows = tables.inputs_table(groups)

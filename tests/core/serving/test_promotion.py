@@ -132,6 +132,17 @@ def test_copies_are_kept_for_readers_comparisons_and_an_earlier_training(third: 
     assert set(list_promotions(paths)) == kept[-1]
 
 
+def test_a_damaged_measured_copy_decides_nothing(third: Work) -> None:
+    """After a refresh, it is not the copy that serves."""
+    pipeline.refresh(third)
+    ranking = third.paths.promoted.copies(1).variant("text_only").ranking
+    content = ranking.read_bytes()
+    ranking.unlink()  # a hard link of others
+    ranking.write_bytes(content[:-1] + b"x")
+    with pytest.raises(ArtefactError, match=r"ranking\.parquet is damaged: its checksum is not that of the promotion"):
+        promote(third, lambda _: 3)
+
+
 def test_an_earlier_promotion_serves_again(third: Work) -> None:
     paths, history = third.paths.promoted, read_items(third.paths)[ITEM].to_list()[:3]
     live = LiveRecommender(third.paths, CandidateRules())

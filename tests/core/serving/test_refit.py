@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,8 +168,22 @@ def test_a_rollback_needs_no_refit(refitted, tmp_path):
     pipeline.rollback(work, read_promotion(refitted.paths.promoted).number)
     assert pipeline.PROMOTED.is_current(work)
     assert pipeline.REFIT.is_current(work)
+    assert not pipeline.serves_what_was_measured(work)
     stats = pipeline.REFIT.materialise(work)["stats"]
     assert stats == {"refitted": False, "summary": f"none: promotion {number - 2}, an earlier one, serves"}
+
+
+def test_a_promotion_after_the_folder_was_removed_is_refitted(refitted, tmp_path):
+    """Its number is that of the first promotion again."""
+    work = copy(refitted, tmp_path)
+    assert pipeline.serves_what_was_measured(work)
+    shutil.rmtree(work.paths.promoted.root)
+    assert not pipeline.serves_what_was_measured(work)
+    time.sleep(1.1)  # the time of a promotion is in seconds
+    pipeline.PROMOTED.materialise(work)
+    assert read_promotion(work.paths.promoted).measured == 1
+    assert not pipeline.REFIT.is_current(work)
+    assert pipeline.REFIT.materialise(work)["stats"]["refitted"]
 
 
 def die(*_, **__) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pixrec_core import pipeline
+from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.comparison import METRIC
 from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, ITEM_SCHEMA, TIMESTAMP, TITLE, USER
 from pixrec_core.serving import Recommender, gate
@@ -138,6 +139,31 @@ def test_the_next_promotion_is_compared_with_the_measured_one(tmp_path):
     assert f"{METRIC}" in stats["verdict"]
     promotion = read_promotion(work.paths.promoted)
     assert (promotion.number, promotion.measured) == (3, 3)
+
+
+FROZEN = {"user_encoder": "items"}
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_photos_may_have_come_or_gone_since_the_training(tmp_path, came):
+    photos, elsewhere = tmp_path / "data" / "shop" / "raw" / "images", tmp_path / "elsewhere"
+    open_shop(tmp_path, "multimodal", model=FROZEN)
+    if came:
+        photos.rename(elsewhere)
+    served_shop(tmp_path, "multimodal", model=FROZEN)
+    elsewhere.rename(photos) if came else photos.rename(elsewhere)
+    work = open_shop(tmp_path, "multimodal", model=FROZEN)
+    pipeline.refresh(work)
+    recommender = Recommender.load(work.paths.promoted.root)
+    assert recommender.catalogue[HAS_IMAGE].any() == came
+    assert recommender.for_text("red shirt", 3)
+
+
+def test_photos_of_another_encoder_are_refused(tmp_path):
+    work = served_shop(tmp_path, "multimodal", model=FROZEN)
+    (work.paths.item_features / "photo_encoder" / "changed.json").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"photo features of .* are of another encoder than the promoted towers"):
+        pipeline.refresh(work)
 
 
 def test_towers_that_read_pixels_are_refreshed(tmp_path):
