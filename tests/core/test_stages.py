@@ -57,7 +57,7 @@ def test_only_its_own_sections_make_a_stage_stale(work: Work) -> None:
     stage = make_stage("one", config_sections=("retrieval",))
     stage.materialise(work)
     assert stage.is_current(changed(work, training={"epochs": 9}))
-    assert not stage.is_current(changed(work, retrieval={"depth": 9}))
+    assert not stage.is_current(changed(work, retrieval={"depth": 90}))
 
 
 def test_a_new_version_of_the_code_makes_a_stage_stale(work: Work) -> None:
