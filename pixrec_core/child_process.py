@@ -43,13 +43,15 @@ def map_in_processes(function: Callable[[A], R], arguments: Sequence[A], process
     try:
         for future in as_completed([pool.submit(function, argument) for argument in arguments]):
             yield future.result()
-    except BrokenProcessPool as error:
-        raise LostProcessError(
-            "a process was killed; the usual cause is too little memory: end other programs, then run this again"
-        ) from error
-    finally:
+    except BaseException as error:
         for process in list((pool._processes or {}).values()):  # `kill_workers` of Python 3.14
             process.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise LostProcessError(
+                "a process was killed; the usual cause is too little memory: end other programs, then run this again"
+            ) from error
+        raise
+    finally:
         pool.shutdown(cancel_futures=True)
 
 
