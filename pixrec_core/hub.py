@@ -22,9 +22,10 @@ def model_state(name: str, revision: str | None = None) -> object:
     """
     folder = Path(name)
     if folder.is_dir():
-        stats = {Path(path).relative_to(folder): stat for path, stat in files.stat_snapshot(folder.rglob("*")).items()}
-        hidden = (path for path in stats if any(part.startswith(".") for part in path.parts))  # .DS_Store, .cache, .git
-        return {str(path): stats[path] for path in stats.keys() - set(hidden)}
+        inside = (path.relative_to(folder) for path in folder.rglob("*"))
+        visible = (path for path in inside if not any(part.startswith(".") for part in path.parts))  # no .cache, .git
+        stats = files.stat_snapshot(folder / path for path in visible)
+        return {str(Path(path).relative_to(folder)): stat for path, stat in stats.items()}
     try:
         return resolve_commit(name, revision)
     except BackboneError:

@@ -211,7 +211,8 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
         return {"refitted": False, "summary": "off: promotion.refit is false"}
     if not PROMOTED.stats(work).get("promoted", True):
         return {"refitted": False, "summary": "none: the promotion was refused"}
-    if _served_measurement(work) != _refit_external_inputs(work):
+    measurement = _served_measurement(work)
+    if measurement != _refit_external_inputs(work):
         return {"refitted": False, "summary": f"none: promotion {served.number}, an earlier one, serves"}
 
     def train_tower(target: VariantPaths, measured: Path) -> Stats:
@@ -220,8 +221,7 @@ def refit(work: Work, inputs: StageInputs) -> Stats:
 
     trained = module.train_networks(settings, paths, served, run=inputs.fingerprint, train_tower=train_tower)
     with PROMOTED.exclusive(work):
-        now = read_promotion(paths.promoted)
-        if (now.measured, now.trained_at) != (served.measured, served.trained_at):
+        if _served_measurement(work) != measurement:
             raise BusyError(f"another promotion of {work.dataset} was measured meanwhile; run `refit` again")
         stats = refresh_promotion(settings, paths, work.engine, trained)
     files.remove(paths.refit)

@@ -673,7 +673,7 @@ class Sections(BaseModel):
         return self
 
 
-MIN_DEPTH: Final = 20
+MIN_DEPTH: Final = 20  # of a ranking: the deepest metric is Recall@20
 
 
 class DatasetSettings(Sections):

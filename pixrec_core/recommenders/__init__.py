@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Final, Self
 
 import numpy as np
@@ -80,8 +79,8 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
         SettingsError: `retrieval.baselines` names a method that is no baseline.
         LostProcessError: one of several processes was killed.
     """
-    names = sorted(_load_baselines(settings.baselines or baseline_names()))
-    items, test = read_items(paths), read_measured_sequences(paths)
+    names = _check_names(settings.baselines or baseline_names())
+    items = read_items(paths)
     fitted: dict[str, _Fitted] = {}
     with files.replacing(paths.baselines) as folder:
         folder.mkdir()
@@ -95,9 +94,9 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
         for each in results:
             fitted[each.name] = each
             found = "".join(f", {setting} {value:.4g}" for setting, value in each.chosen.items())
-            log.info("baseline %s: %s users in %.1f s%s", each.name, f"{test.height:,}", each.seconds, found)
+            log.info("baseline %s: %s users in %.1f s%s", each.name, f"{each.users:,}", each.seconds, found)
     return {
-        "users": test.height,
+        "users": fitted[names[0]].users,
         "items": items.height,
         "baselines": names,
         "seconds": {name: fitted[name].seconds for name in names},
@@ -111,11 +110,13 @@ class _Fitted:
 
     Attributes:
         name: its method.
+        users: test users that it has ranked for.
         seconds: of fitting and ranking.
         chosen: its settings; see `Model`.
     """
 
     name: str
+    users: int
     seconds: float
     chosen: dict[str, float]
 
@@ -129,6 +130,7 @@ class _Fitter:
     depth: int
     train: TrainData
     item_ids: pl.Series
+    catalogue: str
     test: pl.DataFrame
     stacking: pl.DataFrame
 
@@ -137,18 +139,18 @@ class _Fitter:
         validation = read_sequences(paths, VALIDATION)
         stacking = validation.filter(stacking_users(validation.height))
         item_ids, test = read_items(paths)[ITEM], read_measured_sequences(paths)
-        return cls(paths, folder, depth, TrainData.read(paths), item_ids, test, stacking)
+        return cls(paths, folder, depth, TrainData.read(paths), item_ids, catalogue_digest(item_ids), test, stacking)
 
     def fit(self, name: str) -> _Fitted:
         """Fit a baseline, save its model, and write its rankings."""
         start = time.monotonic()
         model = load_plugin(__name__, name).fit(self.train)
         target = self.paths.baseline(name, self.folder)
-        model.save(target.model, catalogue_digest(self.item_ids))
+        model.save(target.model, self.catalogue)
         for path, users in ((target.ranking, self.test), (target.validation_ranking, self.stacking)):
             histories = index_lists(before_target(users), self.item_ids)
             write_ranking(path, rank_users(model, histories, users[USER], self.item_ids, self.depth))
-        return _Fitted(name, round(time.monotonic() - start, 3), dict(model.chosen))
+        return _Fitted(name, self.test.height, round(time.monotonic() - start, 3), dict(model.chosen))
 
 
 def _fit_in_process(inputs: tuple[DatasetPaths, Path, int], name: str) -> _Fitted:
@@ -159,11 +161,14 @@ def _fit_in_process(inputs: tuple[DatasetPaths, Path, int], name: str) -> _Fitte
 _read_once = lru_cache(maxsize=1)(_Fitter.read)
 
 
-def _load_baselines(names: Sequence[str]) -> dict[str, ModuleType]:
+def _check_names(names: Sequence[str]) -> list[str]:
+    """Return the names, sorted. Each is imported, so that a wrong one is found before any is fitted."""
     if wrong := NOT_BASELINES.intersection(names):
         known = ", ".join(sorted([*baseline_names(), *OFF_BY_DEFAULT]))
         raise SettingsError(f"retrieval.baselines: {min(wrong)!r} is no baseline; known: {known}")
-    return {name: load_plugin(__name__, name) for name in sorted(set(names))}
+    for name in names:
+        load_plugin(__name__, name)
+    return sorted(set(names))
 
 
 def rank_users(

@@ -129,7 +129,7 @@ def _served_test_split(paths: DatasetPaths, served: Promotion) -> RankedTestSpli
     """Return the rankings of the copy that was measured: a refit or a refresh makes another one serve.
 
     Raises:
-        ArtefactError: one of the two copies is missing or damaged.
+        ArtefactError: one of the two copies is damaged. One without a manifest of its own cannot be checked.
     """
     copies = verify_promotion(paths.promoted, served)
     if served.measured != served.number:

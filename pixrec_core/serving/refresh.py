@@ -175,7 +175,7 @@ def _tower_features(model: Any, present: VariantPaths, encoders: FrozenEncoders)
     """
     found = variant_features(present)
     folder = present.dataset.item_features / f"{PHOTO}_encoder"
-    is_read = {PHOTO} <= model.whitening.keys() & found.keys() & encoders.folders.keys()
+    is_read = all(PHOTO in each for each in (model.whitening, found, encoders.folders))
     if is_read and _checksum(folder) != _checksum(encoders.folders[PHOTO]):
         raise ArtefactError(
             f"the photo features of {present.dataset.root} are of another encoder than the promoted towers read; "
