@@ -64,14 +64,12 @@ CREATE MACRO clean_list(l) AS list_filter(list_transform(l, lambda t: clean(t)),
 """
 
 
-#: SQL of the columns that are not taken as they are.
-_CLEANED: Final = {
-    **{name: f"clean({name})" for name in (TITLE, MAIN_CATEGORY, STORE)},
-    **{name: f"clean_list({name})" for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION)},
-    PRICE: f"CASE WHEN {PRICE} > 0 AND isfinite({PRICE}) THEN {PRICE} END",
-    IMAGE_URL: "image_urls[1]",
-    OTHER_IMAGE_URLS: "image_urls[2:]",
-}
+#: SQL of all columns of a row, cleaned. Rows are cleaned before they are merged: markup alone is no value.
+_CLEANED: Final = f"""* REPLACE (
+    {", ".join(f"clean({name}) AS {name}" for name in (TITLE, MAIN_CATEGORY, STORE))},
+    {", ".join(f"clean_list({name}) AS {name}" for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION))},
+    CASE WHEN {PRICE} > 0 AND isfinite({PRICE}) THEN {PRICE} END AS {PRICE}
+)"""
 #: Of several rows of one item or product: the first value of each column that is not empty, and all photos.
 _MERGED: Final = {
     **{name: f"coalesce(arg_min({name}, line) FILTER ({name} <> ''), '')" for name in (TITLE, MAIN_CATEGORY, STORE)},
@@ -79,16 +77,21 @@ _MERGED: Final = {
         name: f"coalesce(arg_min({name}, line) FILTER (len({name}) > 0), [])"
         for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION)
     },
-    PRICE: f"arg_min({PRICE}, line) FILTER ({PRICE} > 0)",
+    PRICE: f"arg_min({PRICE}, line)",
     IN_STOCK: f"bool_or({IN_STOCK})",
     "image_urls": "without_repeats(flatten(list(image_urls ORDER BY line)))",
+}
+#: SQL of the columns of photos.
+_PHOTOS: Final = {
+    IMAGE_URL: f"image_urls[1] AS {IMAGE_URL}",
+    OTHER_IMAGE_URLS: f"image_urls[2:] AS {OTHER_IMAGE_URLS}",
 }
 _MACROS: Final = """
 CREATE MACRO without_repeats(l) AS list_filter(l, lambda x, i: list_position(l, x) = i);
 """
 #: Rows of variants, with what they lack from the rows of their product (`parent`), which may have no id of their own.
 _VARIANTS: Final = f"""
-    WITH keyed AS (SELECT *, coalesce(nullif(parent, ''), {ITEM}) AS product FROM judged WHERE fault IS NULL
+    WITH keyed AS (SELECT {_CLEANED}, coalesce(nullif(parent, ''), {ITEM}) AS product FROM judged WHERE fault IS NULL
         AND (dropped IS NULL OR coalesce({ITEM}, '') = '')),
     products AS (
         SELECT product, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())} FROM keyed GROUP BY product
@@ -109,12 +112,12 @@ _ITEMS: Final = f"""
     WITH repeated AS (SELECT {ITEM} FROM {{rows}} GROUP BY {ITEM} HAVING count(*) > 1),
     merged AS (
         SELECT {ITEM}, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())}
-        FROM {{rows}} SEMI JOIN repeated USING ({ITEM}) GROUP BY {ITEM}
+        FROM (SELECT {{columns}} FROM {{rows}} SEMI JOIN repeated USING ({ITEM})) GROUP BY {ITEM}
         UNION ALL BY NAME
-        SELECT {", ".join([ITEM, *_MERGED])} FROM {{rows}} ANTI JOIN repeated USING ({ITEM})
+        SELECT {", ".join([ITEM, *_MERGED])}
+        FROM (SELECT {{columns}} FROM {{rows}} ANTI JOIN repeated USING ({ITEM}))
     )
-    SELECT {", ".join(f"{_CLEANED.get(name, name)} AS {name}" for name in ITEM_SCHEMA)}
-    FROM merged ORDER BY {ITEM}"""  # noqa: S608
+    SELECT {", ".join(_PHOTOS.get(name, name) for name in ITEM_SCHEMA)} FROM merged ORDER BY {ITEM}"""  # noqa: S608
 
 #: SQL of whether a row has a value, by the name in the mapping.
 _YIELDS: Final = {
@@ -147,11 +150,11 @@ def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
         rows.db.create_function("plain_text", plain_text, ["VARCHAR"], "VARCHAR")
         rows.db.execute(_CLEANING + _MACROS)
         (variants,) = fetch_row(rows.db, "SELECT count(parent) FROM good")
-        source = "good"
+        query = _ITEMS.format(rows="good", columns=_CLEANED)
         if variants:
             rows.db.execute(f"CREATE TEMP TABLE filled AS {_VARIANTS}")
-            source = "filled"
-        write_query(rows.db, _ITEMS.format(rows=source), paths.items)
+            query = _ITEMS.format(rows="filled", columns="*")
+        write_query(rows.db, query, paths.items)
         stats = _stats(rows, paths.items)
         balance = rows.balance(stats["rows"], "repeats of an id (merged into its item)")
         log.info("%s: %s", paths.root.name, balance.sentence("items"))

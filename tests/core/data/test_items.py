@@ -78,6 +78,14 @@ def test_sorts_by_item_and_keeps_the_first_of_duplicates(tmp_path):
     }  # fmt: skip
 
 
+def test_a_value_that_is_nothing_but_markup_does_not_hide_one_of_a_later_row(tmp_path):
+    first = item(title="<br>", store=" ", main_category="<b></b>", categories=["<p>"], features=[""], price="inf")
+    later = item(title="Mug", store="Lux", main_category="Home", categories=["Cups"], features=["Red"], price=5)
+    row = only(tmp_path, first + later)
+    names = ("title", "store", "main_category", "categories", "features", "price")
+    assert [row[name] for name in names] == ["Mug", "Lux", "Home", ["Cups"], ["Red"], 5.0]
+
+
 @pytest.mark.parametrize(
     ("price", "read"),
     [

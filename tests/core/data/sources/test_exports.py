@@ -510,6 +510,15 @@ def test_variants_have_the_texts_and_photos_of_their_product(tmp_path, more):
     assert balance == {"read": 4, "kept": 3, "rejected": {}, "dropped": {"more photos of a product": 1}}
 
 
+def test_a_variant_with_nothing_but_markup_has_the_text_and_price_of_its_product(tmp_path):
+    products = "Handle,Title,Variant SKU,Variant Price\np,A &amp;lt;b&amp;gt; C,p-s,4\np,<br>,p-m,-1\n"
+    columns = {"item": "Variant SKU", "title": "Title", "price": "Variant Price", "parent": "Handle"}
+    paths = fetched(tmp_path, products=products, item_columns=columns)
+    items.build_items(LENIENT, paths)
+    found = pl.read_parquet(paths.items).select("item", "title", "price").rows()
+    assert found == [("p-m", "A &lt;b&gt; C", 4.0), ("p-s", "A &lt;b&gt; C", 4.0)]  # entities are replaced once
+
+
 CELLS = st.text(st.sampled_from("ab ,;|\t\"'\n\r\u00e9\u20ac"), max_size=6)
 
 
