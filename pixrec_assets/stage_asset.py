@@ -117,7 +117,7 @@ def stage_asset(
         try:
             stamp = materialise(present, work, context.resources.inputs, **callbacks)
         except dg.Failure as failure:
-            if isinstance(failure.__cause__, ContractError):
+            if has_contract and isinstance(failure.__cause__, ContractError):
                 yield contract_result(stage.name, work.paths, accepted=False)
             raise
         checks = [contract_result(stage.name, work.paths, accepted=True)] if has_contract else []

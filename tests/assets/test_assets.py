@@ -12,7 +12,7 @@ from pixrec_assets import execution, headline, stage_asset
 from pixrec_assets.definitions import ASSETS
 from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import pipeline
-from pixrec_core.errors import CheckpointError, LostProcessError, PixRecError
+from pixrec_core.errors import CheckpointError, ContractError, LostProcessError, PixRecError
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Stats, Work
 from tests.assets import fake_stages
@@ -209,6 +209,7 @@ def test_each_epoch_is_an_observation_of_the_variants_partition(materialise, set
     ("error", "reported"),
     [
         (CheckpointError("another process trains it"), "CheckpointError: another process trains it"),
+        (ContractError("nothing to train on"), "ContractError: nothing to train on"),  # of a stage without a contract
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
