@@ -474,7 +474,7 @@ REFIT: Final = Stage(
     external_inputs=_refit_external_inputs,
     resumes=True,
 )
-REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED), version=2)
+REPORT: Final = Stage("report", report, lambda w: w.paths.report, (EVALUATION, PROMOTED), version=3)
 
 #: Stages of a dataset that train nothing, inputs first.
 DATA: Final = (RAW, ITEMS, INTERACTIONS, IMAGES, SEQUENCES, ITEM_FEATURES)

@@ -1,5 +1,6 @@
 """Tables and sentences of the page; pure functions of the metrics."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -89,6 +90,8 @@ STAGES: Final = {
     "sequences": "Sequences",
 }
 FACTS: Final = {"recall@10": "share of the exact top 10 found", "recall_queries": "measured with"}
+#: Names of durations and checksums. Reasons for rejected rows are sentences and may end in the same words.
+_UNSHOWN: Final = re.compile(r"(\w+_)?(sha256|seconds|s)")
 
 
 @dataclass(frozen=True)
@@ -375,7 +378,7 @@ def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
         shown = {name: value for name, value in stats.items() if name != "profile"}
     rows: dict[str, str] = {}
     for key, value in (shown | stats.get("profile", {})).items():
-        if key.endswith(("sha256", "seconds", "_s")) or value is None or value is False:
+        if _UNSHOWN.fullmatch(key) or value is None or value is False:
             continue
         if isinstance(value, dict):
             rows |= {f"{_words(key)}: {name}": text for name, text in facts(value)}

@@ -133,12 +133,15 @@ def test_facts_are_readable():
 def test_of_a_stage_with_a_balance_the_balance_and_the_profile_are_shown():
     stats = {
         "rows": 3, "duplicates": 1, "truncated": False,
-        "balance": {"read": 5, "kept": 3, "rejected": {"not JSON": 1}, "dropped": {"duplicates": 1}},
+        "balance": {
+            "read": 6, "kept": 3, "rejected": {"not JSON": 1, "it must be in milliseconds": 1},
+            "dropped": {"duplicates": 1},
+        },
         "profile": {"rows": 3, "share_tied": 0.25},
     }  # fmt: skip
     assert tables.facts(stats) == [
-        ("read", "5"), ("kept", "3"), ("rejected: not JSON", "1"), ("dropped: duplicates", "1"), ("rows", "3"),
-        ("share tied", "25.00\u00a0%"),
+        ("read", "6"), ("kept", "3"), ("rejected: not JSON", "1"), ("rejected: it must be in milliseconds", "1"),
+        ("dropped: duplicates", "1"), ("rows", "3"), ("share tied", "25.00\u00a0%"),
     ]  # fmt: skip
 
 
