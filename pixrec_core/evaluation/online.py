@@ -1,7 +1,8 @@
 """Online metrics: which of the lists that the server showed led to a purchase.
 
 A list is a hit if its user bought one of its items within some days after it was shown. Every list with the item
-counts, not only the last one. Of lists without a user only the number is reported.
+counts, not only the last one. Of lists without a user only the number is reported. Where purchases have a day and no
+time of day, those of the day of the list count too.
 """
 
 import glob
@@ -14,6 +15,7 @@ from pixrec_core.stages import Stats
 
 FILES: Final = "shown-*.jsonl"
 POSITIONS: Final = 20  # of a list that are reported
+MIDNIGHTS: Final = 2  # times of day, UTC, at which a day starts: in a time zone with summer time there are two
 
 #: The server's log, with `time` in milliseconds since 1970. A line that cannot be read, as after a crash, is null.
 _SHOWN: Final = """
@@ -27,8 +29,10 @@ CREATE TEMP TABLE hits AS
     FROM (SELECT *, unnest(items) AS item, generate_subscripts(items, 1) AS position FROM shown) AS entry
     JOIN read_parquet($interactions) AS bought
         ON bought."user" = entry."user" AND bought.item = entry.item
-        AND bought.timestamp > entry.time AND bought.timestamp <= entry.time + $window
+        AND bought.timestamp + $precision > entry.time AND bought.timestamp <= entry.time + $window
 """
+#: The newest purchase, and the number of times of day.
+_BOUGHT: Final = f"SELECT max(timestamp), count(DISTINCT timestamp % {DAY_MS}) FROM read_parquet($interactions)"  # noqa: S608
 #: Lists, lists without a user, and lines that cannot be read.
 _COUNTS: Final = 'SELECT count(method), count(method) - count("user"), count(*) - count(method) FROM shown'
 _METHODS: Final = """
@@ -50,11 +54,12 @@ def measure_online(folder: Path, interactions: Path, window_days: float) -> Stat
     """
     bought = {"interactions": database.parquet_path(interactions)}
     with database.connect_in_memory() as db:
-        ((until,),) = db.execute("SELECT max(timestamp) FROM read_parquet($interactions)", bought).fetchall()
+        ((until, times_of_day),) = db.execute(_BOUGHT, bought).fetchall()
+        precision = DAY_MS if times_of_day <= MIDNIGHTS else 0
         counts, methods = (0, 0, 0), {}
         if files := [path for path in sorted(folder.glob(FILES)) if path.stat().st_size]:
             db.execute(_SHOWN, {"files": [glob.escape(str(path)) for path in files]})
-            db.execute(_HITS, bought | {"window": round(window_days * DAY_MS)})
+            db.execute(_HITS, bought | {"precision": precision, "window": round(window_days * DAY_MS)})
             (counts,) = db.execute(_COUNTS).fetchall()
             for method, lists, hits in db.execute(_METHODS).fetchall():
                 positions = db.execute(
