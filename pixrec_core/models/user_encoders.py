@@ -6,6 +6,7 @@ Each encoder has two methods. `before_each` returns a vector per item of a seque
 known before it: one pass trains on every item as a target. `newest` returns the vectors of whole histories.
 """
 
+from math import gcd
 from typing import Final
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from pixrec_core.schemas import DAY_MS
 
-HEADS: Final = 4
+HEADS: Final = 4  # at most; as many as divide the dimension
 LAYERS: Final = 2
 INPUT_NORM: Final = 4.0  # of item vectors as inputs of a network; unit vectors would hardly move its gates
 
@@ -135,7 +136,7 @@ class TransformerHistory(CausalHistory):
         self.positions = nn.Embedding(max_history_len, dim)
         nn.init.normal_(self.positions.weight, std=0.02)
         layer = nn.TransformerEncoderLayer(
-            dim, HEADS, 2 * dim, dropout, functional.gelu, batch_first=True, norm_first=True
+            dim, gcd(dim, HEADS), 2 * dim, dropout, functional.gelu, batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(dim), enable_nested_tensor=False)
 

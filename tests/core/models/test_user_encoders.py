@@ -95,3 +95,11 @@ def test_the_history_of_an_item_of_a_basket_has_the_rest_of_the_basket() -> None
     before = encoder.before_each(items, times, torch.tensor([3]), ties=True)[0, :3]
     assert before.tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
     assert encoder.before_each(items, times, torch.tensor([3]))[0, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(8, 4), (6, 2), (5, 1), (300, 4), (150, 2)])
+def test_a_transformer_takes_any_dimension(dim: int, heads: int) -> None:
+    encoder = create_user_encoder("transformer", dim, LENGTH, dropout=0.1)
+    assert encoder.layers.layers[0].self_attn.num_heads == heads
+    vector = encoder.newest(torch.randn(1, 2, dim), torch.zeros(1, 2, dtype=torch.long), torch.tensor([2]))
+    assert vector.shape == (1, dim)
