@@ -51,7 +51,8 @@ def main() -> None:
     table = summarise(folders, options.reference)
     table.to_csv("seeds.csv")
     print(table.to_string(float_format="{:.4f}".format))
-    subprocess.run(["pixrec", "compare", *map(str, folders), "--format", "latex"], check=True)
+    reference = ["--reference", options.reference] if options.reference else []
+    subprocess.run(["pixrec", "compare", *map(str, folders), *reference, "--format", "latex"], check=True)
 
 
 if __name__ == "__main__":

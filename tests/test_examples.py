@@ -73,7 +73,8 @@ def test_the_custom_method_and_metric_are_among_the_others(folder):
 
 
 def test_seeds_share_what_does_not_depend_on_them(folder, environment):
-    text = run([sys.executable, EXAMPLES / "seeds.py", "shop", "--seeds", "0", "1"], folder, environment)
+    options = ["--seeds", "0", "1", "--reference", "popularity"]
+    text = run([sys.executable, EXAMPLES / "seeds.py", "shop", *options], folder, environment)
     built = {
         name: [json.loads((folder / data / "shop" / "stamps" / f"{name}.json").read_text())["finished_at"]
                for data in ("data", "data-seed1")]
@@ -83,7 +84,9 @@ def test_seeds_share_what_does_not_depend_on_them(folder, environment):
     table = pl.read_csv(folder / "seeds.csv").filter(metric="Recall@10")
     assert table["runs"].to_list() == [2] * len(table)
     assert table.filter(method="ease")["deviation"].item() is None, "no seed has another EASE"
+    assert table["minus"].drop_nulls().unique().to_list() == ["popularity"]
     assert "\\begin{tabular}{lrrrr}" in text
+    assert "minus popularity" in text
 
 
 def test_a_project_of_its_own_has_the_assets(folder, environment):
