@@ -130,7 +130,8 @@ def _describe(context: dg.RunFailureSensorContext) -> str:
     for event in context.get_step_failure_events():
         data = event.step_failure_data
         described = data.user_failure_data.description if data.user_failure_data else None
-        reason = described or (data.error.message if data.error else "no reason was recorded")
+        error = data.error and (data.error.cause or data.error)  # Dagster wraps what the code of the step raises
+        reason = described or (error.message if error else "no reason was recorded")
         lines.append(f"{event.step_key}: {reason.strip().splitlines()[0] if reason.strip() else 'no reason'}")
     return "\n".join(lines if lines[1:] else [*lines, context.failure_event.message or "no reason was recorded"])
 

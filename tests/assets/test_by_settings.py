@@ -159,6 +159,16 @@ def test_a_failed_run_is_posted(tmp_path, receiver):
     assert step.startswith("sequences: ContractError: ")
 
 
+def test_the_alert_of_an_unexpected_error_has_its_reason(tmp_path, receiver):
+    url, received = receiver
+    code = """
+    from dataclasses import replace
+    pipeline.RAW = replace(pipeline.RAW, run=lambda work: 1 / 0)
+    """
+    run(code + FAILING, tmp_path, alert_url=url)
+    assert received[0]["text"].split("\n")[1:] == ["raw: ZeroDivisionError: division by zero"]
+
+
 def test_a_receiver_that_refuses_is_named_without_its_secret(tmp_path, receiver):
     url, received = receiver
     text = run(FAILING, tmp_path, alert_url=f"{url}/broken/T0P-SECRET")
