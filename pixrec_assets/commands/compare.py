@@ -41,7 +41,7 @@ def compare(
     A RUN is the folder of an evaluated dataset, such as data/books. Shown are the mean, the standard deviation over
     runs (not of a method that all runs share), and paired differences with 95 % intervals over users: to the best other
     method, or with --versus to the same method in runs of another setting. Only users with the same target in all runs
-    count.
+    count, and only methods that ranked for all of them.
     """
     if versus and reference:
         raise click.UsageError("give --versus or --reference, not both")

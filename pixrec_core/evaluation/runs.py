@@ -62,6 +62,14 @@ class Run:
         path = files.require((inner if inner.is_dir() else folder) / "outcomes.parquet")
         return cls(folder, pl.read_parquet(path, glob=False))
 
+    def methods_of(self, users: pl.DataFrame) -> pl.DataFrame:
+        """Return the methods, column `METHOD`, that ranked for all of `users` (columns `USER` and `ITEM`).
+
+        A generative ranker may rank for a sample of them only, and would have a miss for every other user.
+        """
+        counts = self.outcomes.join(users, [USER, ITEM], "semi").group_by(METHOD).len()
+        return counts.filter(pl.col("len") == users.height).select(METHOD).sort(METHOD)
+
     def values(self, users: pl.DataFrame, method: str, metric: str) -> Floats:
         """Return (users,) values of a metric, in the order of `users` (columns `USER` and `ITEM`)."""
         ranks = users.join(self.outcomes.filter(pl.col(METHOD) == method), [USER, ITEM], "left", maintain_order="left")
@@ -77,14 +85,14 @@ def compare_runs(
         runs: evaluations of one setting, such as one per seed.
         metrics: names of `METRICS`.
         versus: evaluations of another setting; the difference is of the same method in `runs` minus in `versus`.
-        reference: without `versus`, the method to subtract; by default the one with the best first metric, or the
-            second best for that method itself.
+        reference: without `versus`, the method to subtract; by default the one that is best by the metric of the row,
+            or the second best for that method itself.
 
     Returns:
-        `COMPARISON_SCHEMA`, the best first metric first. Values are means over the users that all runs have with the
-        same target; `deviation` is the standard deviation over runs (n - 1), null for one run and for a method that
-        is the same in all, such as a baseline that seeds share. Differences are of means over runs, with the 95 %
-        interval of the paired bootstrap over users.
+        `COMPARISON_SCHEMA`, the best first metric first, of the methods that ranked for all users. Values are means
+        over the users that all runs have with the same target; `deviation` is the standard deviation over runs (n - 1),
+        null for one run and for a method that is the same in all, such as a baseline that seeds share. Differences are
+        of means over runs, with the 95 % interval of the paired bootstrap over users.
 
     Raises:
         QueryError: a metric or the reference is unknown.
@@ -99,7 +107,7 @@ def compare_runs(
             f"{', '.join(str(run.folder) for run in everyone)} have no test user with the same target in common; "
             "compare evaluations of the same data and split"
         )
-    methods = _common([run.outcomes.select(METHOD).unique() for run in everyone], [METHOD])[METHOD].to_list()
+    methods = _common([run.methods_of(users) for run in everyone], [METHOD])[METHOD].to_list()
     if reference and reference not in methods:
         raise QueryError(f"unknown method {reference!r}; methods of all runs: {', '.join(sorted(methods))}")
     reciprocal_ranks, rows = _values(runs, users, methods, "MRR"), []

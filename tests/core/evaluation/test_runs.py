@@ -76,6 +76,18 @@ def test_only_users_with_the_same_target_count(tmp_path, seeds):
         compare_runs([*seeds, other], METRICS)
 
 
+def test_a_method_that_ranked_for_a_sample_of_the_users_is_left_out(tmp_path):
+    """As a generative ranker does: its misses would be all users outside of the sample."""
+    whole = run(tmp_path, "0", tower=[1] * 40, ease=[2] * 40)
+    few = run(tmp_path, "1", USERS[:4], **{"tower/beams": [1] * 4})
+    both = Run(tmp_path, pl.concat([whole.outcomes, few.outcomes]))
+    assert set(compare_runs([both], METRICS)["method"]) == {"tower", "ease"}
+    with pytest.raises(QueryError, match="unknown method 'tower/beams'; methods of all runs: ease, tower"):
+        compare_runs([both], METRICS, reference="tower/beams")
+    of_sample = Run(tmp_path, both.outcomes.join(few.outcomes, "user", "semi"))
+    assert by_method(compare_runs([of_sample], METRICS))["tower/beams"]["mean"] == 1
+
+
 def test_wrong_names_are_errors_with_the_known_ones(tmp_path, seeds):
     with pytest.raises(QueryError, match=r"unknown metric 'Recall@3'; known: Recall@1, Recall@5"):
         compare_runs(seeds, ["Recall@3"])
