@@ -89,7 +89,8 @@ def _show_best(work: Work) -> None:
         values = {method: f"{metrics.get(DECIDING, 0.0):.4f}" for method, metrics in measured.items()}
         if served in values and is_measured:
             line = f"{escape(served)} serves: {DECIDING} {values[served]} on test users"
-            line += ", the best" if served == best else f"; {escape(best)}, which does not serve, has {values[best]}"
+            is_best = values[served] == values[best]
+            line += ", the best" if is_best else f"; {escape(best)}, which does not serve, has {values[best]}"
         else:
             serves = f"{escape(served)} of an earlier training serves" if served else "nothing serves"
             line = f"best {DECIDING} on test users: {values[best]} by {escape(best)}; {serves}"

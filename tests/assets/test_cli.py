@@ -136,6 +136,16 @@ def test_status_shows_how_old_what_serves_is(pixrec, settings):
     assert expected in " ".join(pixrec("status")[1].split())
 
 
+def test_a_served_method_that_is_as_good_as_the_best_is_the_best(pixrec, settings):
+    build_all(settings)
+    path = Work(settings, "sample").paths.metrics
+    metrics = files.read_json(path)
+    methods = metrics["protocols"]["seen_allowed"]["methods"]
+    methods["ease"] = methods["multimodal"]  # before the served method by name
+    files.write_json(path, metrics)
+    assert "multimodal serves: NDCG@10 0.2500 on test users, the best\n" in pixrec("status")[1]
+
+
 def test_status_has_one_line_per_row_at_80_columns(pixrec, settings, monkeypatch):
     build_all(settings)
     stamp = pipeline.RAW.stamp(Work(settings, "sample"))
