@@ -80,8 +80,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, str]:
     deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
     difference = ""
     if row["difference"] is not None:
-        points = (100 * row[end] for end in ("difference", "low", "high"))
-        difference = "{:+.1f} ({:.1f} to {:.1f})".format(*points)
+        points, low, high = (100 * row[end] for end in ("difference", "low", "high"))
+        difference = f"{points:+z.1f} ({low:z.1f} to {high:z.1f})"
     return f"{row['mean']:.4f}{deviation}", difference
 
 

@@ -142,7 +142,7 @@ def method_title(method: str) -> str:
 
 def percent(share: float | None) -> str:
     """A share (0 to 1) in percent with two decimals, without the percent sign."""
-    return "\N{EN DASH}" if share is None else f"{100 * share:.2f}"
+    return "\N{EN DASH}" if share is None else f"{100 * share:z.2f}"
 
 
 def format_metric(metric: str, value: float | None) -> str:
@@ -152,7 +152,7 @@ def format_metric(metric: str, value: float | None) -> str:
 
 def points(difference: float) -> str:
     """A signed difference of two shares in percentage points."""
-    return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * difference:+z.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def format_number(value: float) -> str:

@@ -160,7 +160,8 @@ def _judge(
 
 
 def _difference(comparison: Comparison) -> str:
-    return f"{comparison.new - comparison.old:+.4f}, 95 % interval {comparison.low:+.4f} to {comparison.high:+.4f}"
+    gain, low, high = (f"{x:+z.4f}" for x in (comparison.new - comparison.old, comparison.low, comparison.high))
+    return f"{gain}, 95 % interval {low} to {high}"
 
 
 def _warnings(

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pixrec_assets.cli import cli
+from pixrec_assets.commands.compare import _cells
 from pixrec_core.schemas import OUTCOME_SCHEMA
 
 
@@ -54,6 +55,11 @@ def test_latex_has_escaped_names_and_minus_signs(folders):
     lines = compare(*folders, "--format", "latex", "--reference", "text_only").splitlines()
     assert lines[2] == "method & Recall@1 & minus text\\_only \\\\"
     assert " & $-$20.0 ($-$60.0 to 0.0) " in lines[5]
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus_sign():
+    row = {"mean": 0.5, "deviation": None, "difference": -1e-5, "low": -0.0, "high": -1e-9}
+    assert _cells(row) == ("0.5000", "+0.0 (0.0 to 0.0)")
 
 
 def test_one_thing_is_subtracted(folders):

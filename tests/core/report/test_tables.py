@@ -150,6 +150,11 @@ def test_numbers(value, text):
     assert tables.format_number(value) == text
 
 
+def test_a_value_that_rounds_to_zero_has_no_minus_sign():
+    assert [tables.points(value) for value in (-0.0, -1e-9, 1e-9, -0.01)] == ["+0.00", "+0.00", "+0.00", "\u22121.00"]
+    assert tables.percent(-1e-9) == "0.00"
+
+
 def test_the_sentence_on_held_out_items_follows_the_split():
     assert tables.held_out_sentence({}, refit=True) is None
     assert (
