@@ -434,7 +434,7 @@ RANKING: Final = Stage(
     (ITEM_INDEX,),
     ("retrieval", "generative"),
     partitioned_by="variant",
-    version=3,
+    version=4,
 )
 BASELINES: Final = Stage(
     "baselines",

@@ -43,6 +43,7 @@ MANIFEST = "index.json"
 RECALL_USERS: Final = 200  # 2,000 neighbours: a standard error of about half a point or less
 RECALL_ITEMS: Final = 1_000
 USUAL_RECALL: Final = 0.9  # of an approximate index
+TIES: Final = 16  # items past the end of a list that are searched at first, for those that are as near as its last one
 
 
 class IndexManifest(BaseModel):
@@ -67,12 +68,14 @@ class ListsRequest(NamedTuple):
         lengths: (B,) of the lists; no list exceeds the catalogue.
         seen: B lists of the items that a user has.
         seen_offset: added to the cosines of these items, 0 or less.
+        popularity_ranks: (N,) from `ranking_table.popularity_ranks`; orders equal scores.
     """
 
     queries: Vectors
     lengths: NDArray[np.int64]
     seen: Sequence[Sequence[int]]
     seen_offset: float
+    popularity_ranks: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -105,23 +108,34 @@ class ItemIndex:
             cosines[short], rows[short] = exact
         return rows, cosines
 
+    def nearest_in_order(
+        self, queries: Vectors, k: int, popularity_ranks: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`nearest`, with equally near items in the order of `popularity_ranks` (N,); FAISS has an order of its own."""
+        n, size = len(self.items), k
+        while True:
+            size = min(size + TIES, n)
+            rows, cosines = self.nearest(queries, size)
+            if size == n or (cosines[:, -1] < cosines[:, k - 1]).all():
+                return _order_lists(rows, cosines, popularity_ranks, k)
+            size *= 2
+
     def nearest_lists(self, request: ListsRequest) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """`nearest` for lists of different lengths, with an offset for seen items.
+        """`nearest_in_order` for lists of different lengths, with an offset for seen items.
 
         Returns:
             Both (B, k); row -1 pads shorter lists.
         """
-        queries, lengths, seen, offset = request
+        queries, lengths, seen, offset, popularity_ranks = request
         k, n = min(int(lengths.max()), len(self.items)), len(self.items)
         # An offset below zero moves at most all seen items of a list behind others.
         more = max(len(set(items)) for items in seen) if offset else 0
-        rows, scores = self.nearest(queries, min(k + more, n))
+        rows, scores = self.nearest_in_order(queries, min(k + more, n), popularity_ranks)
         if offset:
             seen_keys = np.concatenate([row * n + np.asarray(items, np.int64) for row, items in enumerate(seen)])
             keys = np.arange(len(rows))[:, None] * n + rows
             scores = np.where(np.isin(keys, seen_keys), scores + np.float32(offset), scores)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+            rows, scores = _order_lists(rows, scores, popularity_ranks, k)
         return np.where(np.arange(k) < lengths[:, None], rows, -1), scores
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,6 +150,14 @@ class ItemIndex:
     def vectors(self) -> Vectors:
         """Of all items, (N, D), memory-mapped."""
         return encode.read_item_vectors(self.vectors_folder)[1]
+
+
+def _order_lists(
+    rows: NDArray[np.int64], scores: NDArray[np.float32], popularity_ranks: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the k best items of each list and their scores, both (B, k), equal scores by `popularity_ranks` (N,)."""
+    order = np.lexsort((popularity_ranks[rows], -scores))[:, :k]
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def build_index(settings: IndexSettings, paths: VariantPaths) -> Stats:

@@ -54,7 +54,7 @@ def rank_test_users(
     start = time.monotonic()
     lists = _encode_users(retriever, test, settings.depth, engine)
     rows = write_ranking(paths.ranking, _dense_frames(retriever.item_index, test[USER], lists, engine))
-    vectors, lengths, histories, _ = lists
+    vectors, lengths, histories, *_ = lists
     speeds = {DENSE: len(histories) / (time.monotonic() - start)}
 
     files.remove(paths.generative)
@@ -74,7 +74,7 @@ def _encode_users(retriever: Retriever, sequences: pl.DataFrame, depth: int, eng
     times = [each[:-1] for each in sequences[TIMESTAMPS].to_list()]
     lengths = np.array([depth + len(set(history)) for history in histories], np.int64)
     vectors = retriever.encoder.user_vectors(histories, engine, times)
-    return ListsRequest(vectors, lengths, histories, retriever.seen_offset)
+    return ListsRequest(vectors, lengths, histories, retriever.seen_offset, retriever.popularity_ranks)
 
 
 def _dense_frames(
@@ -84,7 +84,7 @@ def _dense_frames(
     items = pl.Series(item_index.items)
     parts = [slice(start, start + USERS_PER_SEARCH) for start in range(0, len(user_ids), USERS_PER_SEARCH)]
     requests = [
-        ListsRequest(request.queries[p], request.lengths[p], request.seen[p], request.seen_offset) for p in parts
+        request._replace(queries=request.queries[p], lengths=request.lengths[p], seen=request.seen[p]) for p in parts
     ]
     found = engine.map_shards(item_index.nearest_lists, requests)
     for part, (rows, cosines) in zip(parts, found, strict=True):

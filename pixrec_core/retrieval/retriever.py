@@ -18,9 +18,10 @@ from pixrec_core.models.collate import Collator
 from pixrec_core.models.frozen_features import FrozenEncoders
 from pixrec_core.models.item_inputs import NO_PHOTO, item_inputs
 from pixrec_core.paths import VariantPaths
+from pixrec_core.ranking_table import popularity_ranks
 from pixrec_core.retrieval.encode import ItemsEncoder, Vectors, load_encoder, newest
 from pixrec_core.retrieval.index import ItemIndex, ListsRequest, load_index
-from pixrec_core.schemas import ITEM_SCHEMA
+from pixrec_core.schemas import ITEM_SCHEMA, TRAIN_COUNT
 
 if TYPE_CHECKING:
     from pixrec_core.retrieval.rankers import Catalogue, UserBatch
@@ -32,13 +33,14 @@ class Retriever:
     """A trained dual tower and the index over its items.
 
     `processor`, of the backbone or of frozen encoders, makes the inputs of items outside the catalogue. Item texts are
-    cut to `text_tokens` tokens.
+    cut to `text_tokens` tokens. `popularity_ranks` (N,) orders items with equal scores.
     """
 
     encoder: "Encoder | ItemsEncoder"
     item_index: ItemIndex
     processor: Processor | FrozenEncoders
     text_tokens: int
+    popularity_ranks: NDArray[np.int64]
 
     @classmethod
     def load(cls, paths: VariantPaths) -> Self:
@@ -51,7 +53,8 @@ class Retriever:
         item_index = load_index(paths)
         settings, _ = checkpoint.load_settings(paths.checkpoint)
         encoder, processor = load_encoder(paths)
-        return cls(encoder, item_index, processor, settings.item_tokens)
+        ranks = popularity_ranks(read_items(paths.dataset)[TRAIN_COUNT].to_numpy())
+        return cls(encoder, item_index, processor, settings.item_tokens, ranks)
 
     @property
     def seen_offset(self) -> float:
@@ -79,7 +82,8 @@ class Retriever:
 
         A score is the cosine, with `seen_offset` for items of the history.
         """
-        return self.item_index.nearest_lists(ListsRequest(vectors, lengths, histories, self.seen_offset))
+        request = ListsRequest(vectors, lengths, histories, self.seen_offset, self.popularity_ranks)
+        return self.item_index.nearest_lists(request)
 
     def ranker_catalogue(self, paths: VariantPaths) -> "Catalogue":
         """The catalogue in the form that generative rankers need: they read with `user_encoder = "tokens"`."""

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pixrec_core.data.sequences import read_items
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.ranking_table import popularity_ranks
+from pixrec_core.ranking_table import top_items
 from pixrec_core.recommenders._blend_features import MethodLists
 from pixrec_core.recommenders._blend_rankings import USERS_PER_BATCH
 from pixrec_core.recommenders.base import ItemLists, Method, Scores
 from pixrec_core.recommenders.blend import Blend
-from pixrec_core.schemas import DAY_MS, TRAIN_COUNT
+from pixrec_core.schemas import DAY_MS
 
 if TYPE_CHECKING:
     from pixrec_core.retrieval.encode import Vectors
@@ -45,8 +44,8 @@ class Tower(Method):
         """
         from pixrec_core.retrieval.retriever import Retriever  # imports torch, which takes a second
 
-        ranks = popularity_ranks(read_items(paths)[TRAIN_COUNT].to_numpy())
-        return cls(popularity_ranks=ranks, variant=variant, retriever=Retriever.load(paths.variant(variant)))
+        retriever = Retriever.load(paths.variant(variant))
+        return cls(popularity_ranks=retriever.popularity_ranks, variant=variant, retriever=retriever)
 
     def user_vectors(self, histories: ItemLists) -> "Vectors":
         """Return v_U (B, D) of histories, none of which is empty."""
@@ -92,12 +91,14 @@ class Tower(Method):
         """
         index = self.retriever.item_index
         if allowed is None:
-            return index.nearest(vectors, k)
+            return index.nearest_in_order(vectors, k, self.popularity_ranks)
         ids = np.flatnonzero(allowed)
-        products = vectors @ index.vectors[ids].T
-        best = np.argsort(-products, axis=1, kind="stable")[:, :k]
         items, scores = np.full((len(vectors), k), -1, np.int64), np.zeros((len(vectors), k), np.float32)
-        items[:, : best.shape[1]], scores[:, : best.shape[1]] = ids[best], np.take_along_axis(products, best, axis=1)
+        if found := min(k, len(ids)):
+            ranks = np.argsort(np.argsort(self.popularity_ranks[ids]))
+            products = vectors @ index.vectors[ids].T
+            best, scores[:, :found] = top_items(products, np.full(len(vectors), found), ranks)
+            items[:, :found] = ids[best]
         return items, scores
 
 

@@ -122,6 +122,30 @@ def test_exact_search_completes_a_list_that_an_approximate_index_leaves_short(pa
     np.testing.assert_allclose(cosines[1], -np.sort(-expected)[:3], rtol=1e-5)
 
 
+def test_equally_near_items_come_in_popularity_order_in_a_list_of_any_length() -> None:
+    """Fifty items have one vector, more than are searched at first for the last item of a list."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(90, 8)).astype(np.float32)
+    vectors[random.permutation(90)[:50]] = vectors[0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ranks, queries = random.permutation(90), vectors[:3]
+    found = index.ItemIndex([str(n) for n in range(90)], faiss_index.create_index("flat", vectors), Path())
+    cosines = np.round(queries.astype(np.float64) @ vectors.T, 6)
+    expected = np.lexsort((np.broadcast_to(ranks, cosines.shape), -cosines))
+    for k in range(1, 91):
+        rows, _ = found.nearest_in_order(queries, k, ranks)
+        assert rows.tolist() == expected[:, :k].tolist()
+    seen = [[0], [1, 2], [3]]
+    request = index.ListsRequest(queries, np.array([5, 30, 90]), seen, -0.5, ranks)
+    rows, _ = found.nearest_lists(request)
+    for row, items in enumerate(seen):
+        cosines[row, items] -= 0.5
+    expected = np.lexsort((np.broadcast_to(ranks, cosines.shape), -cosines))
+    assert [each[each >= 0].tolist() for each in rows] == [
+        each[:length].tolist() for each, length in zip(expected, request.lengths, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("name", [index.INDEX, encode.ITEMS])
 @pytest.mark.parametrize("offset", [0, 100, -1])
 def test_a_flipped_bit_is_named(paths: VariantPaths, name: str, offset: int) -> None:
