@@ -17,12 +17,15 @@ SETTINGS = load_settings()
 DATASETS = dg.StaticPartitionsDefinition(list(SETTINGS.datasets))
 
 
-@dg.asset(partitions_def=DATASETS, deps=["promoted"], description="Five items for each user, for the weekly mail.")
+USERS = 1_000  # who get the mail: the first ones by id
+
+
+@dg.asset(partitions_def=DATASETS, deps=["promoted"], description=f"Five items for {USERS:,} users, for a weekly mail.")
 def weekly_mail(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Write `mail.parquet` next to the artefacts of the dataset: user, items."""
     folder: Path = SETTINGS.data_dir / context.partition_key
     shop = Recommender.load(folder / "promoted")
-    users = shop.find_users("", 1_000)
+    users = shop.find_users("", USERS)
     histories, times = zip(*map(shop.history_with_times, users), strict=True)
     lists = shop.for_histories(histories, 5, times=times, filter_seen=True)
     mail = pl.DataFrame({"user": users, "items": [[each.item for each in items] for items in lists]})
