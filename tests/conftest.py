@@ -14,6 +14,9 @@ import pytest
 # Tests run side by side: more threads than cores would wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Read when Great Expectations is imported, which `forks.py` does before the product can set it.
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
 # Ray starts its workers with niceness 15: beside other work, tests would wait minutes for a few imports.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

@@ -11,6 +11,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -36,6 +37,7 @@ from pixrec_core.recommenders.base import ItemLists
 from pixrec_core.settings import IngestSettings, Settings
 from tests.core.data import raw_shop
 from tests.core.recommenders.train_data import make_train_data
+from tests.forks import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -227,15 +229,19 @@ def follow(
 
 def check(command: Command, folder: Path, environment: dict[str, str]) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", command.text],
-        cwd=folder,
-        env=own_environment() | {"PATH": path, "PYTHONPATH": str(ROOT)} | SMALL | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    environment = own_environment() | {"PATH": path, "PYTHONPATH": str(ROOT)} | SMALL | environment
+    if command.text.startswith("pixrec ") and not re.search("[|<>;&$*]", command.text):
+        done = run_command(shlex.split(command.text), folder, environment)
+    else:
+        done = subprocess.run(
+            ["bash", "-c", command.text],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     assert done.returncode == (command.text in REFUSED), f"{command.text}\n{done.stdout}"
     assert "Traceback" not in done.stdout
     if command.shown.strip():

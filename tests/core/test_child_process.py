@@ -9,7 +9,7 @@ import pytest
 
 from pixrec_core.child_process import map_in_processes
 from pixrec_core.errors import LostProcessError, SettingsError
-from tests.core.forks import CONTEXT
+from tests.forks import CONTEXT
 
 
 def _square(number: int) -> int:

@@ -23,9 +23,9 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import index
 from pixrec_core.settings import IndexSettings, Settings
 from pixrec_core.stages import Stage, Work
-from tests.core.forks import CONTEXT, exit_code
 from tests.core.retrieval.test_index import build_example
 from tests.core.shop import settings
+from tests.forks import CONTEXT, exit_code
 
 WITHOUT_TRAINING = (*pipeline.DATA, pipeline.BASELINES)
 

@@ -15,8 +15,8 @@ from pixrec_core.serving.promotion import read_promotion
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Work
 from tests.core import shop
-from tests.core.forks import CONTEXT, PRELOADED
 from tests.core.test_faults import content, tables
+from tests.forks import CONTEXT, PRELOADED
 
 #: What stages import when they run: a process is to be killed in its work.
 IMPORTED = [

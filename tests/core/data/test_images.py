@@ -23,7 +23,7 @@ from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
 from pixrec_core.settings import ImageSettings
 from tests.core.data.hostile_server import encoded, hostile_server, in_turn, jpeg, raw, sends, waits
-from tests.core.forks import CONTEXT
+from tests.forks import CONTEXT
 
 
 @pytest.fixture

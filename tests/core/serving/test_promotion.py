@@ -24,7 +24,7 @@ from pixrec_core.serving.server.live import LiveRecommender
 from pixrec_core.settings import CandidateRules, DatasetSettings
 from pixrec_core.stages import Stats, Work
 from tests.core import shop as shops
-from tests.core.forks import exit_code
+from tests.forks import exit_code
 
 USERS = 60
 

@@ -24,7 +24,7 @@ from pixrec_core.serving.promotion import read_promotion
 from pixrec_core.stages import Work
 from pixrec_core.training import trainer
 from tests.core import shop as shops
-from tests.core.forks import exit_code
+from tests.forks import exit_code
 
 VARIANTS = ("text_only", "collaborative")
 BASELINES = ("ease", "popularity", "sasrec")

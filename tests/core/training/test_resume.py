@@ -20,8 +20,8 @@ from pixrec_core.stages import Work
 from pixrec_core.training import trainer
 from pixrec_core.training.trainer import FINISHED, last_finished, remove_unfinished
 from pixrec_core.training.validation import Validation
-from tests.core.forks import exit_code
 from tests.core.shop import open_shop
+from tests.forks import exit_code
 
 EPOCHS = 3
 

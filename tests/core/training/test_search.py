@@ -13,8 +13,8 @@ from pixrec_core.errors import ArtefactError, BusyError
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.training import trainer
 from pixrec_core.training.search import SCORE, TRIALS, changed_settings, propose, search, search_space, with_values
-from tests.core.forks import exit_code
 from tests.core.shop import open_shop
+from tests.forks import exit_code
 
 pytest.importorskip("optuna", reason="install .[tune]")
 

@@ -1,0 +1,56 @@
+"""Processes that start in no time: they fork from a server process that has imported the slow modules."""
+
+import atexit
+import importlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = [
+    *("pytest", "pixrec_core.data.images", "tests.core.shop", "transformers.trainer"),
+    *("dagster", "great_expectations", "lightgbm", "matplotlib.figure", "sklearn.feature_extraction.text"),
+]
+CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+def exit_code(target: Callable[..., object], *arguments: Any) -> int | None:
+    """Run a function in a new process; return its exit code, or minus the signal that ended it."""
+    process = CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def run_command(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> CompletedProcess[str]:
+    """Run `pixrec ...` or `python -c CODE ...` in a folder, with the output of both streams in `stdout`.
+
+    Variables that a preloaded library reads when it is imported have no effect.
+    """
+    with NamedTemporaryFile("r", encoding="utf-8") as output:
+        code = exit_code(_become, list(command), folder, dict(environment), output.name)
+        return CompletedProcess(command, code or 0, output.read())
+
+
+def _become(command: list[str], folder: Path, environment: dict[str, str], output: str) -> None:
+    with Path(output).open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    try:
+        if command[:2] == ["python", "-c"]:
+            sys.argv[:] = command[1:]
+            exec(compile(command[2], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv[:] = command
+            importlib.import_module("pixrec_assets.cli").main()
+    finally:
+        atexit._run_exitfuncs()
