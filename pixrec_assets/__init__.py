@@ -27,10 +27,10 @@ def build_definitions(settings: "Settings | None" = None) -> "dg.Definitions":
     global _given  # noqa: PLW0603  # partitions are module constants, since Dagster loads modules
     if f"{__name__}.partitions" not in sys.modules:
         _given = settings
-    from pixrec_assets.definitions import defs
+    from pixrec_assets.definitions import create_definitions
     from pixrec_assets.partitions import SETTINGS
     from pixrec_core.errors import SettingsError
 
     if settings is not None and settings != SETTINGS:
         raise SettingsError("the definitions of this process were built from other settings; build them once")
-    return defs
+    return create_definitions()  # with the executor of the other project

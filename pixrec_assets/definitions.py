@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.errors import DagsterInvalidSubsetError, DagsterUnknownPartitionError
 
 from pixrec_assets.assets import ASSETS, SERVING_ASSETS
-from pixrec_assets.jobs import JOBS, SCHEDULES
+from pixrec_assets.jobs import IN_PROCESSES, JOBS, SCHEDULES
 from pixrec_assets.partitions import SETTINGS
 from pixrec_assets.sensors import ALERTS, follow_data, new_raw_files
 
@@ -28,10 +28,17 @@ def report_wrong_selection(kind: type[BaseException], error: BaseException, trac
 
 sys.excepthook = report_wrong_selection  # `dg launch` loads this module into its own process
 
-defs = dg.Definitions(
-    assets=(*ASSETS, *SERVING_ASSETS),
-    jobs=JOBS,
-    schedules=SCHEDULES,
-    sensors=[follow_data, new_raw_files, *ALERTS],
-    resources={"settings": SETTINGS, "inputs": dg.ResourceDefinition.none_resource()},
-)
+
+def create_definitions(executor: dg.ExecutorDefinition | None = None) -> dg.Definitions:
+    """Return all definitions; `executor` runs assets that are materialised without a job."""
+    return dg.Definitions(
+        assets=(*ASSETS, *SERVING_ASSETS),
+        jobs=JOBS,
+        schedules=SCHEDULES,
+        sensors=[follow_data, new_raw_files, *ALERTS],
+        executor=executor,
+        resources={"settings": SETTINGS, "inputs": dg.ResourceDefinition.none_resource()},
+    )
+
+
+defs = create_definitions(IN_PROCESSES)

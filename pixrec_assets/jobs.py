@@ -21,8 +21,10 @@ PREPARE_DATA: Final = dg.define_asset_job(
     description="Raw files to validated sequences of one dataset.",
 )
 
-#: Each step runs in its own process: the retry policy of a checkpoint then catches a step killed for its memory.
-ONE_BY_ONE: Final = dg.multiprocess_executor.configured({"max_concurrent": 1})
+#: Each step runs in its own process: the retry policy of a checkpoint then catches a step killed for its memory. The
+#: processes fork from one that has imported the definitions, which takes seconds.
+IN_PROCESSES: Final = dg.multiprocess_executor.configured({"start_method": {"forkserver": {}}})
+ONE_BY_ONE: Final = dg.multiprocess_executor.configured({"max_concurrent": 1, "start_method": {"forkserver": {}}})
 
 TRAIN_JOINTLY: Final = dg.define_asset_job(
     "train_jointly",
