@@ -43,7 +43,9 @@ MANIFEST = "index.json"
 RECALL_USERS: Final = 200  # 2,000 neighbours: a standard error of about half a point or less
 RECALL_ITEMS: Final = 1_000
 USUAL_RECALL: Final = 0.9  # of an approximate index
-TIES: Final = 16  # items past the end of a list that are searched at first, for those that are as near as its last one
+#: Items past the end of a list that are searched, for those that are as near as its last one: if 16 are too few, 1,000.
+#: Of a larger group, as of a catalogue without texts, FAISS chooses which end the list: all would take gigabytes.
+TIES: Final = (16, 1_000)
 
 
 class IndexManifest(BaseModel):
@@ -111,14 +113,16 @@ class ItemIndex:
     def nearest_in_order(
         self, queries: Vectors, k: int, popularity_ranks: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """`nearest`, with equally near items in the order of `popularity_ranks` (N,); FAISS has an order of its own."""
-        n, size = len(self.items), k
-        while True:
-            size = min(size + TIES, n)
+        """`nearest`, with equally near items in the order of `popularity_ranks` (N,); FAISS has an order of its own.
+
+        See `TIES` for how many.
+        """
+        n = len(self.items)
+        for size in (min(k + ties, n) for ties in TIES):
             rows, cosines = self.nearest(queries, size)
             if size == n or (cosines[:, -1] < cosines[:, k - 1]).all():
-                return _order_lists(rows, cosines, popularity_ranks, k)
-            size *= 2
+                break
+        return _order_lists(rows, cosines, popularity_ranks, k)
 
     def nearest_lists(self, request: ListsRequest) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """`nearest_in_order` for lists of different lengths, with an offset for seen items.
