@@ -5,7 +5,7 @@ A profile is one row. Shares are between 0 and 1, and 0 for a table without rows
 Sequences are compared by hashes: the sum over the entries of a hash of (index, item, timestamp). The hash of a user's
 interactions is therefore an ordinary aggregate, which spills to disk and creates no lists, and the hash of a history is
 that of its sequence minus that of the target. Two different sequences have the same hash with a probability of about
-2^-64.
+2^-64. Distinct pairs of user and item are counted by the hash of the user, which is shorter than most ids.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,11 @@ from pixrec_core.schemas import ITEM, MIN_TESTED_LENGTH
 
 Profile = dict[str, Any]
 
+#: The hash of a sequence is 0, which no interactions have, if it has no entry or not one timestamp per item.
 _MACROS: Final = """
 CREATE OR REPLACE TEMP MACRO entry_hash(index, item, time) AS hash(index::BIGINT, (item, time));
-CREATE OR REPLACE TEMP MACRO sequence_hash(items, times) AS coalesce(list_sum(
-    list_transform(list_zip(items, times), lambda pair, index: hash(index, pair))), 0);
+CREATE OR REPLACE TEMP MACRO sequence_hash(items, times) AS coalesce(CASE WHEN len(items) = len(times) THEN
+    list_sum(list_transform(items, lambda item, index: entry_hash(index, item, times[index]))) END, 0);
 """
 
 #: One row per user with a sequence. Under leave-one-out a user with few interactions has a train sequence only.
@@ -150,7 +151,7 @@ _PROFILE: Final = f"""
 WITH {_SPLITS},
 {_ORDER},
 user_items AS (
-    SELECT count(*) AS pairs FROM (SELECT DISTINCT "user", item FROM interactions)
+    SELECT count(*) AS pairs FROM (SELECT DISTINCT hash("user"), item FROM interactions)
 ),
 repeats AS (
     SELECT coalesce(sum(n - 1), 0)::BIGINT AS sequences_repeated
@@ -275,7 +276,7 @@ repeats AS (
     FROM (SELECT count(*) AS n FROM bought GROUP BY "user", item, timestamp)
 ),
 pairs AS (
-    SELECT count(*) AS pairs FROM (SELECT DISTINCT "user", item FROM bought)
+    SELECT count(*) AS pairs FROM (SELECT DISTINCT hash("user"), item FROM bought)
 ),
 people AS (
     SELECT
