@@ -61,7 +61,7 @@ _LEAVE_ONE_OUT: Final = SplitRule(
     f"if(count(*) < {MIN_TESTED_LENGTH}, count(*), count(*) - 1)",
 )
 
-#: Approximate number of interactions of a range of users; their lists take about 300 MB.
+#: Approximate number of interactions of a range of users; their lists take about 100 MB.
 ROWS_PER_RANGE: Final = 1_000_000
 
 #: The last user of each range: the one whose rows pass the next multiple of `$rows`.
@@ -107,8 +107,8 @@ ORDER BY split DESC
 def user_ranges(connection: duckdb.DuckDBPyConnection, table: str) -> Iterator[str]:
     """Return SQL conditions on "user" that divide `table` into ranges of about `ROWS_PER_RANGE` rows, sorted by user.
 
-    DuckDB spills sorts, joins and counts to disk, but not lists: it holds those of a statement in memory. A statement
-    that creates lists therefore runs once per range. Every user, of this or any other table, is in exactly one range.
+    DuckDB spills sorts, joins and counts to disk, but lists are in memory. Whatever creates lists therefore runs once
+    per range. Every user, of this or any other table, is in exactly one range.
     Rows without a user are in the first one.
     """
     last = connection.execute(_LAST_USERS.format(table=table), {"rows": ROWS_PER_RANGE}).fetchall()
