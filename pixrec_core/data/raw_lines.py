@@ -27,7 +27,7 @@ CHUNK: Final = 1 << 20  # bytes read at a time
 UNPACKED: Final = "unpacked"
 ALWAYS_ALLOWED: Final = 64 << 20  # bytes that any gzip file may expand to
 
-_STRETCH = 1 << 18  # fits a core's cache
+_STRETCH = 1 << 16  # fits a core's cache; every stretch with a rejected line is read again
 _CONTROLS = bytes({*range(32)} - {*b"\x01\t\n\r\x1f"})  # \x01 and \x1f separate cells
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
