@@ -61,8 +61,8 @@ _LEAVE_ONE_OUT: Final = SplitRule(
     f"if(count(*) < {MIN_TESTED_LENGTH}, count(*), count(*) - 1)",
 )
 
-#: Approximate number of interactions of a range of users; their lists take about 100 MB.
-ROWS_PER_RANGE: Final = 1_000_000
+#: Approximate number of interactions of a range of users; their lists take about 40 MB.
+ROWS_PER_RANGE: Final = 500_000
 
 #: The last user of each range: the one whose rows pass the next multiple of `$rows`.
 _LAST_USERS: Final = """
