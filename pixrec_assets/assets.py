@@ -18,7 +18,16 @@ from pixrec_assets.metadata import (
     table_metadata,
 )
 from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
-from pixrec_assets.stage_asset import OWNERS, RAW_ASSETS, RESOURCES, materialise, section_tags, stage_asset, work_of
+from pixrec_assets.stage_asset import (
+    OWNERS,
+    RAW_ASSETS,
+    RESOURCES,
+    materialise,
+    raising_failures,
+    section_tags,
+    stage_asset,
+    work_of,
+)
 from pixrec_core import files, pipeline
 from pixrec_core.stages import Work
 
@@ -244,7 +253,8 @@ ASSETS: Final = (*DATA_ASSETS, *JOINT_ASSETS, *MODEL_ASSETS, *EVALUATION_ASSETS)
 )
 def refreshed(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     """What serves, on present orders, products and photos, without a training."""
-    stats = pipeline.refresh(work_of(context))
+    with raising_failures(work := work_of(context)):
+        stats = pipeline.refresh(work)
     return dg.MaterializeResult(metadata=flatten_stats(stats))
 
 
@@ -262,7 +272,8 @@ def online_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
 
     work = work_of(context)
     days = work.settings.server.attribution_days
-    measured = measure_online(work.paths.online, files.require(work.paths.interactions), days)
+    with raising_failures(work):
+        measured = measure_online(work.paths.online, files.require(work.paths.interactions), days)
     files.write_json(work.paths.online_metrics, measured)
     rows = [
         [name, f"{each['lists']:,}", f"{each['hits']:,}", f"{each['hit_rate']:.2%}"]

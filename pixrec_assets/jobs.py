@@ -10,8 +10,8 @@ import dagster as dg
 from pydantic import Field
 
 from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
+from pixrec_assets.stage_asset import raising_failures
 from pixrec_core import pipeline
-from pixrec_core.errors import PixRecError
 from pixrec_core.stages import Work
 
 PREPARE_DATA: Final = dg.define_asset_job(
@@ -64,10 +64,9 @@ class Rollback(dg.Config):
 @dg.op(required_resource_keys={"settings"})
 def restore_promotion(context: dg.OpExecutionContext, config: Rollback) -> None:
     """Let an earlier promotion of the dataset serve again."""
-    try:
-        stats = pipeline.rollback(Work(context.resources.settings, context.partition_key), config.promotion)
-    except PixRecError as error:
-        raise dg.Failure(str(error)) from error
+    work = Work(context.resources.settings, context.partition_key)
+    with raising_failures(work):
+        stats = pipeline.rollback(work, config.promotion)
     context.log.info(f"{stats['method']} serves as promotion {config.promotion}; trained {stats['trained_at']}")
 
 

@@ -103,8 +103,11 @@ def _montage(photos: Sequence[Path]) -> dg.MarkdownMetadataValue:
     sheet = Image.new("RGB", (MONTAGE_COLUMNS * THUMBNAIL, rows * THUMBNAIL), "white")
     for number, photo in enumerate(photos):
         row, column = divmod(number, MONTAGE_COLUMNS)
-        with Image.open(photo) as image:
-            thumbnail = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="white")
+        try:
+            with Image.open(photo) as image:
+                thumbnail = ImageOps.pad(image.convert("RGB"), (THUMBNAIL, THUMBNAIL), color="white")
+        except (OSError, Image.DecompressionBombError):  # damaged on the disk: its place stays white
+            continue
         sheet.paste(thumbnail, (column * THUMBNAIL, row * THUMBNAIL))
     jpeg = io.BytesIO()
     sheet.save(jpeg, "JPEG", quality=80)

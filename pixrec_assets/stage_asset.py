@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import dagster as dg
@@ -228,11 +229,22 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None, **c
     """Run the stage and return its stamp.
 
     Raises:
-        dagster.Failure: the stage reported an error, which a retry would meet again; or the user interrupted it, which
-            a retry policy would otherwise take for a crash. After a lost process a retry is allowed.
+        dagster.Failure: see `raising_failures`.
+    """
+    with raising_failures(work):
+        return stage.materialise(work, inputs=inputs, **callbacks)
+
+
+@contextmanager
+def raising_failures(work: Work) -> Iterator[None]:
+    """Turn errors into one message in Dagster, in place of a traceback.
+
+    Raises:
+        dagster.Failure: an error that a retry would meet again; or the user interrupted the run, which a retry policy
+            would otherwise take for a crash. After a lost process a retry is allowed.
     """
     try:
-        return stage.materialise(work, inputs=inputs, **callbacks)
+        yield
     except PixRecError as error:
         is_retried = isinstance(error, LostProcessError)
         text = str(error).replace("<name>", work.dataset)  # of [datasets.<name>], which sources do not know

@@ -93,7 +93,7 @@ class Album:
             with Image.open(path) as photo:
                 photo.draft("RGB", (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
                 small = photo.convert("RGB")
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             self.unreadable += 1
             return None
         return data_uri(small)

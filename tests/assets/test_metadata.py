@@ -17,6 +17,7 @@ from pixrec_assets.metadata import (
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 from tests.assets import fake_stages
+from tests.core.photo_bytes import with_size
 
 
 def test_stats_are_flattened_and_empty_values_left_out():
@@ -67,3 +68,13 @@ def test_sequences_are_counted_by_split(settings: Settings):
     fake_stages.sequences(work)
     shown = sequences_metadata(work.paths.sequences)
     assert shown["splits"].md_str.splitlines()[2:] == ["| test | 1 | 1.0 |", "| train | 1 | 2.0 |"]
+
+
+def test_a_damaged_photo_leaves_its_place_in_the_picture_white(settings: Settings):
+    work = Work(settings, "sample")
+    fake_stages.images(work)
+    jpeg = work.paths.image("a").read_bytes()
+    for damaged in (jpeg[:30], with_size(jpeg, 65_500)):
+        work.paths.image("a").write_bytes(damaged)
+        _, _, encoded = photo_metadata(work.paths)["photos"].md_str.removesuffix(")").partition("base64,")
+        assert Image.open(io.BytesIO(base64.b64decode(encoded))).getpixel((48, 48)) == (255, 255, 255)

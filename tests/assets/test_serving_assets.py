@@ -106,3 +106,12 @@ def test_the_asset_refreshes(project):
     with mock.patch.object(assets, "work_of", return_value=Work(load_settings(), "shop")):
         metadata = assets.refreshed(context).metadata
     assert metadata["promotion"] == 2
+
+
+@pytest.mark.parametrize("asset", assets.SERVING_ASSETS, ids=lambda asset: asset.key.to_user_string())
+def test_without_a_run_the_assets_say_what_is_missing(asset, tmp_path):
+    settings = Settings(root=tmp_path, data_dir=tmp_path, datasets={"sample": {"source": {"kind": "sample"}}})
+    context = dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None})
+    with pytest.raises(dg.Failure, match="Error: ") as raised:
+        asset(context)
+    assert not raised.value.allow_retries

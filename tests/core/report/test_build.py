@@ -12,6 +12,7 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.report.build import build_report
 from pixrec_core.report.inputs import read_inputs
+from tests.core.photo_bytes import with_size
 from tests.core.report import example
 from tests.core.report.html_page import Page
 
@@ -141,8 +142,10 @@ def test_no_photos_at_all(paths):
 
 
 def test_a_damaged_photo_is_counted_and_left_out(paths):
-    paths.image("i08").write_bytes(b"<html>404</html>")
-    assert build_report("shop", paths, BOTH)["unreadable_photos"] == 1
+    jpeg = paths.image("i08").read_bytes()
+    for damaged in (b"<html>404</html>", with_size(jpeg, 65_500)):
+        paths.image("i08").write_bytes(damaged)
+        assert build_report("shop", paths, BOTH)["unreadable_photos"] == 1
 
 
 def test_no_users_at_all(paths):
