@@ -69,7 +69,8 @@ class MappedColumns:
         faults = [self._empty(name) for name in self.names]
         if form != _times.TYPED:
             fits = f"({time}) IS NOT NULL"
-            fits = f"{_times.looks_like(form)} AND {fits}" if self.reading["strict"] else fits
+            if self.reading["strict"] and form in _times.UNITS:  # any number is a time of some unit
+                fits = f"{_times.looks_like(form)} AND {fits}"
             faults.append(self._not("timestamp", fits, f"a time in {_times.name_of(form)}"))
         if "rating" in self.names:
             rating = "TRY_CAST(rating AS DOUBLE)"

@@ -107,9 +107,10 @@ def milliseconds(form: str) -> str:
     if form == TYPED:
         return "epoch_ms(timestamp::TIMESTAMPTZ)"
     if form == "iso":
-        plain = f"TRY_CAST({_PLAIN} AS TIMESTAMPTZ)"
-        time = f"coalesce(TRY_CAST({_TEXT} AS TIMESTAMPTZ), {plain})"
-        return f"epoch_ms(CASE WHEN {_IS_ISO} THEN {time} WHEN {_IS_NEARLY_ISO} THEN {plain} END)"
+        # `_PLAIN` stands here once, in a list: DuckDB takes 25 ms to plan each occurrence.
+        plain = f"CASE WHEN regexp_full_match(t, {_ISO}) THEN TRY_CAST(t AS TIMESTAMPTZ) END"
+        exact = f"CASE WHEN {_IS_ISO} THEN TRY_CAST({_TEXT} AS TIMESTAMPTZ) END"
+        return f"epoch_ms(coalesce({exact}, list_transform([{_PLAIN}], lambda t: {plain})[1]))"
     if "%" in form:
         return f"epoch_ms({_parsed(form)}::TIMESTAMPTZ)"
     factor, zero, _, _ = UNITS[form]
