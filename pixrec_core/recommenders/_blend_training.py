@@ -54,7 +54,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "metric": "ndcg",
     "eval_at": [10],
     "lambdarank_truncation_level": 30,
-    "learning_rate": 0.03,  # with 0.05, early stopping ended by chance after 27 to 103 trees
+    "learning_rate": 0.03,  # on held-out users of these purchases, 40 to 300 trees are level
     "num_leaves": 15,
     "min_data_in_leaf": 50,
     "lambda_l2": 5.0,
