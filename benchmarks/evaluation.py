@@ -23,6 +23,7 @@ from pixrec_core.evaluation.rankings import coverage, listed_ranks, read_ranking
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.ranking_table import to_ranking, write_ranking
 from pixrec_core.retrieval import faiss_index
+from pixrec_core.retrieval.index import ItemIndex, ListsRequest
 from pixrec_core.schemas import CATALOGUE_SCHEMA
 
 DEPTH, HISTORY, DIMENSION, BATCH = 100, 5, 128, 1024
@@ -79,17 +80,15 @@ def compare(users: int, items: int, looped: int) -> None:
         unit_vectors(items, 1),
         random_targets(users, items),
     )
-    searcher = faiss_index.create_index("flat", item_vectors)
-    positions = np.arange(DEPTH + HISTORY)
+    ids = [str(item) for item in range(items)]
+    index = ItemIndex(ids, faiss_index.create_index("flat", item_vectors), Path())
     lengths = DEPTH + targets.seen.group_by("user_index").len().sort("user_index")["len"].to_numpy().astype(np.int64)
 
     def frames() -> Iterator[pl.DataFrame]:
         for start in range(0, users, BATCH):
             part = slice(start, start + BATCH)
-            cosines, rows = searcher.search(user_vectors[part], len(positions))
-            yield to_ranking(
-                targets.users[part], targets.items, np.where(positions < lengths[part, None], rows, -1), cosines
-            )
+            request = ListsRequest(user_vectors[part], lengths[part], [], 0.0, np.arange(items))
+            yield to_ranking(targets.users[part], targets.items, *index.nearest_lists(request))
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ranking.parquet"

@@ -122,7 +122,9 @@ class ItemIndex:
             rows, cosines = self.nearest(queries, size)
             if size == n or (cosines[:, -1] < cosines[:, k - 1]).all():
                 break
-        return _order_lists(rows, cosines, popularity_ranks, k)
+        tied = (cosines[:, 1:] == cosines[:, :-1]).any(axis=1)  # usually few lists
+        rows[tied], cosines[tied] = _order_lists(rows[tied], cosines[tied], popularity_ranks, size)
+        return rows[:, :k], cosines[:, :k]
 
     def nearest_lists(self, request: ListsRequest) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """`nearest_in_order` for lists of different lengths, with an offset for seen items.
