@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
+
+# The same examples in every run, so that a test fails for a change only; `--hypothesis-profile default` draws others.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Tests run side by side: more threads than cores would wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
