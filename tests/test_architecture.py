@@ -21,7 +21,7 @@ LAYERS = (
     ("pixrec_core.engine",),
     ("pixrec_core.settings",),
     ("pixrec_core.paths", "pixrec_core.schemas", "pixrec_core.files", "pixrec_core.plugins", "pixrec_core.progress"),
-    ("pixrec_core.child_process",),
+    ("pixrec_core.child_process", "pixrec_core.blas"),
     ("pixrec_core.errors",),
     ("pixrec_core.printable",),
 )

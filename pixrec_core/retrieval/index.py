@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixrec_core import files
+from pixrec_core.blas import import_faiss
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
@@ -37,6 +37,8 @@ from pixrec_core.settings import IndexSettings
 from pixrec_core.stages import Stats
 
 _log: Final = logging.getLogger(__name__)
+
+faiss = import_faiss()
 
 INDEX = "index.faiss"
 MANIFEST = "index.json"
@@ -184,7 +186,7 @@ def build_index(settings: IndexSettings, paths: VariantPaths) -> Stats:
     with files.replacing(paths.item_index) as folder:
         folder.mkdir()
         with (folder / INDEX).open("wb") as file:  # with a path, FAISS ignores errors of a full disk
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         shutil.copyfile(paths.item_vectors / encode.ITEMS, folder / encode.ITEMS)
         manifest = IndexManifest(
             kind=kind,
