@@ -1,9 +1,9 @@
-"""FAISS with the matrix products of this processor."""
+"""FAISS with the matrix products of this processor: import `faiss` from here."""
 
 import os
 from typing import Any, Final
 
-import numpy as np
+import numpy  # noqa: F401 - loads its OpenBLAS, which knows the processor
 from threadpoolctl import threadpool_info
 
 VARIABLE: Final = "OPENBLAS_CORETYPE"
@@ -17,12 +17,11 @@ CORE_TYPES: Final = {
 }
 
 
-def import_faiss() -> Any:
+def _import_faiss() -> Any:
     """Import FAISS. Its wheel brings OpenBLAS 0.3.15, of 2021, which uses kernels of 2004 on processors that are newer.
 
     The variable is set only while FAISS is loaded, and only if the user has not set it.
     """
-    assert np, "loads numpy's OpenBLAS, which knows the processor"
     names = [CORE_TYPES[name] for each in threadpool_info() if (name := each.get("architecture")) in CORE_TYPES]
     is_set = bool(names) and VARIABLE not in os.environ
     if is_set:
@@ -33,3 +32,6 @@ def import_faiss() -> Any:
         if is_set:
             del os.environ[VARIABLE]
     return faiss
+
+
+faiss = _import_faiss()

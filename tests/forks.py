@@ -28,7 +28,7 @@ def exit_code(target: Callable[..., object], *arguments: Any) -> int | None:
 
 
 def run_command(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> CompletedProcess[str]:
-    """Run `pixrec ...` or `python -c CODE ...` in a folder, with the output of both streams in `stdout`.
+    """Run `pixrec ...` in a folder, with the output of both streams in `stdout`.
 
     Variables that a preloaded library reads when it is imported have no effect.
     """
@@ -46,11 +46,7 @@ def _become(command: list[str], folder: Path, environment: dict[str, str], outpu
     os.environ.update(environment)
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     try:
-        if command[:2] == ["python", "-c"]:
-            sys.argv[:] = command[1:]
-            exec(compile(command[2], "<string>", "exec"), {"__name__": "__main__"})
-        else:
-            sys.argv[:] = command
-            importlib.import_module("pixrec_assets.cli").main()
+        sys.argv[:] = command
+        importlib.import_module("pixrec_assets.cli").main()
     finally:
         atexit._run_exitfuncs()

@@ -23,12 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixrec_core.blas import import_faiss
+from pixrec_core.blas import faiss
 from pixrec_core.recommenders._sequence_training import DROPOUT, WIDTH, SequenceModel, SequenceNetwork
 from pixrec_core.recommenders.base import TrainData, position_in_run
 from pixrec_core.recommenders.sasrec import SelfAttention
-
-faiss = import_faiss()
 
 TOKENS = 3  # of the quantisation, as in TIGER; one more follows
 BITS = 8  # per token, so 256 different ones, as in TIGER; fewer with fewer texts

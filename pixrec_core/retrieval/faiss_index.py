@@ -16,11 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pixrec_core.blas import import_faiss
+from pixrec_core.blas import faiss
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import IndexSettings
-
-faiss = import_faiss()
 
 Vectors = NDArray[np.float32]
 

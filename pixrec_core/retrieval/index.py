@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixrec_core import files
-from pixrec_core.blas import import_faiss
+from pixrec_core.blas import faiss
 from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
@@ -37,8 +37,6 @@ from pixrec_core.settings import IndexSettings
 from pixrec_core.stages import Stats
 
 _log: Final = logging.getLogger(__name__)
-
-faiss = import_faiss()
 
 INDEX = "index.faiss"
 MANIFEST = "index.json"
@@ -119,14 +117,15 @@ class ItemIndex:
 
         See `TIES` for how many.
         """
-        n = len(self.items)
-        for size in (min(k + ties, n) for ties in TIES):
-            rows, cosines = self.nearest(queries, size)
-            if size == n or (cosines[:, -1] < cosines[:, k - 1]).all():
+        rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+        left = np.arange(len(queries))
+        for ties in TIES:
+            found, scores = self.nearest(queries[left], min(k + ties, len(self.items)))
+            rows[left], cosines[left] = _order_lists(found, scores, popularity_ranks, k)
+            left = left[scores[:, -1] == scores[:, k - 1]] if scores.shape[1] < len(self.items) else left[:0]
+            if not len(left):
                 break
-        tied = (cosines[:, 1:] == cosines[:, :-1]).any(axis=1)  # usually few lists
-        rows[tied], cosines[tied] = _order_lists(rows[tied], cosines[tied], popularity_ranks, size)
-        return rows[:, :k], cosines[:, :k]
+        return rows, cosines
 
     def nearest_lists(self, request: ListsRequest) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """`nearest_in_order` for lists of different lengths, with an offset for seen items.
