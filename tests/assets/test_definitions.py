@@ -79,7 +79,6 @@ def test_schedules_and_sensors_are_off_by_default():
 
 
 def test_the_weekly_schedule_requests_one_run_per_dataset():
-    tick = defs.resolve_schedule_def("weekly_data").evaluate_tick(
-        dg.build_schedule_context(repository_def=defs.get_repository_def())
-    )
+    with dg.build_schedule_context(repository_def=defs.get_repository_def()) as context:
+        tick = defs.resolve_schedule_def("weekly_data").evaluate_tick(context)
     assert [request.partition_key for request in tick.run_requests] == ["sample"]

@@ -53,8 +53,8 @@ class Folders:
 
     def tick(self) -> dict[str, set[str]]:
         """Dataset -> assets that were asked for."""
-        context = dg.build_sensor_context(cursor=self.cursor, resources={"settings": self.settings})
-        result: Any = new_raw_files(context)
+        with dg.build_sensor_context(cursor=self.cursor, resources={"settings": self.settings}) as context:
+            result: Any = new_raw_files(context)
         self.cursor, self.reported = result.cursor, result.skip_reason
         keys = [request.run_key for request in result.run_requests]
         assert len(keys) == len(set(keys))

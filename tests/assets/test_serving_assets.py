@@ -28,8 +28,8 @@ def test_it_writes_hit_rates_and_shows_them(tmp_path):
     pl.DataFrame({"user": ["u"], "item": ["a"], "timestamp": [1000]}).write_parquet(paths.interactions)
     shown = {"time": 10, "user": "u", "method": "blend", "promotion": 1, "items": ["b", "a"]}
     (paths.online / "shown-1.jsonl").write_text(json.dumps(shown) + "\n")
-    context = dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None})
-    result = online_metrics(context)
+    with dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None}) as context:
+        result = online_metrics(context)
     assert files.read_json(paths.online_metrics)["methods"]["blend"]["hits_by_position"] == {"2": 1}
     assert "| blend | 1 | 1 | 100.00% |" in result.metadata["hit_rates"].md_str
 
@@ -102,8 +102,11 @@ def test_commands_hand_over_a_tower(tmp_path, monkeypatch, capsys):
 
 
 def test_the_asset_refreshes(project):
-    context = dg.build_asset_context(partition_key="sample", resources={"settings": load_settings(), "inputs": None})
-    with mock.patch.object(assets, "work_of", return_value=Work(load_settings(), "shop")):
+    resources = {"settings": load_settings(), "inputs": None}
+    with (
+        mock.patch.object(assets, "work_of", return_value=Work(load_settings(), "shop")),
+        dg.build_asset_context(partition_key="sample", resources=resources) as context,
+    ):
         metadata = assets.refreshed(context).metadata
     assert metadata["promotion"] == 2
 
@@ -111,7 +114,10 @@ def test_the_asset_refreshes(project):
 @pytest.mark.parametrize("asset", assets.SERVING_ASSETS, ids=lambda asset: asset.key.to_user_string())
 def test_without_a_run_the_assets_say_what_is_missing(asset, tmp_path):
     settings = Settings(root=tmp_path, data_dir=tmp_path, datasets={"sample": {"source": {"kind": "sample"}}})
-    context = dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None})
-    with pytest.raises(dg.Failure, match="Error: ") as raised:
+    resources = {"settings": settings, "inputs": None}
+    with (
+        dg.build_asset_context(partition_key="sample", resources=resources) as context,
+        pytest.raises(dg.Failure, match="Error: ") as raised,
+    ):
         asset(context)
     assert not raised.value.allow_retries
