@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from pixrec_core.evaluation import metrics
 from pixrec_core.recommenders._blend_features import (
@@ -302,7 +303,9 @@ def fit_weights(
         return float(losses.sum(dtype=np.float64) + penalties @ weights**2), gradient
 
     first = np.zeros(x.shape[1]) if start is None else start.astype(np.float64) * scale
-    found = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6})
+    # Threads would wait for each other in thousands of short products: beside other work, minutes for 300 users.
+    with threadpool_limits(1, "blas"):
+        found = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6})
     return np.asarray(found.x / scale, np.float32)
 
 
