@@ -271,9 +271,9 @@ def online_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
     from pixrec_core.evaluation.online import measure_online
 
     work = work_of(context)
-    days = work.settings.server.attribution_days
+    days, zone = work.settings.server.attribution_days, work.dataset_settings.source.options.get("time_zone", "UTC")
     with raising_failures(work):
-        measured = measure_online(work.paths.online, files.require(work.paths.interactions), days)
+        measured = measure_online(work.paths.online, files.require(work.paths.interactions), days, zone)
     files.write_json(work.paths.online_metrics, measured)
     rows = [
         [name, f"{each['lists']:,}", f"{each['hits']:,}", f"{each['hit_rate']:.2%}"]

@@ -1,8 +1,8 @@
 """Online metrics: which of the lists that the server showed led to a purchase.
 
 A list is a hit if its user bought one of its items within some days after it was shown. Every list with the item
-counts, not only the last one. Of lists without a user only the number is reported. Where purchases have a day and no
-time of day, those of the day of the list count too.
+counts, not only the last one. Of lists without a user only the number is reported. Where every purchase is of midnight,
+it has a day and no time of day, and those of the day of the list count too.
 """
 
 import glob
@@ -15,7 +15,6 @@ from pixrec_core.stages import Stats
 
 FILES: Final = "shown-*.jsonl"
 POSITIONS: Final = 20  # of a list that are reported
-MIDNIGHTS: Final = 2  # times of day, UTC, at which a day starts: in a time zone with summer time there are two
 
 #: The server's log, with `time` in milliseconds since 1970. A line that cannot be read, as after a crash, is null.
 _SHOWN: Final = """
@@ -31,8 +30,11 @@ CREATE TEMP TABLE hits AS
         ON bought."user" = entry."user" AND bought.item = entry.item
         AND bought.timestamp + $precision > entry.time AND bought.timestamp <= entry.time + $window
 """
-#: The newest purchase, and the number of times of day.
-_BOUGHT: Final = f"SELECT max(timestamp), count(DISTINCT timestamp % {DAY_MS}) FROM read_parquet($interactions)"  # noqa: S608
+#: The newest purchase, and whether all are of midnight.
+_BOUGHT: Final = """
+SELECT max(timestamp), bool_and(timezone($time_zone, make_timestamptz(timestamp * 1000))::TIME = TIME '00:00')
+FROM read_parquet($interactions)
+"""
 #: Lists, lists without a user, and lines that cannot be read.
 _COUNTS: Final = 'SELECT count(method), count(method) - count("user"), count(*) - count(method) FROM shown'
 _METHODS: Final = """
@@ -42,11 +44,11 @@ WHERE "user" IS NOT NULL AND method IS NOT NULL GROUP BY method ORDER BY method
 """
 
 
-def measure_online(folder: Path, interactions: Path, window_days: float) -> Stats:
+def measure_online(folder: Path, interactions: Path, window_days: float, time_zone: str = "UTC") -> Stats:
     """Return hit rates by method and by position; all promotions of a method count together.
 
     `folder` has the log of the server, `interactions` the later purchases; a purchase counts for `window_days` days
-    after a list.
+    after a list. Days without a time start in `time_zone`.
 
     Returns:
         `lists`, `lists_without_user`, `unreadable_lines`; `until`, the newest purchase (ms since 1970), after which
@@ -54,8 +56,8 @@ def measure_online(folder: Path, interactions: Path, window_days: float) -> Stat
     """
     bought = {"interactions": database.parquet_path(interactions)}
     with database.connect_in_memory() as db:
-        ((until, times_of_day),) = db.execute(_BOUGHT, bought).fetchall()
-        precision = DAY_MS if times_of_day <= MIDNIGHTS else 0
+        ((until, of_midnight),) = db.execute(_BOUGHT, bought | {"time_zone": time_zone}).fetchall()
+        precision = DAY_MS if of_midnight else 0
         counts, methods = (0, 0, 0), {}
         if files := [path for path in sorted(folder.glob(FILES)) if path.stat().st_size]:
             db.execute(_SHOWN, {"files": [glob.escape(str(path)) for path in files]})

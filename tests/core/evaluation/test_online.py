@@ -54,23 +54,23 @@ def test_hits_by_method_and_position(tmp_path, interactions):
 
 
 @pytest.mark.parametrize(
-    ("clock", "hits"),
+    ("zone", "clock", "hits"),
     [
-        ((0, 0), 2),  # days of UTC: the purchases of the day of the list count, and those of the next day
-        ((-1, -2), 2),  # days of Berlin, in winter and in summer
-        ((9, 11), 1),  # hours, of which the first is before that of the list
+        ("UTC", (0, 0), 2),  # days: the purchases of the day of the list count, and those of the next day
+        ("America/New_York", (5, 4), 2),  # in winter and in summer
+        ("UTC", (9, 11), 1),  # hours, of which the first is before that of the list
+        ("UTC", (9, 9), 1),  # always the same hour, which is no midnight
     ],
 )
-def test_a_purchase_of_the_same_day_counts_where_purchases_have_no_time_of_day(tmp_path, clock, hits):
-    hour = DAY // 24
-    rows = [("u", "a", 100 * DAY + clock[0] * hour), ("v", "a", 101 * DAY + clock[1] * hour)]
-    rows += [("w", "a", 99 * DAY - hour)]  # the day before
-    rows += [("z", "z", n * DAY + 5 * n) for n in range(2 if clock[0] > 0 else 0)]
+def test_a_purchase_of_the_same_day_counts_where_purchases_have_no_time_of_day(tmp_path, zone, clock, hits):
+    hour, summer = DAY // 24, 200 * DAY
+    rows = [("u", "a", 10 * DAY + clock[0] * hour), ("v", "a", summer + DAY + clock[1] * hour)]
+    rows += [("w", "a", 9 * DAY + clock[0] * hour)]  # the day before
     path = tmp_path / "interactions.parquet"
     pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row").write_parquet(path)
-    shown = [line(100 * DAY + 10 * hour, user, ["a"]) for user in "uvw"]
+    shown = [line((summer if user == "v" else 10 * DAY) + 10 * hour, user, ["a"]) for user in "uvw"]
     (tmp_path / "shown-1.jsonl").write_text("\n".join(shown) + "\n")
-    assert measure_online(tmp_path, path, 7)["methods"]["blend"]["hits"] == hits
+    assert measure_online(tmp_path, path, 7, zone)["methods"]["blend"]["hits"] == hits
 
 
 def test_without_a_log_there_is_nothing_to_report(tmp_path, interactions):
