@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from pixrec_core.data.database import open_read_only
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.printable import without_secrets
+from pixrec_core.printable import markdown_cell, without_secrets
 from pixrec_core.schemas import ITEM, QUARANTINE_SCHEMA
 
 Metadata = dict[str, Any]
@@ -43,8 +43,8 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.
 
 
 def _cell(value: Any) -> str:
-    text = without_secrets(" ".join(str(value).split()), to_end=True).replace("|", "\\|").replace("<", "&lt;")
-    return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…"
+    text = without_secrets(" ".join(str(value).split()), to_end=True)
+    return markdown_cell(text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…")
 
 
 def table_metadata(path: Path) -> Metadata:

@@ -17,6 +17,15 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
+#: Characters that make links, pictures, emphasis, code and cells of tables.
+_MARKDOWN: Final = re.compile(r"[\\`*_~\[\]|]")
+
+
+def markdown_cell(text: str) -> str:
+    """Return the Markdown of a table's cell that shows `text` as it is, with the Markdown and HTML in it."""
+    return _MARKDOWN.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
 def printable_json(value: Any) -> str:
     """Return `value` as indented JSON, with characters that could control a terminal escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

@@ -53,8 +53,8 @@ def plain_text(text: str) -> str:
     Entities are replaced first, because some shops escape their tags.
     """
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
-    text = _MARKUP.sub(" ", text)
-    return " ".join(_CONTROL.sub("", text).split())
+    text = _CONTROL.sub("", text)  # before tags, which one of them would hide
+    return " ".join(_MARKUP.sub(" ", text).split())
 
 
 #: `plain_text` is a Python function; few texts need it.

@@ -12,6 +12,7 @@ from pixrec_core.evaluation.inputs import GROUPS as INPUT_GROUPS
 from pixrec_core.evaluation.lists import IMAGE_DIVERSITY, NOVELTY, REPEATS, TEXT_DIVERSITY
 from pixrec_core.evaluation.protocol import COVERAGE
 from pixrec_core.paths import BLEND
+from pixrec_core.printable import markdown_cell
 from pixrec_core.report.inputs import (
     MULTIMODAL,
     SHUFFLED_IMAGES,
@@ -245,12 +246,13 @@ def served_sentence(protocol: Protocol, served: str | None, *, is_measured: bool
     """
     if served is not None and not is_measured:
         return f"{served_sentence(protocol, None)} {EARLIER_SERVES}"
-    ranked = [method for method in methods_table(protocol, []) if _value(protocol, method, MAIN_METRIC) > 0]
+    values = {method: _value(protocol, method, MAIN_METRIC) for method in methods_table(protocol, [])}
+    ranked = sorted((method for method, value in values.items() if value > 0), key=lambda method: -values[method])
     if not ranked:
         return "No method found the next item of any user among ten recommendations."
     shown = served if served in protocol.methods else None
     method = shown or ranked[0]
-    share = percent(_value(protocol, method, MAIN_METRIC))
+    share = percent(values[method])
     role = "serves" if shown else f"is the best of {len(protocol.methods)} methods"
     sentence = f"{method_title(method)} {role}: ten recommendations contain the next item for {share}\u00a0% of users"
     if shown is None:
@@ -408,5 +410,5 @@ def render_template(name: str, context: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters |= {"percent": percent, "points": points, "markdown_cell": markdown_cell}
     return environment.get_template(name).render(context)

@@ -1,14 +1,16 @@
 """What may reach a terminal."""
 
+import html
 import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from pixrec_core.errors import QueryError
-from pixrec_core.printable import printable, printable_json, shown_url, without_secrets
+from pixrec_core.printable import markdown_cell, printable, printable_json, shown_url, without_secrets
 
 #: Controls of terminals (ESC, BEL, CR, CSI and OSC of C1), marks that reorder text, a line separator, half a pair.
 HOSTILE = "\x1b[31m\x07\r\x08\x9b2J\x9d0;x\x9c\u202egnp.exe\u2066\u200f\u2028\ud83d"
@@ -81,3 +83,16 @@ def test_no_part_of_an_odd_secret_is_shown(password: str):
 @given(st.text("aä.%"), st.text())
 def test_a_password_of_any_characters_is_removed(user: str, password: str):
     assert shown_url(f"http://{user}:{password}@h/x") in ("http://h/x", "http://")
+
+
+@given(text=st.text("<>&;*_~`|\\[]()!#/:ab1 ", min_size=1))
+@example(text="<img src=x> ![x](http://a/b.png) [x][1] &lt; a\\|b `c` ~~d~~ __e__")
+def test_a_cell_of_markdown_shows_the_text(text: str) -> None:
+    page = (
+        MarkdownIt("commonmark")
+        .enable(["table", "strikethrough"])
+        .render(f"| head |\n|---|\n| {markdown_cell(text)} |")
+    )
+    cell = page.split("<td>")[1].split("</td>")[0]
+    assert html.unescape(cell) == text.strip()
+    assert "<" not in cell

@@ -27,6 +27,7 @@ from pixrec_core.data.items import MAYBE_MARKUP, plain_text
         ("a\x00b\x07c\td\r\n e\u00a0f\u3000g", "abc d e f g"),
         ("  spaced   out ", "spaced out"),
         ("&#65;&#x42;&#0;", "AB\ufffd"),
+        ("<\x01img src=x onerror=alert(1)>a<\x02/b> b", "a b"),  # tags when the control is gone
         ("", ""),
     ],
 )

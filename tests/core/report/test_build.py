@@ -242,4 +242,4 @@ def test_the_worth_of_inputs_is_on_both_pages(paths):
     assert "svg" in read.elements
     markdown = (paths.report / "report.md").read_text(encoding="utf-8")
     assert "| co_occurrence | +5.00 (+2.00 to +8.00) | +5.00 (+2.00 to +8.00) |" in markdown
-    assert "| category: <b>\\|x | 40 | \N{MINUS SIGN}2.00" in markdown
+    assert "| category: &lt;b>\\|x | 40 | \N{MINUS SIGN}2.00" in markdown
