@@ -4,6 +4,7 @@ An *interaction* is one user with one item at one time. A *sequence* is a user's
 *target*, those before it are the *history*.
 """
 
+import unicodedata
 from typing import Final
 
 import polars as pl
@@ -119,3 +120,13 @@ RANKING_SCHEMA: Final = _schema({USER: pl.String, RANK: pl.Int32, ITEM: pl.Strin
 #: Rank of each test target by each method; null beyond the ranking's depth. A ranking by a variant's language model is
 #: the method `<variant>/<ranker>`, with the users who were sampled for it.
 OUTCOME_SCHEMA: Final = _schema({METHOD: pl.String, USER: pl.String, ITEM: pl.String, RANK: pl.Int32})
+
+#: Blanks, line ends and characters without width, which sources remove around ids.
+BLANKS: Final = "".join(
+    map(chr, (*range(9, 14), 32, 0xA0, 0xAD, *range(0x2000, 0x2010), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF))
+)
+
+
+def clean_id(text: str) -> str:
+    """Return an id as the tables have it: without the blanks around it, in the Unicode form NFC."""
+    return unicodedata.normalize("NFC", text).strip(BLANKS)

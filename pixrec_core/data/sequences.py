@@ -32,7 +32,7 @@ from pixrec_core.data.profile import profile_sequences
 from pixrec_core.data.raw_table import Balance
 from pixrec_core.errors import ContractError
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.schemas import CATALOGUE_SCHEMA, HISTORY_ONLY, SPLITS, TEST, TRAIN, VALIDATION
+from pixrec_core.schemas import CATALOGUE_SCHEMA, HISTORY_ONLY, SPLITS, TEST, TRAIN, VALIDATION, clean_id
 from pixrec_core.settings import SequenceSettings
 from pixrec_core.stages import Stats
 
@@ -294,7 +294,7 @@ class Histories:
             ArtefactError: the file is damaged.
         """
         query = 'SELECT item, "timestamp" FROM interactions WHERE "user" = $user ORDER BY timestamp, position'
-        rows = self._file.rows(query, {"user": user})
+        rows = self._file.rows(query, {"user": clean_id(user)})
         return [item for item, _ in rows], [time for _, time in rows]
 
     def find_users(self, start: str, count: int) -> list[str]:

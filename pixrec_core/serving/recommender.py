@@ -21,7 +21,7 @@ from pixrec_core.paths import BLEND, DatasetPaths, PromotedPaths
 from pixrec_core.recommenders import load_model
 from pixrec_core.recommenders.base import ItemLists, Method
 from pixrec_core.recommenders.blend import Blend
-from pixrec_core.schemas import ITEM, TITLE
+from pixrec_core.schemas import ITEM, TITLE, clean_id
 from pixrec_core.serving.methods import BlendMethod, Tower
 from pixrec_core.serving.promotion import SHARED, Promotion, parts_of_method, read_promotion, verify_promotion
 from pixrec_core.serving.rules import ItemRules
@@ -415,7 +415,7 @@ class Recommender:
 
     def number_of(self, item: str) -> int | None:
         """Row of an item in `catalogue`; None for an unknown one."""
-        return self._number_of_item.get(item)
+        return self._number_of_item.get(clean_id(item))
 
     @cached_property
     def _number_of_item(self) -> dict[str, int]:
@@ -424,6 +424,7 @@ class Recommender:
     def item_lists(self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None = None) -> ItemLists:
         """Histories as numbers of the catalogue."""
         numbers = self._number_of_item
+        histories = [[*map(clean_id, items)] for items in histories]
         if unknown := list(dict.fromkeys(item for item in chain.from_iterable(histories) if item not in numbers)):
             rest = f" and {len(unknown) - MAX_IDS_IN_ERROR:,} more" if len(unknown) > MAX_IDS_IN_ERROR else ""
             raise QueryError(

@@ -10,10 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core.errors import QueryError
-from pixrec_core.schemas import CATEGORIES, DAY_MS, IN_STOCK, ITEM, MAIN_CATEGORY, PRICE, STORE
+from pixrec_core.schemas import CATEGORIES, DAY_MS, IN_STOCK, ITEM, MAIN_CATEGORY, PRICE, STORE, clean_id
 from pixrec_core.settings import CandidateRules
 
 NO_GROUP: Final = -1  # of an item without category or brand; not limited
+_OF_IDS: Final = ("allow", "deny", "pin")  # rules that name items
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -48,8 +49,8 @@ class ItemRules:
         Raises:
             QueryError: the query's `allow` or `pin` names an item that the catalogue lacks.
         """
+        rules = settings, query = _with_clean_ids(settings), _with_clean_ids(query)
         _require_known(catalogue, query)
-        rules = (settings, query)
         allowed: Mask = catalogue.select(_allowed(settings) & _allowed(query)).to_series().to_numpy()
         items = catalogue[ITEM].to_list()
         numbers = {item: number for number, item in enumerate(items)} if settings.pin or query.pin else {}
@@ -162,6 +163,11 @@ def _group_numbers(catalogue: pl.DataFrame, group: pl.Expr) -> Ints:
     number = pl.when(group.fill_null("") != "").then(group.rank("dense").cast(pl.Int64)).otherwise(NO_GROUP)
     numbers: Ints = catalogue.select(number).to_series().to_numpy()
     return numbers
+
+
+def _with_clean_ids(rules: CandidateRules) -> CandidateRules:
+    """Return the rules with ids as the catalogue has them."""
+    return rules.model_copy(update={name: tuple(map(clean_id, getattr(rules, name))) for name in _OF_IDS})
 
 
 def _require_known(catalogue: pl.DataFrame, query: CandidateRules) -> None:

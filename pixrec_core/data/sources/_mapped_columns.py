@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pixrec_core import schemas
 from pixrec_core.data.database import literal
 from pixrec_core.data.sources import _times
 from pixrec_core.errors import SourceError
@@ -16,11 +17,8 @@ _NUMBERS: Final = (*_FLOATS, "DECIMAL", "BIGINT", "INTEGER", "SMALLINT", "TINYIN
 
 #: How programs write a missing value as text.
 _NULLS: Final = r"|NULL|null|None|nan|NaN|NaT|<NA>|\N|"
-#: Blanks, line ends and characters without width, which may surround an id.
-BLANKS: Final = " || ".join(
-    f"chr({code})"
-    for code in (*range(9, 14), 32, 0xA0, 0xAD, *range(0x2000, 0x2010), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)
-)
+#: SQL of the characters that are removed around ids.
+BLANKS: Final = " || ".join(f"chr({ord(blank)})" for blank in schemas.BLANKS)
 QUOTES: Final = "chr(34) || chr(39) || chr(8216) || chr(8217) || chr(8220) || chr(8221) || chr(8222)"
 _QUANTITY: Final = r"'\s*[(]?[+\x{2212}\x{2013}-]?[0-9][0-9.,\s]*[)]?\s*'"
 #: A whole number that was stored as a float.

@@ -188,7 +188,7 @@ def test_every_number_of_a_small_dataset(paths):
         ("bert", ["a", "c"], [5, 7], False),
     ]
     assert read_sequences(paths, "test")["items"].to_list() == [["a", "b", "b", "a"], ["a", "c", "e"]]
-    assert Histories(paths).of("cleo") == (["a", "f"], [1, 2])
+    assert Histories(paths).of("cleo") == Histories(paths).of("\u200bcleo ") == (["a", "f"], [1, 2])
 
 
 def test_filters_run_until_none_deletes_a_row(paths):

@@ -37,6 +37,7 @@ def items_allowed(rules, more=NO_RULES):
         ({}, "abcde"),
         ({"allow": ("a", "d")}, "ad"),
         ({"deny": ("a", "unknown")}, "bcde"),
+        ({"deny": (" a\u200b",), "allow": ("\ta", "b ")}, "b"),  # as pasted from a table
         ({"categories": ("mugs", "Garden")}, "abc"),
         ({"categories": ("hats",)}, "de"),
         ({"deny_categories": ("home",)}, "ce"),
@@ -67,6 +68,12 @@ def test_an_unknown_item_in_a_query_is_named_and_in_the_settings_ignored(rule):
     with pytest.raises(QueryError, match=f"rule `{rule}`: unknown item 'nope'; 1 of 2 unknown"):
         ItemRules.of(TABLE, NO_RULES, rules)
     assert items_allowed(rules) == ("a" if rule == "allow" else "abcde")
+
+
+def test_ids_in_rules_may_have_another_unicode_form():
+    table = TABLE.with_columns(pl.Series(ITEM, ["caf\u00e9", *"bcde"]))
+    rules = ItemRules.of(table, CandidateRules(pin=("cafe\u0301",)), CandidateRules(allow=("cafe\u0301", "b")))
+    assert (rules.pins.tolist(), rules.allowed.tolist()) == ([0], [True, True, False, False, False])
 
 
 def test_items_without_category_or_brand_are_not_limited():
