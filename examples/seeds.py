@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pixrec_core import files
 from pixrec_core.evaluation.runs import Run, compare_runs
 from pixrec_core.settings import load_settings
 
@@ -26,7 +27,8 @@ def run_seeds(dataset: str, seeds: Sequence[int]) -> list[Path]:
         data_dir = usual if seed == present else usual.with_name(f"{usual.name}-seed{seed}")
         source = folders[0] if folders else usual / dataset
         if source.exists() and not (data_dir / dataset).exists():
-            shutil.copytree(source, data_dir / dataset, copy_function=os.link, symlinks=True)
+            with files.replacing(data_dir / dataset) as copy:
+                shutil.copytree(source, copy, copy_function=os.link, symlinks=True)
         variables = {"PIXREC_DATA_DIR": str(data_dir), "PIXREC_TRAINING__SEED": str(seed)}
         command = ["pixrec", "run", dataset, "--up-to", "evaluation"]
         subprocess.run(command, env=os.environ | variables, check=True)

@@ -28,6 +28,7 @@ TEXT_QUARTERS: Final = (
     "text: third quarter",
     "text: longest quarter",
 )
+TEXT_QUARTER_SHARES: Final = (0.1, 0.5)  # of the targets; with many texts of one length, a quarter has fewer or more
 CATEGORIES_SHOWN: Final = 8
 CATEGORY_SHARES: Final = (0.01, 0.7)  # lowest and highest share of the targets in a shown category
 MIN_USERS: Final = 30  # of a group: a bootstrap of fewer covers far less than 95 %
@@ -97,11 +98,13 @@ def _groups(targets: Targets, catalogue: pl.DataFrame) -> dict[str, NDArray[np.b
     rows = catalogue[targets.table[ITEM_INDEX].to_list()]
     words = np.array([len(prompts.item_text(item).split()) for item in rows.iter_rows(named=True)])
     quarter = np.searchsorted(np.quantile(words, (0.25, 0.5, 0.75)), words) if len(words) else words
-    lengths = {name: quarter == number for number, name in enumerate(TEXT_QUARTERS)}
+    few, many = len(words) * TEXT_QUARTER_SHARES[0], len(words) * TEXT_QUARTER_SHARES[1]
+    quarters = {name: quarter == number for number, name in enumerate(TEXT_QUARTERS)}
+    lengths = {name: members for name, members in quarters.items() if few <= members.sum() <= many}
     return {
         EVERYONE: np.ones(len(rows), np.bool_),
         **{name: known[name] for name in GROUPS},
-        POOR_TEXT: lengths[TEXT_QUARTERS[0]],
+        **({POOR_TEXT: lengths[TEXT_QUARTERS[0]]} if TEXT_QUARTERS[0] in lengths else {}),
         **lengths,
         **_category_groups(rows[CATEGORIES]),
     }

@@ -62,3 +62,14 @@ def test_groups_by_repeat_text_and_category(measured):
 def test_names_of_categories_are_printable():
     names = inputs._category_groups(pl.Series([["hats\n|\x07"], ["shoes"]]))
     assert list(names) == ["category: hats |\ufffd", "category: shoes"]
+
+
+def test_a_quarter_of_many_texts_of_one_length_is_left_out():
+    """Nine of ten texts have two words: the shortest quarter would be nearly all, the next two empty."""
+    catalogue = sequences_file.catalogue([], list("abcdefghij")).with_columns(
+        title=pl.Series(["one two"] * 9 + ["one two three"])
+    )
+    sequences = sequences_file.sequences({f"u{item}": [*"abc", item] for item in "abcdefghij"})
+    targets = Targets.of(catalogue, sequences.filter(pl.col("split") == "test").sort("user"))
+    groups = inputs._groups(targets, catalogue)
+    assert [name for name in groups if "text" in name] == ["text: longest quarter"]

@@ -226,3 +226,13 @@ def test_photos_of_all_groups_share_one_axis():
     rows = tables.photo_rows(groups)
     assert [row.group for row in rows] == ["everyone", "cold", "category: <b>|x"]
     assert (rows[0].start, rows[0].at, rows[0].end, rows[0].zero) == (0, 50, 100, 100), "from -4 to 0 points"
+
+
+def test_the_best_method_of_the_sentence_is_the_best_by_its_figure():
+    """Text only has the highest NDCG@10, co-occurrence the highest Recall@10, which the sentence gives."""
+    given = example.protocol(list(example.RECALL)) | {"paired": []}
+    given["methods"]["text_only"]["NDCG@10"] = {"value": 0.9, "low": 0.9, "high": 0.9}
+    compared = Protocol.model_validate(given)
+    assert tables.served_sentence(compared, None).startswith("Co-occurrence is the best of 4 methods")
+    served = tables.served_sentence(compared, "multimodal")
+    assert "Compared with Co-occurrence, the best other single method: 20.00" in served
