@@ -20,8 +20,10 @@ from pixrec_core.data import image_manifest, images, retrying
 from pixrec_core.data.image_manifest import Journal, Outcome
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SourceError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.pipeline import IMAGES
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
-from pixrec_core.settings import ImageSettings
+from pixrec_core.settings import ImageSettings, Settings
+from pixrec_core.stages import Work
 from tests.core.data.hostile_server import encoded, hostile_server, in_turn, jpeg, raw, sends, waits
 from tests.forks import CONTEXT
 
@@ -288,7 +290,24 @@ def test_values_of_headers_are_in_no_file_and_no_log(server, paths, caplog):
     assert "sesame" not in paths.images_journal.read_text()
     images.download_images(secret, paths)
     assert not [name for name, content in snapshot(paths).items() if b"sesame" in content]
-    assert "sesame" not in caplog.text + repr(secret) + str(secret.model_dump())
+    assert "sesame" not in caplog.text + repr(secret) + str(secret.model_dump()) + secret.model_dump_json()
+
+
+def test_a_corrected_header_makes_the_stage_stale(paths):
+    """Sections without headers have the same fingerprint as before headers had digests."""
+    write_items(paths, {"a": None})
+    for stage in ("raw", "items"):
+        files.write_json(paths.stamp(stage), {"data_version": "1", "fingerprint": "1", "stats": {}})
+
+    def work(**section):
+        shop = {"source": {"kind": "sample"}, "images": section}
+        return Work(Settings(root=paths.root, data_dir=paths.root.parent, datasets={"toy": shop}), "toy")
+
+    IMAGES.materialise(work(headers={"*": {"X-Key": "wrong"}}))
+    assert IMAGES.is_current(work(headers={"*": {"X-Key": "wrong"}}))
+    assert not IMAGES.is_current(work(headers={"*": {"X-Key": "right"}}))
+    assert b"wrong" not in paths.stamp("images").read_bytes()
+    assert work().dataset_settings.images.model_dump(mode="json")["headers"] == {}
 
 
 class TestAgain:
@@ -420,6 +439,16 @@ class TestJournal:
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         self.leave(paths, [self.failed(server)], max_bytes=10)
         assert images.download_images(settings(), paths)["ok"] == 1
+
+    def test_failures_under_another_value_of_a_header_are_tried_again(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        self.leave(paths, [self.failed(server)], headers={"*": {"X-Key": "wrong"}})
+        assert images.download_images(settings(headers={"*": {"X-Key": "right"}}), paths)["ok"] == 1
+
+    def test_failures_under_the_same_header_are_kept(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        self.leave(paths, [self.failed(server)], headers={"*": {"X-Key": "right"}})
+        assert images.download_images(settings(headers={"*": {"X-Key": "right"}}), paths)["ok"] == 0
 
     @pytest.mark.parametrize(("size", "hits"), [(256, 1), (20, 2)])
     def test_photos_under_other_settings_are_kept_where_the_size_is_the_same(self, server, paths, size, hits):
