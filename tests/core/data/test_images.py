@@ -77,10 +77,11 @@ def test_photos_and_manifest(server, paths):
     stats = images.download_images(settings(size=200), paths)
     table = pl.read_parquet(paths.images_manifest)
     stored = paths.image("b").read_bytes()
+    sha256 = hashlib.sha256(stored).hexdigest()
     assert table.schema == IMAGE_SCHEMA
     assert table.rows() == [
-        ("a", server.url("/a"), "failed", "http 404", None, None, None, None, 1),
-        ("b", server.url("/b"), "ok", None, hashlib.sha256(stored).hexdigest(), 200, 100, len(stored), 1),
+        ("a", server.url("/a"), "failed", "http 404", None, None, None, None, 1, [server.url("/a")]),
+        ("b", server.url("/b"), "ok", None, sha256, 200, 100, len(stored), 1, [server.url("/b")]),
     ]
     with Image.open(paths.image("b")) as opened:
         assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (200, 100))
@@ -380,6 +381,22 @@ class TestAgain:
         images.download_images(settings(), paths)
         assert [p for p in paths.images.rglob("*") if p.is_file()] == [paths.image("a")]
 
+    def test_a_manifest_of_an_older_version(self, server, paths):
+        """It does not say which URL gave the photo: only a photo of an item with a single URL is kept."""
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"})
+        others = {"other_image_urls": pl.Series([None, ["/c"]], dtype=pl.List(pl.String))}
+        pl.read_parquet(paths.items).with_columns(**others).write_parquet(paths.items)
+        images.download_images(settings(), paths)
+        metadata = {k: v for k, v in pl.read_parquet_metadata(paths.images_manifest).items() if k.startswith("pixrec.")}
+        table = pl.read_parquet(paths.images_manifest)
+        table.drop("tried_urls").write_parquet(paths.images_manifest, metadata=metadata)
+        old = image_manifest.read_manifest(paths)
+        assert old.schema == IMAGE_SCHEMA
+        assert old["tried_urls"].to_list() == [None, None]
+        assert images.download_images(settings(), paths)["reused"] == 1
+        assert dict(server.hits) == {"/a": 1, "/b": 2}
+        assert images.download_images(settings(), paths)["reused"] == 2
+
     def test_the_error_for_a_damaged_manifest_says_what_to_do(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_manifest.write_bytes(b"no parquet")
@@ -438,6 +455,34 @@ class TestJournal:
     def test_failures_under_other_settings_are_tried_again(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         self.leave(paths, [self.failed(server)], max_bytes=10)
+        assert images.download_images(settings(), paths)["ok"] == 1
+
+    @pytest.mark.parametrize(
+        ("status", "tried", "others", "holds"),
+        [
+            ("ok", ["u"], [], True),
+            ("ok", ["u"], ["v"], True),
+            ("ok", ["u", "v"], ["v", "w"], True),
+            ("ok", ["u", "v"], [], False),
+            ("ok", ["u", "v"], ["w", "v"], False),
+            ("ok", None, [], True),
+            ("ok", None, ["v"], False),
+            ("failed", ["u"], [], True),
+            ("failed", ["u"], ["v"], False),
+            ("failed", ["u", "v"], ["v"], True),
+            ("failed", ["u", "v"], ["v", "w"], False),
+            ("failed", None, ["v"], False),
+            ("trying", None, ["v"], True),
+        ],
+    )
+    def test_an_outcome_holds_while_the_same_urls_would_be_tried(self, status, tried, others, holds):
+        assert self.line("a", "u", status, tried_urls=tried).holds_for(others) == holds
+
+    def test_a_failure_is_no_longer_kept_once_the_item_has_another_url(self, server, paths):
+        write_items(paths, {"a": server.url("/a")})
+        self.leave(paths, [self.failed(server)])
+        others = {"other_image_urls": pl.Series([[server.url("/b", sends(jpeg()))]])}
+        pl.read_parquet(paths.items).with_columns(**others).write_parquet(paths.items)
         assert images.download_images(settings(), paths)["ok"] == 1
 
     def test_failures_under_another_value_of_a_header_are_tried_again(self, server, paths):
