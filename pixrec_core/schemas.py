@@ -91,6 +91,8 @@ IMAGE_SCHEMA: Final = _schema(
         "height": pl.Int32,
         "bytes": pl.Int64,  # of the stored file
         "attempts": pl.Int32,
+        # `url`, then those of `other_image_urls` that were tried; the last one gave the photo. Null in older manifests.
+        "tried_urls": pl.List(pl.String),
     }
 )
 

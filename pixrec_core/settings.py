@@ -7,6 +7,7 @@ Sections at the top level apply to every dataset; `[datasets.<name>.<section>]` 
 
 import difflib
 import errno
+import hashlib
 import os
 import re
 import tomllib
@@ -14,6 +15,7 @@ import warnings
 import zoneinfo
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin
@@ -87,8 +89,24 @@ def _one_line(value: SecretStr) -> SecretStr:
     return value
 
 
+@cache
+def _slow_digest(secret: str) -> str:
+    """Digest of a secret, hexadecimal.
+
+    Others may read it, and a short secret can be guessed: each guess takes as long as this call, a fifth of a second.
+    The salt is constant, so that a copied data folder stays current.
+    """
+    return hashlib.pbkdf2_hmac("sha256", secret.encode(), b"pixrec", 600_000).hex()
+
+
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
-HeaderValue = Annotated[SecretStr, AfterValidator(_one_line)]
+#: In JSON, and so in fingerprints and journals, a digest: a mask such as `**********` would hide that a key was
+#: corrected, and the photos that it gives access to would not be fetched.
+HeaderValue = Annotated[
+    SecretStr,
+    AfterValidator(_one_line),
+    PlainSerializer(lambda value: _slow_digest(value.get_secret_value()), when_used="json"),
+]
 
 
 def _known_zone(zone: str) -> str:

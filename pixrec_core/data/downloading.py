@@ -32,7 +32,7 @@ class Task:
     Attributes:
         item: its id.
         url: of its photo.
-        previous: outcome of the same URL in an earlier run.
+        previous: outcome of an earlier run that would try the same URLs.
         others: URLs that are tried in this order if `url` fails.
     """
 
@@ -74,13 +74,14 @@ class Downloader(ExitStack):
             self._journal.append(previous)
             return False
         tries = previous.attempts if previous and previous.status == TRYING else 0
-        outcome = self._download(task, tries)
+        outcome, tried = self._download(task, tries), [task.url]
         for other in task.others if outcome.status == FAILED else ():
             found = self._download(replace(task, url=other), 0)
+            tried.append(other)
             if found.status == OK:
                 outcome = replace(found, url=task.url)  # the manifest has one row per item, under its first URL
                 break
-        self._journal.append(outcome)
+        self._journal.append(replace(outcome, tried_urls=tried))
         return True
 
     def _is_stored(self, outcome: Outcome) -> bool:

@@ -43,7 +43,7 @@ MEMORY_KEY: Final = "pixrec.decode_memory_mb"  # photos that exceeded the limits
 FINAL_REASONS: Final = (TOO_SLOW, TOO_LARGE, CRASHES)
 
 _BATCH: Final = 512
-_SQL_TYPES: Final = {pl.String: "VARCHAR", pl.Int32: "INTEGER", pl.Int64: "BIGINT"}
+_SQL_TYPES: Final = {pl.String: "VARCHAR", pl.Int32: "INTEGER", pl.Int64: "BIGINT", pl.List: "VARCHAR[]"}
 _COLUMNS: Final = {name: _SQL_TYPES[type(kind)] for name, kind in IMAGE_SCHEMA.items()}
 
 #: Rows in the order of their logging. The journal's line of settings becomes a row of nulls, which is left out.
@@ -80,6 +80,16 @@ class Outcome:
     width: int | None = None
     height: int | None = None
     bytes: int | None = None
+    tried_urls: list[str] | None = None
+
+    def holds_for(self, others: list[str]) -> bool:
+        """Whether a download that tries `url` and then `others` until a photo works would try the same URLs."""
+        if self.status == TRYING:
+            return True
+        if self.tried_urls is None:  # of an older version
+            return not others
+        tried = [self.url, *others][: len(self.tried_urls) if self.status == OK else None]
+        return self.tried_urls == tried
 
 
 _LINE: Final = TypeAdapter(Outcome)
@@ -144,7 +154,8 @@ def read_wanted(
     """Yield item, URL, previous outcome and other URLs of every photo that the catalogue names.
 
     The outcome comes from the journals, else from the manifest if its photos have the same size. Of the manifest's
-    failures only those of `FINAL_REASONS` are included; a new run tries the others again.
+    failures only those of `FINAL_REASONS` are included; a new run tries the others again. An outcome is left out if
+    other URLs of the item would be tried now.
 
     Args:
         paths: of the dataset.
@@ -159,9 +170,10 @@ def read_wanted(
     """
     with _outcomes(paths, journals, settings) as connection:
         parameters = {"partition": partition, "partitions": partitions}
-        for *row, others in _rows(connection, _catalogue(paths, ", others"), parameters):
+        for *row, others in _rows(connection, _catalogue(paths, ", coalesce(others, [])"), parameters):
             outcome = Outcome(**dict(zip(_COLUMNS, row, strict=True)))
-            yield outcome.item, outcome.url, outcome if outcome.status else None, others or []
+            is_valid = outcome.status and outcome.holds_for(others)
+            yield outcome.item, outcome.url, outcome if is_valid else None, others
 
 
 def write_manifest(paths: DatasetPaths, settings: ImageSettings, target: Path) -> None:
@@ -232,7 +244,7 @@ def read_manifest(paths: DatasetPaths) -> pl.DataFrame:
     """
     path = files.require(paths.images_manifest)
     try:
-        return pl.read_parquet(path, schema=IMAGE_SCHEMA, glob=False)
+        return pl.read_parquet(path, schema=IMAGE_SCHEMA, missing_columns="insert", glob=False)
     except pl.exceptions.PolarsError as error:
         raise _damaged(path, error) from error
 

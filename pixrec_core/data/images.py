@@ -76,8 +76,9 @@ class DownloadPartition:
 def download_images(settings: ImageSettings, paths: DatasetPaths, engine: Engine = LOCAL) -> Stats:
     """Store the photo of every item that has one, and write the manifest.
 
-    A stored photo with the same URL, size and checksum is kept, unless its local file was replaced. A URL that failed
-    in an earlier run is tried again. A killed run is resumed, with any number of workers.
+    A stored photo with the same URL, size and checksum is kept, unless its local file was replaced or another URL of
+    the item comes before it now. A URL that failed in an earlier run is tried again. A killed run is resumed, with any
+    number of workers.
 
     Raises:
         MissingArtefactError: the catalogue or the raw files have not been built.

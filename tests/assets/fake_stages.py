@@ -60,8 +60,8 @@ def images(work: Work) -> Stats:
     photo.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 20), "red").save(photo)
     rows = [
-        ("a", "http://127.0.0.1/a.jpg", "ok", None, "0", 40, 20, 100, 1),
-        ("b", "http://127.0.0.1/b.jpg", "failed", "HTTP 404", None, None, None, None, 4),
+        ("a", "http://127.0.0.1/a.jpg", "ok", None, "0", 40, 20, 100, 1, ["http://127.0.0.1/a.jpg"]),
+        ("b", "http://127.0.0.1/b.jpg", "failed", "HTTP 404", None, None, None, None, 4, ["http://127.0.0.1/b.jpg"]),
     ]
     pl.DataFrame(rows, schema=IMAGE_SCHEMA, orient="row").write_parquet(work.paths.images_manifest)
     contract.write_results("images", [KEPT], work.paths)

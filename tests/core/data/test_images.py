@@ -20,8 +20,10 @@ from pixrec_core.data import image_manifest, images, retrying
 from pixrec_core.data.image_manifest import Journal, Outcome
 from pixrec_core.errors import ArtefactError, MissingArtefactError, SourceError
 from pixrec_core.paths import DatasetPaths
+from pixrec_core.pipeline import IMAGES
 from pixrec_core.schemas import IMAGE_SCHEMA, ITEM_SCHEMA
-from pixrec_core.settings import ImageSettings
+from pixrec_core.settings import ImageSettings, Settings
+from pixrec_core.stages import Work
 from tests.core.data.hostile_server import encoded, hostile_server, in_turn, jpeg, raw, sends, waits
 from tests.forks import CONTEXT
 
@@ -75,10 +77,11 @@ def test_photos_and_manifest(server, paths):
     stats = images.download_images(settings(size=200), paths)
     table = pl.read_parquet(paths.images_manifest)
     stored = paths.image("b").read_bytes()
+    sha256 = hashlib.sha256(stored).hexdigest()
     assert table.schema == IMAGE_SCHEMA
     assert table.rows() == [
-        ("a", server.url("/a"), "failed", "http 404", None, None, None, None, 1),
-        ("b", server.url("/b"), "ok", None, hashlib.sha256(stored).hexdigest(), 200, 100, len(stored), 1),
+        ("a", server.url("/a"), "failed", "http 404", None, None, None, None, 1, [server.url("/a")]),
+        ("b", server.url("/b"), "ok", None, sha256, 200, 100, len(stored), 1, [server.url("/b")]),
     ]
     with Image.open(paths.image("b")) as opened:
         assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (200, 100))
@@ -288,7 +291,24 @@ def test_values_of_headers_are_in_no_file_and_no_log(server, paths, caplog):
     assert "sesame" not in paths.images_journal.read_text()
     images.download_images(secret, paths)
     assert not [name for name, content in snapshot(paths).items() if b"sesame" in content]
-    assert "sesame" not in caplog.text + repr(secret) + str(secret.model_dump())
+    assert "sesame" not in caplog.text + repr(secret) + str(secret.model_dump()) + secret.model_dump_json()
+
+
+def test_a_corrected_header_makes_the_stage_stale(paths):
+    """Sections without headers have the same fingerprint as before headers had digests."""
+    write_items(paths, {"a": None})
+    for stage in ("raw", "items"):
+        files.write_json(paths.stamp(stage), {"data_version": "1", "fingerprint": "1", "stats": {}})
+
+    def work(**section):
+        shop = {"source": {"kind": "sample"}, "images": section}
+        return Work(Settings(root=paths.root, data_dir=paths.root.parent, datasets={"toy": shop}), "toy")
+
+    IMAGES.materialise(work(headers={"*": {"X-Key": "wrong"}}))
+    assert IMAGES.is_current(work(headers={"*": {"X-Key": "wrong"}}))
+    assert not IMAGES.is_current(work(headers={"*": {"X-Key": "right"}}))
+    assert b"wrong" not in paths.stamp("images").read_bytes()
+    assert work().dataset_settings.images.model_dump(mode="json")["headers"] == {}
 
 
 class TestAgain:
@@ -361,6 +381,22 @@ class TestAgain:
         images.download_images(settings(), paths)
         assert [p for p in paths.images.rglob("*") if p.is_file()] == [paths.image("a")]
 
+    def test_a_manifest_of_an_older_version(self, server, paths):
+        """It does not say which URL gave the photo: only a photo of an item with a single URL is kept."""
+        write_items(paths, {n: server.url(f"/{n}", sends(jpeg())) for n in "ab"})
+        others = {"other_image_urls": pl.Series([None, ["/c"]], dtype=pl.List(pl.String))}
+        pl.read_parquet(paths.items).with_columns(**others).write_parquet(paths.items)
+        images.download_images(settings(), paths)
+        metadata = {k: v for k, v in pl.read_parquet_metadata(paths.images_manifest).items() if k.startswith("pixrec.")}
+        table = pl.read_parquet(paths.images_manifest)
+        table.drop("tried_urls").write_parquet(paths.images_manifest, metadata=metadata)
+        old = image_manifest.read_manifest(paths)
+        assert old.schema == IMAGE_SCHEMA
+        assert old["tried_urls"].to_list() == [None, None]
+        assert images.download_images(settings(), paths)["reused"] == 1
+        assert dict(server.hits) == {"/a": 1, "/b": 2}
+        assert images.download_images(settings(), paths)["reused"] == 2
+
     def test_the_error_for_a_damaged_manifest_says_what_to_do(self, server, paths):
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         paths.images_manifest.write_bytes(b"no parquet")
@@ -420,6 +456,44 @@ class TestJournal:
         write_items(paths, {"a": server.url("/a", sends(jpeg()))})
         self.leave(paths, [self.failed(server)], max_bytes=10)
         assert images.download_images(settings(), paths)["ok"] == 1
+
+    @pytest.mark.parametrize(
+        ("status", "tried", "others", "holds"),
+        [
+            ("ok", ["u"], [], True),
+            ("ok", ["u"], ["v"], True),
+            ("ok", ["u", "v"], ["v", "w"], True),
+            ("ok", ["u", "v"], [], False),
+            ("ok", ["u", "v"], ["w", "v"], False),
+            ("ok", None, [], True),
+            ("ok", None, ["v"], False),
+            ("failed", ["u"], [], True),
+            ("failed", ["u"], ["v"], False),
+            ("failed", ["u", "v"], ["v"], True),
+            ("failed", ["u", "v"], ["v", "w"], False),
+            ("failed", None, ["v"], False),
+            ("trying", None, ["v"], True),
+        ],
+    )
+    def test_an_outcome_holds_while_the_same_urls_would_be_tried(self, status, tried, others, holds):
+        assert self.line("a", "u", status, tried_urls=tried).holds_for(others) == holds
+
+    def test_a_failure_is_no_longer_kept_once_the_item_has_another_url(self, server, paths):
+        write_items(paths, {"a": server.url("/a")})
+        self.leave(paths, [self.failed(server)])
+        others = {"other_image_urls": pl.Series([[server.url("/b", sends(jpeg()))]])}
+        pl.read_parquet(paths.items).with_columns(**others).write_parquet(paths.items)
+        assert images.download_images(settings(), paths)["ok"] == 1
+
+    def test_failures_under_another_value_of_a_header_are_tried_again(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        self.leave(paths, [self.failed(server)], headers={"*": {"X-Key": "wrong"}})
+        assert images.download_images(settings(headers={"*": {"X-Key": "right"}}), paths)["ok"] == 1
+
+    def test_failures_under_the_same_header_are_kept(self, server, paths):
+        write_items(paths, {"a": server.url("/a", sends(jpeg()))})
+        self.leave(paths, [self.failed(server)], headers={"*": {"X-Key": "right"}})
+        assert images.download_images(settings(headers={"*": {"X-Key": "right"}}), paths)["ok"] == 0
 
     @pytest.mark.parametrize(("size", "hits"), [(256, 1), (20, 2)])
     def test_photos_under_other_settings_are_kept_where_the_size_is_the_same(self, server, paths, size, hits):

@@ -181,10 +181,42 @@ def test_a_kill_after_the_snapshot_is_written_loses_no_replacement(paths, folder
     assert colours(paths)["b"] == "b"
 
 
+def name_others(paths, item, others):
+    """Set the further photos of an item, and let the other items have none."""
+    column = pl.when(item=item).then(pl.lit(others, pl.List(pl.String))).alias("other_image_urls")
+    pl.read_parquet(paths.items).with_columns(column).write_parquet(paths.items)
+
+
+@pytest.mark.parametrize(
+    ("others", "colour"),
+    [
+        (["blue.jpg"], "b"),  # the red one is gone from the catalogue
+        (["blue.jpg", "a +.jpg"], "b"),  # the red one comes after another
+        (["a +.jpg", "blue.jpg"], "r"),
+    ],
+)
+def test_a_photo_is_that_of_the_first_url_that_works_now(paths, folder, others, colour):
+    """Item x has a first photo that is missing, and before the change a red one as its second."""
+    (folder / "blue.jpg").write_bytes(BLUE)
+    name_others(paths, "x", ["a +.jpg"])
+    images.download_images(SETTINGS, paths)
+    assert colours(paths, "x") == {"x": "r"}
+    name_others(paths, "x", others)
+    stats = images.download_images(SETTINGS, paths)
+    assert (stats["ok"], stats["reused"]) == (4, 4 if colour == "r" else 3)
+    assert colours(paths, "abcx") == {"a": "r", "b": "r", "c": "r", "x": colour}
+
+
+def test_a_photo_that_is_named_no_longer_is_removed(paths):
+    name_others(paths, "x", ["a +.jpg"])
+    images.download_images(SETTINGS, paths)
+    name_others(paths, "x", None)
+    assert images.download_images(SETTINGS, paths)["failed_by_reason"] == {"no such file": 1}
+    assert not paths.image("x").exists()
+
+
 def test_a_replaced_second_photo_is_read_again(paths, folder):
-    catalogue = pl.read_parquet(paths.items)
-    others = pl.when(item="x").then(pl.lit(["a +.jpg", "b +.jpg"])).alias("other_image_urls")
-    catalogue.with_columns(others).write_parquet(paths.items)
+    name_others(paths, "x", ["a +.jpg", "b +.jpg"])
     images.download_images(SETTINGS, paths)
     before = local_photos.snapshot_digest(paths)
     assert colours(paths, "x") == {"x": "r"}

@@ -28,8 +28,8 @@ def paths(tmp_path: Path) -> DatasetPaths:
     rows = [(user, item, time, 4.0, position) for position, (user, item, time) in enumerate(interactions, start=1)]
     pl.DataFrame(rows, schema=INTERACTION_SCHEMA, orient="row").write_parquet(paths.interactions)
 
-    photos = [(i, f"http://h/{i}.jpg", "ok", None, "0f" * 32, 40, 20, 100, 1) for i in "ab"]
-    photos.append(("c", "http://h/c.jpg", "failed", "http 404", None, None, None, None, 4))
+    photos = [(i, f"http://h/{i}.jpg", "ok", None, "0f" * 32, 40, 20, 100, 1, [f"http://h/{i}.jpg"]) for i in "ab"]
+    photos.append(("c", "http://h/c.jpg", "failed", "http 404", None, None, None, None, 4, ["http://h/c.jpg"]))
     pl.DataFrame(photos, schema=IMAGE_SCHEMA, orient="row").write_parquet(paths.images_manifest)
     for item in "ab":
         paths.image(item).parent.mkdir(parents=True, exist_ok=True)
