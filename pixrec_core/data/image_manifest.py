@@ -86,8 +86,8 @@ class Outcome:
         """Whether a download that tries `url` and then `others` until a photo works would try the same URLs."""
         if self.status == TRYING:
             return True
-        if self.tried_urls is None:  # of an older version
-            return not others
+        if self.tried_urls is None:  # of an older version; a photo whose links are dead now would be lost
+            return self.status == OK or not others
         tried = [self.url, *others][: len(self.tried_urls) if self.status == OK else None]
         return self.tried_urls == tried
 
