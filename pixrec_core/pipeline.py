@@ -364,7 +364,7 @@ RAW: Final = Stage(
 )
 ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=5)
 INTERACTIONS: Final = Stage(
-    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=3
+    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=4
 )
 IMAGES: Final = Stage(
     "images",

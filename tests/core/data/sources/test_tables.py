@@ -208,6 +208,14 @@ def test_a_time_unit_in_the_settings_is_used(tmp_path):
     assert rows[0][2] == 5000
 
 
+def test_days_of_excel_are_in_the_time_zone_of_the_settings(tmp_path):
+    """45413.5 is 2024-05-01 12:00, which is 10:00 UTC in Berlin; an absurd number is rejected."""
+    orders = ORDERS + "u,s,45413.5,5\n" * 200 + "u,t,1e300,5\n"
+    rows, bad = interactions_of(tmp_path, orders, time_unit="excel", time_zone="Europe/Berlin")
+    assert [row[2] for row in rows] == [MAY_1 + 10 * 3_600_000]
+    assert bad["reason"].to_list() == ["bought_at is not a time in Excel's days: 1e300"]
+
+
 def test_without_a_rating_column_all_ratings_are_equal(tmp_path):
     columns = {name: BOUGHT[name] for name in ("user", "item", "timestamp")}
     assert interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,\n", interaction_columns=columns)[0][0][3] == 5.0
