@@ -14,13 +14,14 @@ _LISTS: Final = (CATEGORIES, FEATURES, DESCRIPTION)
 _FLOATS: Final = ("DOUBLE", "FLOAT")
 _NUMBERS: Final = (*_FLOATS, "DECIMAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
 
-#: How programs write a missing value as text.
-_NULLS: Final = r"|NULL|null|None|nan|NaN|NaT|<NA>|\N|"
+_BLANK_CODES: Final = (
+    *range(9, 14), 32, 0xA0, 0xAD, *range(0x2000, 0x2010), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF
+)  # fmt: skip
 #: Blanks, line ends and characters without width, which may surround an id.
-BLANKS: Final = " || ".join(
-    f"chr({code})"
-    for code in (*range(9, 14), 32, 0xA0, 0xAD, *range(0x2000, 0x2010), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)
-)
+BLANKS: Final = " || ".join(f"chr({code})" for code in _BLANK_CODES)
+_BLANK: Final = f"[{''.join(map(chr, _BLANK_CODES))}]*"
+#: A missing value as programs write it as text, with blanks around it.
+_MISSING: Final = literal(rf"{_BLANK}(NULL|null|None|nan|NaN|NaT|<NA>|\\N)?{_BLANK}")
 QUOTES: Final = "chr(34) || chr(39) || chr(8216) || chr(8217) || chr(8220) || chr(8221) || chr(8222)"
 _QUANTITY: Final = r"'\s*[(]?[+\x{2212}\x{2013}-]?[0-9][0-9.,\s]*[)]?\s*'"
 #: A whole number that was stored as a float.
@@ -150,14 +151,14 @@ class MappedColumns:
         """
         if name != "image":
             self._require_no_parts(name)
-        return f"CASE WHEN NOT {is_missing(f'trim({name}::VARCHAR)')} THEN {name}::VARCHAR END"
+        return f"CASE WHEN NOT {is_missing(f'{name}::VARCHAR')} THEN {name}::VARCHAR END"
 
     def _is_empty(self, name: str) -> str:
         if self.types[name] in _FLOATS:
             return f'"{name}" IS NULL OR isnan("{name}")'
         text = f'"{name}"::VARCHAR'
-        missing = f" OR {is_missing(text)}" if name in ("user", "item", "parent", "timestamp") else ""
-        return f"\"{name}\" IS NULL OR {text} = ''{missing}"
+        missing = is_missing(text) if name in ("user", "item", "parent", "timestamp") else f"{text} = ''"
+        return f'"{name}" IS NULL OR {missing}'
 
     def _empty(self, name: str) -> str:
         return f"WHEN {self._is_empty(name)} THEN {literal(f'{self.names[name]} is empty')}"
@@ -177,7 +178,7 @@ class MappedColumns:
             text = f"array_to_string(\"{name}\", ', ')" if is_list else f'"{name}"::VARCHAR'
             if not is_list:
                 self._require_no_parts(name)
-            present = f"CASE WHEN NOT {is_missing(f'trim({text})')} THEN nullif(trim({text}), '') END"
+            present = f"CASE WHEN NOT {is_missing(text)} THEN trim({text}) END"
             cells.append(f"{literal(label)} || ': ' || {present}")
         return f"list_filter([{', '.join(cells)}]::VARCHAR[], lambda t: t IS NOT NULL)"
 
@@ -189,7 +190,7 @@ class MappedColumns:
         if _is_number(self.types[PRICE]):
             return "price::DOUBLE", "NULL::VARCHAR"
         price = f"price_of(trim(price), {literal(self.reading.get('point') or '')})"
-        return price, f"CASE WHEN ({price}) IS NULL THEN left(nullif({self._text('price')}, ''), 40) END"
+        return price, f"CASE WHEN ({price}) IS NULL THEN left({self._text('price')}, 40) END"
 
     @property
     def images(self) -> str:
@@ -209,7 +210,7 @@ class MappedColumns:
             images = f"string_split({text}, {literal(separator)})"
         clean = f"trim(x, ',;|' || {QUOTES} || {BLANKS})"
         urls = f"list_transform({images}, lambda x: as_url({clean}, {str(self.has_photos).lower()}))"
-        known = f"list_filter({urls}, lambda x: x <> '' AND NOT {is_missing('x')})"
+        known = f"list_filter({urls}, lambda x: NOT {is_missing('x')})"
         other = f"CASE WHEN coalesce(names_nothing({text}), true) THEN [] ELSE [left({text}, 200)] END"
         return f"coalesce(CASE WHEN len({known}) > 0 THEN {known} ELSE {other} END, [])"
 
@@ -224,7 +225,7 @@ class MappedColumns:
             return f"coalesce(list_filter({texts}, lambda t: t <> ''), [])", []
         self._require_text_or(name, *_NUMBERS)
         separator = self.reading.get("separator")
-        text = f"nullif({self._text(name)}, '')"
+        text = self._text(name)
         parts = f"list_transform(string_split({text}, {literal(separator)}), lambda t: trim(t))"
         split = f"list_filter({parts}, lambda t: t <> '')"
         other = split if separator else f"CASE WHEN NOT starts_with(trim({text}), '[') THEN [{text}] END"
@@ -264,8 +265,5 @@ def clean_id(text: str) -> str:
 
 
 def is_missing(text: str) -> str:
-    """Return SQL of whether a text stands for a missing value.
-
-    `IN` would become a join in DuckDB, which changes the order of the rows.
-    """
-    return f"(strlen({text}) <= 4 AND contains({literal(_NULLS)}, '|' || {text} || '|'))"
+    """Return SQL of whether a text is empty, blank or stands for a missing value."""
+    return f"regexp_full_match({text}, {_MISSING})"

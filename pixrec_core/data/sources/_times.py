@@ -140,7 +140,7 @@ def fitting_formats(db: duckdb.DuckDBPyConnection, head: str, share: float) -> l
 
     Formats that read every value as the same time count once. `head` is SQL of the first rows.
     """
-    db.execute(f"CREATE OR REPLACE TEMP TABLE times AS SELECT timestamp FROM ({head}) WHERE {_TEXT} <> ''")  # noqa: S608
+    db.execute(f"CREATE OR REPLACE TEMP TABLE times AS SELECT timestamp FROM ({head})")  # noqa: S608
     first = [text for (text,) in db.execute(f"SELECT {_PLAIN} FROM times LIMIT {_FIRST_ROWS}").fetchall()]  # noqa: S608
     formats = [form for form in _FORMATS if sum(_has_format(text, form) for text in first) > len(first) / 2]
     if formats:

@@ -452,10 +452,22 @@ def test_orders_that_name_no_product_are_an_error_with_the_likely_cause(tmp_path
 
 
 def test_words_for_missing_values_are_no_ids(tmp_path):
-    words = ["NULL", "None", "nan", r"\N"]
+    words = ["NULL", "None", "nan", r"\N", " NULL", "\u00a0NaN\t", "\u200b", " "]
     rows, balance = bought(tmp_path, ORDERS + ORDER + "".join(f"{word},s,2024-05-01\n" for word in words))
     assert len(rows) == 1
-    assert balance["rejected"] == {"customer is empty": 4}
+    assert balance["rejected"] == {"customer is empty": 8}
+
+
+def test_words_for_missing_values_with_blanks_around_them_are_no_values(tmp_path):
+    products = "sku,name,brand,colour,tags,pic\ns,\tNULL, None,\u00a0nan,\t\\N,\u00a0null\n"
+    columns = {"title": "name", "store": "brand", "details": {"Colour": "colour"}, "features": "tags", "image": "pic"}
+    row = catalogue(tmp_path, products, columns)[0]["s"]
+    assert (row["title"], row["store"], row["details"], row["features"], row["image_url"]) == ("", "", [], [], None)
+
+
+def test_words_for_missing_values_do_not_keep_the_zeros_of_ids(tmp_path):
+    rows, _ = bought(tmp_path, ORDERS + "4711.0,s,2024-05-01\n\\N,s,2024-05-01\n")
+    assert [row["user"] for row in rows] == ["4711"]
 
 
 def test_returns_and_filtered_rows_are_left_out_and_counted(tmp_path):

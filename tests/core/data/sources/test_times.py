@@ -76,8 +76,9 @@ def test_the_value_that_differs_is_shown(db):
         read(db, *["2024-05-31"] * 19, "soon")
 
 
-def test_missing_values_do_not_count(db):
-    assert read(db, "NaT", "NULL", "nan", "2024-05-31")[0] == [None, None, None, "2024-05-31 00:00:00"]
+@pytest.mark.parametrize("value", ["2024-05-31", "31.05.2024", "45443"])
+def test_missing_values_do_not_count(db, value):
+    assert read(db, "NaT", " NULL", "\u00a0nan", value)[0] == [None, None, None, "2024-05-31 00:00:00"]
 
 
 def test_days_of_excel_are_in_the_time_zone_of_the_connection():
