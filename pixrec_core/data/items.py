@@ -91,7 +91,7 @@ CREATE MACRO without_repeats(l) AS list_filter(l, lambda x, i: list_position(l, 
 """
 #: Rows of variants, with what they lack from the rows of their product (`parent`), which may have no id of their own.
 _VARIANTS: Final = f"""
-    WITH keyed AS (SELECT {_CLEANED}, coalesce(nullif(parent, ''), {ITEM}) AS product FROM judged WHERE fault IS NULL
+    WITH keyed AS (SELECT {_CLEANED}, coalesce(parent, {ITEM}) AS product FROM judged WHERE fault IS NULL
         AND (dropped IS NULL OR coalesce({ITEM}, '') = '')),
     products AS (
         SELECT product, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())} FROM keyed GROUP BY product

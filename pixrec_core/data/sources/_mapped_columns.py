@@ -96,7 +96,10 @@ class MappedColumns:
             SourceError: a column has a type that cannot be read.
         """
         faults = [self._empty("item")]
-        columns = {"item": self._id("item"), "parent": self._id("parent") if "parent" in self.names else "NULL"}
+        columns = {
+            name: f"CASE WHEN NOT ({self._is_empty(name)}) THEN {self._id(name)} END" if name in self.names else "NULL"
+            for name in ("item", "parent")
+        }
         columns |= {name: f"coalesce({self._text(name)}, '')" if name in self.names else "''" for name in _TEXTS}
         for name in _LISTS:
             columns[name], fault = self._list(name)
@@ -106,7 +109,9 @@ class MappedColumns:
         columns[PRICE], columns["unread_price"] = self._price()
         columns["image_urls"] = self.images
         selected = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
-        photo_row = f"{columns['parent']} <> '' AND ({self._is_empty('item')})" if "parent" in self.names else "false"
+        photo_row = "false"
+        if "parent" in self.names:
+            photo_row = f"NOT ({self._is_empty('parent')}) AND ({self._is_empty('item')})"
         return f"{selected}, {self._verdict(faults, (PHOTO_ROW, photo_row))}"
 
     def _verdict(self, faults: list[str], rule: tuple[str, str]) -> str:

@@ -470,6 +470,33 @@ def test_words_for_missing_values_do_not_keep_the_zeros_of_ids(tmp_path):
     assert [row["user"] for row in rows] == ["4711"]
 
 
+@pytest.mark.parametrize("missing", ["NULL", " NULL", r"\N", "None", "nan", "\u00a0"])
+def test_items_whose_parent_is_missing_share_nothing(tmp_path, missing):
+    products = f"sku,group,brand,price,pic\ns,{missing},Lux,5,{A}\nt,{missing},,,\n,{missing},,,{B}\n"
+    columns = {"parent": "group", "store": "brand", "price": "price", "image": "pic"}
+    rows, balance = catalogue(tmp_path, products, columns)
+    found = {item: (row["store"], row["price"], row["image_url"]) for item, row in rows.items()}
+    assert found == {"s": ("Lux", 5.0, A), "t": ("", None, None)}
+    assert balance["rejected"] == {"sku is empty": 1}
+
+
+def test_items_whose_parent_is_not_a_number_share_nothing(tmp_path):
+    nan = float("nan")
+    pl.DataFrame({"sku": list("stuv"), "group": [nan, nan, 7.0, 7.0], "brand": ["A", None, "B", None]}).write_parquet(
+        tmp_path / "p.parquet"
+    )
+    rows, _ = catalogue(tmp_path, None, {"parent": "group", "store": "brand"}, items="p.parquet")
+    assert {item: row["store"] for item, row in rows.items()} == {"s": "A", "t": "", "u": "B", "v": "B"}
+
+
+@pytest.mark.parametrize("missing", ["", " ", " NULL"])
+def test_a_row_of_a_product_whose_id_is_missing_has_photos_of_the_product(tmp_path, missing):
+    products = f"sku,group,pic\ns,p,{A}\n{missing},p,{B}\n"
+    rows, balance = catalogue(tmp_path, products, {"parent": "group", "image": "pic"})
+    assert [(row["image_url"], row["other_image_urls"]) for row in rows.values()] == [(A, [B])]
+    assert balance["dropped"] == {"more photos of a product": 1}
+
+
 def test_returns_and_filtered_rows_are_left_out_and_counted(tmp_path):
     quantities = {"1": True, "2.0": True, "1.000": True, "0": False, "-1": False, "(2)": False, "\u22123": False}
     lines = [f'u,s{n},2024-05-01,"{pieces}",paid,9\n' for n, pieces in enumerate(quantities)]
