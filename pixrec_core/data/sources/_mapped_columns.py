@@ -50,7 +50,8 @@ class MappedColumns:
 
     Attributes:
         names: the file's columns by our names.
-        types: DuckDB's types of the columns by our names; `keep` if there is a row filter.
+        types: DuckDB's types of the columns by our names; `keep` if there is a row filter; `broken`, why a row cannot
+            be read, if a column may be no text.
         reading: how to read the values, from the settings and the first rows: `time` (a form of `_times`), `strict`
             (whether a time must look like the form), `constant_rating`, `point` (decimal separator of prices),
             `separator`, `image_separator`, `whole` (names of ids that are whole numbers stored as floats).
@@ -95,6 +96,9 @@ class MappedColumns:
         Raises:
             SourceError: a column has a type that cannot be read.
         """
+        for name in self.names:
+            if "BLOB" in self.types[name] and name != "image":  # within a structure, where it is not decoded
+                raise self._type_error(name)
         faults = [self._empty("item")]
         columns = {
             name: f"CASE WHEN NOT ({self._is_empty(name)}) THEN {self._id(name)} END" if name in self.names else "NULL"
@@ -117,6 +121,9 @@ class MappedColumns:
     def _verdict(self, faults: list[str], rule: tuple[str, str]) -> str:
         """Return SQL of `fault` and `dropped`; a row that the filter leaves out has no fault."""
         reason, condition = rule
+        if "broken" in self.types:  # its values are NULL, which would be another fault or a photo row
+            faults = ["WHEN broken IS NOT NULL THEN broken", *faults]
+            condition = f"broken IS NULL AND ({condition})"
         where = f"WHEN NOT coalesce(keep, false) THEN {literal(FILTERED)}" if "keep" in self.types else ""
         filtered = "WHEN NOT coalesce(keep, false) THEN NULL" if where else ""
         if reason == PHOTO_ROW and condition != "false":
@@ -206,7 +213,8 @@ class MappedColumns:
         if "BLOB" in kind:
             raise SourceError(
                 f"column {self.names['image']!r} has the type {kind}: the photos are inside of the table. Write each "
-                "into a file, name the file in the column, and set `photos` in [datasets.<name>.source] of pixrec.toml"
+                "into a file, name it in the column, and set `photos` in [datasets.<name>.source] of pixrec.toml; "
+                "if they are URLs, write the column as text"
             )
         has_parts = kind.endswith("]") or kind.startswith(("STRUCT", "MAP"))
         text = "to_json(image)::VARCHAR" if has_parts else self._text("image")

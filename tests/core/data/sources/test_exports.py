@@ -372,7 +372,7 @@ def test_photos_that_are_no_urls_are_an_error_with_the_fix(tmp_path, value, fix)
     [
         ("title", "VARCHAR[]"), ("title", "STRUCT(en VARCHAR)"), ("item", "BIGINT[]"), ("item", "STRUCT(id BIGINT)"),
         ("price", "DOUBLE[]"), ("price", "STRUCT(amount DOUBLE)"), ("details.Size", "MAP(VARCHAR, VARCHAR)"),
-        ("categories", "STRUCT(a VARCHAR)"),
+        ("categories", "STRUCT(a VARCHAR)"), ("categories", 'STRUCT("name" BLOB)[]'),
     ],
 )  # fmt: skip
 def test_types_that_cannot_be_read_are_named(name, kind):

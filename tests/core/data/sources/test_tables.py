@@ -311,6 +311,39 @@ def test_rows_of_parquet_are_counted_from_one(tmp_path):
     ]  # fmt: skip
 
 
+def test_bytes_of_parquet_are_read_as_utf8_text(tmp_path):
+    """Some writers do not mark text as UTF-8; the other table does, and ids of both match."""
+    parquet(
+        tmp_path, "o.parquet", customer=["Zo\u00eb".encode(), b"\xff", b"w"], sku=["Caf\u00e9".encode(), b"s", b"s"],
+        bought_at=[b"2024-05-01"] * 3, stars=[b"4.5"] * 3, status=["bezahlt \u2713".encode()] * 2 + [b"offen"],
+        photo=[b"\xff\xd8"] * 3,
+    )  # fmt: skip
+    columns = BOUGHT | {"where": "status = 'bezahlt \u2713'"}
+    rows, bad = interactions_of(tmp_path, None, interactions="o.parquet", interaction_columns=columns)
+    assert rows == [("Zo\u00eb", "Caf\u00e9", MAY_1, 4.5, 1)]
+    assert bad.select("line", "reason").rows() == [(2, "customer is not UTF-8 text: \\xFF")]
+
+
+def test_bytes_of_parquet_are_read_as_text_of_items(tmp_path):
+    parquet(
+        tmp_path, "p.parquet", sku=["Caf\u00e9".encode(), b"\xff", b"s"], group=[b"g"] * 3,
+        label=["M\u00fcsli".encode(), b"", None], cats=[["K\u00fcche".encode(), None], [], [b"\xfe"]],
+        colour=["gr\u00fcn".encode(), b"", b""],
+    )  # fmt: skip
+    columns = {"parent": "group", "title": "label", "categories": "cats", "details": {"Farbe": "colour"}}
+    rows, bad = items_of(tmp_path, None, columns, items="p.parquet")
+    (row,) = rows.values()
+    assert (row["item"], row["title"]) == ("Caf\u00e9", "M\u00fcsli")
+    assert (row["categories"], row["details"]) == (["K\u00fcche"], ["Farbe: gr\u00fcn"])
+    assert bad.select("line", "reason").rows() == [
+        (2, "sku is not UTF-8 text: \\xFF"), (3, "cats is not UTF-8 text: ['\\\\xFE']"),
+    ]  # fmt: skip
+    empty = {"group": "g", "colour": ""}
+    assert [json.loads(raw) for raw in bad["raw"]] == [
+        empty | {"sku": None, "label": "", "cats": []}, empty | {"sku": "s", "label": None, "cats": None},
+    ]  # fmt: skip
+
+
 ALL = {
     "title": "name", "main_category": "dept", "categories": "cats", "store": "brand", "features": "points",
     "description": "text", "price": "price", "image": "photo", "details": {"Fabric": "material", "Made in": "origin"},
