@@ -8,6 +8,8 @@ import re
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -342,6 +344,14 @@ def test_bytes_of_parquet_are_read_as_text_of_items(tmp_path):
     assert [json.loads(raw) for raw in bad["raw"]] == [
         empty | {"sku": None, "label": "", "cats": []}, empty | {"sku": "s", "label": None, "cats": None},
     ]  # fmt: skip
+
+
+def test_text_of_parquet_that_is_falsely_marked_as_utf8_is_an_error_with_the_value(tmp_path):
+    column = pa.array([b"u", b"\xff\xfe"]).cast(pa.string(), safe=False)
+    table = pa.table({"customer": column, "sku": ["s", "s"], "bought_at": ["2024-05-01"] * 2, "stars": [5.0, 5.0]})
+    pq.write_table(table, tmp_path / "o.parquet")
+    with pytest.raises(SourceError, match=r'cannot be read .*o\.parquet": value "\\xFF\\xFE" is not valid UTF8!\)'):
+        fetched(tmp_path, None, interactions="o.parquet")
 
 
 ALL = {
