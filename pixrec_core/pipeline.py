@@ -362,9 +362,9 @@ RAW: Final = Stage(
     external_inputs=_raw_external_inputs,
     digest=_raw_digest,
 )
-ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=5)
+ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=6)
 INTERACTIONS: Final = Stage(
-    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=3
+    "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=4
 )
 IMAGES: Final = Stage(
     "images",

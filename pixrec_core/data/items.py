@@ -84,14 +84,14 @@ _MERGED: Final = {
 #: SQL of the columns of photos.
 _PHOTOS: Final = {
     IMAGE_URL: f"image_urls[1] AS {IMAGE_URL}",
-    OTHER_IMAGE_URLS: f"image_urls[2:] AS {OTHER_IMAGE_URLS}",
+    OTHER_IMAGE_URLS: f"without_repeats(image_urls)[2:] AS {OTHER_IMAGE_URLS}",  # one row may name a photo twice
 }
 _MACROS: Final = """
 CREATE MACRO without_repeats(l) AS list_filter(l, lambda x, i: list_position(l, x) = i);
 """
 #: Rows of variants, with what they lack from the rows of their product (`parent`), which may have no id of their own.
 _VARIANTS: Final = f"""
-    WITH keyed AS (SELECT {_CLEANED}, coalesce(nullif(parent, ''), {ITEM}) AS product FROM judged WHERE fault IS NULL
+    WITH keyed AS (SELECT {_CLEANED}, coalesce(parent, {ITEM}) AS product FROM judged WHERE fault IS NULL
         AND (dropped IS NULL OR coalesce({ITEM}, '') = '')),
     products AS (
         SELECT product, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())} FROM keyed GROUP BY product
@@ -105,7 +105,7 @@ _VARIANTS: Final = f"""
     )
 },
         coalesce(variants.{PRICE}, products.{PRICE}) AS {PRICE},
-        without_repeats(variants.image_urls || products.image_urls) AS image_urls
+        variants.image_urls || products.image_urls AS image_urls
     )
     FROM keyed AS variants JOIN products USING (product) WHERE variants.dropped IS NULL"""  # noqa: S608
 _ITEMS: Final = f"""

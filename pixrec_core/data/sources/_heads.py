@@ -215,7 +215,7 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
     column, names = head.mapping.names["timestamp"], _times.NAMES
     if head.types["timestamp"].startswith(("TIMESTAMP", "DATE")):
         return _times.TYPED, False, []
-    present = f"timestamp::VARCHAR <> '' AND NOT {is_missing('timestamp::VARCHAR')}"
+    present = f"NOT {is_missing('timestamp::VARCHAR')}"
     total, *found = head.count("count(*)", *(f"count(*) FILTER ({_times.looks_like(f)})" for f in names), where=present)
     looks = dict(zip(names, found, strict=True))
     likely = max(looks, key=lambda form: looks[form])
@@ -239,7 +239,7 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
             return _times.COMPACT[likely], False, _notes_on_times(head, _times.COMPACT[likely], first)
     if is_clear and not given:
         return likely, True, _notes_on_times(head, likely, first)
-    formats = [] if is_clear else _times.fitting_formats(head.db, head.kept, _times.SURE)
+    formats = [] if is_clear else _times.fitting_formats(head.db, f"FROM ({head.kept}) WHERE {present}", _times.SURE)
     guess = f'`time_unit = "{likely}"`' if is_clear else " or ".join(f'`time_format = "{form}"`' for form in formats)
     if given:
         raise SourceError(
@@ -296,7 +296,7 @@ def _whole_ids(interactions: Head, items: Head) -> tuple[list[str], list[str]]:
             "count(*)",
             f"count(*) FILTER (regexp_full_match({text}, {WHOLE}))",
             f"count(*) FILTER (regexp_full_match({text}, '[0-9]+'))",
-            where=f"{text} <> '' AND {text} NOT IN ('nan', 'None', 'NaN', 'NULL', 'null')",
+            where=f"NOT {is_missing(text)}",
         )
         return total, whole, digits
 

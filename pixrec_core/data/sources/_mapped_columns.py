@@ -15,10 +15,10 @@ _LISTS: Final = (CATEGORIES, FEATURES, DESCRIPTION)
 _FLOATS: Final = ("DOUBLE", "FLOAT")
 _NUMBERS: Final = (*_FLOATS, "DECIMAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
 
-#: How programs write a missing value as text.
-_NULLS: Final = r"|NULL|null|None|nan|NaN|NaT|<NA>|\N|"
 #: SQL of the characters that are removed around ids.
 BLANKS: Final = " || ".join(f"chr({ord(blank)})" for blank in schemas.BLANKS)
+#: A missing value as programs write it as text, with blanks around it.
+_MISSING: Final = literal(rf"[{schemas.BLANKS}]*(NULL|null|None|nan|NaN|NaT|<NA>|\\N)?[{schemas.BLANKS}]*")
 QUOTES: Final = "chr(34) || chr(39) || chr(8216) || chr(8217) || chr(8220) || chr(8221) || chr(8222)"
 _QUANTITY: Final = r"'\s*[(]?[+\x{2212}\x{2013}-]?[0-9][0-9.,\s]*[)]?\s*'"
 #: A whole number that was stored as a float.
@@ -47,7 +47,8 @@ class MappedColumns:
 
     Attributes:
         names: the file's columns by our names.
-        types: DuckDB's types of the columns by our names; `keep` if there is a row filter.
+        types: DuckDB's types of the columns by our names; `keep` if there is a row filter; `broken`, why a row cannot
+            be read, if a column may be no text.
         reading: how to read the values, from the settings and the first rows: `time` (a form of `_times`), `strict`
             (whether a time must look like the form), `constant_rating`, `point` (decimal separator of prices),
             `separator`, `image_separator`, `whole` (names of ids that are whole numbers stored as floats).
@@ -92,8 +93,14 @@ class MappedColumns:
         Raises:
             SourceError: a column has a type that cannot be read.
         """
+        for name in self.names:
+            if "BLOB" in self.types[name] and name != "image":  # within a structure, where it is not decoded
+                raise self._type_error(name)
         faults = [self._empty("item")]
-        columns = {"item": self._id("item"), "parent": self._id("parent") if "parent" in self.names else "NULL"}
+        columns = {
+            name: f"CASE WHEN NOT ({self._is_empty(name)}) THEN {self._id(name)} END" if name in self.names else "NULL"
+            for name in ("item", "parent")
+        }
         columns |= {name: f"coalesce({self._text(name)}, '')" if name in self.names else "''" for name in _TEXTS}
         for name in _LISTS:
             columns[name], fault = self._list(name)
@@ -103,12 +110,17 @@ class MappedColumns:
         columns[PRICE], columns["unread_price"] = self._price()
         columns["image_urls"] = self.images
         selected = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
-        photo_row = f"{columns['parent']} <> '' AND ({self._is_empty('item')})" if "parent" in self.names else "false"
+        photo_row = "false"
+        if "parent" in self.names:
+            photo_row = f"NOT ({self._is_empty('parent')}) AND ({self._is_empty('item')})"
         return f"{selected}, {self._verdict(faults, (PHOTO_ROW, photo_row))}"
 
     def _verdict(self, faults: list[str], rule: tuple[str, str]) -> str:
         """Return SQL of `fault` and `dropped`; a row that the filter leaves out has no fault."""
         reason, condition = rule
+        if "broken" in self.types:  # its values are NULL, which would be another fault or a photo row
+            faults = ["WHEN broken IS NOT NULL THEN broken", *faults]
+            condition = f"broken IS NULL AND ({condition})"
         where = f"WHEN NOT coalesce(keep, false) THEN {literal(FILTERED)}" if "keep" in self.types else ""
         filtered = "WHEN NOT coalesce(keep, false) THEN NULL" if where else ""
         if reason == PHOTO_ROW and condition != "false":
@@ -148,14 +160,14 @@ class MappedColumns:
         """
         if name != "image":
             self._require_no_parts(name)
-        return f"CASE WHEN NOT {is_missing(f'trim({name}::VARCHAR)')} THEN {name}::VARCHAR END"
+        return f"CASE WHEN NOT {is_missing(f'{name}::VARCHAR')} THEN {name}::VARCHAR END"
 
     def _is_empty(self, name: str) -> str:
         if self.types[name] in _FLOATS:
             return f'"{name}" IS NULL OR isnan("{name}")'
         text = f'"{name}"::VARCHAR'
-        missing = f" OR {is_missing(text)}" if name in ("user", "item", "parent", "timestamp") else ""
-        return f"\"{name}\" IS NULL OR {text} = ''{missing}"
+        missing = is_missing(text) if name in ("user", "item", "parent", "timestamp") else f"{text} = ''"
+        return f'"{name}" IS NULL OR {missing}'
 
     def _empty(self, name: str) -> str:
         return f"WHEN {self._is_empty(name)} THEN {literal(f'{self.names[name]} is empty')}"
@@ -175,7 +187,7 @@ class MappedColumns:
             text = f"array_to_string(\"{name}\", ', ')" if is_list else f'"{name}"::VARCHAR'
             if not is_list:
                 self._require_no_parts(name)
-            present = f"CASE WHEN NOT {is_missing(f'trim({text})')} THEN nullif(trim({text}), '') END"
+            present = f"CASE WHEN NOT {is_missing(text)} THEN trim({text}) END"
             cells.append(f"{literal(label)} || ': ' || {present}")
         return f"list_filter([{', '.join(cells)}]::VARCHAR[], lambda t: t IS NOT NULL)"
 
@@ -187,7 +199,7 @@ class MappedColumns:
         if _is_number(self.types[PRICE]):
             return "price::DOUBLE", "NULL::VARCHAR"
         price = f"price_of(trim(price), {literal(self.reading.get('point') or '')})"
-        return price, f"CASE WHEN ({price}) IS NULL THEN left(nullif({self._text('price')}, ''), 40) END"
+        return price, f"CASE WHEN ({price}) IS NULL THEN left({self._text('price')}, 40) END"
 
     @property
     def images(self) -> str:
@@ -198,7 +210,8 @@ class MappedColumns:
         if "BLOB" in kind:
             raise SourceError(
                 f"column {self.names['image']!r} has the type {kind}: the photos are inside of the table. Write each "
-                "into a file, name the file in the column, and set `photos` in [datasets.<name>.source] of pixrec.toml"
+                "into a file, name it in the column, and set `photos` in [datasets.<name>.source] of pixrec.toml; "
+                "if they are URLs, write the column as text"
             )
         has_parts = kind.endswith("]") or kind.startswith(("STRUCT", "MAP"))
         text = "to_json(image)::VARCHAR" if has_parts else self._text("image")
@@ -207,7 +220,7 @@ class MappedColumns:
             images = f"string_split({text}, {literal(separator)})"
         clean = f"trim(x, ',;|' || {QUOTES} || {BLANKS})"
         urls = f"list_transform({images}, lambda x: as_url({clean}, {str(self.has_photos).lower()}))"
-        known = f"list_filter({urls}, lambda x: x <> '' AND NOT {is_missing('x')})"
+        known = f"list_filter({urls}, lambda x: NOT {is_missing('x')})"
         other = f"CASE WHEN coalesce(names_nothing({text}), true) THEN [] ELSE [left({text}, 200)] END"
         return f"coalesce(CASE WHEN len({known}) > 0 THEN {known} ELSE {other} END, [])"
 
@@ -222,7 +235,7 @@ class MappedColumns:
             return f"coalesce(list_filter({texts}, lambda t: t <> ''), [])", []
         self._require_text_or(name, *_NUMBERS)
         separator = self.reading.get("separator")
-        text = f"nullif({self._text(name)}, '')"
+        text = self._text(name)
         parts = f"list_transform(string_split({text}, {literal(separator)}), lambda t: trim(t))"
         split = f"list_filter({parts}, lambda t: t <> '')"
         other = split if separator else f"CASE WHEN NOT starts_with(trim({text}), '[') THEN [{text}] END"
@@ -262,8 +275,5 @@ def clean_id(text: str) -> str:
 
 
 def is_missing(text: str) -> str:
-    """Return SQL of whether a text stands for a missing value.
-
-    `IN` would become a join in DuckDB, which changes the order of the rows.
-    """
-    return f"(strlen({text}) <= 4 AND contains({literal(_NULLS)}, '|' || {text} || '|'))"
+    """Return SQL of whether a text is empty, blank or stands for a missing value."""
+    return f"regexp_full_match({text}, {_MISSING})"

@@ -1,6 +1,7 @@
 """Parquet files, read by DuckDB; the line of a row is its number from 1."""
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as Dict
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +20,41 @@ def is_parquet(path: Path) -> bool:
 
 
 def scan_parquet(db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) -> str:
-    """Return SQL that reads the mapped columns under our names.
+    """Return SQL that reads the mapped columns under our names, and `broken` if one may be no text.
+
+    Some writers do not mark text as UTF-8. Such a column is read as text; `broken` says why a row has none.
 
     Raises:
         SourceError: the file is damaged or lacks a column.
     """
-    header = parquet_header(db, path)
+    types = _types(db, path)
+    header = list(types)
     mapping.check(path, header)
     cells = {name: quoted(name) for name in header}
-    return mapping.select(f"read_parquet({file_literal(path)}, hive_partitioning = false)", header, cells)
+    texts = _decoded(types, mapping)
+    rows = f"read_parquet({file_literal(path)}, hive_partitioning = false)"
+    if not texts:
+        return mapping.select(rows, header, cells)
+    faults = " ".join(
+        f"WHEN {quoted(name)} IS NOT NULL AND {texts[name]} IS NULL "
+        f"THEN {literal(f'{theirs} is not UTF-8 text: ')} || left({quoted(name)}::VARCHAR, 40)"
+        for theirs, name in mapping.resolved(header).items()
+        if name in texts
+    )
+    broken = f"CASE {faults} END" if faults else "NULL::VARCHAR"
+    decoded = ", ".join(f"{text} AS {quoted(name)}" for name, text in texts.items())
+    rows = f"(SELECT * REPLACE ({decoded}), {broken} AS pixrec_broken FROM {rows})"  # noqa: S608
+    return mapping.select(rows, header, cells, ["pixrec_broken AS broken"])
+
+
+def _decoded(types: Dict[str, str], mapping: Mapping) -> dict[str, str]:
+    """Return SQL of the text of each column of bytes and of lists of bytes; NULL if it is not UTF-8.
+
+    The column of images is left out: photos are bytes.
+    """
+    image = mapping.resolved(list(types)).get(mapping.names.get("image", ""))
+    sql = {"BLOB": "TRY(decode({0}))", "BLOB[]": "TRY(list_transform({0}, lambda x: decode(x)))"}
+    return {name: sql[kind].format(quoted(name)) for name, kind in types.items() if kind in sql and name != image}
 
 
 def parquet_header(db: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
@@ -36,11 +63,20 @@ def parquet_header(db: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
     Raises:
         SourceError: the file is damaged.
     """
+    return list(_types(db, path))
+
+
+def _types(db: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
+    """Return DuckDB's type of each column.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
     try:
         rows = db.execute(f"DESCRIBE FROM read_parquet({file_literal(path)}, hive_partitioning = false)").fetchall()
     except duckdb.Error as error:
         raise damaged_error(path, error) from error
-    return [row[0] for row in rows]
+    return {name: kind for name, kind, *_ in rows}
 
 
 def damaged_error(path: Path, error: duckdb.Error) -> SourceError:
@@ -66,9 +102,10 @@ def load_parquet(
     except duckdb.Error as error:
         raise damaged_error(path, error) from error
     (rows,) = fetch_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608
-    found, constants = mapping.resolved(parquet_header(db, path)), dict(mapping.constants)
+    types = _types(db, path)
+    found, constants, texts = mapping.resolved(list(types)), dict(mapping.constants), _decoded(types, mapping)
     cells = ", ".join(
-        f"{literal(theirs)}, {constant(constants[name]) if name in constants else quoted(name)}"
+        f"{literal(theirs)}, {constant(constants[name]) if name in constants else texts.get(name, quoted(name))}"
         for theirs, name in found.items()
     )
     raw = partial(_raw_rows, db, path, cells, number)

@@ -15,15 +15,16 @@ from pixrec_core.data.database import literal
 
 TimeUnit = Literal["s", "ms", "us", "ns", "excel", "iso"]
 
-#: Per unit: its milliseconds, the number that is 1970, and the range of numbers that look like it: for units from
-#: March 1973 to November 2286; for Excel from 2000 to 2050.
+#: Per unit: its milliseconds, and the range of numbers that look like it: for units from March 1973 to November 2286;
+#: for Excel from 2000 to 2050.
 UNITS: Final = {
-    "s": (1e3, 0, 1e8, 1e10),
-    "ms": (1.0, 0, 1e11, 1e13),
-    "us": (1e-3, 0, 1e14, 1e16),
-    "ns": (1e-6, 0, 1e17, 9.2e18),
-    "excel": (86_400_000.0, 25_569, 36_526, 54_789),
+    "s": (1e3, 1e8, 1e10),
+    "ms": (1.0, 1e11, 1e13),
+    "us": (1e-3, 1e14, 1e16),
+    "ns": (1e-6, 1e17, 9.2e18),
+    "excel": (86_400_000.0, 36_526, 54_789),
 }
+_EXCEL_DAYS: Final = 2_958_466  # number of the day after 9999-12-31, the last one that Excel knows
 NAMES: Final = {
     "s": "seconds",
     "ms": "milliseconds",
@@ -98,7 +99,7 @@ def looks_like(form: str) -> str:
         return f"CASE WHEN {_IS_ISO} THEN true ELSE {_IS_NEARLY_ISO} END"  # OR would evaluate both for every row
     if form not in UNITS:
         return f"({milliseconds(form)}) IS NOT NULL"
-    _, _, low, high = UNITS[form]
+    _, low, high = UNITS[form]
     return f"({_NUMBER} >= {low!r} AND {_NUMBER} < {high!r})"
 
 
@@ -113,9 +114,10 @@ def milliseconds(form: str) -> str:
         return f"epoch_ms(coalesce({exact}, list_transform([{_PLAIN}], lambda t: {plain})[1]))"
     if "%" in form:
         return f"epoch_ms({_parsed(form)}::TIMESTAMPTZ)"
-    factor, zero, _, _ = UNITS[form]
     if form == "excel":  # its days have too few digits for milliseconds
-        return f"TRY_CAST(round(({_NUMBER} - {zero}) * 86400) * 1000 AS BIGINT)"
+        time = f"(TIMESTAMP '1899-12-30' + to_seconds(round({_NUMBER} * 86400)))::TIMESTAMPTZ"
+        return f"CASE WHEN {_NUMBER} >= 0 AND {_NUMBER} < {_EXCEL_DAYS} THEN epoch_ms({time}) END"
+    factor, _, _ = UNITS[form]
     return f"TRY_CAST(floor({_NUMBER} * {factor!r}) AS BIGINT)"
 
 
@@ -138,7 +140,7 @@ def fitting_formats(db: duckdb.DuckDBPyConnection, head: str, share: float) -> l
 
     Formats that read every value as the same time count once. `head` is SQL of the first rows.
     """
-    db.execute(f"CREATE OR REPLACE TEMP TABLE times AS SELECT timestamp FROM ({head}) WHERE {_TEXT} <> ''")  # noqa: S608
+    db.execute(f"CREATE OR REPLACE TEMP TABLE times AS SELECT timestamp FROM ({head})")  # noqa: S608
     first = [text for (text,) in db.execute(f"SELECT {_PLAIN} FROM times LIMIT {_FIRST_ROWS}").fetchall()]  # noqa: S608
     formats = [form for form in _FORMATS if sum(_has_format(text, form) for text in first) > len(first) / 2]
     if formats:

@@ -243,7 +243,10 @@ def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _head
         opened(options.interactions, options.interaction_columns) as interactions,
         opened(options.items, options.item_columns) as items,
     ):
-        yield interactions, items
+        try:
+            yield interactions, items
+        except duckdb.InvalidInputException as error:  # text that is not UTF-8: the message names file and value
+            raise SourceError(f"a table cannot be read ({str(error).partition(chr(10))[0]}); write it again") from error
 
 
 def _resolved(path: Path, root: Path) -> Path:

@@ -130,6 +130,11 @@ def test_the_other_photos_are_kept_in_order(tmp_path):
     assert (row["image_url"], row["other_image_urls"]) == ("http://h/2", ["http://h/1", "http://h/3"])
 
 
+def test_a_photo_that_one_row_names_twice_is_kept_once(tmp_path):
+    row = only(tmp_path, item(images=["http://h/1", "http://h/2", "http://h/1", "http://h/2"]))
+    assert (row["image_url"], row["other_image_urls"]) == ("http://h/1", ["http://h/2"])
+
+
 def test_nested_categories_are_flattened(tmp_path):
     for categories in (
         [["Home", "Lamps"], ["Sale"]],

@@ -372,7 +372,7 @@ def test_photos_that_are_no_urls_are_an_error_with_the_fix(tmp_path, value, fix)
     [
         ("title", "VARCHAR[]"), ("title", "STRUCT(en VARCHAR)"), ("item", "BIGINT[]"), ("item", "STRUCT(id BIGINT)"),
         ("price", "DOUBLE[]"), ("price", "STRUCT(amount DOUBLE)"), ("details.Size", "MAP(VARCHAR, VARCHAR)"),
-        ("categories", "STRUCT(a VARCHAR)"),
+        ("categories", "STRUCT(a VARCHAR)"), ("categories", 'STRUCT("name" BLOB)[]'),
     ],
 )  # fmt: skip
 def test_types_that_cannot_be_read_are_named(name, kind):
@@ -452,10 +452,49 @@ def test_orders_that_name_no_product_are_an_error_with_the_likely_cause(tmp_path
 
 
 def test_words_for_missing_values_are_no_ids(tmp_path):
-    words = ["NULL", "None", "nan", r"\N"]
+    words = ["NULL", "None", "nan", r"\N", " NULL", "\u00a0NaN\t", "\u200b", " "]
     rows, balance = bought(tmp_path, ORDERS + ORDER + "".join(f"{word},s,2024-05-01\n" for word in words))
     assert len(rows) == 1
-    assert balance["rejected"] == {"customer is empty": 4}
+    assert balance["rejected"] == {"customer is empty": 8}
+
+
+def test_words_for_missing_values_with_blanks_around_them_are_no_values(tmp_path):
+    products = "sku,name,brand,colour,tags,pic\ns,\tNULL, None,\u00a0nan,\t\\N,\u00a0null\n"
+    columns = {"title": "name", "store": "brand", "details": {"Colour": "colour"}, "features": "tags", "image": "pic"}
+    row = catalogue(tmp_path, products, columns)[0]["s"]
+    assert (row["title"], row["store"], row["details"], row["features"], row["image_url"]) == ("", "", [], [], None)
+
+
+def test_words_for_missing_values_do_not_keep_the_zeros_of_ids(tmp_path):
+    rows, _ = bought(tmp_path, ORDERS + "4711.0,s,2024-05-01\n\\N,s,2024-05-01\n")
+    assert [row["user"] for row in rows] == ["4711"]
+
+
+@pytest.mark.parametrize("missing", ["NULL", " NULL", r"\N", "None", "nan", "\u00a0"])
+def test_items_whose_parent_is_missing_share_nothing(tmp_path, missing):
+    products = f"sku,group,brand,price,pic\ns,{missing},Lux,5,{A}\nt,{missing},,,\n,{missing},,,{B}\n"
+    columns = {"parent": "group", "store": "brand", "price": "price", "image": "pic"}
+    rows, balance = catalogue(tmp_path, products, columns)
+    found = {item: (row["store"], row["price"], row["image_url"]) for item, row in rows.items()}
+    assert found == {"s": ("Lux", 5.0, A), "t": ("", None, None)}
+    assert balance["rejected"] == {"sku is empty": 1}
+
+
+def test_items_whose_parent_is_not_a_number_share_nothing(tmp_path):
+    nan = float("nan")
+    pl.DataFrame({"sku": list("stuv"), "group": [nan, nan, 7.0, 7.0], "brand": ["A", None, "B", None]}).write_parquet(
+        tmp_path / "p.parquet"
+    )
+    rows, _ = catalogue(tmp_path, None, {"parent": "group", "store": "brand"}, items="p.parquet")
+    assert {item: row["store"] for item, row in rows.items()} == {"s": "A", "t": "", "u": "B", "v": "B"}
+
+
+@pytest.mark.parametrize("missing", ["", " ", " NULL"])
+def test_a_row_of_a_product_whose_id_is_missing_has_photos_of_the_product(tmp_path, missing):
+    products = f"sku,group,pic\ns,p,{A}\n{missing},p,{B}\n"
+    rows, balance = catalogue(tmp_path, products, {"parent": "group", "image": "pic"})
+    assert [(row["image_url"], row["other_image_urls"]) for row in rows.values()] == [(A, [B])]
+    assert balance["dropped"] == {"more photos of a product": 1}
 
 
 def test_returns_and_filtered_rows_are_left_out_and_counted(tmp_path):

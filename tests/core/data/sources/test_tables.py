@@ -8,6 +8,8 @@ import re
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,7 +86,8 @@ def test_orders_become_interactions_with_their_line_numbers(tmp_path):
         ("u,s,1969-12-31,5", "timestamp is not after 1970"),
         ("u,s,,5", "bought_at is empty"),
         (",s,2024-05-01,5", "customer is empty"),
-        (" ,s,2024-05-01,5", "user is empty"),
+        (" ,s,2024-05-01,5", "customer is empty"),
+        ("u,s, ,5", "bought_at is empty"),
         ("u,,2024-05-01,5", "sku is empty"),
         ("u,s,2024-05-01,", "stars is empty"),
         ("u,s,2024-05-01,five", "stars is not a number: five"),
@@ -208,6 +211,14 @@ def test_a_time_unit_in_the_settings_is_used(tmp_path):
     assert rows[0][2] == 5000
 
 
+def test_days_of_excel_are_in_the_time_zone_of_the_settings(tmp_path):
+    """45413.5 is 2024-05-01 12:00, which is 10:00 UTC in Berlin; an absurd number is rejected."""
+    orders = ORDERS + "u,s,45413.5,5\n" * 200 + "u,t,1e300,5\n"
+    rows, bad = interactions_of(tmp_path, orders, time_unit="excel", time_zone="Europe/Berlin")
+    assert [row[2] for row in rows] == [MAY_1 + 10 * 3_600_000]
+    assert bad["reason"].to_list() == ["bought_at is not a time in Excel's days: 1e300"]
+
+
 def test_without_a_rating_column_all_ratings_are_equal(tmp_path):
     columns = {name: BOUGHT[name] for name in ("user", "item", "timestamp")}
     assert interactions_of(tmp_path, ORDERS + "u,s,2024-05-01,\n", interaction_columns=columns)[0][0][3] == 5.0
@@ -300,6 +311,47 @@ def test_rows_of_parquet_are_counted_from_one(tmp_path):
     assert bad.select("file", "line", "reason").rows() == [
         (str(tmp_path / "o.parquet"), 2, "customer is empty"), (str(tmp_path / "o.parquet"), 4, "bought_at is empty"),
     ]  # fmt: skip
+
+
+def test_bytes_of_parquet_are_read_as_utf8_text(tmp_path):
+    """Some writers do not mark text as UTF-8; the other table does, and ids of both match."""
+    parquet(
+        tmp_path, "o.parquet", customer=["Zo\u00eb".encode(), b"\xff", b"w"], sku=["Caf\u00e9".encode(), b"s", b"s"],
+        bought_at=[b"2024-05-01"] * 3, stars=[b"4.5"] * 3, status=["bezahlt \u2713".encode()] * 2 + [b"offen"],
+        photo=[b"\xff\xd8"] * 3,
+    )  # fmt: skip
+    columns = BOUGHT | {"where": "status = 'bezahlt \u2713'"}
+    rows, bad = interactions_of(tmp_path, None, interactions="o.parquet", interaction_columns=columns)
+    assert rows == [("Zo\u00eb", "Caf\u00e9", MAY_1, 4.5, 1)]
+    assert bad.select("line", "reason").rows() == [(2, "customer is not UTF-8 text: \\xFF")]
+
+
+def test_bytes_of_parquet_are_read_as_text_of_items(tmp_path):
+    parquet(
+        tmp_path, "p.parquet", sku=["Caf\u00e9".encode(), b"\xff", b"s"], group=[b"g"] * 3,
+        label=["M\u00fcsli".encode(), b"", None], cats=[["K\u00fcche".encode(), None], [], [b"\xfe"]],
+        colour=["gr\u00fcn".encode(), b"", b""],
+    )  # fmt: skip
+    columns = {"parent": "group", "title": "label", "categories": "cats", "details": {"Farbe": "colour"}}
+    rows, bad = items_of(tmp_path, None, columns, items="p.parquet")
+    (row,) = rows.values()
+    assert (row["item"], row["title"]) == ("Caf\u00e9", "M\u00fcsli")
+    assert (row["categories"], row["details"]) == (["K\u00fcche"], ["Farbe: gr\u00fcn"])
+    assert bad.select("line", "reason").rows() == [
+        (2, "sku is not UTF-8 text: \\xFF"), (3, "cats is not UTF-8 text: ['\\\\xFE']"),
+    ]  # fmt: skip
+    empty = {"group": "g", "colour": ""}
+    assert [json.loads(raw) for raw in bad["raw"]] == [
+        empty | {"sku": None, "label": "", "cats": []}, empty | {"sku": "s", "label": None, "cats": None},
+    ]  # fmt: skip
+
+
+def test_text_of_parquet_that_is_falsely_marked_as_utf8_is_an_error_with_the_value(tmp_path):
+    column = pa.array([b"u", b"\xff\xfe"]).cast(pa.string(), safe=False)
+    table = pa.table({"customer": column, "sku": ["s", "s"], "bought_at": ["2024-05-01"] * 2, "stars": [5.0, 5.0]})
+    pq.write_table(table, tmp_path / "o.parquet")
+    with pytest.raises(SourceError, match=r'cannot be read .*o\.parquet": value "\\xFF\\xFE" is not valid UTF8!\)'):
+        fetched(tmp_path, None, interactions="o.parquet")
 
 
 ALL = {

@@ -76,5 +76,16 @@ def test_the_value_that_differs_is_shown(db):
         read(db, *["2024-05-31"] * 19, "soon")
 
 
-def test_missing_values_do_not_count(db):
-    assert read(db, "NaT", "NULL", "nan", "2024-05-31")[0] == [None, None, None, "2024-05-31 00:00:00"]
+@pytest.mark.parametrize("value", ["2024-05-31", "31.05.2024", "45443"])
+def test_missing_values_do_not_count(db, value):
+    assert read(db, "NaT", " NULL", "\u00a0nan", value)[0] == [None, None, None, "2024-05-31 00:00:00"]
+
+
+def test_days_of_excel_are_in_the_time_zone_of_the_connection():
+    """12:30 in Berlin is 10:30 UTC in summer and 11:30 UTC in winter; absurd numbers are no times."""
+    days = ["45443.5208333", "45292.5208333", "1e300", "-1e300", "nan", "inf", "2958466"]
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'Europe/Berlin'")
+        db.execute("CREATE TABLE orders AS SELECT unnest($days) AS timestamp", {"days": days})
+        found = db.execute(f"SELECT make_timestamp_ms({_times.milliseconds('excel')}) FROM orders").fetchall()
+    assert [time and str(time) for (time,) in found] == ["2024-05-31 10:30:00", "2024-01-01 11:30:00", *[None] * 5]
