@@ -156,7 +156,9 @@ def _refresh_tower(
         checkpoint.replace_weights(copies.checkpoint, model)
     features = None
     if isinstance(encoders, FrozenEncoders):
-        features = _encode_texts(_tower_features(model, present, encoders), encoders, train.texts, encoded)
+        features = _tower_features(model, present, encoders)
+        if TEXT in features and TEXT in encoders.folders:
+            features[TEXT] = _encode_texts(encoders.folders[TEXT], model.config.raw_dims[TEXT], train.texts, encoded)
     photos = copies.dataset.images
     photos.symlink_to(present.dataset.images.absolute())  # towers that read pixels decode them from there
     try:
@@ -209,19 +211,18 @@ def _checksum(folder: Path) -> str:
 
 
 def _encode_texts(
-    features: dict[str, ItemFeatures],
-    encoders: FrozenEncoders,
-    texts: Sequence[str],
-    encoded: dict[str, NDArray[np.float32]],
-) -> dict[str, ItemFeatures]:
-    """Return the features with texts encoded as at the training: an encoder fitted on texts differs from day to day."""
-    if TEXT not in features or TEXT not in encoders.folders:
-        return features
-    key = _checksum(encoders.folders[TEXT])
+    encoder: Path, dimensions: int, texts: Sequence[str], encoded: dict[str, NDArray[np.float32]]
+) -> ItemFeatures:
+    """Return texts encoded as at the training: an encoder that is fitted on texts differs from day to day.
+
+    Raises:
+        ArtefactError: the vectors have other `dimensions` than the tower reads.
+    """
+    key = _checksum(encoder)
     if key not in encoded:
         distinct, rows = np.unique(np.array(texts, np.object_), return_inverse=True)
-        encoded[key] = load_encoder(encoders.folders[TEXT]).encode_texts(distinct.tolist())[rows]
+        encoded[key] = load_encoder(encoder).encode_texts(distinct.tolist())[rows]
     values = encoded[key]
-    if values.shape[1] != features[TEXT].values.shape[1]:
-        raise ArtefactError(f"the text encoder in {encoders.folders[TEXT]} has other dimensions than its tower")
-    return {**features, TEXT: ItemFeatures(values, np.array([bool(text) for text in texts]))}
+    if values.shape[1] != dimensions:
+        raise ArtefactError(f"the text encoder in {encoder} has other dimensions than its tower; run `pixrec run`")
+    return ItemFeatures(values, np.array([bool(text) for text in texts]))

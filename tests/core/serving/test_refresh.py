@@ -10,6 +10,7 @@ from PIL import Image
 from pixrec_core import pipeline
 from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.comparison import METRIC
+from pixrec_core.models.encoders import lsa
 from pixrec_core.schemas import HAS_IMAGE, IMAGE_URL, ITEM, ITEM_SCHEMA, TIMESTAMP, TITLE, USER
 from pixrec_core.serving import Recommender, gate
 from pixrec_core.serving.promotion import read_promotion
@@ -157,6 +158,18 @@ def test_photos_may_have_come_or_gone_since_the_training(tmp_path, came):
     recommender = Recommender.load(work.paths.promoted.root)
     assert recommender.catalogue[HAS_IMAGE].any() == came
     assert recommender.for_text("red shirt", 3)
+
+
+def test_texts_are_read_as_at_the_training_though_those_of_a_larger_catalogue_have_more_dimensions(
+    tmp_path, monkeypatch
+):
+    work = served_shop(tmp_path, "text_only", model=FROZEN)
+    before = Recommender.load(work.paths.promoted.root).tower().retriever.item_index.vectors.copy()
+    monkeypatch.setattr(lsa, "LEAST_DIMENSIONS", lsa.LEAST_DIMENSIONS + 4)
+    pipeline.item_features(work)
+    pipeline.refresh(work)
+    after = Recommender.load(work.paths.promoted.root).tower().retriever.item_index.vectors
+    np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_photos_of_another_encoder_are_refused(tmp_path):
