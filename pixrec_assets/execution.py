@@ -1,7 +1,9 @@
 """Runs one asset for one partition as one Dagster run in this process."""
 
+import logging
 import os
 import socket
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +18,11 @@ from pixrec_assets.stage_asset import INTERRUPTED, asset_keys
 from pixrec_assets.workers import Failure
 from pixrec_core.stages import Stage, StageInputs, Work, disk_problem
 
+log = logging.getLogger("pixrec_core.execution")  # whose lines are shown
+
 HOST: Final = "pixrec/host"
 PROCESS: Final = "pixrec/process"
+POLL_S: Final = 1.0
 
 #: Dagster would print each event of a run; the core's progress lines say the same in fewer words.
 QUIET: Final[dict[str, Any]] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -30,9 +35,11 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
         KeyboardInterrupt: the run was interrupted.
     """
     try:
-        result = _job_of(stage, work, inputs).execute_in_process(
+        job, instance = _job_of(stage, work, inputs), open_instance(dagster_home(work.settings))
+        _wait_for_pools(job, instance)
+        result = job.execute_in_process(
             partition_key=stage.partition_key(work),
-            instance=open_instance(dagster_home(work.settings)),
+            instance=instance,
             run_config=QUIET,
             tags={HOST: socket.gethostname(), PROCESS: _process_tag(psutil.Process())},
             raise_on_error=False,
@@ -44,6 +51,24 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
             raise
         return Failure(f"Cannot record `{stage.name}` of {stage.partition_key(work)} in Dagster. {problem}.", True)
     return None if result.success else _describe_failure(result)
+
+
+def _wait_for_pools(job: dg.JobDefinition, instance: dg.DagsterInstance) -> None:
+    """Wait while other runs have all slots of a pool that the job needs.
+
+    Dagster would wait within the run: in a loop that keeps a core busy and that no signal ends.
+    """
+    storage, said = instance.event_log_storage, False
+    pools = sorted({pool for node in job.all_node_defs for pool in node.pools})
+    while any(
+        info.slot_count and len(info.claimed_slots) >= info.slot_count
+        for info in map(storage.get_concurrency_info, pools)
+    ):
+        if not said:
+            log.info("waiting for other runs of the pool %s", " and ".join(pools))
+            said = True
+        time.sleep(POLL_S)
+        fail_orphaned_runs(instance)
 
 
 def _job_of(stage: Stage, work: Work, inputs: StageInputs | None) -> dg.JobDefinition:
