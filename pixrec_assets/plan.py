@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
+from typing import Final
 
 from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings, did_you_mean
 from pixrec_core.stages import Stage, StageRun, Work
+
+NOT_BUILT: Final = "not built"  # a reason of `find_outdated`
 
 
 def plan_datasets(
@@ -77,7 +80,7 @@ def find_outdated(runs: Sequence[StageRun]) -> dict[str, str]:
         key = str(run)
         source = next((str(each) for each in run.stage.reads(run.work) if str(each) in roots), None)
         if run.stage.stamp(run.work) is None:
-            reasons[key] = "not built"
+            reasons[key] = NOT_BUILT
         elif source:
             reasons[key] = f"behind {roots[source]}"
         elif not run.stage.is_current(run.work):
