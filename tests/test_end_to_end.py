@@ -148,7 +148,7 @@ def test_a_mistake_is_reported_with_its_fix(pixrec: Pixrec, dataset: str, report
 def test_a_missing_backbone_is_reported(pixrec: Pixrec) -> None:
     code, printed = pixrec("run", "blind", "--variant", "text_only", *only(*DATA, "checkpoint"))
     assert code == 1
-    assert "backbone 'no/such-model'" in printed
+    assert "model.backbone = 'no/such-model'" in printed
     assert "was not found on the Hugging Face hub" in printed
     assert "local folder" in printed
 
