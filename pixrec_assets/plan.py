@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Final
 
 from pixrec_core import pipeline
-from pixrec_core.errors import SettingsError
-from pixrec_core.settings import Settings, did_you_mean
+from pixrec_core.errors import SettingsError, did_you_mean
+from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, StageRun, Work
 
 NOT_BUILT: Final = "not built"  # a reason of `find_outdated`
@@ -19,7 +19,13 @@ def plan_datasets(
     stages: Collection[str] = (),
     up_to: str | None = None,
 ) -> list[StageRun]:
-    """Return the runs of `plan_dataset` for several datasets, each once: joint trainings share their inputs."""
+    """Return the runs of `plan_dataset` for several datasets, each once: joint trainings share their inputs.
+
+    Raises:
+        SettingsError: see `plan_dataset`; or the settings of a dataset name an unknown method or encoder.
+    """
+    for dataset in settings.datasets.keys() & datasets:
+        pipeline.check_names(settings.datasets[dataset], settings.variants)
     runs = (run for dataset in datasets for run in plan_dataset(settings, dataset, variants, stages, up_to))
     return list({str(run): run for run in runs}.values())
 

@@ -41,7 +41,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from pixrec_core.errors import SettingsError
+from pixrec_core.errors import SettingsError, did_you_mean
 from pixrec_core.printable import shown_url
 
 CONFIG_FILE = "pixrec.toml"
@@ -980,12 +980,6 @@ def resolve_path(root: Path, path: str | Path) -> Path:
                 f"the path {shown_url(str(path))[:MAX_SHOWN]!r} cannot be used: {error.strerror}"
             ) from None
     return resolved
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return the end of a message about an unknown name: the most similar known one, else all of them."""
-    similar = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean `{similar[0]}`?" if similar else f"; known: {', '.join(known) or 'none'}"
 
 
 def config_path() -> Path:

@@ -133,7 +133,7 @@ def test_a_first_run_ends_with_a_report_and_a_second_builds_nothing(pixrec: Pixr
         ("gone", ["no/such/folder", "folder"]),
         ("hollow", ["reviews.jsonl is empty", "correct [datasets.hollow.source] of pixrec.toml"]),
         ("misread", ["reviews.jsonl", "line 2", "max_bad_share"]),
-        ("foreign", ["unknown source 'amazon_1823'", "amazon_2023, sample"]),
+        ("foreign", ["unknown source 'amazon_1823'", "did you mean `amazon_2023`?"]),
         ("nowhere", ["unknown dataset 'nowhere'", "small"]),
     ],
 )
