@@ -936,7 +936,13 @@ class Settings(BaseSettings, Sections):
             SettingsError: the settings file has no such dataset.
         """
         if name not in self.datasets:
-            raise SettingsError(f"{config_path()}: unknown dataset {name!r}{did_you_mean(name, self.datasets)}")
+            path, end = config_path(), did_you_mean(name, self.datasets)
+            if not path.is_file():
+                raise SettingsError(
+                    f"unknown dataset {name!r}{end}. There is no {path}; change to the folder of {CONFIG_FILE}, or set "
+                    f"{CONFIG_VARIABLE} to its path"
+                )
+            raise SettingsError(f"{path}: unknown dataset {name!r}{end}")
         return self.datasets[name]
 
     def trained(self, name: str) -> DatasetSettings | JointSettings:

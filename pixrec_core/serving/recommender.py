@@ -74,7 +74,7 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path, rules: CandidateRules = NO_RULES) -> "Recommender":
-        """Load the method that serves from `data/<dataset>/promoted`.
+        """Load the method that serves from `data/<dataset>`, or from its folder `promoted`.
 
         Promotions may replace the copy while it is read; then the next one is loaded.
 
@@ -86,7 +86,7 @@ class Recommender:
 
     @classmethod
     def open(cls, folder: Path, rules: CandidateRules = NO_RULES) -> "Recommender":
-        """Open `data/<dataset>/promoted` without loading a method, for a single query.
+        """Open `data/<dataset>`, or its folder `promoted`, without loading a method, for a single query.
 
         Raises:
             MissingArtefactError: nothing has been promoted there.
@@ -98,6 +98,8 @@ class Recommender:
     def _open(cls, folder: Path, prepare: Callable[["Recommender"], None], rules: CandidateRules) -> "Recommender":
         """Open and prepare the copy that serves, or the next one if a promotion replaces it meanwhile."""
         paths = PromotedPaths(folder)
+        if not paths.manifest.exists() and folder.name != "promoted":
+            paths = PromotedPaths(folder / "promoted")
         for _ in range(MAX_RELOADS):
             promotion = read_promotion(paths)
             recommender = cls(promotion, paths, paths.copies(promotion.number), rules)
@@ -430,7 +432,7 @@ class Recommender:
             raise QueryError(
                 f"unknown item {', '.join(map(repr, unknown[:MAX_IDS_IN_ERROR]))}{rest}: not among the "
                 f"{len(numbers):,} of {self.promotion.dataset} at {self.promotion.promoted_at}; ids are those of "
-                "column `item` of the dataset's items.parquet, and a newer item needs `pixrec run`"
+                "column `item` of the dataset's items.parquet, and a newer item needs `pixrec refresh`"
             )
         if times is not None and list(map(len, times)) != list(map(len, histories)):
             raise QueryError("times and histories differ in length; give one time per item")

@@ -150,6 +150,17 @@ def test_an_unknown_dataset_is_reported_with_the_known_ones(write) -> None:
         load_settings().dataset("book")
 
 
+def test_without_a_settings_file_an_unknown_dataset_is_reported_with_where_it_was_sought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError) as error:
+        load_settings().dataset("shop")
+    message = str(error.value)
+    assert message.startswith(f"unknown dataset 'shop'; known: sample. There is no {tmp_path}/pixrec.toml; change to")
+
+
 @pytest.mark.parametrize("line", ["epoch = 3", "epochs = 0", "weight_item_item = 1"])
 def test_a_wrong_shared_setting_is_reported_once(write, line: str) -> None:
     write(f"[training]\n{line}\n[datasets.a.source]\nkind = 'sample'\n[datasets.b.source]\nkind = 'sample'")
