@@ -24,7 +24,7 @@ from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import ITEM, TITLE, clean_id
 from pixrec_core.serving.methods import BlendMethod, Tower
 from pixrec_core.serving.promotion import SHARED, Promotion, parts_of_method, read_promotion, verify_promotion
-from pixrec_core.serving.rules import ItemRules
+from pixrec_core.serving.rules import ItemRules, warn_of_unknown_categories
 from pixrec_core.settings import CandidateRules
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Recommender:
 
     def _keep(self) -> None:
         """Load what queries by the serving method read, so that they work when the copy is deleted."""
-        _ = self.method(), self.catalogue, self._histories
+        _ = self.method(), self.catalogue, self._histories, self._apply_rules
 
     def method(self, name: str | None = None) -> Method:
         """Return a promoted method, loaded once; by default the one that serves.
@@ -322,6 +322,7 @@ class Recommender:
     @cached_property
     def _apply_rules(self) -> Callable[[CandidateRules], ItemRules]:
         """Cached, because most queries have the same rules."""
+        warn_of_unknown_categories(self.catalogue, self.rules)
         # A function that refers to `self` would keep an old promotion in memory until the next full garbage collection.
         return lru_cache(RULES_CACHED)(partial(ItemRules.of, self.catalogue, self.rules))
 
