@@ -95,6 +95,8 @@ def test_a_method_and_a_metric_from_outside(tmp_path):
         import json
         from pixrec_core import recommenders
         from pixrec_core.evaluation.metrics import METRICS
+        from pixrec_core.settings import RetrievalSettings
+        recommenders.check_baselines(RetrievalSettings(baselines=("ease", "newest_first")))
         print(json.dumps(["newest_first" in recommenders.baseline_names(), list(METRICS), METRICS["RBP"](2)]))
     """
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
