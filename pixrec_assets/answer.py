@@ -1,6 +1,6 @@
 """The answer at the end of a run: how good the methods are, what serves, and what to do next."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from rich.console import Console
@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixrec_assets.headline import COLUMNS, headline, rows_of, served_method
+from pixrec_assets.plan import NOT_BUILT
 from pixrec_core import files, pipeline
-from pixrec_core.stages import Work
+from pixrec_core.stages import StageRun, Work
 
 #: Which item of each test user is to be predicted, by split.
 TARGETS: Final = {"leave_one_out": "last item hidden", "time": "first item after the test cut hidden"}
@@ -19,14 +20,24 @@ MANY_TIES: Final = 0.5
 FEW_USERS: Final = 1000
 
 
-def print_answer(work: Work, console: Console) -> None:
+def print_answer(work: Work, outdated: Mapping[str, str], console: Console) -> None:
     """Print the metrics of a dataset's methods, best first, the sentences that open its report, and the next steps.
 
-    Before the first evaluation only the warnings of the last promotion are printed.
+    Without a current evaluation only the warnings of the last promotion are printed, if that one is current.
+
+    `outdated` is what `plan.find_outdated` returns for the dataset.
     """
-    warnings = pipeline.PROMOTED.stats(work).get("warnings", [])
-    if not work.paths.metrics.exists():
+    promoted, evaluation, report = (
+        outdated.get(str(StageRun(stage, work))) for stage in (pipeline.PROMOTED, pipeline.EVALUATION, pipeline.REPORT)
+    )
+    warnings = [] if promoted else pipeline.PROMOTED.stats(work).get("warnings", [])
+    if evaluation:
         _print_plain(console, warnings, style="yellow")
+        if evaluation != NOT_BUILT:
+            console.print(
+                f"The evaluation of {work.dataset} is {evaluation}, so its figures are not shown. "
+                f"To make everything current: pixrec run {work.dataset}"
+            )
         return
     target = TARGETS[work.dataset_settings.sequences.split]
     table = Table(*COLUMNS, title=f"{work.dataset}: {target}, seen items allowed", title_justify="left")
@@ -36,7 +47,8 @@ def print_answer(work: Work, console: Console) -> None:
     _print_plain(console, _sentences(work))
     _print_plain(console, warnings, style="yellow")
     _print_plain(console, (f"next: {step}" for step in next_steps(work)))
-    console.print(f"report: {escape(str(work.paths.report / 'index.html'))}")
+    if not report:
+        console.print(f"report: {escape(str(work.paths.report / 'index.html'))}")
 
 
 def _print_plain(console: Console, lines: Iterable[str], style: str | None = None) -> None:

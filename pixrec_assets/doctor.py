@@ -23,7 +23,7 @@ import psutil
 import requests
 
 from pixrec_assets.home import VARIABLE, dagster_home
-from pixrec_core import engine
+from pixrec_core import engine, pipeline
 from pixrec_core.data import raw_files
 from pixrec_core.errors import PixRecError
 from pixrec_core.paths import DatasetPaths
@@ -130,10 +130,11 @@ def _gib(count: float) -> str:
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on source and backbone of each dataset, the data folder, and the Dagster instance."""
+    """Yield findings on source, backbone and wrong names of each dataset, the data folder, and the Dagster instance."""
     for name, dataset in settings.datasets.items():
         yield _source(name, dataset.source, settings.root)
     yield from _backbones(settings)
+    yield from _names(settings)
     yield from _folder("data_dir", settings.data_dir)
     before = os.environ.get(VARIABLE)
     try:
@@ -185,6 +186,15 @@ def _backbones(settings: Settings) -> Iterator[Finding]:
         elif not HUB_NAME.fullmatch(backbone):
             text = f"{backbone!r} is neither `{TINY}`, nor a folder, nor a name on the Hugging Face hub (owner/model)"
             yield Finding(subject, Level.FAULT, text, fix)
+
+
+def _names(settings: Settings) -> Iterator[Finding]:
+    """Report the first unknown encoder, baseline or method of the blend of each dataset."""
+    for name, dataset in settings.datasets.items():
+        try:
+            pipeline.check_names(dataset, settings.variants)
+        except PixRecError as error:
+            yield Finding(f"settings {name}", Level.FAULT, str(error), "correct the setting in pixrec.toml")
 
 
 def _folder(subject: str, folder: Path) -> Iterator[Finding]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
+from typing import Final
 
 from pixrec_core import pipeline
-from pixrec_core.errors import SettingsError
-from pixrec_core.settings import Settings, did_you_mean
+from pixrec_core.errors import SettingsError, did_you_mean
+from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, StageRun, Work
+
+NOT_BUILT: Final = "not built"  # a reason of `find_outdated`
 
 
 def plan_datasets(
@@ -16,7 +19,13 @@ def plan_datasets(
     stages: Collection[str] = (),
     up_to: str | None = None,
 ) -> list[StageRun]:
-    """Return the runs of `plan_dataset` for several datasets, each once: joint trainings share their inputs."""
+    """Return the runs of `plan_dataset` for several datasets, each once: joint trainings share their inputs.
+
+    Raises:
+        SettingsError: see `plan_dataset`; or the settings of a dataset name an unknown method or encoder.
+    """
+    for dataset in settings.datasets.keys() & datasets:
+        pipeline.check_names(settings.datasets[dataset], settings.variants)
     runs = (run for dataset in datasets for run in plan_dataset(settings, dataset, variants, stages, up_to))
     return list({str(run): run for run in runs}.values())
 
@@ -77,7 +86,7 @@ def find_outdated(runs: Sequence[StageRun]) -> dict[str, str]:
         key = str(run)
         source = next((str(each) for each in run.stage.reads(run.work) if str(each) in roots), None)
         if run.stage.stamp(run.work) is None:
-            reasons[key] = "not built"
+            reasons[key] = NOT_BUILT
         elif source:
             reasons[key] = f"behind {roots[source]}"
         elif not run.stage.is_current(run.work):

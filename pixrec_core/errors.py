@@ -3,6 +3,9 @@
 A message says what is wrong, where, and what to do.
 """
 
+import difflib
+from collections.abc import Collection
+
 from pixrec_core.printable import printable
 
 
@@ -56,3 +59,9 @@ class QueryError(PixRecError):
 
 class ArtefactError(PixRecError):
     """An artefact is damaged or does not belong to its inputs."""
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown name: the most similar known one, else all of them."""
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean `{similar[0]}`?" if similar else f"; known: {', '.join(known) or 'none'}"

@@ -1,6 +1,7 @@
 """Models on the Hugging Face hub: commits of branches and tags, and downloads."""
 
 from pathlib import Path
+from typing import Final
 
 from pixrec_core import files
 from pixrec_core.errors import BackboneError, SettingsError
@@ -8,6 +9,11 @@ from pixrec_core.settings import ModelSettings
 
 #: Files to download from a repository: no pickled weights and no code.
 FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "model*.safetensors", "*_Dense/model.safetensors"]
+
+_WITHOUT_NETWORK: Final = (
+    "Without a network, download the model on another machine with `hf download NAME --local-dir FOLDER`, and give "
+    "that folder in place of the name"
+)
 
 
 def pin_revision(settings: ModelSettings) -> ModelSettings:
@@ -32,28 +38,27 @@ def model_state(name: str, revision: str | None = None) -> object:
         return None
 
 
-def resolve_commit(name: str, revision: str | None) -> str | None:
-    """Commit of a backbone on the hub; without a network, the one in the local cache.
+def resolve_commit(name: str, revision: str | None, setting: str = "model.backbone") -> str | None:
+    """Commit of a model on the hub; without a network, the one in the local cache.
 
-    None for `tiny` and for a local folder, which have no commits.
+    None for `tiny` and for a local folder, which have no commits. `setting` is what an error calls the name.
 
     Raises:
         BackboneError: the repository or revision does not exist, or there is neither a network nor a cached commit.
     """
     if name == "tiny" or Path(name).exists():
         return None
+    from httpx2 import HTTPError  # no OSError; huggingface_hub lets those of a proxy pass
     from huggingface_hub import resolve_revision
     from huggingface_hub.errors import RevisionResolutionError
 
     try:
         return resolve_revision(name, revision=revision).resolved
-    except (RevisionResolutionError, OSError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
+    except (RevisionResolutionError, HTTPError, OSError, ValueError) as error:
         raise BackboneError(
-            f"backbone {name!r}, revision {revision or 'of the default branch'}, is no local folder and was not found "
-            f"on the Hugging Face hub ({type(error).__name__}: {first_line}). Correct the name or the revision. "
-            "Without a network, download the model on another machine with `hf download NAME --local-dir FOLDER`, and "
-            "set model.backbone to that folder"
+            f"{setting} = {name!r}, revision {revision or 'of the default branch'}, is no local folder and was not "
+            f"found on the Hugging Face hub ({_first_line(error)}). Correct the name or the revision. "
+            f"{_WITHOUT_NETWORK}"
         ) from error
 
 
@@ -67,18 +72,22 @@ def push_folder(folder: Path, name: str, message: str, *, private: bool = True) 
     Raises:
         SettingsError: the name is invalid, the hub cannot be reached, or it refuses the upload.
     """
+    from httpx2 import HTTPError, RequestError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     api = HfApi()
     try:
         created = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message=message)
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        first_line = str(error).strip().split("\n")[0]
+    except (HTTPError, HFValidationError, OSError) as error:
+        advice = (
+            "Check the network and HF_ENDPOINT"
+            if isinstance(error, RequestError)
+            else "Log in with `hf auth login`, and name a repository `owner/name` that you may write to"
+        )
         raise SettingsError(
-            f"cannot push to {name} on the Hugging Face hub ({type(error).__name__}: {first_line}). Log in with "
-            "`hf auth login`, and name a repository `owner/name` that you may write to"
+            f"cannot push to {name} on the Hugging Face hub ({_first_line(error)}). {advice}"
         ) from error
     return str(created)
 
@@ -90,11 +99,24 @@ def download_backbone(name: str, revision: str | None) -> Path:
     network, retry each for many seconds.
 
     Raises:
-        OSError: the download failed, and the commit is not completely cached.
+        BackboneError: the download failed, and the commit is not completely cached.
     """
     commit = resolve_commit(name, revision)
     if commit is None:
         return Path(name)
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, revision=commit, allow_patterns=FILES))
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=FILES))
+    except (HTTPError, OSError) as error:
+        raise BackboneError(
+            f"model {name!r}, revision {commit}, could not be downloaded from the Hugging Face hub "
+            f"({_first_line(error)}). Check the network and try again. {_WITHOUT_NETWORK}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The class of an error and the first line of its message."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}"

@@ -11,15 +11,16 @@ Imports are inside the functions: a stage imports only what it uses, and neither
 imports torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pixrec_core import files
-from pixrec_core.errors import ArtefactError, BusyError
+from pixrec_core.errors import ArtefactError, BusyError, SettingsError, did_you_mean
 from pixrec_core.paths import VariantPaths
 from pixrec_core.plugins import code_digest
+from pixrec_core.settings import DatasetSettings
 from pixrec_core.stages import Stage, StageInputs, Stats, Work
 
 
@@ -494,6 +495,30 @@ STAGES: Final = (
     REPORT,
     REFIT,
 )
+
+
+def check_names(dataset: DatasetSettings, variants: Sequence[str]) -> None:
+    """Check the names of encoders, baselines and the blend's methods, which are plug-ins, before a stage needs them.
+
+    Raises:
+        SettingsError: a name is unknown.
+    """
+    from pixrec_core.models.encoders import check_encoder
+
+    check_encoder(dataset.model.text_encoder, "text")
+    check_encoder(dataset.model.photo_encoder, "photo")
+    blended = dataset.blend.methods if dataset.blend.enabled else ()
+    if not blended and not dataset.retrieval.baselines:
+        return
+    from pixrec_core import recommenders  # imports Polars
+
+    recommenders.check_baselines(dataset.retrieval)
+    known = [*(dataset.retrieval.baselines or recommenders.baseline_names()), *variants]
+    for name in blended:
+        if name not in known:
+            raise SettingsError(
+                f"blend.methods: {name!r} is no baseline or variant of the settings{did_you_mean(name, known)}"
+            )
 
 
 def stage_named(name: str) -> Stage:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pixrec_core.errors import SettingsError
+from pixrec_core.errors import SettingsError, did_you_mean
 
 
 def plugin_names(package: str) -> list[str]:
@@ -90,13 +90,13 @@ def load_plugin(package: str, name: str) -> ModuleType:
     """Import a plug-in of a package.
 
     Raises:
-        SettingsError: the package has no such plug-in, and the message lists those it has; or one from outside cannot
-            be loaded.
+        SettingsError: the package has no such plug-in, and the message has a similar name or lists those it has; or
+            one from outside cannot be loaded.
     """
     names = plugin_names(package)
     if name not in names:
         kind = package.rpartition(".")[2].rstrip("s")
-        raise SettingsError(f"unknown {kind} {name!r}; known: {', '.join(names)}")
+        raise SettingsError(f"unknown {kind} {name!r}{did_you_mean(name, names)}")
     if (entry := outside_plugins(package).get(name)) is None:
         return importlib.import_module(f"{package}.{name}")
     if entry.value.rpartition(".")[2] != name:

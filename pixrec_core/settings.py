@@ -41,7 +41,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from pixrec_core.errors import SettingsError
+from pixrec_core.errors import SettingsError, did_you_mean
 from pixrec_core.printable import shown_url
 
 CONFIG_FILE = "pixrec.toml"
@@ -118,6 +118,42 @@ def _known_zone(zone: str) -> str:
 
 #: Name of a zone, such as Europe/Berlin.
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
+
+
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+#: Numbers and names of the five fields of a cron schedule.
+_CRON_FIELDS: Final = (
+    *((range(numbers), ()) for numbers in (60, 24)),
+    (range(1, 32), ("l", "?")),
+    (range(1, 13), _MONTHS),
+    (range(8), (*_DAYS, "?")),
+)
+_CRON_PART: Final = re.compile(r"(?:\*|l?(\w+?|\?)(?:-(\w+))?)(?:/[1-9]\d*)?(?:#[1-5])?")
+
+
+def _cron_schedule(schedule: str) -> str:
+    """Check a schedule as Dagster does, which is not imported here."""
+    if schedule in ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"):
+        return schedule
+    fields = schedule.lower().split()
+    if len(fields) != len(_CRON_FIELDS) or not all(map(_is_cron_field, fields, *zip(*_CRON_FIELDS, strict=True))):
+        raise ValueError(
+            "must be a cron schedule of minute, hour, day of month, month and day of week, such as `0 4 * * *`"
+        )
+    if fields[3] in ("2", "feb") and fields[2] in ("30", "31"):
+        raise ValueError("is a day that February never has")
+    return schedule
+
+
+def _is_cron_field(field: str, numbers: range, names: Collection[str]) -> bool:
+    parts = [_CRON_PART.fullmatch(part) for part in field.split(",")]
+    values = [value for part in parts if part for value in part.groups() if value]
+    return all(parts) and all(v in names or (v.isdecimal() and int(v) in numbers) for v in values)
+
+
+#: When something runs, such as `0 4 * * *`: each day at 4.
+CronSchedule = Annotated[str, AfterValidator(_cron_schedule)]
 
 
 class Section(BaseModel):
@@ -552,8 +588,8 @@ class DagsterSettings(Section):
     """What runs by itself in Dagster. Schedules and sensors are stopped until they are turned on in the UI."""
 
     time_zone: TimeZone = Field("UTC", description="zone of both schedules, such as Europe/Berlin")
-    refresh: str = Field("0 4 * * *", min_length=9, description="cron schedule of `daily_refresh`")
-    retrain: str = Field("0 3 * * 1", min_length=9, description="cron schedule of `weekly_data`")
+    refresh: CronSchedule = Field("0 4 * * *", description="cron schedule of `daily_refresh`")
+    retrain: CronSchedule = Field("0 3 * * 1", description="cron schedule of `weekly_data`")
     max_age_days: float | None = Field(
         None, gt=0, description="days after which the UI shows `promoted` as too old; without it never"
     )
@@ -900,7 +936,13 @@ class Settings(BaseSettings, Sections):
             SettingsError: the settings file has no such dataset.
         """
         if name not in self.datasets:
-            raise SettingsError(f"{config_path()}: unknown dataset {name!r}{did_you_mean(name, self.datasets)}")
+            path, end = config_path(), did_you_mean(name, self.datasets)
+            if not path.is_file():
+                raise SettingsError(
+                    f"unknown dataset {name!r}{end}. There is no {path}; change to the folder of {CONFIG_FILE}, or set "
+                    f"{CONFIG_VARIABLE} to its path"
+                )
+            raise SettingsError(f"{path}: unknown dataset {name!r}{end}")
         return self.datasets[name]
 
     def trained(self, name: str) -> DatasetSettings | JointSettings:
@@ -980,12 +1022,6 @@ def resolve_path(root: Path, path: str | Path) -> Path:
                 f"the path {shown_url(str(path))[:MAX_SHOWN]!r} cannot be used: {error.strerror}"
             ) from None
     return resolved
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return the end of a message about an unknown name: the most similar known one, else all of them."""
-    similar = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean `{similar[0]}`?" if similar else f"; known: {', '.join(known) or 'none'}"
 
 
 def config_path() -> Path:

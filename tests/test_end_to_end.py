@@ -133,7 +133,7 @@ def test_a_first_run_ends_with_a_report_and_a_second_builds_nothing(pixrec: Pixr
         ("gone", ["no/such/folder", "folder"]),
         ("hollow", ["reviews.jsonl is empty", "correct [datasets.hollow.source] of pixrec.toml"]),
         ("misread", ["reviews.jsonl", "line 2", "max_bad_share"]),
-        ("foreign", ["unknown source 'amazon_1823'", "amazon_2023, sample"]),
+        ("foreign", ["unknown source 'amazon_1823'", "did you mean `amazon_2023`?"]),
         ("nowhere", ["unknown dataset 'nowhere'", "small"]),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_mistake_is_reported_with_its_fix(pixrec: Pixrec, dataset: str, report
 def test_a_missing_backbone_is_reported(pixrec: Pixrec) -> None:
     code, printed = pixrec("run", "blind", "--variant", "text_only", *only(*DATA, "checkpoint"))
     assert code == 1
-    assert "backbone 'no/such-model'" in printed
+    assert "model.backbone = 'no/such-model'" in printed
     assert "was not found on the Hugging Face hub" in printed
     assert "local folder" in printed
 

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -62,7 +62,7 @@ def run(
     workers: int,
     force: bool,
 ) -> None:
-    """Run what is missing or stale of each DATASET, and show the metrics of its methods.
+    """Run what is missing or stale of each DATASET, and show the metrics of its methods if they are current.
 
     A DATASET is a dataset or a joint training of pixrec.toml; without one, all datasets run. Inputs run first. A failed
     stage stops only the stages that depend on it. The same command continues after a failure or an interruption:
@@ -83,20 +83,20 @@ def run(
     words = [word for option, names in options.items() for name in names for word in (option, name)]
     words += ["--workers", str(workers)] if workers > 1 else []
     run_or_exit(settings, runs, "run", datasets, words, workers=workers, force=force)
-    _warn_of_outdated(settings, runs, datasets)
+    outdated = {dataset: find_outdated(list(plan_dataset(settings, dataset))) for dataset in datasets}
+    _warn_of_outdated(runs, outdated)
     for dataset in datasets:
         if dataset in settings.datasets:
-            print_answer(Work(settings, dataset), out)
+            print_answer(Work(settings, dataset), outdated[dataset], out)
 
 
-def _warn_of_outdated(settings: Settings, runs: Sequence[StageRun], datasets: Sequence[str]) -> None:
+def _warn_of_outdated(runs: Sequence[StageRun], outdated: Mapping[str, Mapping[str, str]]) -> None:
     """Warn where a stage of this call depends on a stale artefact that was not part of the call."""
-    for dataset in datasets:
-        outdated = find_outdated(list(plan_dataset(settings, dataset)))
-        behind = next((run for run in runs if outdated.get(str(run), "").startswith("behind")), None)
+    for dataset, reasons in outdated.items():
+        behind = next((run for run in runs if reasons.get(str(run), "").startswith("behind")), None)
         if behind and behind.work.dataset == dataset:
             warn(
-                f"{behind.stage.name} of {behind.partition} is {outdated[str(behind)]}. "
+                f"{behind.stage.name} of {behind.partition} is {reasons[str(behind)]}. "
                 f"To make everything current: pixrec run {dataset}"
             )
 

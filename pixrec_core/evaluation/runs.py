@@ -12,8 +12,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from pixrec_core import files
-from pixrec_core.errors import ArtefactError, QueryError
+from pixrec_core.errors import ArtefactError, MissingArtefactError, QueryError
 from pixrec_core.evaluation.bootstrap import Floats, interval, resampled_means
 from pixrec_core.evaluation.metrics import METRICS
 from pixrec_core.schemas import ITEM, METHOD, RANK, USER
@@ -58,8 +57,15 @@ class Run:
         Raises:
             MissingArtefactError: there is no outcomes.parquet.
         """
-        inner = folder / "evaluation"
-        path = files.require((inner if inner.is_dir() else folder) / "outcomes.parquet")
+        path = folder / "outcomes.parquet"
+        if not path.exists():
+            root = folder.absolute().parent if folder.name == "evaluation" else folder.absolute()
+            path = root / "evaluation" / "outcomes.parquet"
+            if not path.exists():
+                raise MissingArtefactError(
+                    f"{path} does not exist. Name the folder of a dataset, such as data/books, whose evaluation is "
+                    f"built: `pixrec run {root.name} --up-to evaluation`"
+                )
         return cls(folder, pl.read_parquet(path, glob=False))
 
     def methods_of(self, users: pl.DataFrame) -> pl.DataFrame:

@@ -41,8 +41,8 @@ def create_backbone(name: str, revision: str | None, texts: Callable[[], Iterabl
         return tiny.create(texts())
     from transformers import AutoModelForImageTextToText
 
+    folder = hub.download_backbone(name, revision)
     try:
-        folder = hub.download_backbone(name, revision)
         check_folder(folder)
         processor = load_processor(folder)
         # float32 for any saved dtype: bfloat16 would round small updates to zero.

@@ -15,7 +15,7 @@ Modules are imported only when they are used: this package loads without torch.
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pixrec_core import files
 from pixrec_core.child_process import map_in_processes
 from pixrec_core.data.sequences import catalogue_digest, read_items, read_measured_sequences, read_sequences
-from pixrec_core.errors import SettingsError
+from pixrec_core.errors import SettingsError, did_you_mean
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.plugins import load_plugin, plugin_names
@@ -56,6 +56,18 @@ def baseline_names() -> list[str]:
     return [name for name in plugin_names(__name__) if name not in NOT_BASELINES | OFF_BY_DEFAULT]
 
 
+def check_baselines(settings: RetrievalSettings) -> None:
+    """Check the names in `retrieval.baselines`, without importing the modules.
+
+    Raises:
+        SettingsError: a name is that of no baseline.
+    """
+    known = [name for name in plugin_names(__name__) if name not in NOT_BASELINES]
+    for name in settings.baselines:
+        if name not in known:
+            raise SettingsError(f"retrieval.baselines: {name!r} is no baseline{did_you_mean(name, known)}")
+
+
 def load_model(folder: Path) -> Model:
     """Read a saved model of any method.
 
@@ -79,7 +91,10 @@ def build_baselines(settings: RetrievalSettings, paths: DatasetPaths) -> Stats:
         SettingsError: `retrieval.baselines` names a method that is no baseline.
         LostProcessError: one of several processes was killed.
     """
-    names = _check_names(settings.baselines or baseline_names())
+    check_baselines(settings)
+    names = sorted(set(settings.baselines or baseline_names()))
+    for name in names:  # a plug-in that cannot be imported is found before any is fitted
+        load_plugin(__name__, name)
     items = read_items(paths)
     fitted: dict[str, _Fitted] = {}
     with files.replacing(paths.baselines) as folder:
@@ -159,16 +174,6 @@ def _fit_in_process(inputs: tuple[DatasetPaths, Path, int], name: str) -> _Fitte
 
 
 _read_once = lru_cache(maxsize=1)(_Fitter.read)
-
-
-def _check_names(names: Sequence[str]) -> list[str]:
-    """Return the names, sorted. Each is imported, so that a wrong one is found before any is fitted."""
-    if wrong := NOT_BASELINES.intersection(names):
-        known = ", ".join(sorted([*baseline_names(), *OFF_BY_DEFAULT]))
-        raise SettingsError(f"retrieval.baselines: {min(wrong)!r} is no baseline; known: {known}")
-    for name in names:
-        load_plugin(__name__, name)
-    return sorted(set(names))
 
 
 def rank_users(

@@ -99,7 +99,7 @@ def read_promotion(paths: PromotedPaths) -> Promotion:
         ArtefactError: the manifest is damaged.
     """
     if not paths.manifest.exists():
-        dataset = paths.root.parent.name
+        dataset = paths.root.absolute().parent.name
         raise MissingArtefactError(
             f"{paths.manifest} does not exist: nothing of {dataset} has been promoted; "
             f"run `pixrec run {dataset} --up-to promoted`"

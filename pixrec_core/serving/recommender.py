@@ -24,7 +24,7 @@ from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import ITEM, TITLE, clean_id
 from pixrec_core.serving.methods import BlendMethod, Tower
 from pixrec_core.serving.promotion import SHARED, Promotion, parts_of_method, read_promotion, verify_promotion
-from pixrec_core.serving.rules import ItemRules
+from pixrec_core.serving.rules import ItemRules, warn_of_unknown_categories
 from pixrec_core.settings import CandidateRules
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path, rules: CandidateRules = NO_RULES) -> "Recommender":
-        """Load the method that serves from `data/<dataset>/promoted`.
+        """Load the method that serves from `data/<dataset>`, or from its folder `promoted`.
 
         Promotions may replace the copy while it is read; then the next one is loaded.
 
@@ -86,7 +86,7 @@ class Recommender:
 
     @classmethod
     def open(cls, folder: Path, rules: CandidateRules = NO_RULES) -> "Recommender":
-        """Open `data/<dataset>/promoted` without loading a method, for a single query.
+        """Open `data/<dataset>`, or its folder `promoted`, without loading a method, for a single query.
 
         Raises:
             MissingArtefactError: nothing has been promoted there.
@@ -98,6 +98,8 @@ class Recommender:
     def _open(cls, folder: Path, prepare: Callable[["Recommender"], None], rules: CandidateRules) -> "Recommender":
         """Open and prepare the copy that serves, or the next one if a promotion replaces it meanwhile."""
         paths = PromotedPaths(folder)
+        if not paths.manifest.exists() and folder.name != "promoted":
+            paths = PromotedPaths(folder / "promoted")
         for _ in range(MAX_RELOADS):
             promotion = read_promotion(paths)
             recommender = cls(promotion, paths, paths.copies(promotion.number), rules)
@@ -113,7 +115,7 @@ class Recommender:
 
     def _keep(self) -> None:
         """Load what queries by the serving method read, so that they work when the copy is deleted."""
-        _ = self.method(), self.catalogue, self._histories
+        _ = self.method(), self.catalogue, self._histories, self._apply_rules
 
     def method(self, name: str | None = None) -> Method:
         """Return a promoted method, loaded once; by default the one that serves.
@@ -320,6 +322,7 @@ class Recommender:
     @cached_property
     def _apply_rules(self) -> Callable[[CandidateRules], ItemRules]:
         """Cached, because most queries have the same rules."""
+        warn_of_unknown_categories(self.catalogue, self.rules)
         # A function that refers to `self` would keep an old promotion in memory until the next full garbage collection.
         return lru_cache(RULES_CACHED)(partial(ItemRules.of, self.catalogue, self.rules))
 
@@ -430,7 +433,7 @@ class Recommender:
             raise QueryError(
                 f"unknown item {', '.join(map(repr, unknown[:MAX_IDS_IN_ERROR]))}{rest}: not among the "
                 f"{len(numbers):,} of {self.promotion.dataset} at {self.promotion.promoted_at}; ids are those of "
-                "column `item` of the dataset's items.parquet, and a newer item needs `pixrec run`"
+                "column `item` of the dataset's items.parquet, and a newer item needs `pixrec refresh`"
             )
         if times is not None and list(map(len, times)) != list(map(len, histories)):
             raise QueryError("times and histories differ in length; give one time per item")

@@ -1,7 +1,8 @@
 """Candidate rules: which items a list may have, before it is cut to its length."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from pixrec_core.errors import QueryError
 from pixrec_core.schemas import CATEGORIES, DAY_MS, IN_STOCK, ITEM, MAIN_CATEGORY, PRICE, STORE, clean_id
 from pixrec_core.settings import CandidateRules
+
+log = logging.getLogger(__name__)
 
 NO_GROUP: Final = -1  # of an item without category or brand; not limited
 _OF_IDS: Final = ("allow", "deny", "pin")  # rules that name items
@@ -47,7 +50,8 @@ class ItemRules:
         `catalogue` has `CATALOGUE_SCHEMA`, sorted by item.
 
         Raises:
-            QueryError: the query's `allow` or `pin` names an item that the catalogue lacks.
+            QueryError: the query's `allow` or `pin` names an item that the catalogue lacks, or its `categories` a
+                category that no item has.
         """
         rules = settings, query = _with_clean_ids(settings), _with_clean_ids(query)
         _require_known(catalogue, query)
@@ -179,3 +183,25 @@ def _require_known(catalogue: pl.DataFrame, query: CandidateRules) -> None:
                 raise QueryError(
                     f"rule `{rule}`: unknown item {unknown[0]!r}; {len(unknown):,} of {len(items):,} unknown"
                 )
+    for found in _unknown_categories(catalogue, query.categories):
+        raise QueryError(f"rule `categories`: {found}")
+
+
+def warn_of_unknown_categories(catalogue: pl.DataFrame, settings: CandidateRules) -> None:
+    """Log a warning for each category in the settings that no item has.
+
+    They are no errors, since the catalogue changes from day to day; but a misspelt one allows or denies nothing.
+    """
+    for rule in ("categories", "deny_categories"):
+        for found in _unknown_categories(catalogue, getattr(settings, rule)):
+            log.warning("warning: rules.%s: %s; correct it in pixrec.toml. Queries continue", rule, found)
+
+
+def _unknown_categories(catalogue: pl.DataFrame, names: Sequence[str]) -> Iterator[str]:
+    """Yield a message for each name that is no category of an item."""
+    if not names:
+        return
+    known = pl.concat([catalogue[CATEGORIES].explode(), catalogue[MAIN_CATEGORY]]).drop_nulls().unique().to_list()
+    for name in sorted(set(names).difference(known)):
+        same = [each for each in known if each.casefold() == name.casefold()]
+        yield f"no item has the category {name!r}" + (f", but there is {min(same)!r}" if same else "")

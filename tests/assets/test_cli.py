@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,6 +122,29 @@ def test_all_that_depends_on_changed_raw_files_is_behind_them(pixrec, settings, 
     _, out, err = pixrec("run", "--stage", "report")
     assert built(out) == []
     assert "warning: report of sample is behind raw. To make everything current: pixrec run sample" in err
+
+
+def test_figures_are_shown_only_if_the_evaluation_is_current(pixrec, settings, monkeypatch):
+    build_all(settings)
+    complete = pixrec("run", "sample")[1]
+    assert "last item hidden" in complete
+    assert "report: " in complete
+    monkeypatch.setenv("PIXREC_SEQUENCES__MIN_RATING", "2")
+    for options in (["--up-to", "sequences"], ["--stage", "sequences"], ["--variant", "text_only"]):
+        code, out, _ = pixrec("run", "sample", *options)
+        assert code == 0
+        assert "last item hidden" not in out
+        assert "report: " not in out
+        shown = " ".join(out.split())
+        assert re.search(
+            r"The evaluation of sample is behind \w+, so its figures are not shown\. "
+            "To make everything current: pixrec run sample$",
+            shown,
+        )
+    out = pixrec("run", "sample", "--up-to", "evaluation")[1]
+    assert "last item hidden" in out
+    assert "report: " not in out
+    assert "report: " in pixrec("run", "sample")[1]
 
 
 def test_status_shows_how_old_what_serves_is(pixrec, settings):

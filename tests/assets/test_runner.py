@@ -291,6 +291,33 @@ def test_wrong_names_are_reported_with_the_known_ones(pixrec):
     assert pixrec("run", "--workers", "0")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "reported"),
+    [
+        ("MODEL__TEXT_ENCODER", "lsaa", "model.text_encoder: unknown encoder 'lsaa': did you mean `lsa`?"),
+        ("MODEL__PHOTO_ENCODER", "histogramm", "model.photo_encoder: unknown encoder 'histogramm': did you mean"),
+        ("RETRIEVAL__BASELINES", '["eas"]', "retrieval.baselines: 'eas' is no baseline: did you mean `ease`?"),
+        ("BLEND__METHODS", '["easee"]', "blend.methods: 'easee' is no baseline or variant of the settings: did you"),
+    ],
+)
+def test_wrong_names_of_plugins_are_reported_before_any_stage_runs(pixrec, monkeypatch, setting, value, reported):
+    monkeypatch.setenv(f"PIXREC_{setting}", value)
+    code, out, err = pixrec("run", "sample")
+    assert code == 1
+    assert "building" not in out
+    assert reported in " ".join(err.split())
+    code, out, _ = pixrec("doctor")
+    assert code == 1
+    assert reported in " ".join(out.split())
+
+
+def test_methods_of_the_settings_and_models_of_the_hub_may_be_named(pixrec, monkeypatch):
+    monkeypatch.setenv("PIXREC_BLEND__METHODS", '["ease", "text_only", "semantic_ids"]')
+    monkeypatch.setenv("PIXREC_RETRIEVAL__BASELINES", '["ease", "semantic_ids"]')
+    monkeypatch.setenv("PIXREC_MODEL__TEXT_ENCODER", "owner/lsa")
+    assert pixrec("run", "sample", "--stage", "raw")[0] == 0
+
+
 def test_without_a_dataset_all_run_and_the_summary_has_a_row_per_partition(pixrec):
     code, out, _ = pixrec("run", "--variant", "text_only")
     assert code == 0

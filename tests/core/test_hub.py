@@ -100,7 +100,9 @@ def test_a_moved_branch_loads_another_commit_and_the_cache_is_used_without_a_net
         processor.unlink()  # as after an interrupted download
         commit, message = loader.load()
         assert commit == NEW
-        assert message.startswith(f"backbone '{NAME}' could not be loaded (LocalEntryNotFoundError: ")
+        assert message.startswith(
+            f"model '{NAME}', revision {NEW}, could not be downloaded from the Hugging Face hub ("
+        )
     assert len(hub.requested) == requests
     with Loader(tmp_path, hub.url) as loader:
         assert loader.load() == [NEW, printed[NEW]]
@@ -111,9 +113,17 @@ def test_the_error_without_network_and_cache_names_the_download_command(tmp_path
     with Loader(tmp_path, UNREACHABLE, offline=offline) as loader:
         commit, message = loader.load()
         assert commit == "None"
-        assert message.startswith(f"backbone '{NAME}', revision of the default branch, is no local folder")
+        assert message.startswith(f"model.backbone = '{NAME}', revision of the default branch, is no local folder")
         assert "hf download NAME --local-dir FOLDER" in message
         assert "is no local folder and was not found" in loader.load(name="no/such/folder here")[1]
+
+
+def test_a_proxy_that_does_not_answer_is_an_error_of_the_model(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", UNREACHABLE)
+    with Loader(tmp_path, "http://hub.invalid") as loader:
+        commit, message = loader.load()
+        assert commit == "None"
+        assert message.startswith(f"model.backbone = '{NAME}', revision of the default branch, is no local folder")
 
 
 def test_hidden_files_of_a_folder_are_no_part_of_its_model(tmp_path) -> None:

@@ -37,11 +37,21 @@ def test_a_plugin_is_its_module(package):
     assert (module.__name__, module.NAME) == (f"{package}.round", "round")
 
 
-@pytest.mark.parametrize("name", ["rund", "_shared", "", "round.x", "..round"])
-def test_an_unknown_name_is_an_error_that_lists_the_known_ones(package, name):
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("hexagon", "; known: round, square"),
+        ("", "; known: round, square"),
+        ("rund", ": did you mean `round`?"),
+        ("round.x", ": did you mean `round`?"),
+        ("..round", ": did you mean `round`?"),
+        ("_shared", ": did you mean `square`?"),
+    ],
+)
+def test_an_unknown_name_is_an_error_with_a_similar_known_one_or_all(package, name, end):
     with pytest.raises(SettingsError) as raised:
         load_plugin(package, name)
-    assert str(raised.value) == f"unknown shape {name!r}; known: round, square"
+    assert str(raised.value) == f"unknown shape {name!r}{end}"
 
 
 def install(folder, group, **entries):
@@ -85,6 +95,8 @@ def test_a_method_and_a_metric_from_outside(tmp_path):
         import json
         from pixrec_core import recommenders
         from pixrec_core.evaluation.metrics import METRICS
+        from pixrec_core.settings import RetrievalSettings
+        recommenders.check_baselines(RetrievalSettings(baselines=("ease", "newest_first")))
         print(json.dumps(["newest_first" in recommenders.baseline_names(), list(METRICS), METRICS["RBP"](2)]))
     """
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

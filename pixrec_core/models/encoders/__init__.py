@@ -14,15 +14,16 @@ which `hugging_face.py` loads. `base.py` has the interface, `build.py` the stage
 """
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from pixrec_core import files
-from pixrec_core.errors import SettingsError
+from pixrec_core.errors import SettingsError, did_you_mean
 from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality
 from pixrec_core.plugins import load_plugin, plugin_names
 
-__all__ = ["ItemEncoder", "create_encoder", "encoder_names", "load_encoder"]
+__all__ = ["ItemEncoder", "check_encoder", "create_encoder", "encoder_names", "load_encoder"]
 
 NOT_ENCODERS: Final = frozenset({"base", "build", "hugging_face"})
 
@@ -32,13 +33,30 @@ def encoder_names() -> list[str]:
     return [name for name in plugin_names(__name__) if name not in NOT_ENCODERS]
 
 
+def check_encoder(name: str, modality: Modality) -> None:
+    """Check a name in `model.text_encoder` or `model.photo_encoder`, without importing the encoder.
+
+    The hub has models without an owner in their name, such as `gpt2`, so only a name that is similar to one of this
+    package is refused here.
+
+    Raises:
+        SettingsError: the name is a misspelt one of this package.
+    """
+    known = encoder_names()
+    if name in known or "/" in name or Path(name).exists():
+        return
+    if get_close_matches(name.lower(), known):
+        raise SettingsError(f"model.{modality}_encoder: unknown encoder {name!r}{did_you_mean(name.lower(), known)}")
+
+
 def create_encoder(name: str, modality: Modality, texts: Callable[[], Sequence[str]], max_tokens: int) -> ItemEncoder:
     """Return the encoder that `model.text_encoder` or `model.photo_encoder` names; see above for the arguments.
 
     Raises:
-        SettingsError: the encoder does not encode this modality, or an extra is not installed.
+        SettingsError: the name is misspelt, the encoder does not encode this modality, or an extra is not installed.
         BackboneError: the model was not found, or PixRec cannot use it.
     """
+    check_encoder(name, modality)
     module = load_plugin(__name__, name if name in encoder_names() else "hugging_face")
     encoder: ItemEncoder = module.create(name, texts, max_tokens)
     if modality not in encoder.modalities:

@@ -34,6 +34,7 @@ BATCH_TOKENS: Final = 2_048  # padded tokens of a batch
 BATCH_PHOTOS: Final = 16
 INSTRUCTION: Final = "Represent the user's input."  # of Qwen3-VL-Embedding
 VERSION: Final = 2  # raised when the code computes other vectors with the same model
+SETTINGS: Final = "model.text_encoder or model.photo_encoder"  # which name a model
 LARGE: Final = 10_000_000  # weights; with fewer, bfloat16 costs more than it saves
 
 _SAMPLE: Final = 1 << 20  # bytes at each end of a file of weights that its digest covers
@@ -101,7 +102,7 @@ def create(name: str, _texts: Callable[[], Sequence[str]], max_tokens: int) -> I
     Raises:
         BackboneError: the model was not found, or PixRec cannot use it.
     """
-    return HuggingFace(name, hub.resolve_commit(name, None), max_tokens)
+    return HuggingFace(name, hub.resolve_commit(name, None, SETTINGS), max_tokens)
 
 
 def load(folder: Path) -> ItemEncoder:

@@ -93,8 +93,19 @@ def test_wrong_names_are_errors_with_the_known_ones(tmp_path, seeds):
         compare_runs(seeds, ["Recall@3"])
     with pytest.raises(QueryError, match="unknown method 'eas'; methods of all runs: ease, tower"):
         compare_runs(seeds, METRICS, reference="eas")
-    with pytest.raises(MissingArtefactError):
-        Run.read(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["two", "two/evaluation"])
+def test_a_run_without_an_evaluation_is_an_error_with_the_command(tmp_path, folder):
+    (tmp_path / "two").mkdir()
+    message = r"two/evaluation/outcomes\.parquet does not exist\. .*`pixrec run two --up-to evaluation`"
+    with pytest.raises(MissingArtefactError, match=message):
+        Run.read(tmp_path / folder)
+
+
+def test_a_run_may_be_the_folder_of_its_evaluation(tmp_path):
+    outcomes = run(tmp_path, "two", ease=[1] * 40).outcomes
+    assert Run.read(tmp_path / "two" / "evaluation").outcomes.equals(outcomes)
 
 
 def test_rows_of_an_evaluation():

@@ -321,6 +321,9 @@ def test_only_the_baselines_of_the_settings_are_fitted(tmp_path):
     assert (
         sorted(path.name for path in paths.baselines.iterdir()) == ["popularity", "repeat_last"] == stats["baselines"]
     )
-    for name, message in (("eas", "unknown recommender 'eas'"), ("blend", "'blend' is no baseline; known: .*ease")):
+    for name, message in (
+        ("eas", r"retrieval\.baselines: 'eas' is no baseline: did you mean `ease`\?"),
+        ("blend", r"'blend' is no baseline; known: bm25_text, .*semantic_ids"),
+    ):
         with pytest.raises(SettingsError, match=message):
             recommenders.build_baselines(RetrievalSettings(baselines=(name,)), paths)

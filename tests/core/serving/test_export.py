@@ -122,3 +122,10 @@ def test_a_refused_upload_says_what_to_do(folder: PromotedPaths, upload_hub: Upl
         export.push_checkpoint(folder, "a/b/c")
     with pytest.raises(QueryError, match="has no item vectors"):
         export.push_checkpoint(folder, "owner/tower", "ease")
+
+
+def test_a_hub_that_cannot_be_reached_is_a_settings_error(folder: PromotedPaths, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(SettingsError, match=r"cannot push to owner/tower .*ConnectError: .*Check the network"):
+        export.push_checkpoint(folder, "owner/tower", "text_only")

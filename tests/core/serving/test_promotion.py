@@ -333,6 +333,12 @@ def test_loading_before_any_promotion_fails(shop: Work) -> None:
         MissingArtefactError, match=r"nothing of shop has been promoted; run `pixrec run shop --up-to promoted`"
     ):
         Recommender.load(shop.paths.promoted.root)
+    with pytest.raises(MissingArtefactError, match=r"nothing of shop has been promoted"):
+        Recommender.load(shop.paths.root)
+
+
+def test_the_folder_of_the_dataset_stands_for_that_of_the_promotion(shop: Work) -> None:
+    assert Recommender.load(shop.paths.root).promotion == read_promotion(shop.paths.promoted)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pixrec_core.data.sequences import read_sequences
 from pixrec_core.errors import QueryError
 from pixrec_core.schemas import CATALOGUE_SCHEMA, CATEGORIES, IN_STOCK, ITEM, ITEMS, MAIN_CATEGORY, PRICE, STORE, TEST
 from pixrec_core.serving import Recommender
-from pixrec_core.serving.rules import ItemRules
+from pixrec_core.serving.rules import ItemRules, warn_of_unknown_categories
 from pixrec_core.settings import CandidateRules
 
 NO_RULES = CandidateRules()
@@ -68,6 +68,27 @@ def test_an_unknown_item_in_a_query_is_named_and_in_the_settings_ignored(rule):
     with pytest.raises(QueryError, match=f"rule `{rule}`: unknown item 'nope'; 1 of 2 unknown"):
         ItemRules.of(TABLE, NO_RULES, rules)
     assert items_allowed(rules) == ("a" if rule == "allow" else "abcde")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Mugs", "no item has the category 'Mugs', but there is 'mugs'"),
+        ("garden", "no item has the category 'garden', but there is 'Garden'"),
+        ("cups", "no item has the category 'cups'"),
+    ],
+)
+def test_an_unknown_category_is_refused_in_a_query_and_logged_for_the_settings(caplog, name, message):
+    rules = CandidateRules(categories=("hats", name))
+    with pytest.raises(QueryError) as error:
+        ItemRules.of(TABLE, NO_RULES, rules)
+    assert str(error.value) == f"rule `categories`: {message}"
+    assert items_allowed(rules) == "de"
+    warn_of_unknown_categories(TABLE, CandidateRules(categories=("hats", name), deny_categories=(name, "Kitchen")))
+    assert caplog.messages == [
+        f"warning: rules.{rule}: {message}; correct it in pixrec.toml. Queries continue"
+        for rule in ("categories", "deny_categories")
+    ]
 
 
 def test_ids_in_rules_may_have_another_unicode_form():
@@ -173,6 +194,14 @@ def test_rules_of_the_recommender_hold_for_every_kind_of_query(blended, history)
     for found in lists:
         assert len(found) == n - 1
         assert denied not in {each.item for each in found}
+
+
+def test_an_unknown_category_in_the_settings_is_logged_once(blended, history, caplog):
+    recommender = Recommender.load(blended.paths.promoted.root, CandidateRules(categories=("nope",)))
+    for top in (1, 2):
+        assert recommender.for_items(history, top, rules=CandidateRules(max_per_brand=top)) == []
+    assert [message for message in caplog.messages if "no item has the category 'nope'" in message] == caplog.messages
+    assert len(caplog.messages) == 1
 
 
 def test_similar_items_are_those_with_the_nearest_vectors(recommender):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 from PIL import Image
 
 from pixrec_core.errors import BackboneError
-from pixrec_core.models.encoders import hugging_face
+from pixrec_core.models.encoders import create_encoder, hugging_face
 from pixrec_core.models.encoders.base import unit_length
 from tests.core.models.encoders.folders import TEXTS, save
 
@@ -110,3 +111,11 @@ def test_folders_that_cannot_be_used(name: str, content: object, reason: str, tm
     (Path(folder) / name).write_text(json.dumps(content))
     with pytest.raises(BackboneError, match=reason):
         made.encode_texts(["a"])
+
+
+def test_a_model_that_is_not_found_is_named_with_its_setting(monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        BackboneError, match=r"^model\.text_encoder or model\.photo_encoder = 'no/such-model', revision"
+    ):
+        create_encoder("no/such-model", "text", list, 8)
