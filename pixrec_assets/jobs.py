@@ -12,6 +12,7 @@ from pydantic import Field
 from pixrec_assets.partitions import DATASETS, JOINT, SETTINGS
 from pixrec_assets.stage_asset import raising_failures
 from pixrec_core import pipeline
+from pixrec_core.errors import SettingsError
 from pixrec_core.stages import Work
 
 PREPARE_DATA: Final = dg.define_asset_job(
@@ -89,20 +90,28 @@ JOBS: Final[tuple[Any, ...]] = (
 FINISHED_STATUSES: Final = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
-def _per_dataset(name: str, job: Any, cron: str, description: str) -> dg.ScheduleDefinition:
-    """Return a schedule, stopped at first, that requests one run of a job per dataset.
+def _per_dataset(name: str, job: Any, setting: str, description: str) -> dg.ScheduleDefinition:
+    """Return a schedule, stopped at first, that requests one run of a job per dataset, at the times of a setting.
 
     The dataset as run key prevents a second run if the daemon died within a tick.
-    """
 
-    @dg.schedule(
-        name=name, job=job, cron_schedule=cron, execution_timezone=SETTINGS.dagster.time_zone, description=description,
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-    )  # fmt: skip
+    Raises:
+        SettingsError: the setting is no cron schedule.
+    """
+    cron = getattr(SETTINGS.dagster, setting)
+
     def request_runs() -> list[dg.RunRequest]:
         return [dg.RunRequest(dataset, partition_key=dataset) for dataset in DATASETS.get_partition_keys()]
 
-    return request_runs
+    try:
+        return dg.schedule(
+            name=name, job=job, cron_schedule=cron, execution_timezone=SETTINGS.dagster.time_zone,
+            description=description, default_status=dg.DefaultScheduleStatus.STOPPED,
+        )(request_runs)  # fmt: skip
+    except dg.DagsterInvalidDefinitionError as error:
+        raise SettingsError(
+            f"dagster.{setting} is {cron!r}, which is no cron schedule such as `0 4 * * *`; correct it in pixrec.toml"
+        ) from error
 
 
 @dg.op(description="Deletes runs that ended longer ago than `dagster.keep_runs_days`, with their events and logs.")
@@ -129,10 +138,10 @@ SCHEDULES: Final = (
     _per_dataset(
         "weekly_data",
         PREPARE_DATA,
-        SETTINGS.dagster.retrain,
+        "retrain",
         "Prepares every dataset again; `follow_data` then trains what new data made stale.",
     ),
-    _per_dataset("daily_refresh", REFRESH, SETTINGS.dagster.refresh, "Refreshes what serves of every dataset."),
+    _per_dataset("daily_refresh", REFRESH, "refresh", "Refreshes what serves of every dataset."),
     *(
         [dg.ScheduleDefinition(name="delete_old_runs_daily", job=delete_old_runs, cron_schedule="0 2 * * *")]
         if SETTINGS.dagster.keep_runs_days

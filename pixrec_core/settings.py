@@ -120,42 +120,6 @@ def _known_zone(zone: str) -> str:
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 
 
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-#: Numbers and names of the five fields of a cron schedule.
-_CRON_FIELDS: Final = (
-    *((range(numbers), ()) for numbers in (60, 24)),
-    (range(1, 32), ("l", "?")),
-    (range(1, 13), _MONTHS),
-    (range(8), (*_DAYS, "?")),
-)
-_CRON_PART: Final = re.compile(r"(?:\*|l?(\w+?|\?)(?:-(\w+))?)(?:/[1-9]\d*)?(?:#[1-5])?")
-
-
-def _cron_schedule(schedule: str) -> str:
-    """Check a schedule as Dagster does, which is not imported here."""
-    if schedule in ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"):
-        return schedule
-    fields = schedule.lower().split()
-    if len(fields) != len(_CRON_FIELDS) or not all(map(_is_cron_field, fields, *zip(*_CRON_FIELDS, strict=True))):
-        raise ValueError(
-            "must be a cron schedule of minute, hour, day of month, month and day of week, such as `0 4 * * *`"
-        )
-    if fields[3] in ("2", "feb") and fields[2] in ("30", "31"):
-        raise ValueError("is a day that February never has")
-    return schedule
-
-
-def _is_cron_field(field: str, numbers: range, names: Collection[str]) -> bool:
-    parts = [_CRON_PART.fullmatch(part) for part in field.split(",")]
-    values = [value for part in parts if part for value in part.groups() if value]
-    return all(parts) and all(v in names or (v.isdecimal() and int(v) in numbers) for v in values)
-
-
-#: When something runs, such as `0 4 * * *`: each day at 4.
-CronSchedule = Annotated[str, AfterValidator(_cron_schedule)]
-
-
 class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error."""
 
@@ -588,8 +552,8 @@ class DagsterSettings(Section):
     """What runs by itself in Dagster. Schedules and sensors are stopped until they are turned on in the UI."""
 
     time_zone: TimeZone = Field("UTC", description="zone of both schedules, such as Europe/Berlin")
-    refresh: CronSchedule = Field("0 4 * * *", description="cron schedule of `daily_refresh`")
-    retrain: CronSchedule = Field("0 3 * * 1", description="cron schedule of `weekly_data`")
+    refresh: str = Field("0 4 * * *", min_length=1, description="cron schedule of `daily_refresh`")
+    retrain: str = Field("0 3 * * 1", min_length=1, description="cron schedule of `weekly_data`")
     max_age_days: float | None = Field(
         None, gt=0, description="days after which the UI shows `promoted` as too old; without it never"
     )

@@ -3,10 +3,13 @@
 import dagster as dg
 import pytest
 
+from pixrec_assets import jobs
 from pixrec_assets.definitions import defs
 from pixrec_assets.jobs import JOBS
 from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import pipeline
+from pixrec_core.errors import SettingsError
+from pixrec_core.settings import DagsterSettings
 
 GRAPH = defs.resolve_asset_graph()
 NODES = {key.to_user_string(): GRAPH.get(key) for key in GRAPH.get_all_asset_keys()}
@@ -82,3 +85,10 @@ def test_the_weekly_schedule_requests_one_run_per_dataset():
     with dg.build_schedule_context(repository_def=defs.get_repository_def()) as context:
         tick = defs.resolve_schedule_def("weekly_data").evaluate_tick(context)
     assert [request.partition_key for request in tick.run_requests] == ["sample"]
+
+
+def test_a_schedule_that_is_none_names_its_setting(monkeypatch):
+    wrong = jobs.SETTINGS.model_copy(update={"dagster": DagsterSettings(refresh="every day")})
+    monkeypatch.setattr(jobs, "SETTINGS", wrong)
+    with pytest.raises(SettingsError, match=r"dagster\.refresh is 'every day', which is no cron schedule"):
+        jobs._per_dataset("daily_refresh", jobs.REFRESH, "refresh", "")

@@ -6,14 +6,13 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from dagster._utils.schedules import is_valid_cron_string
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pixrec_core.data import raw_files
 from pixrec_core.errors import SettingsError
-from pixrec_core.settings import CONFIG_VARIABLE, DagsterSettings, TrainingSettings, load_settings, setting_paths
+from pixrec_core.settings import CONFIG_VARIABLE, TrainingSettings, load_settings, setting_paths
 
 TOML = """
 [training]
@@ -124,8 +123,6 @@ def test_a_path_that_no_file_can_have_is_reported(write, text: str, reason: str)
         ('[images]\nallow_hosts = ["X.com"]\n', r"allow_hosts\.0: must be a host in lower case .*received 'X.com'"),
         ('[datasets."My shop".source]\nkind = "sample"\n', "must be a name of lower-case letters, digits"),
         ("[datasets.x]\n", r"datasets\.x\.source: Field required"),
-        ('[dagster]\nrefresh = "every day"\n', r"dagster\.refresh: must be a cron schedule of minute.*'every day'"),
-        ('[dagster]\nretrain = "0 25 * * *"\n', r"dagster\.retrain: must be a cron schedule"),
         ("no toml", "cannot be read as TOML"),
     ],
 )
@@ -507,28 +504,3 @@ def test_a_joint_training_reads_tokens(write) -> None:
     write(JOINT.replace("[joint.media.model]", '[joint.media.model]\nuser_encoder = "items"'))
     with pytest.raises(SettingsError, match="is `items`, but a joint training needs `tokens`"):
         load_settings()
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        *("0 4 * * *", "*/15 8-18/2 1,15 jan-mar MON,wed", "0 4 L * 5#2", "5/10 4 ? * 7", "@daily", "  0 4 * * * "),
-        *("", "every day", "every day x y z", "60 4 * * *", "0 24 * * *", "0 4 0 * *", "0 4 * 13 *", "0 4 * * 8"),
-        *(
-            "0 4 * * funday",
-            "*/0 * * * *",
-            "0 4 * * 1,",
-            "0 4 30 2 *",
-            "0 0 * * * 5",
-            "@everyday",
-            "0 4 * * 1-",
-            "0 ? * * *",
-        ),
-    ],
-)
-def test_cron_schedules_are_those_of_dagster(schedule: str) -> None:
-    if is_valid_cron_string(schedule):
-        assert DagsterSettings(refresh=schedule).refresh == schedule
-    else:
-        with pytest.raises(ValidationError, match=r"must be a cron schedule|February"):
-            DagsterSettings(refresh=schedule)
