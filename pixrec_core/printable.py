@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 #: Characters that make links, pictures, emphasis, code and cells of tables.
-_MARKDOWN: Final = re.compile(r"[\\`*_~\[\]|]")
+_MARKDOWN: Final = re.compile(r"[\\`*~\[\]|]|(?<![^\W_])_|_(?![^\W_])")  # within a word, `_` has no effect
 
 
 def markdown_cell(text: str) -> str:
