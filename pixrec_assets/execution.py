@@ -36,7 +36,8 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
     """
     try:
         job, instance = _job_of(stage, work, inputs), open_instance(dagster_home(work.settings))
-        _wait_for_pools(job, instance)
+        if _wait_for_pools(job, instance) and stage.is_current(work):
+            return None  # another run of the same partition has just built it
         result = job.execute_in_process(
             partition_key=stage.partition_key(work),
             instance=instance,
@@ -53,22 +54,23 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
     return None if result.success else _describe_failure(result)
 
 
-def _wait_for_pools(job: dg.JobDefinition, instance: dg.DagsterInstance) -> None:
-    """Wait while other runs have all slots of a pool that the job needs.
+def _wait_for_pools(job: dg.JobDefinition, instance: dg.DagsterInstance) -> bool:
+    """Wait while other runs have all slots of a pool that the job needs; return whether there were any.
 
     Dagster would wait within the run: in a loop that keeps a core busy and that no signal ends.
     """
-    storage, said = instance.event_log_storage, False
+    storage, waited = instance.event_log_storage, False
     pools = sorted({pool for node in job.all_node_defs for pool in node.pools})
     while any(
         info.slot_count and len(info.claimed_slots) >= info.slot_count
         for info in map(storage.get_concurrency_info, pools)
     ):
-        if not said:
+        if not waited:
             log.info("waiting for other runs of the pool %s", " and ".join(pools))
-            said = True
+            waited = True
         time.sleep(POLL_S)
         fail_orphaned_runs(instance)
+    return waited
 
 
 def _job_of(stage: Stage, work: Work, inputs: StageInputs | None) -> dg.JobDefinition:

@@ -95,6 +95,16 @@ def test_a_stage_waits_until_its_pool_has_a_free_slot(settings, taken, monkeypat
     assert [r.message for r in caplog.records if "waiting" in r.message] == ["waiting for other runs of the pool gpu"]
 
 
+def test_what_another_run_built_meanwhile_is_not_built_again(settings, taken, monkeypatch):
+    def sleep(seconds: float) -> None:
+        pipeline.CHECKPOINT.materialise(Work(settings, "sample", "text_only"), on_epoch=lambda _: None)
+        taken.event_log_storage.free_concurrency_slots_for_run("another run")
+
+    monkeypatch.setattr(execution, "time", SimpleNamespace(sleep=sleep))
+    assert train(settings, taken, monkeypatch) is None
+    assert taken.get_runs_count() == 0
+
+
 def test_a_signal_ends_the_wait_for_a_pool(settings, taken, monkeypatch):
     monkeypatch.setattr(execution, "time", SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
