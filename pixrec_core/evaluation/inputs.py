@@ -98,9 +98,9 @@ def _groups(targets: Targets, catalogue: pl.DataFrame) -> dict[str, NDArray[np.b
     rows = catalogue[targets.table[ITEM_INDEX].to_list()]
     words = np.array([len(prompts.item_text(item).split()) for item in rows.iter_rows(named=True)])
     quarter = np.searchsorted(np.quantile(words, (0.25, 0.5, 0.75)), words) if len(words) else words
-    few, many = len(words) * TEXT_QUARTER_SHARES[0], len(words) * TEXT_QUARTER_SHARES[1]
+    low, high = (share * len(words) for share in TEXT_QUARTER_SHARES)
     quarters = {name: quarter == number for number, name in enumerate(TEXT_QUARTERS)}
-    lengths = {name: members for name, members in quarters.items() if few <= members.sum() <= many}
+    lengths = {name: members for name, members in quarters.items() if low <= members.sum() <= high}
     return {
         EVERYONE: np.ones(len(rows), np.bool_),
         **{name: known[name] for name in GROUPS},

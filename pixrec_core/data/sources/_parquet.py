@@ -1,7 +1,6 @@
 """Parquet files, read by DuckDB; the line of a row is its number from 1."""
 
 from collections.abc import Iterable, Iterator
-from collections.abc import Mapping as Dict
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def scan_parquet(db: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) ->
     return mapping.select(rows, header, cells, ["pixrec_broken AS broken"])
 
 
-def _decoded(types: Dict[str, str], mapping: Mapping) -> dict[str, str]:
+def _decoded(types: dict[str, str], mapping: Mapping) -> dict[str, str]:
     """Return SQL of the text of each column of bytes and of lists of bytes; NULL if it is not UTF-8.
 
     The column of images is left out: photos are bytes.
