@@ -163,14 +163,17 @@ def _inspect_built(run: StageRun) -> StageInputs | None:
 
 
 def summarise(outcomes: Sequence[Outcome]) -> Table:
-    """Return a table with one row per partition: how many stages ended how, and the names of those that failed."""
+    """Return a table with one row per partition: how many stages ended how, and the names of those that failed.
+
+    The time is that of the stages that were built.
+    """
     partitions: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         partitions.setdefault(outcome.run.partition, []).append(outcome)
     table = Table(Column("partition", no_wrap=True), "outcome", Column("time", justify="right"))
     for partition, group in partitions.items():
         seconds = sum(outcome.seconds for outcome in group)
-        table.add_row(escape(partition), "\n".join(_count_states(group)), duration(seconds))
+        table.add_row(escape(partition), "\n".join(_count_states(group)), duration(seconds) if seconds else "")
     return table
 
 

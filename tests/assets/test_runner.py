@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from pixrec_assets.plan import plan_datasets
-from pixrec_assets.runner import Runner, State
+from pixrec_assets.runner import Outcome, Runner, State, summarise
 from pixrec_assets.workers import Failure
 from pixrec_core import pipeline
 from pixrec_core.errors import SourceError
@@ -132,6 +132,15 @@ def test_a_stage_that_another_process_builds_again_is_built(datasets):
     (outcome,) = Runner(runs, Overtaken(1, set()), Console(file=printed)).run_all()
     assert outcome.state is State.BUILT
     assert "raw a: built; another process is building it again" in printed.getvalue()
+
+
+def test_the_summary_has_the_time_of_built_stages_only(datasets):
+    first, second, *_ = plan_datasets(datasets, ("a", "b"))
+    (console := Console(file=StringIO(), width=300)).print(
+        summarise([Outcome(first, State.BUILT, 61.0), Outcome(second, State.STOPPED)]),
+        summarise([Outcome(second, State.STOPPED)]),
+    )
+    assert re.findall(r"\d+ \w+", console.file.getvalue()) == ["1 built", "1 min", "1 s", "1 stopped", "1 stopped"]
 
 
 #: Every process has fake stages, workers too; files next to the settings say what goes wrong.
