@@ -16,20 +16,15 @@ import requests
 
 from pixrec_assets.jobs import PREPARE_DATA
 from pixrec_assets.partitions import JOINT, SETTINGS
-from pixrec_assets.stage_asset import asset_keys
 from pixrec_core import files, pipeline
 from pixrec_core.data import raw_files
 from pixrec_core.errors import PixRecError
 from pixrec_core.settings import Settings
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import Work
 
 #: Seconds since the last change of a file; a file that may still be copied waits for a later tick.
 SETTLED_S: Final = 60.0
 TIMEOUT_S: Final = 30  # of the receiver of alerts
-
-#: Stages that read the metadata file, and stages affected by a change of the reviews alone.
-ALL_DATA: Final = (pipeline.RAW, pipeline.ITEMS, pipeline.INTERACTIONS, pipeline.IMAGES, pipeline.SEQUENCES)
-AFTER_REVIEWS: Final = (pipeline.RAW, pipeline.INTERACTIONS, pipeline.SEQUENCES)
 
 #: State of a dataset's files between two ticks: `stats` (size and time) by path, and `checksums` in the order of files.
 Seen = dict[str, Any]
@@ -78,7 +73,7 @@ def _inspect_files(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
     was_built_before = not seen and pipeline.RAW.is_current(work)
     if was_built_before or seen.get("checksums") == checksums:
         return None, state
-    return _request_run(work, _stages_after(seen.get("checksums", ()), checksums), stats), state
+    return _request_run(work.dataset, stats), state
 
 
 def _are_settled(watched: Sequence[Path]) -> bool:
@@ -86,19 +81,10 @@ def _are_settled(watched: Sequence[Path]) -> bool:
     return all(path.exists() and abs(time.time() - path.stat().st_mtime) >= SETTLED_S for path in watched)
 
 
-def _stages_after(before: Sequence[str], now: Sequence[str]) -> Sequence[Stage]:
-    """Stages affected by a change; the first checksum is of the reviews, the others are of the metadata."""
-    return AFTER_REVIEWS if before and before[1:] == now[1:] else ALL_DATA
-
-
-def _request_run(work: Work, stages: Sequence[Stage], stats: Mapping[str, Any]) -> dg.RunRequest:
+def _request_run(dataset: str, stats: Mapping[str, Any]) -> dg.RunRequest:
     """The run key contains the files' times, so content that returns later is requested again."""
     key = hashlib.sha256(json.dumps(stats, sort_keys=True).encode()).hexdigest()[:16]
-    return dg.RunRequest(
-        run_key=f"{work.dataset} {key}",
-        partition_key=work.dataset,
-        asset_selection=[asset for stage in stages for asset in asset_keys(stage)],
-    )
+    return dg.RunRequest(run_key=f"{dataset} {key}", partition_key=dataset)
 
 
 @dg.run_failure_sensor(
