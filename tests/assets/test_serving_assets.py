@@ -25,7 +25,9 @@ def test_it_writes_hit_rates_and_shows_them(tmp_path):
     settings = Settings(root=tmp_path, data_dir=tmp_path, datasets={"sample": {"source": {"kind": "sample"}}})
     paths = Work(settings, "sample").paths
     paths.online.mkdir(parents=True)
-    pl.DataFrame({"user": ["u"], "item": ["a"], "timestamp": [1000]}).write_parquet(paths.interactions)
+    pl.DataFrame({"user": ["u", "v"], "item": ["a", "a"], "timestamp": [1000, 30 * 86_400_000]}).write_parquet(
+        paths.interactions
+    )
     shown = {"time": 10, "user": "u", "method": "blend", "promotion": 1, "items": ["b", "a"]}
     (paths.online / "shown-1.jsonl").write_text(json.dumps(shown) + "\n")
     with dg.build_asset_context(partition_key="sample", resources={"settings": settings, "inputs": None}) as context:

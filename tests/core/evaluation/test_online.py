@@ -19,6 +19,7 @@ def interactions(tmp_path):
         ("u", "b", 104 * DAY),
         ("v", "a", 90 * DAY),
         ("v", "c", 120 * DAY),
+        ("v", "d", 126 * DAY),
     ]
     pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row").write_parquet(path)
     return path
@@ -36,16 +37,18 @@ def test_hits_by_method_and_position(tmp_path, interactions):
         line(99 * DAY, "w", ["a"]),  # another user
         line(99 * DAY, None, ["a"]),
         line(119 * DAY, "v", ["c", "a"], method="ease"),  # position 1
+        line(120 * DAY + 1, "v", ["d"], method="ease"),  # a hit, but its seventh day is not over
     ]
     (tmp_path / "shown-1.jsonl").write_text("\n".join(lines[:3]) + "\n")
     (tmp_path / "shown-2.jsonl").write_text("\n".join(lines[3:]) + "\n" + lines[0][:40])  # cut by a crash
     (tmp_path / "shown-3.jsonl").write_text("")
     assert measure_online(tmp_path, interactions, 7) == {
-        "lists": 6,
+        "lists": 7,
         "lists_without_user": 1,
+        "lists_open": 1,
         "unreadable_lines": 1,
         "window_days": 7,
-        "until": 120 * DAY,
+        "until": 126 * DAY,
         "methods": {
             "blend": {"lists": 4, "hits": 2, "hit_rate": 0.5, "hits_by_position": {"2": 2, "3": 1}},
             "ease": {"lists": 1, "hits": 1, "hit_rate": 1.0, "hits_by_position": {"1": 1}},
@@ -66,6 +69,7 @@ def test_a_purchase_of_the_same_day_counts_where_purchases_have_no_time_of_day(t
     hour, summer = DAY // 24, 200 * DAY
     rows = [("u", "a", 10 * DAY + clock[0] * hour), ("v", "a", summer + DAY + clock[1] * hour)]
     rows += [("w", "a", 9 * DAY + clock[0] * hour)]  # the day before
+    rows += [("x", "a", summer + 8 * DAY + clock[1] * hour)]  # of a time when no list is open
     path = tmp_path / "interactions.parquet"
     pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row").write_parquet(path)
     shown = [line((summer if user == "v" else 10 * DAY) + 10 * hour, user, ["a"]) for user in "uvw"]
