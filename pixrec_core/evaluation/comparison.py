@@ -101,8 +101,8 @@ def compare(old: RankedTestSplit, method: str, new: RankedTestSplit, methods: Se
 def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple[dict[str, float], int]:
     """Return `METRIC` of each method over selection users, seen items allowed, and the number of these users.
 
-    With a blend and fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend is not: it
-    has learned from them. Without selection users there are no scores.
+    With fewer than `MIN_SELECTION_USERS` of them, all stacking users are measured, and the blend is not: it has learned
+    from them. Without validation users there are no scores.
 
     Raises:
         MissingArtefactError: sequences or a ranking have not been built.
@@ -110,7 +110,7 @@ def selection_scores(paths: DatasetPaths, rankings: Mapping[str, Path]) -> tuple
     """
     validation = read_sequences(paths, VALIDATION)
     selected = selection_users(validation.height)
-    if BLEND in rankings and selected.sum() < MIN_SELECTION_USERS:
+    if selected.sum() < MIN_SELECTION_USERS:
         selected = stacking_users(validation.height)
         rankings = {method: path for method, path in rankings.items() if method != BLEND}
     users = validation.filter(selected)

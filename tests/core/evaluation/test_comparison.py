@@ -5,7 +5,7 @@ from math import log2
 import polars as pl
 import pytest
 
-from pixrec_core.evaluation.comparison import Comparison, RankedTestSplit
+from pixrec_core.evaluation.comparison import Comparison, RankedTestSplit, selection_scores
 from pixrec_core.evaluation.comparison import compare as compare_methods
 from pixrec_core.paths import BaselinePaths, DatasetPaths
 from pixrec_core.schemas import RANKING_SCHEMA
@@ -80,3 +80,16 @@ def test_items_that_only_one_catalogue_has_are_removed(sides):
     new = answers(sides[1], BOUGHT, dict.fromkeys(BOUGHT, "fgxedcba"), "abcdefgx")  # without f, g and x: 2, 5, 1
     found = compare(old, new)
     assert (found.old, found.new) == (pytest.approx(gains(4, 1, 5)), pytest.approx(gains(2, 5, 1)))
+
+
+@pytest.mark.parametrize("methods", [["ease", "popularity"], ["blend", "ease", "popularity"]])
+def test_few_selection_users_are_joined_by_all_on_whom_no_setting_was_chosen(tmp_path, methods):
+    """100 validation users: 50 choose settings, and of the others 10 would be left to choose the method that serves."""
+    users = [f"{user:03}" for user in range(100)]
+    dataset, ranking = DatasetPaths(tmp_path), tmp_path / "ranking.parquet"
+    sequences_file.write(
+        dataset, sequences_file.catalogue([], "abc"), sequences_file.sequences(dict.fromkeys(users, "abc"))
+    )
+    rows = [(user, rank, item, -float(rank)) for user in users for rank, item in enumerate("bca", 1)]
+    pl.DataFrame(rows, RANKING_SCHEMA, orient="row").write_parquet(ranking)
+    assert selection_scores(dataset, dict.fromkeys(methods, ranking)) == ({"ease": 1.0, "popularity": 1.0}, 50)
