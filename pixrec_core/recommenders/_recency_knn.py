@@ -14,7 +14,7 @@ from pixrec_core.recommenders._tuning import best_model, choose_model, validatio
 from pixrec_core.recommenders.base import ItemLists, Model, Scores, TrainData
 
 RECENCIES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # from equal weights to the newest item alone
-SIMILARITIES = 32_000_000  # item pairs whose similarity is in memory while the settings are chosen; 128 MB
+SIMILARITIES = 64_000_000  # item pairs whose similarity is in memory while the settings are chosen, at most; 256 MB
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,9 +39,12 @@ class RecencyWeightedKnn(Model):
     def scores_of(self, variants: Sequence["RecencyWeightedKnn"], histories: ItemLists) -> Iterator[Scores]:
         """Yield the scores (B, n) by each variant, which differs in recency and repeats only.
 
-        The similarity to each item of the histories is computed once for all variants.
+        The similarity to each item of the histories is computed once for all variants, unless they are too many.
         """
         items, columns = np.unique(histories.values, return_inverse=True)
+        if len(items) * self.n_items > SIMILARITIES:
+            yield from (variant.scores(histories) for variant in variants)
+            return
         one_each = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
         similarity = self.similarity(sparse.csr_array(one_each, shape=(len(items), self.n_items)))
         in_columns = replace(histories, values=columns)
@@ -71,7 +74,7 @@ def choose_knn(
     if train.chosen is not None:
         return choose_model(chain.from_iterable(grids), train)
     mean_length = len(train.validation.values) // max(1, len(train.validation))
-    users_per_batch = max(1, SIMILARITIES // ((1 + mean_length) * train.n_items))
+    users_per_batch = max(1, SIMILARITIES // (2 * (1 + mean_length) * train.n_items))  # some are longer
 
     def measure(grid: list[RecencyWeightedKnn]) -> Iterator[tuple[RecencyWeightedKnn, float]]:
         ndcgs = validation_ndcgs(len(grid), train, users_per_batch, partial(grid[0].scores_of, grid))

@@ -1,7 +1,7 @@
 """The answer to one query; `answer_page` makes a page of it."""
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,11 +76,11 @@ def answer_query(
     return Answer(recommender, method, query, history, recommendations, titles)
 
 
-def _split_ids(joined: str, known: Container[str]) -> Iterator[str]:
+def _split_ids(joined: str, known: Collection[str]) -> Iterator[str]:
     """Yield ids that were joined by commas: always the longest known one, else the text up to the next comma."""
-    parts = joined.split(",")
+    parts, most = joined.split(","), 1 + max((each.count(",") for each in known), default=0)
     while parts:
-        ends = range(len(parts), 1, -1)
+        ends = range(min(len(parts), most), 1, -1)
         end = next((end for end in ends if ",".join(parts[:end]).strip() in known), 1)
         if item := ",".join(parts[:end]).strip():
             yield item

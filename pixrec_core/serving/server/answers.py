@@ -175,8 +175,9 @@ def catalogue_rows(recommender: Recommender, ids: list[str]) -> dict[str, dict[s
 def find_catalogue_items(recommender: Recommender, search: str, limit: int) -> list[Item]:
     """Return items with all words of `search` in their id or title, the most popular first."""
     text = pl.concat_str(ITEM, TITLE, separator=" ", ignore_nulls=True).str.to_lowercase()
-    words = [text.str.contains(word.lower(), literal=True) for word in search.split()]
-    found = recommender.catalogue.filter(*words) if words else recommender.catalogue
+    found = recommender.catalogue
+    for word in dict.fromkeys(search.lower().split()):
+        found = found.filter(text.str.contains(word, literal=True))
     return [
         Item.of(row)
         for row in found.sort(TRAIN_COUNT, ITEM, descending=[True, False]).head(limit).iter_rows(named=True)

@@ -63,6 +63,7 @@ PAGE_POLICY: Final = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 SHOWN: Final = 50  # items or users of a search, at most
+MAX_SEARCH: Final = 200  # characters of a search
 
 T = TypeVar("T")
 
@@ -356,10 +357,11 @@ def _add_recommendations(app: FastAPI, server: Server) -> None:
 def _add_catalogue(app: FastAPI, server: Server) -> None:
     guarded = _guard(server.settings)
     top_query = Annotated[int, Query(ge=1, le=server.settings.max_top, description="length of the list")]
+    search_query = Annotated[str, Query(max_length=MAX_SEARCH)]  # each word is looked for in all titles
 
     @app.get("/datasets/{dataset}/items", tags=["items"], dependencies=guarded)
     async def find_items(
-        dataset: str, search: str = "", limit: Annotated[int, Query(ge=1, le=SHOWN)] = 20
+        dataset: str, search: search_query = "", limit: Annotated[int, Query(ge=1, le=SHOWN)] = 20
     ) -> list[Item]:
         """Items with all words of `search` in their title or id; without words the most popular ones."""
         return await server.compute(dataset, lambda recommender: find_catalogue_items(recommender, search, limit))
@@ -381,7 +383,7 @@ def _add_catalogue(app: FastAPI, server: Server) -> None:
 
     @app.get("/datasets/{dataset}/users", tags=["users"], dependencies=guarded)
     async def find_users(
-        dataset: str, search: str = "", limit: Annotated[int, Query(ge=1, le=SHOWN)] = 20
+        dataset: str, search: search_query = "", limit: Annotated[int, Query(ge=1, le=SHOWN)] = 20
     ) -> list[str]:
         """Users whose id starts with `search`, sorted."""
         return await server.compute(dataset, lambda recommender: recommender.find_users(search, limit))

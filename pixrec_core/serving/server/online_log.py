@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, TextIO
 
+from pixrec_core.schemas import clean_id
 from pixrec_core.serving.server.schemas import Answer, Question
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class OnlineLog:
             json.dumps(
                 {
                     "time": now,
-                    "user": question.user,
+                    "user": question.user and clean_id(question.user),
                     "method": answer.method,
                     "promotion": answer.promotion,
                     "items": [each.item for each in answer.items],

@@ -71,7 +71,7 @@ def test_co_occurrence_keeps_the_nearest_neighbours_for_any_block_size(monkeypat
     for row in dense:
         row[np.argsort(-row, kind="stable")[3:]] = 0
     monkeypatch.setattr(co_occurrence, "NEIGHBOURS", 3)
-    monkeypatch.setattr(co_occurrence, "ROWS_PER_BLOCK", 5)
+    monkeypatch.setattr(co_occurrence, "PAIRS_PER_BLOCK", 50)
     assert np.allclose(scores(co_occurrence, lists, [[i] for i in range(12)], 12), dense, atol=1e-6)
 
 

@@ -125,6 +125,8 @@ def test_items_and_users_can_be_found(client, recommender, bought):
     found = client.get("/datasets/shop/items", params={"search": word.upper()}).json()
     assert found
     assert all(word.lower() in each["title"].lower() for each in found)
+    assert client.get("/datasets/shop/items", params={"search": f"{word} {word[1:]}"}).json() == found
+    assert client.get("/datasets/shop/items", params={"search": "a " * 101}).status_code == 422
     assert client.get("/datasets/shop/users?limit=2").json() == sorted(recommender.find_users("", 1000))[:2]
     user, history = next(iter(bought.items()))
     assert [each["item"] for each in client.get("/datasets/shop/users/history", params={"id": user}).json()] == history
@@ -319,7 +321,7 @@ def test_answers_are_logged_if_asked(shop, bought):
     user = next(iter(bought))
     with running_server(shop.settings.data_dir, log_answers=True) as client:
         answer = client.recommend(user=user, top=3)
-        client.post("/datasets/shop/recommend/batch", json={"users": [user, "nobody"], "top": 2})
+        client.post("/datasets/shop/recommend/batch", json={"users": [f"{user}  ", "nobody"], "top": 2})
         client.recommend(text="secret words", top=1)
     (path,) = shop.paths.online.glob("shown-*.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
