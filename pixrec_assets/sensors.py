@@ -99,7 +99,9 @@ def alert_after_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | 
     if url is None:
         return dg.SkipReason("dagster.alert_url is not set")
     try:
-        requests.post(url.get_secret_value(), json={"text": _describe(context)}, timeout=TIMEOUT_S).raise_for_status()
+        # Cells of raw files are quoted: Slack would take `<!channel>` in one for a mention.
+        text = html.escape(_describe(context), quote=False)
+        requests.post(url.get_secret_value(), json={"text": text}, timeout=TIMEOUT_S).raise_for_status()
     except requests.RequestException as error:
         response = error.response
         reason = f"status {response.status_code}" if response is not None else type(error).__name__

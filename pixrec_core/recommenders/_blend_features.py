@@ -48,7 +48,7 @@ COMMON: Final = (
     "history_length",
     "history_items",  # distinct
     "history_days",  # from the oldest item to the newest
-    "history_tied",  # share of the history that has the time of another item
+    "history_tied",  # share of the history that has the time of an earlier item
     "history_repeats",  # share of the history that repeats an earlier item
     "newest_gap_days",  # between the newest two items
     SAME_VISIT,  # 1 where the request belongs to the visit of the newest item

@@ -71,8 +71,8 @@ def rank_without_inputs(
     users = read_training_users(methods, k, stacking, item_ids, table)
     if users is None or users.hit.sum() < MIN_USERS:
         return None
-    learning = _few(users)
-    fits = {name: (kept, fit_weights(learning, kept)) for name, kept in _without_each(list(methods)).items()}
+    learning, without = _few(users), _without_each(list(methods), has_photos=bool(table.has_photo.any()))
+    fits = {name: (kept, fit_weights(learning, kept)) for name, kept in without.items()}
     if learning.candidates.feature(SAME_VISIT).any():
         unknown = replace(learning, candidates=learning.candidates.without_visit())
         fits[VISIT] = list(methods), fit_weights(unknown)  # weights of constant features are 0
@@ -102,10 +102,13 @@ def rank_without_inputs(
     )
 
 
-def _without_each(methods: list[str]) -> dict[str, list[str]]:
-    """Return the methods that remain without each input; an input that no method reads, or every one, is left out."""
+def _without_each(methods: list[str], *, has_photos: bool) -> dict[str, list[str]]:
+    """Return the methods that remain without each input; an input that no method reads, or every one, is left out.
+
+    So are photos where no item has one: methods that could read them then read the rest.
+    """
     remaining = {ALL: methods}
-    for kind in (PHOTOS, TEXT, BEHAVIOUR):
+    for kind in (*((PHOTOS,) if has_photos else ()), TEXT, BEHAVIOUR):
         remaining[kind] = [each for each in methods if kind not in READS.get(each, {BEHAVIOUR})]
     remaining |= {method: [each for each in methods if each != method] for method in methods}
     return {name: kept for name, kept in remaining.items() if kept and (name == ALL or len(kept) < len(methods))}

@@ -68,7 +68,7 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None,
     catalogue = read_items(copies)
     assert catalogue[ITEM].to_list() == items, "the vectors and the catalogue of a promotion differ"
     if not whole_urls:
-        urls = (url and shown_url(url) for url in catalogue[IMAGE_URL])
+        urls = (url and shown_image(url) for url in catalogue[IMAGE_URL])
         catalogue = catalogue.with_columns(pl.Series(IMAGE_URL, urls, pl.String))
     with files.replacing(output) as temporary:
         temporary.mkdir()
@@ -84,6 +84,11 @@ def export_items(folder: PromotedPaths, output: Path, method: str | None = None,
         }
         files.write_json(temporary / MANIFEST, manifest)
     return manifest
+
+
+def shown_image(image: str) -> str:
+    """Return a URL without its secrets, or the path of a local photo, in which `@`, `#` and `?` have no meaning."""
+    return shown_url(image) if "://" in image else image
 
 
 def push_checkpoint(folder: PromotedPaths, repository: str, method: str | None = None, *, private: bool = True) -> str:

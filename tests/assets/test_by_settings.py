@@ -163,10 +163,12 @@ def test_the_alert_of_an_unexpected_error_has_its_reason(tmp_path, receiver):
     url, received = receiver
     code = """
     from dataclasses import replace
-    pipeline.RAW = replace(pipeline.RAW, run=lambda work: 1 / 0)
+    pipeline.RAW = replace(pipeline.RAW, run=lambda work: int("<!channel> &"))
     """
     run(code + FAILING, tmp_path, alert_url=url)
-    assert received[0]["text"].split("\n")[1:] == ["raw: ZeroDivisionError: division by zero"]
+    assert received[0]["text"].split("\n")[1:] == [
+        "raw: ValueError: invalid literal for int() with base 10: '&lt;!channel&gt; &amp;'"
+    ], "Slack takes a cell of a raw file for no mention"
 
 
 def test_a_receiver_that_refuses_is_named_without_its_secret(tmp_path, receiver):

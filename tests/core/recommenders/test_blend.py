@@ -426,16 +426,18 @@ def test_the_worth_of_inputs_is_measured_on_a_sample_of_many_users(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("methods", "left"),
+    ("methods", "has_photos", "left"),
     [
         (
             ["bm25_text", "ease", "image_knn"],
+            True,
             {"photos": ["bm25_text", "ease"], "text": ["ease", "image_knn"], "behaviour": ["bm25_text", "image_knn"]},
         ),
-        (["multimodal", "text_only"], {"photos": ["text_only"]}),
-        (["ease"], {}),
+        (["multimodal", "text_only"], True, {"photos": ["text_only"]}),
+        (["ease", "multimodal", "text_only"], False, {"text": ["ease"]}),
+        (["ease"], True, {}),
     ],
 )
-def test_methods_that_are_left_without_an_input(methods, left):
-    found = _blend_inputs._without_each(methods)
+def test_methods_that_are_left_without_an_input(methods, has_photos, left):
+    found = _blend_inputs._without_each(methods, has_photos=has_photos)
     assert {name: kept for name, kept in found.items() if name not in ["all inputs", *methods]} == left

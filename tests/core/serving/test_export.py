@@ -44,6 +44,17 @@ def test_every_item_is_exported_with_its_vector_and_photo(
     assert {each.name for each in (tmp_path / "new").iterdir()} == {"export"}
 
 
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        ("https://user:secret@example.com/a.jpg?key=1#x", "https://example.com/a.jpg"),
+        *((path, path) for path in ("mug@2x.jpg", "photos/blue #1.jpg", "a?b.jpg", "red:1.jpg")),
+    ],
+)
+def test_urls_lose_their_secrets_and_local_paths_stay(image: str, shown: str) -> None:
+    assert export.shown_image(image) == shown
+
+
 def test_the_manifest_names_the_origin_and_the_metric(folder: PromotedPaths, served: Work, tmp_path: Path) -> None:
     manifest = export.export_items(folder, tmp_path / "export")
     assert files.read_json(tmp_path / "export" / "export.json") == manifest
