@@ -103,11 +103,12 @@ def search(
         folder: holds `trials.json`, which is replaced if it is of another study.
         study: identifies everything that a trial depends on, except for its values.
         minutes: no trial starts after them, but the first of a call; a started one is finished. With 0, none starts.
-        train: trains with values, under an id of its own, and returns what the checkpoint records.
+        train: trains with values, under an id of its own, and returns what the checkpoint records. If it does not fit
+            into memory, its NDCG@10 is 0, and the search continues, unless it has the present settings.
 
     Returns:
-        `trials`: values and NDCG@10 on validation users of each, the present settings first. `validation_users`: their
-        number, if there is a trial.
+        `trials`: values and NDCG@10 on validation users of each, the present settings first, and `error` if there was
+        one. `validation_users`: their number, if there is a trial.
     """
     end = time.monotonic() + 60 * minutes
     found: Stats = {"study": study}
@@ -119,9 +120,17 @@ def search(
         values = propose(space, trials, settings.training.seed) if trials else present
         shown = "present settings" if values == present else ", ".join(f"{p} {v}" for p, v in values.items())
         log.info("trial %d: %s", len(trials) + 1, shown)
-        stats = train(values, hashlib.sha256(json.dumps([study, len(trials), values]).encode()).hexdigest())
-        trials.append({"values": values, SCORE: stats[SCORE], "best_epoch": stats["best_epoch"]})
-        found["validation_users"] = sum(data["validation_users"] for data in stats["data"].values())
+        try:
+            stats = train(values, hashlib.sha256(json.dumps([study, len(trials), values]).encode()).hexdigest())
+        except (MemoryError, RuntimeError) as error:  # PyTorch raises a RuntimeError
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            if not trials or "memory" not in reason.lower():
+                raise
+            log.warning("warning: trial %d failed (%s); the search continues", len(trials) + 1, reason)
+            trials.append({"values": values, SCORE: 0.0, "best_epoch": 0, "error": reason})
+        else:
+            trials.append({"values": values, SCORE: stats[SCORE], "best_epoch": stats["best_epoch"]})
+            found["validation_users"] = sum(data["validation_users"] for data in stats["data"].values())
         files.write_json(folder / TRIALS, found)
         scores = [trial[SCORE] for trial in trials]
         log.info("trial %d: NDCG@10 %.4f; best %.4f, first %.4f", len(trials), scores[-1], max(scores), scores[0])

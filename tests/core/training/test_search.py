@@ -67,14 +67,16 @@ def by_rate(values: dict, _run: str) -> dict:
     }
 
 
-def run_search(folder: Path, trials: int, settings: DatasetSettings | None = None, study: str = "s") -> dict:
+def run_search(
+    folder: Path, trials: int, settings: DatasetSettings | None = None, study: str = "s", result: Any = by_rate
+) -> dict:
     """Search until a number of trials have been added to those in the folder."""
     left = iter([*range(trials), None])
 
     def train(values: dict, run: str) -> dict:
         if next(left) is None:
             raise KeyboardInterrupt
-        return by_rate(values, run)
+        return dict(result(values, run))
 
     settings = settings or dataset()
     with pytest.raises(KeyboardInterrupt):
@@ -92,6 +94,31 @@ def test_an_interrupted_search_tries_the_same_settings_as_a_whole_one(tmp_path) 
     assert whole["validation_users"] == 7
     best = changed_settings(whole["trials"])
     assert abs(best["training"]["learning_rate"] - 4e-3) < 1e-3, "25 trials come nearer than the default"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_a_search_continues_after_a_training_that_does_not_fit_into_memory(tmp_path, error) -> None:
+    def failing(values: dict, run: str) -> dict:
+        if values["training.learning_rate"] != 1.5e-3:
+            raise error
+        return by_rate(values, run)
+
+    first, *others = run_search(tmp_path, 4, result=failing)["trials"]
+    assert [trial[SCORE] for trial in others] == [0, 0, 0]
+    assert len({str(trial["values"]) for trial in others}) == 3, "it does not try the same again"
+    assert "memory" in others[0]["error"].lower()
+    assert "error" not in first
+
+
+def test_a_search_ends_with_another_error(tmp_path) -> None:
+    def fail(values: dict, run: str) -> dict:
+        raise RuntimeError("shapes differ")
+
+    run_search(tmp_path, 1)
+    settings = dataset()
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        search(settings, search_space(settings, "multimodal"), tmp_path, "s", 60, fail)
+    assert len(files.read_json(tmp_path / TRIALS)["trials"]) == 1
 
 
 def test_another_study_starts_again(tmp_path) -> None:
