@@ -70,7 +70,7 @@ _CLEANED: Final = f"""* REPLACE (
     {", ".join(f"clean_list({name}) AS {name}" for name in (CATEGORIES, FEATURES, DETAILS, DESCRIPTION))},
     CASE WHEN {PRICE} > 0 AND isfinite({PRICE}) THEN {PRICE} END AS {PRICE}
 )"""
-#: Of several rows of one item or product: the first value of each column that is not empty, and all photos.
+#: Of several rows of one item or product: the first value of each column that is not empty.
 _MERGED: Final = {
     **{name: f"coalesce(arg_min({name}, line) FILTER ({name} <> ''), '')" for name in (TITLE, MAIN_CATEGORY, STORE)},
     **{
@@ -79,23 +79,39 @@ _MERGED: Final = {
     },
     PRICE: f"arg_min({PRICE}, line)",
     IN_STOCK: f"bool_or({IN_STOCK})",
-    "image_urls": "without_repeats(flatten(list(image_urls ORDER BY line)))",
 }
+#: Of one item. A column that says little, mapped to `parent`, can give thousands of items the same photos.
+_MAX_PHOTOS: Final = 100
 #: SQL of the columns of photos.
 _PHOTOS: Final = {
     IMAGE_URL: f"image_urls[1] AS {IMAGE_URL}",
-    OTHER_IMAGE_URLS: f"without_repeats(image_urls)[2:] AS {OTHER_IMAGE_URLS}",  # one row may name a photo twice
+    OTHER_IMAGE_URLS: f"image_urls[2:{_MAX_PHOTOS}] AS {OTHER_IMAGE_URLS}",
 }
-_MACROS: Final = """
-CREATE MACRO without_repeats(l) AS list_filter(l, lambda x, i: list_position(l, x) = i);
-"""
+
+
+def _merge(rows: str, key: str) -> str:
+    """Return SQL of one row per `key` of a table: `_MERGED`, and the different photos in order as `image_urls`."""
+    return f"""
+    SELECT merged.*, coalesce(photos.image_urls, []) AS image_urls
+    FROM (SELECT {key}, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())} FROM {rows} GROUP BY {key})
+        AS merged
+    LEFT JOIN (
+        SELECT {key}, list(url ORDER BY first)[:{_MAX_PHOTOS}] AS image_urls
+        FROM (
+            SELECT {key}, url, min((line, position)) AS first
+            FROM (SELECT {key}, line, unnest(image_urls) AS url, generate_subscripts(image_urls, 1) AS position
+                FROM {rows})
+            GROUP BY {key}, url
+        )
+        GROUP BY {key}
+    ) AS photos USING ({key})"""  # noqa: S608
+
+
 #: Rows of variants, with what they lack from the rows of their product (`parent`), which may have no id of their own.
 _VARIANTS: Final = f"""
     WITH keyed AS (SELECT {_CLEANED}, coalesce(parent, {ITEM}) AS product FROM judged WHERE fault IS NULL
         AND (dropped IS NULL OR coalesce({ITEM}, '') = '')),
-    products AS (
-        SELECT product, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())} FROM keyed GROUP BY product
-    )
+    products AS ({_merge("keyed", "product")})
     SELECT variants.* EXCLUDE (fault, dropped, product) REPLACE (
         {", ".join(f"coalesce(nullif(variants.{n}, ''), products.{n}) AS {n}" for n in (TITLE, MAIN_CATEGORY, STORE))},
         {
@@ -109,12 +125,15 @@ _VARIANTS: Final = f"""
     )
     FROM keyed AS variants JOIN products USING (product) WHERE variants.dropped IS NULL"""  # noqa: S608
 _ITEMS: Final = f"""
-    WITH repeated AS (SELECT {ITEM} FROM {{rows}} GROUP BY {ITEM} HAVING count(*) > 1),
+    WITH repeated AS (
+        SELECT {ITEM} FROM {{rows}} GROUP BY {ITEM}
+        HAVING count(*) > 1 OR bool_or(len(list_distinct(image_urls)) < len(image_urls))
+    ),
+    to_merge AS (SELECT {{columns}} FROM {{rows}} SEMI JOIN repeated USING ({ITEM})),
     merged AS (
-        SELECT {ITEM}, {", ".join(f"{sql} AS {name}" for name, sql in _MERGED.items())}
-        FROM (SELECT {{columns}} FROM {{rows}} SEMI JOIN repeated USING ({ITEM})) GROUP BY {ITEM}
+        {_merge("to_merge", ITEM)}
         UNION ALL BY NAME
-        SELECT {", ".join([ITEM, *_MERGED])}
+        SELECT {", ".join([ITEM, *_MERGED, "image_urls"])}
         FROM (SELECT {{columns}} FROM {{rows}} ANTI JOIN repeated USING ({ITEM}))
     )
     SELECT {", ".join(_PHOTOS.get(name, name) for name in ITEM_SCHEMA)} FROM merged ORDER BY {ITEM}"""  # noqa: S608
@@ -135,8 +154,8 @@ MANY_REPEATED: Final = 0.1
 def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     """Write items.parquet (ITEM_SCHEMA, sorted by item) and the quarantine of rejected rows.
 
-    Rows with the same id are one item: of each column it has the first value that is not empty. Missing texts and lists
-    are empty; a missing price or `image_url` is null.
+    Rows with the same id are one item: of each column it has the first value that is not empty, and at most
+    `_MAX_PHOTOS` photos. Missing texts and lists are empty; a missing price or `image_url` is null.
 
     Returns:
         rows, bad_lines, bad_share, duplicates, truncated; with_image, with_price; balance of the rows read.
@@ -148,7 +167,7 @@ def build_items(settings: IngestSettings, paths: DatasetPaths) -> Stats:
     load = raw_files.loader("items", paths, settings.max_expansion)
     with checked_rows(load, id_fault(ITEM), paths.items_quarantine, settings) as rows:
         rows.db.create_function("plain_text", plain_text, ["VARCHAR"], "VARCHAR")
-        rows.db.execute(_CLEANING + _MACROS)
+        rows.db.execute(_CLEANING)
         (variants,) = fetch_row(rows.db, "SELECT count(parent) FROM good")
         query = _ITEMS.format(rows="good", columns=_CLEANED)
         if variants:

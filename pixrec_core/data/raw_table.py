@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pixrec_core import files
 from pixrec_core.data.database import CONFIG, literal
-from pixrec_core.errors import SourceError
+from pixrec_core.errors import ArtefactError, SourceError
 from pixrec_core.schemas import QUARANTINE_SCHEMA
 from pixrec_core.settings import IngestSettings
 from pixrec_core.stages import Stats
@@ -149,10 +149,12 @@ def checked_rows(
     Raises:
         SourceError: a file is missing, no row is good, the share of rejected rows exceeds `max_bad_share`, or a file
             expands past `max_expansion`.
+        ArtefactError: the disk or memory is full.
     """
     folder = quarantine.with_name(f".{quarantine.stem}.work")  # a fixed name, so that a rerun removes a killed run's
     files.remove(folder)
     folder.mkdir(parents=True)
+    tables: Sequence[RawTable] = ()
     try:
         with duckdb.connect(config=CONFIG | {"temp_directory": str(folder / "spill")}) as db:
             db.execute("SET TimeZone = 'UTC'")  # times without an offset are UTC
@@ -173,6 +175,8 @@ def checked_rows(
             )
             _check_share(checked, first, tables[0].path, quarantine, settings.max_bad_share)
             yield checked
+    except duckdb.Error as error:
+        raise ArtefactError(f"{tables[0].path if tables else quarantine} could not be imported: {error}") from error
     finally:
         files.remove(folder)
 

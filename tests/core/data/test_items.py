@@ -135,6 +135,13 @@ def test_a_photo_that_one_row_names_twice_is_kept_once(tmp_path):
     assert (row["image_url"], row["other_image_urls"]) == ("http://h/1", ["http://h/2"])
 
 
+def test_thousands_of_rows_with_one_id_keep_the_first_hundred_photos(tmp_path):
+    urls = [f"http://h/{n % 8_000}" for n in range(24_000)]
+    paths = raw_shop.of(tmp_path, b"".join(item(images=[url]) for url in urls))
+    (row,) = built(paths)[1].to_dicts()
+    assert [row["image_url"], *row["other_image_urls"]] == urls[:100]
+
+
 def test_nested_categories_are_flattened(tmp_path):
     for categories in (
         [["Home", "Lamps"], ["Sale"]],

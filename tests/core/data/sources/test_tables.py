@@ -68,6 +68,13 @@ def parquet(root, name, **columns):
     pl.DataFrame(columns).write_parquet(root / name)
 
 
+def test_a_parent_that_means_none_gives_each_item_a_hundred_photos_at_most(tmp_path):
+    rows = "".join(f"{n},0,https://h/{n}.jpg\n" for n in range(2_500))
+    found, _ = items_of(tmp_path, f"sku,parent,photo\n{rows}", {"parent": "parent", "image": "photo"})
+    assert found["2000"]["image_url"] == "https://h/2000.jpg"
+    assert found["2000"]["other_image_urls"] == [f"https://h/{n}.jpg" for n in range(99)]
+
+
 def test_orders_become_interactions_with_their_line_numbers(tmp_path):
     text = 'customer,note,sku,stars,bought_at\nu,"a ""b""",s,4.5,2024-05-01\nu,,t,0,2024-05-02T02:00:00+02:00\n'
     orders = "\ufeff" + text.replace("\n", "\r\n")
