@@ -11,11 +11,10 @@ from typing import Any, Final
 import duckdb
 
 from pixrec_core.data import raw_lines
-from pixrec_core.data.database import CONFIG, literal
+from pixrec_core.data.database import literal
 from pixrec_core.data.id_mismatch import explain_mismatch
 from pixrec_core.data.raw_table import fetch_row
 from pixrec_core.data.sources import _mapping, _times
-from pixrec_core.data.sources._cell_macros import MACROS
 from pixrec_core.data.sources._csv import HEADER_BYTES, CsvFormat, load_head, read_layout
 from pixrec_core.data.sources._mapped_columns import WHOLE, MappedColumns, is_missing
 from pixrec_core.data.sources._parquet import damaged_error, is_parquet, parquet_header, scan_parquet
@@ -40,7 +39,7 @@ class Head:
     Attributes:
         paths: its files.
         others: files of its folder that are left out.
-        db: a connection.
+        db: a cursor, with its own time zone.
         rows: SQL of the first rows of the first and the last file, under our names.
         types: DuckDB's types of the columns by our names.
         mapping: the mapped columns.
@@ -80,20 +79,23 @@ class Head:
 
 
 @contextmanager
-def open_head(path: Path, mapping: _mapping.Mapping) -> Iterator[Head]:
+def open_head(
+    connection: duckdb.DuckDBPyConnection, path: Path, mapping: _mapping.Mapping, first: int
+) -> Iterator[Head]:
     """Read the first rows of the files of a table, which are a file, a folder or the matches of a pattern.
+
+    Those of CSV files are in the tables `parsed_<first>` and `parsed_<first + 1>`.
 
     Raises:
         SourceError: a file is missing, empty, damaged, no table, or lacks a column.
     """
     paths = raw_lines.list_files(path)
-    with TemporaryDirectory(prefix="pixrec-") as folder, duckdb.connect(config=CONFIG) as db:
+    with TemporaryDirectory(prefix="pixrec-") as folder, connection.cursor() as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.execute(MACROS + _times.MACROS)
         layouts: list[CsvFormat] = []
         scans: list[str] = []
         header: list[str] = []
-        for number, file in enumerate(dict.fromkeys((paths[0], paths[-1])) if paths else [path]):
+        for number, file in enumerate(dict.fromkeys((paths[0], paths[-1])) if paths else [path], first):
             raw_lines.require_content(file)
             mapping = mapping.of_file(file)
             if is_parquet(file):

@@ -25,6 +25,7 @@ from pydantic import (
 
 from pixrec_core import files
 from pixrec_core.data import raw_lines
+from pixrec_core.data.database import CONFIG
 from pixrec_core.data.raw_table import RawTable
 from pixrec_core.data.sources import RawFiles, _heads, _times
 from pixrec_core.data.sources._cell_macros import MACROS
@@ -184,7 +185,7 @@ def load_interactions(
     Raises:
         SourceError: a file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
     """
-    db.execute(f"SET TimeZone = '{raw.reading['time_zone']}'")
+    db.execute(f"SET TimeZone = '{raw.reading['time_zone']}'; {_times.MACROS}")
     return _load(db, raw, "interaction", MappedColumns.interactions, folder, max_expansion)
 
 
@@ -194,6 +195,7 @@ def load_items(db: duckdb.DuckDBPyConnection, raw: RawFiles, folder: Path, max_e
     Raises:
         SourceError: a file is missing, damaged or empty, lacks a column, or expands past `max_expansion`.
     """
+    db.execute(MACROS)
     return _load(db, raw, "item", MappedColumns.items, folder, max_expansion)
 
 
@@ -205,7 +207,6 @@ def _load(
     folder: Path,
     max_expansion: float,
 ) -> list[RawTable]:
-    db.execute(MACROS + _times.MACROS)
     reading, has_photos = raw.reading, raw.photos is not None
     columns = dict(reading[f"{table}_columns"])
     where = columns.pop("where", None)
@@ -234,15 +235,17 @@ def _load(
 def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _heads.Head]]:
     """Yield the first rows of both tables."""
 
-    def opened(path: Path, columns: BaseModel) -> AbstractContextManager[_heads.Head]:
+    def opened(path: Path, columns: BaseModel, first: int) -> AbstractContextManager[_heads.Head]:
         names = columns.model_dump(exclude_none=True)
         mapping = Mapping(names, names.pop("where", None), delimiter=options.delimiter, encoding=options.encoding)
-        return _heads.open_head(_resolved(path, root), mapping)
+        return _heads.open_head(db, _resolved(path, root), mapping, first)
 
     with (
-        opened(options.interactions, options.interaction_columns) as interactions,
-        opened(options.items, options.item_columns) as items,
+        duckdb.connect(config=CONFIG) as db,
+        opened(options.interactions, options.interaction_columns, 0) as interactions,
+        opened(options.items, options.item_columns, 2) as items,
     ):
+        db.execute(MACROS + _times.MACROS)
         try:
             yield interactions, items
         except duckdb.InvalidInputException as error:  # text that is not UTF-8: the message names file and value
