@@ -324,19 +324,26 @@ def index(path: Path) -> LineIndex:
 def lines(path: Path) -> Iterator[bytes]:
     """Lines of a plain file with their line ends; of one longer than `LONGEST`, the first `LONGEST` + 1 bytes."""
     with path.open("rb") as file:
-        while line := _read_line(file):
+        while line := read_line(file):
             yield line
 
 
 def pick(path: Path, found: LineIndex, numbers: Iterable[int]) -> Iterator[bytes]:
     """The lines of these numbers (from 1), as `lines` gives them; stretches without any are not read."""
     with path.open("rb") as file:
+        for start in line_starts(path, found, numbers):
+            file.seek(start)
+            yield read_line(file)
+
+
+def line_starts(path: Path, found: LineIndex, numbers: Iterable[int]) -> Iterator[int]:
+    """The bytes (from 0) at which the lines of these numbers (from 1) start."""
+    with path.open("rb") as file:
         ends_in = lru_cache(1)(partial(_line_ends, file))
         for number in numbers:
             stretch = bisect_left(found.ends, number - 1)  # where the line before it ends
-            start = stretch * _STRETCH + ends_in(stretch)[number - 2 - found.before(stretch)] + 1 if number > 1 else 0
-            file.seek(start)
-            yield _read_line(file)
+            end = ends_in(stretch)[number - 2 - found.before(stretch)] if number > 1 else -1
+            yield stretch * _STRETCH + int(end) + 1
 
 
 def line_numbers(path: Path, found: LineIndex, offsets: Iterable[int]) -> list[int]:
@@ -356,7 +363,8 @@ def _line_ends(file: BinaryIO, stretch: int) -> np.ndarray:
     return np.flatnonzero(np.frombuffer(file.read(_STRETCH), np.uint8) == ord("\n"))
 
 
-def _read_line(file: BinaryIO) -> bytes:
+def read_line(file: BinaryIO) -> bytes:
+    """Read a line, as `lines` gives it."""
     line = rest = file.readline(LONGEST + 1)
     while rest and not rest.endswith(b"\n"):
         rest = file.readline(CHUNK)

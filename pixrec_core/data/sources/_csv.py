@@ -279,7 +279,7 @@ class _Loader:
             if not stray:
                 break
             self.faults |= {reject.line: reject.reason for reject in stray}
-            path = _without_lines(path, {reject.line for reject in stray}, self.folder)
+            path = _without_lines(path, index, {reject.line for reject in stray}, self.folder)
         else:
             raise SourceError(
                 f"{self.layout.path} has quotes that are never closed, the first on line {min(self.faults):,}; correct "
@@ -343,7 +343,7 @@ class _Loader:
             if swallowing := self._swallowing_lines(path, index, shifts):
                 self.faults |= dict.fromkeys(swallowing, _REASONS["UNQUOTED VALUE"])
                 self.in_cells = False
-                self.load(_without_lines(path, swallowing, self.folder))
+                self.load(_without_lines(path, index, swallowing, self.folder))
                 return
             for column in ("breaks", "suspect"):
                 self.db.execute(f"ALTER TABLE {self.table} DROP COLUMN {column}")
@@ -474,12 +474,16 @@ def _reason(kind: str, message: str) -> str:
     return f"{found[2]} cells where the header has {found[1]}" if found else _REASONS.get(kind, message)
 
 
-def _without_lines(path: Path, removed: set[int], folder: Path) -> Path:
+def _without_lines(path: Path, index: LineIndex, removed: set[int], folder: Path) -> Path:
     """Copy a file with these lines blank, so that all lines keep their numbers."""
     copy = folder / ("without-quotes" if path.name != "without-quotes" else "without-quotes-2")
-    with copy.open("wb") as file:
-        for number, line in enumerate(raw_lines.lines(path), start=1):
-            file.write(b"\n" if number in removed else line)
+    with path.open("rb") as source, copy.open("wb") as file:
+        for start in raw_lines.line_starts(path, index, sorted(removed)):
+            while size := min(start - source.tell(), raw_lines.CHUNK):
+                file.write(source.read(size))
+            raw_lines.read_line(source)
+            file.write(b"\n")
+        shutil.copyfileobj(source, file, raw_lines.CHUNK)
     return copy
 
 
