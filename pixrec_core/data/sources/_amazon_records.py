@@ -226,10 +226,11 @@ CREATE MACRO list_items(j) AS CASE
     WHEN j[1] = '"' THEN [text(j)] ELSE [] END;
 CREATE MACRO scalar(j) AS CASE
     WHEN j[1] = '"' THEN text(j)
-    WHEN j[1] = '[' THEN array_to_string(list_items(j), ', ')
+    WHEN j[1] = '[' THEN array_to_string(flat_items(j), ', ')
     WHEN j[1] NOT IN ('{{', 'n') THEN j END;
 CREATE MACRO pairs(j) AS list_transform(json_keys(j), lambda k: {{
-    key: trim(k, ' :'), value: scalar(json_extract(j, '/' || replace(replace(k, '~', '~0'), '/', '~1'))::VARCHAR)}});
+    key: trim(k, ' :'), value: list_transform(
+        [json_extract(j, '/' || replace(replace(k, '~', '~0'), '/', '~1'))::VARCHAR], lambda v: scalar(v))[1]}});
 CREATE MACRO object(j) AS CASE
     WHEN j[1] = '{{' THEN j
     WHEN j[1] = '"' AND json_valid(text(j)) AND json_type(text(j)) = 'OBJECT' THEN text(j) END;
@@ -256,15 +257,16 @@ CREATE MACRO of_images(l) AS list_transform(
     list_filter(l, lambda i: i.main AND i.url IS NOT NULL)
     || list_filter(l, lambda i: NOT i.main AND i.url IS NOT NULL),
     lambda i: i.url);
-CREATE MACRO odd_photos(j) AS addresses(list_transform(
-    cell_images(CASE WHEN j[1] = '"' THEN text(j) ELSE j END),
-    lambda x: as_url(trim(x, ',;|' || {QUOTES} || {BLANKS}), has_local_photos())));
+CREATE MACRO odd_photos(j) AS addresses(list_transform(list_transform(
+    list_transform([CASE WHEN j[1] = '"' THEN text(j) ELSE j END], lambda t: cell_images(t))[1],
+    lambda x: trim(x, ',;|' || {QUOTES} || {BLANKS})), lambda x: as_url(x, has_local_photos())));
 CREATE MACRO photos(j) AS CASE
     WHEN j IS NULL OR j IN ('null', '[]') THEN []
-    ELSE coalesce(nullif(CASE
+    ELSE list_transform([CASE
         WHEN j[1] = '"' OR (starts_with(j, '["') AND contains(j, '{{')) THEN []
         WHEN starts_with(j, '["') THEN addresses(list_items(j))
-        ELSE of_images(images(j)) END, []), odd_photos(j), []) END;
+        ELSE of_images(images(j)) END], lambda l: CASE WHEN len(l) > 0 THEN l ELSE coalesce(odd_photos(j), []) END)[1]
+    END;
 """
 
 

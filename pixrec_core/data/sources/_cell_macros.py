@@ -27,9 +27,9 @@ from typing import Final
 MACROS: Final = r"""
 CREATE OR REPLACE MACRO digits(t) AS CASE
     WHEN regexp_matches(t, '(?i)^(ab|av|bis|ca|da|od|von|dès)[.]?\s|[0-9]\s*(¢|p|ct)[.]?$') THEN NULL
-    ELSE nullif(regexp_replace(regexp_extract(t, '^(?:\p{L}{1,3}[.]?)?[\s\p{Z}]*\p{Sc}?[\s\p{Z}]*'
-        || '((?:[0-9]+|[.,][0-9]+)(?:[.,][0-9]*|[''\x{2019}\s\p{Z}][0-9]{3})*)'
-        || '(?:[.,:]?[-\x{2013}\x{2014}])?[\s\p{Z}]*\p{Sc}?[\s\p{Z}]*(?:\p{L}{1,3}[.]?)?[\s\p{Z}]*[*]?$', 1),
+    ELSE nullif(regexp_replace(regexp_extract(regexp_replace(t, '\p{L}', 'a', 'g'),
+        '^(?:a{1,3}[.]?)?[\s\p{Z}]*\p{Sc}?[\s\p{Z}]*((?:[0-9]+|[.,][0-9]+)(?:[.,][0-9]*|[''\x{2019}\s\p{Z}][0-9]{3})*)'
+        || '(?:[.,:]?[-\x{2013}\x{2014}])?[\s\p{Z}]*\p{Sc}?[\s\p{Z}]*(?:a{1,3}[.]?)?[\s\p{Z}]*[*]?$', 1),
         '[^0-9.,]', '', 'g'), '') END;
 CREATE OR REPLACE MACRO price_of(t, point) AS list_transform([digits(t)], lambda d: TRY_CAST(CASE
     WHEN contains(d, '.') AND contains(d, ',') THEN CASE

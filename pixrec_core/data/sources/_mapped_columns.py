@@ -222,7 +222,7 @@ class MappedColumns:
         urls = f"list_transform({images}, lambda x: as_url({clean}, {str(self.has_photos).lower()}))"
         known = f"list_filter({urls}, lambda x: NOT {is_missing('x')})"
         other = f"CASE WHEN coalesce(names_nothing({text}), true) THEN [] ELSE [left({text}, 200)] END"
-        return f"coalesce(CASE WHEN len({known}) > 0 THEN {known} ELSE {other} END, [])"
+        return f"coalesce(list_transform([{known}], lambda k: CASE WHEN len(k) > 0 THEN k ELSE {other} END)[1], [])"
 
     def _list(self, name: str) -> tuple[str, list[str]]:
         """Return SQL of a list of texts, and of its faults."""
