@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -403,6 +404,12 @@ def _fact(key: str, value: Any) -> str:
 
 def render_template(name: str, context: dict[str, Any]) -> str:
     """A page as text. Values are escaped in HTML, and an undefined name is an error."""
+    return _templates().get_template(name).render(context)
+
+
+@cache
+def _templates() -> Environment:
+    """The environment of the pages; it keeps templates, which take 30 ms or more to compile."""
     environment = Environment(
         loader=PackageLoader("pixrec_core.report"),
         autoescape=select_autoescape(["html"]),
@@ -411,4 +418,4 @@ def render_template(name: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "markdown_cell": markdown_cell}
-    return environment.get_template(name).render(context)
+    return environment
