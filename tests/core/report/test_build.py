@@ -23,8 +23,16 @@ def page(paths: DatasetPaths, variants: tuple[str, ...] = BOTH) -> Page:
     return Page(Path(build_report("shop", paths, variants)["html"]).read_text(encoding="utf-8"))
 
 
-def test_the_stats_of_the_stage(paths):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[DatasetPaths, dict, str]:
+    """A dataset with a report that no test changes, the stats of its stage, and its HTML."""
+    paths = example.write_all(DatasetPaths(tmp_path_factory.mktemp("built") / "a [b] folder" / "shop"))
     stats = build_report("shop", paths, BOTH)
+    return paths, stats, (paths.report / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_stats_of_the_stage(built):
+    paths, stats, _ = built
     assert stats["html_bytes"] == (paths.report / "index.html").stat().st_size
     assert stats["users_shown"] == 6
     assert stats["unreadable_photos"] == 0
@@ -40,8 +48,8 @@ def test_same_inputs_same_bytes(paths):
     assert before == {p.name: p.read_bytes() for p in paths.report.iterdir()}
 
 
-def test_hostile_titles_stay_text(paths):
-    read = page(paths)
+def test_hostile_titles_stay_text(built):
+    read = Page(built[2])
     assert "script" not in read.elements
     assert not [name for name, _ in read.attributes if name.startswith("on")]
     printable = {
@@ -56,8 +64,8 @@ def test_hostile_titles_stay_text(paths):
     assert printable["i00"] in read.titles  # it is in the list of u1
 
 
-def test_the_page_is_self_contained(paths):
-    read = page(paths)
+def test_the_page_is_self_contained(built):
+    read = Page(built[2])
     assert not {"script", "iframe", "object"} & set(read.elements)
     assert [
         value for name, value in read.attributes if name == "href" and not str(value).startswith(("#", "data:"))
@@ -68,8 +76,8 @@ def test_the_page_is_self_contained(paths):
         assert max(Image.open(io.BytesIO(base64.b64decode(body))).size) == 96
 
 
-def test_ids_are_unique_and_found(paths):
-    html = Path(build_report("shop", paths, BOTH)["html"]).read_text(encoding="utf-8")
+def test_ids_are_unique_and_found(built):
+    html = built[2]
     attributes = Page(html).attributes
     ids = [value for name, value in attributes if name == "id"]
     wanted = {str(v)[1:] for name, v in attributes if name in ("href", "xlink:href") and str(v).startswith("#")}
@@ -79,8 +87,8 @@ def test_ids_are_unique_and_found(paths):
     assert len(sections) == len(set(sections)) == 7
 
 
-def test_shows_the_data(paths):
-    text = page(paths).text
+def test_shows_the_data(built):
+    text = Page(built[2]).text
     for fact in (
         "1970-01-01 to 1970-01-02",
         "1,234",
@@ -103,9 +111,8 @@ def test_synthetic_data_is_marked(paths, source, banner):
     assert ("Synthetic data." in (paths.report / "report.md").read_text(encoding="utf-8")) is banner
 
 
-def test_markdown_has_the_headline(paths):
-    build_report("shop", paths, BOTH)
-    text = (paths.report / "report.md").read_text(encoding="utf-8")
+def test_markdown_has_the_headline(built):
+    text = (built[0].report / "report.md").read_text(encoding="utf-8")
     assert "| co_occurrence | **20.00** (19.00 \N{EN DASH} 21.00) |" in text
     assert "| multimodal | 14.00 (13.00 \N{EN DASH} 15.00) |" in text
     times = "\N{MULTIPLICATION SIGN}1.40"
@@ -233,13 +240,13 @@ def test_a_served_blend_is_shown_too(paths):
     assert build_report("shop", paths, BOTH)["users_shown"]
 
 
-def test_the_worth_of_inputs_is_on_both_pages(paths):
-    read = page(paths)
-    text = " ".join((paths.report / "index.html").read_text(encoding="utf-8").split())
+def test_the_worth_of_inputs_is_on_both_pages(built):
+    paths, _, html = built
+    text = " ".join(html.split())
     assert "What each input is worth" in text
     assert "category: &lt;b&gt;|x" in text
     assert "category: <b>" not in text
-    assert "svg" in read.elements
+    assert "svg" in Page(html).elements
     markdown = (paths.report / "report.md").read_text(encoding="utf-8")
     assert "| co_occurrence | +5.00 (+2.00 to +8.00) | +5.00 (+2.00 to +8.00) |" in markdown
     assert "| category: &lt;b>\\|x | 40 | \N{MINUS SIGN}2.00" in markdown
