@@ -473,14 +473,19 @@ def test_chunks_of_line_numbers_do_not_change_the_result(tmp_path, monkeypatch):
     assert bad.equals(expected[1])
 
 
-def loaded(folder, raw):
+@pytest.fixture(scope="module")
+def db():
+    with duckdb.connect() as connection:
+        yield connection
+
+
+def loaded(db, folder, raw):
     """Return rows of a CSV file with columns a and b, and the table that `load_csv` returns."""
     path = folder / "t.csv"
     path.write_bytes(raw)
-    with duckdb.connect() as db:
-        select, mapping = "x, y, NULL::VARCHAR AS fault", Mapping({"x": "a", "y": "b"}, delimiter=",")
-        table = _csv.load_csv(db, path, mapping, select, folder, 100)
-        return db.execute(f"SELECT line, x, y FROM ({table.query}) ORDER BY line").fetchall(), table
+    select, mapping = "x, y, NULL::VARCHAR AS fault", Mapping({"x": "a", "y": "b"}, delimiter=",")
+    table = _csv.load_csv(db, path, mapping, select, folder, 100)
+    return db.execute(f"SELECT line, x, y FROM ({table.query}) ORDER BY line").fetchall(), table
 
 
 CELLS = st.text(st.sampled_from('ab,"\r\n \u00e9'), max_size=5)
@@ -488,13 +493,13 @@ CELLS = st.text(st.sampled_from('ab,"\r\n \u00e9'), max_size=5)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_each_row_has_the_line_that_it_starts_on(tmp_path_factory, rows, end, blank):
+def test_each_row_has_the_line_that_it_starts_on(db, tmp_path_factory, rows, end, blank):
     """Compared with rows written by the csv module, and lines counted by splitting."""
     numbers, text = [], "a,b" + end
     for row in rows:
         numbers.append(len(re.findall(r"\r\n|\r|\n", text)) + 1)
         text += written(row, end) + (end if blank else "")
-    found, table = loaded(tmp_path_factory.mktemp("csv"), text.encode())
+    found, table = loaded(db, tmp_path_factory.mktemp("csv"), text.encode())
     assert [line for line, *_ in found] == numbers
     assert [tuple(map(uniform, row)) for _, *row in found] == [tuple(map(uniform, row)) for row in rows]
     assert (table.faults, table.lost) == ((), 0)
@@ -506,9 +511,9 @@ def uniform(cell):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.sampled_from('a,"\r '), max_size=6), max_size=12))
-def test_every_line_is_a_row_or_rejected(tmp_path_factory, lines):
+def test_every_line_is_a_row_or_rejected(db, tmp_path_factory, lines):
     text = "\n".join(["a,b", *lines, "z,z"])
-    found, table = loaded(tmp_path_factory.mktemp("csv"), text.encode())
+    found, table = loaded(db, tmp_path_factory.mktemp("csv"), text.encode())
     split = uniform(text).split("\n")
     assert table.lost == 0
     assert table.lines == len(split)
