@@ -1,14 +1,15 @@
-"""What section `[dagster]` sets, in a process of its own, since Dagster's definitions are read once per process."""
+"""What section `[dagster]` sets; each test imports the definitions again, since they are read once per process."""
 
 import base64
+import importlib
 import json
-import os
 import socketserver
 import ssl
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,10 @@ import trustme
 
 from pixrec_assets import build_definitions
 from pixrec_assets.definitions import defs
+from pixrec_core import pipeline
 from pixrec_core.errors import SettingsError
 from pixrec_core.settings import Settings, load_settings
-
-ROOT = Path(__file__).resolve().parents[2]
-PROJECT = """if True:
-    import sys
-    import dagster as dg
-    from datetime import timedelta
-    from tests.assets import fake_stages
-    from pixrec_core import pipeline
-    fake_stages.sequences = fake_stages.broken("sequences")
-    fake_stages.install()
-    from pixrec_assets.definitions import defs
-"""
+from tests.assets import fake_stages
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -106,74 +97,74 @@ def mailbox(tmp_path, monkeypatch) -> Iterator[type[Mailbox]]:
         server.shutdown()
 
 
-def run(code: str, folder: Path, **settings: Any) -> str:
-    variables = {f"PIXREC_DAGSTER__{name.upper()}": str(value) for name, value in settings.items()}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIXREC_", "DAGSTER_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", PROJECT + code],
-        cwd=folder, env=kept | variables | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def definitions_of(assets_anew: None, project: Path, monkeypatch) -> Callable[..., dg.Definitions]:
+    """Return the definitions with some settings; the sequences break their contract."""
+    monkeypatch.setattr(fake_stages, "sequences", fake_stages.broken("sequences"))
+    fake_stages.install(monkeypatch.setattr)
+
+    def build(**settings: Any) -> dg.Definitions:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pixrec_assets"]:
+            del sys.modules[name]
+        for name, value in settings.items():
+            monkeypatch.setenv(f"PIXREC_DAGSTER__{name.upper()}", str(value))
+        return importlib.import_module("pixrec_assets.definitions").defs
+
+    return build
 
 
-def test_schedules_and_freshness(tmp_path):
-    code = """
-    for name in ("weekly_data", "daily_refresh", "delete_old_runs_daily"):
-        schedule = defs.resolve_schedule_def(name)
-        print(name, schedule.cron_schedule, schedule.execution_timezone)
-    policy = defs.resolve_asset_graph().get(dg.AssetKey("promoted")).freshness_policy
-    print(policy.fail_window.to_timedelta().days)
-    """
-    text = run(code, tmp_path, time_zone="Asia/Tokyo", retrain="0 1 * * 0", max_age_days=8, keep_runs_days=30)
-    assert text.splitlines() == [
-        "weekly_data 0 1 * * 0 Asia/Tokyo",
-        "daily_refresh 0 4 * * * Asia/Tokyo",
-        "delete_old_runs_daily 0 2 * * * None",
-        "8",
+def test_schedules_and_freshness(definitions_of):
+    defs = definitions_of(time_zone="Asia/Tokyo", retrain="0 1 * * 0", max_age_days=8, keep_runs_days=30)
+    schedules = map(defs.resolve_schedule_def, ("weekly_data", "daily_refresh", "delete_old_runs_daily"))
+    assert [(each.cron_schedule, each.execution_timezone) for each in schedules] == [
+        ("0 1 * * 0", "Asia/Tokyo"),
+        ("0 4 * * *", "Asia/Tokyo"),
+        ("0 2 * * *", None),
     ]
+    policy = defs.resolve_asset_graph().get(dg.AssetKey("promoted")).freshness_policy
+    assert policy.fail_window.to_timedelta().days == 8
 
 
-FAILING = """
+@contextmanager
+def failed_run(defs: dg.Definitions) -> Iterator[dg.RunFailureSensorContext]:
+    """What a sensor gets after a run of the broken sequences."""
     with dg.DagsterInstance.ephemeral() as instance:
         job = defs.resolve_job_def("prepare_data")
         result = job.execute_in_process(partition_key="sample", instance=instance, raise_on_error=False)
         event = next(each for each in result.all_events if each.event_type_value == "PIPELINE_FAILURE")
-        context = dg.build_run_status_sensor_context("x", event, instance, result.dagster_run).for_run_failure()
-        sensor = defs.resolve_sensor_def("alert_after_failure")
-        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-        from pixrec_assets.sensors import alert_after_failure
-        try:
-            alert_after_failure(context)
-        except dg.Failure as failure:
-            print(failure.description)
-"""
+        yield dg.build_run_status_sensor_context("x", event, instance, result.dagster_run).for_run_failure()
 
 
-def test_a_failed_run_is_posted(tmp_path, receiver):
+def alert(defs: dg.Definitions) -> None:
+    assert defs.resolve_sensor_def("alert_after_failure").default_status == dg.DefaultSensorStatus.STOPPED
+    with failed_run(defs) as context:
+        sys.modules["pixrec_assets.sensors"].alert_after_failure(context)
+
+
+def test_a_failed_run_is_posted(definitions_of, receiver):
     url, received = receiver
-    assert run(FAILING, tmp_path, alert_url=url) == ""
+    alert(definitions_of(alert_url=url))
     ((first, step),) = [each["text"].split("\n") for each in received]
     assert first.startswith("PixRec: run ")
     assert first.endswith(" of prepare_data failed for sample")
     assert step.startswith("sequences: ContractError: ")
 
 
-def test_the_alert_of_an_unexpected_error_has_its_reason(tmp_path, receiver):
+def test_the_alert_of_an_unexpected_error_has_its_reason(definitions_of, receiver, monkeypatch):
     url, received = receiver
-    code = """
-    from dataclasses import replace
-    pipeline.RAW = replace(pipeline.RAW, run=lambda work: int("<!channel> &"))
-    """
-    run(code + FAILING, tmp_path, alert_url=url)
+    broken = replace(pipeline.RAW, run=lambda work: int("<!channel> &"))
+    monkeypatch.setattr(pipeline, "RAW", broken)
+    alert(definitions_of(alert_url=url))
     assert received[0]["text"].split("\n")[1:] == [
         "raw: ValueError: invalid literal for int() with base 10: '&lt;!channel&gt; &amp;'"
     ], "Slack takes a cell of a raw file for no mention"
 
 
-def test_a_receiver_that_refuses_is_named_without_its_secret(tmp_path, receiver):
+def test_a_receiver_that_refuses_is_named_without_its_secret(definitions_of, receiver):
     url, received = receiver
-    text = run(FAILING, tmp_path, alert_url=f"{url}/broken/T0P-SECRET")
+    with pytest.raises(dg.Failure) as raised:
+        alert(definitions_of(alert_url=f"{url}/broken/T0P-SECRET"))
+    text = str(raised.value.description)
     assert "the receiver of dagster.alert_url did not take the message (status 500)" in text
     assert "T0P-SECRET" not in text
     assert received
@@ -182,49 +173,38 @@ def test_a_receiver_that_refuses_is_named_without_its_secret(tmp_path, receiver)
 EMAIL = {"to": ["owner@example.com", "ops@example.com"], "sender": "shop@example.com", "host": "localhost"}
 
 
-def test_a_failed_run_is_mailed(tmp_path, mailbox):
-    code = """
-    import pixrec_assets.sensors as alerts
-    described = alerts._describe
-    alerts._describe = lambda context: described(context) + "\\nitem <b>Grüße</b>"
-    with dg.DagsterInstance.ephemeral() as instance:
-        job = defs.resolve_job_def("prepare_data")
-        result = job.execute_in_process(partition_key="sample", instance=instance, raise_on_error=False)
-        event = next(each for each in result.all_events if each.event_type_value == "PIPELINE_FAILURE")
-        context = dg.build_run_status_sensor_context("x", event, instance, result.dagster_run).for_run_failure()
-        (sensor,) = alerts.ALERTS
-        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-        assert defs.resolve_sensor_def("email_after_failure") is sensor
-        try:
-            sensor(context)
-        except Exception as error:
-            print(error)
-    """
+def test_a_failed_run_is_mailed(mailbox, definitions_of, monkeypatch):
     email = EMAIL | {"port": mailbox.port, "password": "right"}
-    assert run(code, tmp_path, email=json.dumps(email)) == ""
-    (mail,) = mailbox.mails
-    assert "To: owner@example.com,ops@example.com" in mail
-    assert "Subject: Dagster Run Failed: prepare_data" in mail
-    assert " of prepare_data failed for sample" in mail
-    assert "sequences: ContractError: " in mail
-    assert "item &lt;b&gt;Gr&#252;&#223;e&lt;/b&gt;" in mail, "texts of data are neither HTML nor an encoding error"
-    text = run(code, tmp_path, email=json.dumps(email | {"password": "T0P-SECRET"}))
-    assert "535" in text
-    assert "T0P-SECRET" not in text
+    defs = definitions_of(email=json.dumps(email))
+    alerts = sys.modules["pixrec_assets.sensors"]
+    described = alerts._describe
+    monkeypatch.setattr(alerts, "_describe", lambda context: described(context) + "\nitem <b>Grüße</b>")
+    (sensor,) = alerts.ALERTS
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    assert defs.resolve_sensor_def("email_after_failure") is sensor
+    with failed_run(defs) as context:
+        sensor(context)
+        (mail,) = mailbox.mails
+        assert "To: owner@example.com,ops@example.com" in mail
+        assert "Subject: Dagster Run Failed: prepare_data" in mail
+        assert " of prepare_data failed for sample" in mail
+        assert "sequences: ContractError: " in mail
+        assert "item &lt;b&gt;Gr&#252;&#223;e&lt;/b&gt;" in mail, "texts of data are neither HTML nor an encoding error"
+        definitions_of(email=json.dumps(email | {"password": "T0P-SECRET"}))
+        (sensor,) = sys.modules["pixrec_assets.sensors"].ALERTS
+        with pytest.raises(Exception, match="535") as raised:
+            sensor(context)
+    assert "T0P-SECRET" not in str(raised.value)
     assert mailbox.logins == ["\0shop@example.com\0right", "\0shop@example.com\0T0P-SECRET"]
 
 
-def test_old_runs_are_deleted_and_new_ones_kept(tmp_path):
-    code = """
-    with dg.DagsterInstance.ephemeral() as instance:
-        raw = [each for each in defs.resolve_asset_graph().assets_defs if dg.AssetKey("raw_reviews") in each.keys]
-        assert dg.materialize(raw, partition_key="sample", instance=instance).success
-        job = defs.resolve_job_def("delete_old_runs")
-        result = job.execute_in_process(instance=instance)
-        print(result.output_for_node("delete_runs"), len(instance.get_run_ids()))
-    """
-    assert run(code, tmp_path, keep_runs_days=30).split() == ["0", "2"]
-    assert run(code, tmp_path, keep_runs_days=1e-9).split() == ["1", "1"]
+@pytest.mark.parametrize(("days", "deleted", "left"), [(30, 0, 2), (1e-9, 1, 1)])
+def test_old_runs_are_deleted_and_new_ones_kept(definitions_of, instance, days, deleted, left):
+    defs = definitions_of(keep_runs_days=days)
+    raw = [each for each in defs.resolve_asset_graph().assets_defs if dg.AssetKey("raw_reviews") in each.keys]
+    assert dg.materialize(raw, partition_key="sample", instance=instance).success
+    result = defs.resolve_job_def("delete_old_runs").execute_in_process(instance=instance)
+    assert (result.output_for_node("delete_runs"), len(instance.get_run_ids())) == (deleted, left)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +241,7 @@ def test_the_source_of_a_stage_is_linked():
     assert line.startswith("def blend(")
 
 
-def test_a_component_of_a_dg_project_has_the_datasets_of_its_settings(tmp_path):
+def test_a_component_of_a_dg_project_has_the_datasets_of_its_settings(assets_anew, project, tmp_path, monkeypatch):
     package = tmp_path / "mine"
     folder = package / "defs" / "shop"
     folder.mkdir(parents=True)
@@ -271,17 +251,8 @@ def test_a_component_of_a_dg_project_has_the_datasets_of_its_settings(tmp_path):
     (folder / "my.toml").write_text('[datasets.mine.source]\nkind = "sample"\n')
     project = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "mine"\n'
     (tmp_path / "pyproject.toml").write_text(project)
-    code = """if True:
-        import sys
-        from pathlib import Path
-        import dagster as dg
-        sys.path.insert(0, str(Path.cwd()))
-        defs = dg.load_from_defs_folder(path_within_project=Path("mine").resolve())
-        print(*defs.resolve_job_def("prepare_data").partitions_def.get_partition_keys())
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIXREC_", "DAGSTER_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=kept | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.stdout == "mine\n", done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "mine", None)
+    del sys.modules["mine"]
+    shop = dg.load_from_defs_folder(path_within_project=package)
+    assert shop.resolve_job_def("prepare_data").partitions_def.get_partition_keys() == ["mine"]
