@@ -82,40 +82,40 @@ def hub(commits):
     hub.close()
 
 
+def check_error_without_cache(loader: Loader) -> None:
+    """It names the download command."""
+    commit, message = loader.load("shop/ears")
+    assert commit == "None"
+    assert message.startswith("model.backbone = 'shop/ears', revision of the default branch, is no local folder")
+    assert "hf download NAME --local-dir FOLDER" in message
+    assert "is no local folder and was not found" in loader.load("no/such/folder here")[1]
+
+
 def test_a_moved_branch_loads_another_commit_and_the_cache_is_used_without_a_network(hub, commits, tmp_path) -> None:
     printed = commits[1]
-    with Loader(tmp_path, hub.url) as loader:
-        assert loader.load() == [OLD, printed[OLD]]
+    with Loader(tmp_path, hub.url) as online:
+        assert online.load() == [OLD, printed[OLD]]
         hub.main = NEW
-        assert loader.load() == [NEW, printed[NEW]]
-        assert loader.load(revision=OLD) == [OLD, printed[OLD]]
-    assert not [path for path in hub.requested if path.endswith(".bin")]
-    with Loader(tmp_path, UNREACHABLE) as loader:
-        assert loader.load() == [NEW, printed[NEW]]
-    requests = len(hub.requested)
-    with Loader(tmp_path, hub.url, offline=True) as loader:
-        assert loader.load() == [NEW, printed[NEW]]
-        assert loader.load(revision=OLD) == [OLD, printed[OLD]]
-        (processor,) = tmp_path.glob(f"hub/*/snapshots/{NEW}/preprocessor_config.json")
-        processor.unlink()  # as after an interrupted download
-        commit, message = loader.load()
-        assert commit == NEW
-        assert message.startswith(
-            f"model '{NAME}', revision {NEW}, could not be downloaded from the Hugging Face hub ("
-        )
-    assert len(hub.requested) == requests
-    with Loader(tmp_path, hub.url) as loader:
-        assert loader.load() == [NEW, printed[NEW]]
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_the_error_without_network_and_cache_names_the_download_command(tmp_path, offline: bool) -> None:
-    with Loader(tmp_path, UNREACHABLE, offline=offline) as loader:
-        commit, message = loader.load()
-        assert commit == "None"
-        assert message.startswith(f"model.backbone = '{NAME}', revision of the default branch, is no local folder")
-        assert "hf download NAME --local-dir FOLDER" in message
-        assert "is no local folder and was not found" in loader.load(name="no/such/folder here")[1]
+        assert online.load() == [NEW, printed[NEW]]
+        assert online.load(revision=OLD) == [OLD, printed[OLD]]
+        assert not [path for path in hub.requested if path.endswith(".bin")]
+        with Loader(tmp_path, UNREACHABLE) as loader:
+            assert loader.load() == [NEW, printed[NEW]]
+            check_error_without_cache(loader)
+        requests = len(hub.requested)
+        with Loader(tmp_path, hub.url, offline=True) as loader:
+            assert loader.load() == [NEW, printed[NEW]]
+            assert loader.load(revision=OLD) == [OLD, printed[OLD]]
+            check_error_without_cache(loader)
+            (processor,) = tmp_path.glob(f"hub/*/snapshots/{NEW}/preprocessor_config.json")
+            processor.unlink()  # as after an interrupted download
+            commit, message = loader.load()
+            assert commit == NEW
+            assert message.startswith(
+                f"model '{NAME}', revision {NEW}, could not be downloaded from the Hugging Face hub ("
+            )
+        assert len(hub.requested) == requests
+        assert online.load() == [NEW, printed[NEW]]
 
 
 def test_a_proxy_that_does_not_answer_is_an_error_of_the_model(tmp_path, monkeypatch) -> None:
