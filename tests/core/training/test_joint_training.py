@@ -1,6 +1,7 @@
 """A joint training on two small shops, and a second training that starts from it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
 from pixrec_core.training import prepared
 from pixrec_core.training.validation import Validation
+from tests.core.shop import untrained
 
 SHOPS = {"lamps": 40, "hats": 60}  # users; the generator's seed is the same, so that both have the same ids
 
@@ -157,7 +159,7 @@ def test_a_damaged_joint_checkpoint_is_refused(trained_shops: Path) -> None:
 
 def test_another_joint_training_makes_its_successors_stale(trained_shops: Path) -> None:
     hats = joint_work(trained_shops, "multimodal").with_dataset("hats")
-    pipeline.CHECKPOINT.materialise(hats)
+    replace(pipeline.CHECKPOINT, run=untrained, resumes=False).materialise(hats)
     assert pipeline.CHECKPOINT.is_current(hats)
     again = joint_work(trained_shops, "multimodal", seed=7)
     assert not pipeline.JOINT_CHECKPOINT.is_current(again)

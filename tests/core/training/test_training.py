@@ -1,6 +1,8 @@
 """Training on a small shop: its checkpoint, early stopping, photo caches, and errors."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,22 @@ from pixrec_core.models.loading import create_backbone
 from pixrec_core.stages import Work
 from pixrec_core.training import build_tower
 from pixrec_core.training.validation import Validation
+from tests.core.shop import open_shop, untrained
 
 
 def curves(work: Work) -> list[dict]:
     epochs = json.loads((work.variant_paths.checkpoint / checkpoint.CURVES).read_text())["epochs"]
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
+
+
+@pytest.fixture(scope="module")
+def trained(opened: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """A shop with a training of one epoch; tests must not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(opened, folder, dirs_exist_ok=True)
+    work = open_shop(folder, training={"epochs": 1})
+    pipeline.CHECKPOINT.materialise(work)
+    return work
 
 
 def test_a_checkpoint_is_complete(shop) -> None:
@@ -53,9 +66,10 @@ def test_a_checkpoint_is_complete(shop) -> None:
     assert not work.variant_paths.training.exists()
 
 
-def test_every_variant_trains_on_the_same_budget(shop) -> None:
-    stats = {}
-    for variant in ("multimodal", "text_only", "image_only", "shuffled_images"):
+def test_every_variant_trains_on_the_same_budget(shop, trained: Work) -> None:
+    stats = {"multimodal": pipeline.CHECKPOINT.stats(trained)}
+    assert curves(trained)[0]["generation"] > 0
+    for variant in ("text_only", "image_only", "shuffled_images"):
         work = shop(variant, training={"epochs": 1})
         stats[variant] = pipeline.CHECKPOINT.materialise(work)["stats"]
         assert (curves(work)[0]["generation"] == 0) is (variant == "image_only")
@@ -64,10 +78,8 @@ def test_every_variant_trains_on_the_same_budget(shop) -> None:
     assert min(budgets)[0] > 0
 
 
-def test_auto_classes_of_transformers_load_a_checkpoint(shop) -> None:
-    work = shop(training={"epochs": 1})
-    pipeline.CHECKPOINT.materialise(work)
-    folder = work.variant_paths.checkpoint
+def test_auto_classes_of_transformers_load_a_checkpoint(trained: Work) -> None:
+    folder = trained.variant_paths.checkpoint
     model, processor = checkpoint.load(folder)
     for read in (AutoModel.from_pretrained(folder), DualTower.from_pretrained(folder)):
         assert isinstance(read, DualTower)
@@ -109,6 +121,7 @@ def test_a_frozen_vision_tower_keeps_its_weights_and_encodes_each_photo_once(sho
     for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS, pipeline.ITEM_INDEX, pipeline.RANKING):
         stage.materialise(work)
     assert len(encoded) == 1
+    assert cached(work) == {"features"}
     model, _ = checkpoint.load(work.variant_paths.checkpoint)
     set_seed(5)
     untrained, _ = build_tower(work.dataset_settings.model, work.dataset_settings.training, [work.variant_paths])
@@ -121,11 +134,13 @@ def test_a_frozen_vision_tower_keeps_its_weights_and_encodes_each_photo_once(sho
     assert stats["trained_parameters"] == stats["parameters"] - sum(p.numel() for p in model.vision_parameters())
 
 
-@pytest.mark.parametrize(("vision", "kept"), [("frozen", "features"), ("trainable", "pixels")])
-def test_training_caches_features_or_pixels(shop, vision: str, kept: str) -> None:
-    work = shop(model={"vision": vision}, training={"epochs": 1})
-    pipeline.CHECKPOINT.materialise(work)
-    assert {path.name.partition("-")[0] for path in work.paths.cache.glob("*.npy")} == {kept}
+def test_a_trainable_vision_tower_reads_cached_pixels(trained: Work) -> None:
+    assert cached(trained) == {"pixels"}
+
+
+def cached(work: Work) -> set[str]:
+    """Return the kinds of files in the cache."""
+    return {path.name.partition("-")[0] for path in work.paths.cache.glob("*.npy")}
 
 
 def test_the_backbone_can_be_a_folder_with_a_smolvlm(shop, tmp_path: Path) -> None:
@@ -163,12 +178,13 @@ def test_weights_saved_in_bfloat16_train_in_float32(shop, tmp_path: Path) -> Non
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
 
 
-def test_another_training_makes_later_stages_stale(shop) -> None:
-    work = shop(training={"epochs": 1})
-    for stage in (pipeline.CHECKPOINT, pipeline.ITEM_VECTORS):
-        stage.materialise(work)
+def test_another_training_makes_later_stages_stale(trained: Work, tmp_path: Path) -> None:
+    shutil.copytree(trained.settings.root, tmp_path, dirs_exist_ok=True)
+    work = open_shop(tmp_path, training={"epochs": 1})
+    pipeline.ITEM_VECTORS.materialise(work)
     assert pipeline.ITEM_VECTORS.is_current(work)
-    pipeline.CHECKPOINT.materialise(shop(training={"epochs": 1, "seed": 7}))
+    another = open_shop(tmp_path, training={"epochs": 1, "seed": 7})
+    replace(pipeline.CHECKPOINT, run=untrained, resumes=False).materialise(another)
     assert not pipeline.ITEM_VECTORS.is_current(work)
 
 
@@ -183,12 +199,11 @@ def test_a_broken_contract_stops_training(shop) -> None:
     assert not work.variant_paths.checkpoint.exists()
 
 
-def test_damaged_weights_are_reported(shop) -> None:
-    work = shop(training={"epochs": 1})
-    pipeline.CHECKPOINT.materialise(work)
-    path = work.variant_paths.checkpoint / checkpoint.WEIGHTS
+def test_damaged_weights_are_reported(trained: Work, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.variant_paths.checkpoint, tmp_path / "checkpoint")
+    path = folder / checkpoint.WEIGHTS
     body = bytearray(path.read_bytes())
     body[-1] ^= 1
     path.write_bytes(body)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        checkpoint.load(work.variant_paths.checkpoint)
+        checkpoint.load(folder)
