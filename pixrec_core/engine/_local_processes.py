@@ -6,6 +6,7 @@ file, and the processes connect through the loopback interface.
 """
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -85,6 +86,7 @@ def _run_rank(
     function: Callable[..., None],
 ) -> None:
     """Join the group and call the function; runs in each process."""
+    gc.freeze()  # a collection would copy the objects that the ranks share with their server
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the parent handles it
     end_with_parent(signal.SIGKILL)  # the launcher does not, and another training may take the parent's lock
     threads = max(1, torch.get_num_threads() // world_size)
