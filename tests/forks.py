@@ -1,6 +1,7 @@
 """Processes that start in no time: they fork from a server process that has imported the slow modules."""
 
 import atexit
+import gc
 import importlib
 import multiprocessing
 import os
@@ -17,18 +18,24 @@ PRELOADED = [
     *("dagster", "great_expectations", "lightgbm", "matplotlib.figure", "sklearn.feature_extraction.text"),
 ]
 CONTEXT.set_forkserver_preload(PRELOADED)
+COMMANDS = {"pixrec": "pixrec_assets.cli", "dg": "dagster_dg_cli.cli"}  # modules whose `main` a command runs
 
 
 def exit_code(target: Callable[..., object], *arguments: Any) -> int | None:
     """Run a function in a new process; return its exit code, or minus the signal that ended it."""
-    process = CONTEXT.Process(target=target, args=arguments)
+    process = CONTEXT.Process(target=_call, args=(target, *arguments))
     process.start()
     process.join()
     return process.exitcode
 
 
+def _call(target: Callable[..., object], *arguments: Any) -> None:
+    gc.freeze()  # a collection would copy the server's memory, which takes half a second
+    target(*arguments)
+
+
 def run_command(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> CompletedProcess[str]:
-    """Run `pixrec ...` in a folder, with the output of both streams in `stdout`.
+    """Run `pixrec ...`, `dg ...` or `python -c ...` in a folder, with the output of both streams in `stdout`.
 
     Variables that a preloaded library reads when it is imported have no effect.
     """
@@ -47,6 +54,10 @@ def _become(command: list[str], folder: Path, environment: dict[str, str], outpu
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     try:
         sys.argv[:] = command
-        importlib.import_module("pixrec_assets.cli").main()
+        if command[0] == "python":
+            del sys.argv[:2]
+            exec(sys.argv[0], {"__name__": "__main__"})
+        else:
+            importlib.import_module(COMMANDS[command[0]]).main()
     finally:
         atexit._run_exitfuncs()

@@ -1,8 +1,6 @@
 """`dg launch` in a process of its own, without a daemon: how a shell or cron starts a job."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -12,6 +10,7 @@ from pixrec_assets.plan import plan_dataset
 from pixrec_core import pipeline
 from pixrec_core.settings import Settings, load_settings
 from pixrec_core.stages import Work
+from tests.forks import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = """
@@ -41,29 +40,15 @@ def launch(settings: Settings, tmp_path: Path):
     environment = os.environ | {"DAGSTER_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
 
     def run(*arguments: str) -> None:
-        command = [str(Path(sys.executable).with_name("dg")), "launch", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = run_command(["dg", "launch", *arguments], tmp_path, environment)
+        assert done.returncode == 0, done.stdout
 
     return run
 
 
 @pytest.mark.slow
-def test_the_three_jobs_build_every_artefact(launch, tmp_path):
-    (tmp_path / "pixrec.toml").write_text('variants = ["text_only"]\n')
-    launch("--job", "prepare_data", "--partition", "sample")
-    launch("--job", "train", "--partition", "sample|text_only")
-    launch("--job", "evaluate", "--partition", "sample")
-    for run in plan_dataset(load_settings(), "sample"):
-        assert run.stage.is_current(run.work), str(run)
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
-        assert instance.get_materialized_partitions(dg.AssetKey("ranking")) == {"sample|text_only"}
-
-
-@pytest.mark.slow
-def test_a_group_of_assets_and_two_stages_of_training_can_be_launched(launch, tmp_path):
-    joined = 'joint = { all = { datasets = ["a", "b"] } }\n'
+def test_jobs_and_a_group_of_assets_build_every_artefact(launch, tmp_path):
+    joined = 'variants = ["text_only"]\njoint = { all = { datasets = ["a", "b"] } }\n'
     one = '{name} = {{ source = {{ kind = "sample", seed = {seed} }}, start_from = "all" }}\n'
     datasets = one.format(name="a", seed=1) + one.format(name="b", seed=2)
     (tmp_path / "pixrec.toml").write_text(joined + "[datasets]\n" + datasets)
@@ -72,8 +57,12 @@ def test_a_group_of_assets_and_two_stages_of_training_can_be_launched(launch, tm
     assert pipeline.SEQUENCES.is_current(Work(settings, "a"))
     assert pipeline.BASELINES.stamp(Work(settings, "a")) is None
 
-    for run in plan_dataset(settings, "b", up_to="item_features"):
-        run.stage.materialise(run.work)
+    launch("--job", "prepare_data", "--partition", "b")
     launch("--job", "train_jointly", "--partition", "all|text_only")
     launch("--job", "train", "--partition", "b|text_only")
-    assert pipeline.RANKING.is_current(Work(settings, "b", "text_only"))
+    launch("--job", "evaluate", "--partition", "b")
+    for run in plan_dataset(settings, "b"):
+        assert run.stage.is_current(run.work), str(run)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+        assert instance.get_materialized_partitions(dg.AssetKey("ranking")) == {"b|text_only"}
