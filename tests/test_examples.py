@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+from tests.forks import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -50,13 +51,13 @@ def folder(tmp_path_factory, environment):
     folder = tmp_path_factory.mktemp("notebook")
     cells = json.loads((EXAMPLES / "shop.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    run([sys.executable, "-c", f"{code}\nfigure.savefig('shelf.png', dpi=60)"], folder, environment)
+    run(f"{code}\nfigure.savefig('shelf.png', dpi=60)", folder, environment)
     return folder
 
 
-def run(command, folder, environment):
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+def run(code, folder, environment, *arguments):
+    done = run_command(["python", "-c", code, *arguments], folder, environment)
+    assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
 
 
@@ -74,7 +75,7 @@ def test_the_custom_method_and_metric_are_among_the_others(folder):
 
 def test_seeds_share_what_does_not_depend_on_them(folder, environment):
     options = ["--seeds", "0", "1", "--reference", "popularity"]
-    text = run([sys.executable, EXAMPLES / "seeds.py", "shop", *options], folder, environment)
+    text = run((EXAMPLES / "seeds.py").read_text(), folder, environment, "shop", *options)
     built = {
         name: [json.loads((folder / data / "shop" / "stamps" / f"{name}.json").read_text())["finished_at"]
                for data in ("data", "data-seed1")]
@@ -100,6 +101,6 @@ def test_a_project_of_its_own_has_the_assets(folder, environment):
         assert defs.resolve_job_def("train")
         assert dg.materialize([weekly_mail], partition_key="shop").success
     """
-    run([sys.executable, "-c", code, str(EXAMPLES / "dagster_project")], folder, environment)
+    run(code, folder, environment, str(EXAMPLES / "dagster_project"))
     mail = pl.read_parquet(folder / "data" / "shop" / "mail.parquet")
     assert mail["items"].list.len().to_list() == [5] * 60
