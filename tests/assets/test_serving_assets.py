@@ -1,6 +1,7 @@
 """Refreshed promotions by command and in Dagster; the asset of online metrics."""
 
 import json
+import shutil
 from unittest import mock
 
 import dagster as dg
@@ -45,12 +46,19 @@ training = { epochs = 2, batch_size = 16, max_history_len = 4 }
 """
 
 
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory):
+    """A folder with a promotion. Copy it; do not change it."""
+    folder = tmp_path_factory.mktemp("promoted")
+    (folder / "pixrec.toml").write_text(TOML)
+    served_shop(folder, "text_only", baselines=["ease"])
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with a promotion, which is the working folder."""
-    (tmp_path / "pixrec.toml").write_text(TOML)
-    monkeypatch.chdir(tmp_path)
-    served_shop(tmp_path, "text_only", baselines=["ease"])
+def project(promoted, tmp_path, monkeypatch):
+    """A copy of the folder with a promotion, which is the working folder."""
+    monkeypatch.chdir(shutil.copytree(promoted, tmp_path, dirs_exist_ok=True))
     return tmp_path
 
 
