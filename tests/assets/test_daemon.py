@@ -19,6 +19,7 @@ from pixrec_core import pipeline
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.stages import Stage
 from tests.assets.dev_server import PLACE, ROOT, Server, dagster_dev, until
+from tests.forks import run_command
 
 #: Photos of `films` take for ever the first time, with half a manifest written; those of `songs` wait for `go`.
 DEFINITIONS = """
@@ -135,17 +136,13 @@ def test_a_run_whose_process_is_killed_is_marked_as_failed_and_run_again(server:
 def test_a_backfill_beside_a_run_of_the_ui_waits_for_it_and_disturbs_nothing(server: Server, folder: Path) -> None:
     """Both want the only slot of the pool `downloads`."""
     environment = os.environ | {"DAGSTER_HOME": str(folder), "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
-    command = [sys.executable, "-c", COMMAND, "backfill", "songs", "--up-to", "sequences"]
-
-    def backfill() -> subprocess.Popen[str]:
-        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=folder, env=environment, **output)
-
+    command = ["-c", COMMAND, "backfill", "songs", "--up-to", "sequences"]
     tags = [PARTITION | {"value": "songs"}]
     what = {"selector": PLACE | {"jobName": "prepare_data"}, "executionMetadata": {"tags": tags}}
     assert server.ask(LAUNCH, what=what)["launchRun"]["__typename"] == "LaunchRunSuccess"
     until((folder / "waits").exists)
-    with backfill() as beside:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, **output) as beside:
         assert beside.stdout is not None
         assert any("waiting for other runs of the pool downloads" in line for line in beside.stdout)
         (folder / "go").touch()
@@ -153,8 +150,7 @@ def test_a_backfill_beside_a_run_of_the_ui_waits_for_it_and_disturbs_nothing(ser
         assert beside.returncode == 0, printed
         assert "Traceback" not in printed
     until(lambda: {run["status"] for run in server.runs("songs")} == {"SUCCESS"})
-    with backfill() as again:
-        assert "building" not in again.communicate()[0]
+    assert "building" not in run_command(["python", *command], folder, environment).stdout
     paths = DatasetPaths.of(folder / "data", "songs")
     assert is_made(paths, pipeline.SEQUENCES)
     assert not list(paths.root.glob(".*.partial"))
