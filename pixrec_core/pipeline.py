@@ -409,7 +409,7 @@ CHECKPOINT: Final = Stage(
     external_inputs=_backbone_external_inputs,
     digest=_checkpoint_digest,
     resumes=True,
-    version=3,
+    version=4,
 )
 ITEM_VECTORS: Final = Stage(
     "item_vectors",

@@ -223,9 +223,9 @@ def _pairs(windows: Sequence[TrainingWindow], histories: Batch, key_index: Mappi
     targets: list[int] = []
     spans, item_ranges, excluded = [], [], [np.empty((0, 2), dtype=np.int64)]
     for row, (window, span) in enumerate(zip(windows, histories["item_spans"], strict=True)):
-        start = int(histories["item_ranges"][row, 0])
+        start, after = int(histories["item_ranges"][row, 0]), np.unique(np.asarray(window.later, np.int64))
         for n in range(1, len(window.items)):
-            later = np.concatenate([window.items[n:], window.later]).astype(np.int64)
+            later = np.concatenate([window.items[n:], after])
             excluded.append(np.stack([np.full_like(later, len(rows)), later], axis=1))
             rows.append(row)
             spans.append((span[n - 1, 1], span[n, 0], span[n, 1]))

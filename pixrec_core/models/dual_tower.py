@@ -107,6 +107,7 @@ class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
         self.config.num_item_ids, self.config.item_id_dropout = num_items, dropout
         self.item_id_embedding = ItemIdEmbedding(num_items, self.config.embedding_dim, dropout)
         self.item_id_embedding.apply(self._init_weights)
+        self.item_id_embedding.to(self.device)
 
     def heads(self) -> list[nn.Linear]:
         """Linear maps from features to vectors."""

@@ -90,7 +90,8 @@ def variant_features(paths: VariantPaths) -> dict[str, ItemFeatures]:
         if not known.any():
             del features[PHOTO]
         elif paths.variant == "shuffled_images":
-            features[PHOTO] = replace(features[PHOTO], values=features[PHOTO].values[rows])
+            values = np.where((rows != NO_PHOTO)[:, None], features[PHOTO].values[rows], 0)
+            features[PHOTO] = replace(features[PHOTO], values=values)
     return features
 
 

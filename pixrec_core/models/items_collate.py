@@ -58,16 +58,20 @@ class ItemsCollator:
             "lengths": torch.from_numpy(lengths),
             "pairs": torch.from_numpy(pairs),
             "pair_targets": torch.from_numpy(window_items[is_target]),
-            "excluded": torch.from_numpy(_excluded(windows, pairs)),
+            "excluded": torch.from_numpy(_excluded(windows, pairs, numbers)),
         }
 
 
-def _excluded(windows: Sequence[TrainingWindow], pairs: Ids) -> Ids:
+def _excluded(windows: Sequence[TrainingWindow], pairs: Ids, numbers: Ids) -> Ids:
     """Return (E, 2) the index of a pair and the number of an item that its user takes later, its target included.
 
-    They are correct answers too, so they are no negatives. `pairs` (M, 2) are row and column of each target.
+    They are correct answers too, so they are no negatives. `pairs` (M, 2) are row and column of each target, `numbers`
+    (C,) the items of the batch: of those after the window, only they count.
     """
-    taken = [np.asarray([*window.items, *window.later], np.int64) for window in windows]
+    taken = [
+        np.concatenate([window.items, np.intersect1d(np.asarray(window.later, np.int64), numbers)])
+        for window in windows
+    ]
     ends = np.cumsum([len(each) for each in taken])
     starts = ends - [len(each) for each in taken]
     first, counts = starts[pairs[:, 0]] + pairs[:, 1], ends[pairs[:, 0]] - starts[pairs[:, 0]] - pairs[:, 1]

@@ -29,6 +29,7 @@ MIN_ROWS = 2
 #: Share of the highest variance that is added to each. Without it, and with 205 instead of 256 dimensions, multimodal
 #: had .123/.064 instead of .161/.084 Recall@10/NDCG@10 on validation users of film ratings.
 RIDGE = 0.01
+MIN_VARIANCE = 1e-9  # share of the mean square of the features; rounding errors have less
 BACKBONE = "backbone"  # the modality of hidden states; frozen features are of `text` and `photo`
 DROPOUT = 0.1  # of contents; for photos the settings have another
 
@@ -97,12 +98,18 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Set the map from the covariance of features (n, F); fewer than two rows leave it as it is."""
+        """Set the map from the covariance of features (n, F).
+
+        Fewer than two rows, or rows that are all equal, as for titles that share no word, leave it as it is.
+        """
         if len(features) < MIN_ROWS:
             return
         self.mean.copy_(features.mean(0))
         centred = (features - self.mean).double()
         variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+        if variances[-1] <= MIN_VARIANCE * features.double().square().mean():
+            self.mean.zero_()
+            return
         size = len(self.matrix)
         scales = (variances.flip(0)[:size].clamp(min=0) + RIDGE * variances[-1]).rsqrt()
         self.matrix.copy_(directions.T.flip(0)[:size] * scales[:, None])
@@ -110,7 +117,7 @@ class Whitening(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (n, F) to (n, K); a row of zeros, which is an unknown feature, stays zero."""
         known = features.abs().sum(dim=-1, keepdim=True) > 0
-        return functional.normalize((features - self.mean) @ self.matrix.T, dim=-1) * known
+        return functional.normalize((features - self.mean) @ self.matrix.T, dim=-1).where(known, 0)
 
 
 class ContentHead(nn.Module):

@@ -99,6 +99,12 @@ def test_closed_gates_have_a_gradient() -> None:
     assert all(gate.grad for gate in [*model.item_head.gates.values(), *model.history_head.gates.values()])
 
 
+def test_a_user_with_very_many_later_items_excludes_no_more_than_the_batch_has() -> None:
+    window = TrainingWindow([0, 1, 2], (np.arange(30_000) % len(COUNTS)).tolist(), times=[1, 2, 3])
+    batch = collator()([window])
+    assert len(batch["excluded"]) <= len(batch["pairs"]) * (len(window.items) + len(batch["key_numbers"]))
+
+
 @torch.no_grad()
 def test_the_loss_is_over_all_sold_items_but_the_users_later_ones() -> None:
     model, source = open_gates(frozen_tower(weight_item_item=0.25, weight_user_item=0.75)), table()
@@ -138,6 +144,24 @@ def test_sampled_negatives_stand_for_all_others() -> None:
     assert not batch["key_offsets"][:in_batch].any()
     others = (COUNTS > 0).sum() - in_batch
     torch.testing.assert_close(batch["key_offsets"][in_batch:], torch.full((3,), float(np.log(others / 3))))
+
+
+@pytest.mark.parametrize("rows", [2, 5, 10])
+def test_equal_features_say_nothing_and_spread_no_nan(rows: int) -> None:
+    """As those of texts that share no word but `Title`."""
+    feature = functional.normalize(torch.rand(1, 384), dim=-1)
+    for raw in (torch.ones(rows, 1), torch.zeros(rows, 1), feature.repeat(rows, 1)):
+        whitening = Whitening(raw.shape[1], min(16, raw.shape[1]))
+        whitening.fit(raw)
+        whitened = whitening(raw)
+        assert torch.isfinite(whitened).all()
+        assert torch.equal(whitened, whitened[:1].expand_as(whitened))
+
+
+def test_id_vectors_are_added_where_the_tower_is() -> None:
+    tower = frozen_tower().to("meta")
+    tower.add_item_id_embedding(4, 0.5)
+    assert {weight.device.type for weight in tower.parameters()} == {"meta"}
 
 
 def test_whitening_by_hand() -> None:
