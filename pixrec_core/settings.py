@@ -400,7 +400,7 @@ class TrainingSettings(Section):
     patience: Positive = Field(
         3, description="epochs without improvement of `metric_for_best_model` before training stops"
     )
-    seed: int = Field(0, description="seed of weights, shuffling and dropout")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, shuffling and dropout")
     # Excluded from the fingerprint: results depend on it only through the order of floating-point sums.
     processes: Positive = Field(
         1,
@@ -413,22 +413,6 @@ class TrainingSettings(Section):
         exclude=True,
         description="shard weights, gradients and optimiser state over the processes (PyTorch FSDP)",
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.weight_item_item + self.weight_user_item > 1:
-            raise ValueError(
-                "weight_item_item + weight_user_item must not exceed 1, since the generation loss has the rest"
-            )
-        if self.processes > self.batch_size:
-            raise ValueError(
-                f"processes is {self.processes}, but a batch has only {self.batch_size} windows; lower processes"
-            )
-        if self.fsdp and self.processes == 1:
-            raise ValueError(
-                "fsdp shards weights over several processes, but processes is 1; raise it, or leave fsdp out"
-            )
-        return self
 
 
 class IndexSettings(Section):
@@ -648,12 +632,27 @@ OTHER_DEFAULTS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
 
 def _complete_training(sections: "Sections | JointSettings") -> None:
     """Set the defaults that depend on the encoders, and reject what one of them cannot do."""
-    model, training = sections.model, sections.training
+    model = sections.model
     kind = "tokens" if model.user_encoder == "tokens" else model.item_encoder
     for name, defaults in OTHER_DEFAULTS.get(kind, {}).items():
         section: Section = getattr(sections, name)
         missing = {key: value for key, value in defaults.items() if key not in section.model_fields_set}
         object.__setattr__(sections, name, section.model_copy(update=missing))
+    training = sections.training
+    if training.weight_item_item + training.weight_user_item > 1:
+        raise ValueError(
+            "training.weight_item_item + training.weight_user_item must not exceed 1, since the generation loss has "
+            "the rest"
+        )
+    if training.processes > training.batch_size:
+        raise ValueError(
+            f"training.processes is {training.processes}, but a batch has only {training.batch_size} windows; lower "
+            "processes"
+        )
+    if training.fsdp and training.processes == 1:
+        raise ValueError(
+            "training.fsdp shards weights over several processes, but processes is 1; raise it, or leave fsdp out"
+        )
     if model.user_encoder == "items" and training.processes > 1:
         raise ValueError(
             f"training.processes is {training.processes}, but a training with model.user_encoder = `items` "
@@ -876,7 +875,7 @@ class Settings(BaseSettings, Sections):
         for trained in trainings:
             names = ("backbone", "text_encoder", "photo_encoder")
             folders = {name: resolve_path(self.root, getattr(trained.model, name)) for name in names}
-            found = {name: str(folder) for name, folder in folders.items() if any(folder.glob("*.json"))}
+            found = {name: str(folder) for name, folder in folders.items() if _has_model(folder)}
             if found:
                 object.__setattr__(trained, "model", trained.model.model_copy(update=found))
         return self
@@ -988,6 +987,11 @@ def resolve_path(root: Path, path: str | Path) -> Path:
     return resolved
 
 
+def _has_model(folder: Path) -> bool:
+    """Return whether a folder has the files of a model, with JSON or as one GGUF file; a name of the hub is none."""
+    return any(folder.glob("*.json")) or any(folder.glob("*.gguf"))
+
+
 def config_path() -> Path:
     """Return the settings file: `$PIXREC_CONFIG`, else `pixrec.toml` in the working folder. It may not exist."""
     return resolve_path(Path(), os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
@@ -999,13 +1003,16 @@ def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     Unknown names are compared with the names of `model`, the class that raised the error.
     """
     lines: dict[tuple[str, str], str] = {}
+    reasons: set[str] = set()
     for each in error.errors():
         path = [str(part) for part in each["loc"]]
         variable = _variable(path) if model is Settings else None
         reason = _reason(each, model, _env_name if variable else ".".join)
-        if path[:1] in (["datasets"], ["joint"]) and (".".join(path[2:]), each["type"]) in lines:
-            continue  # a shared section is wrong: its error returns in every dataset that it is merged into
         where = variable or ".".join(path)
+        if path[:1] in (["datasets"], ["joint"]):  # a wrong shared section is reported again by each that it is part of
+            if (".".join(path[2:]), each["type"]) in lines or (len(path) == 2 and reason in reasons):
+                continue
+            reasons.add(reason)
         lines[".".join(path), each["type"]] = f"{where}: {reason}" if where else reason
     return list(dict.fromkeys(lines.values()))
 

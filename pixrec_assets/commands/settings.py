@@ -101,7 +101,11 @@ def _value(field: Mapping[str, Any]) -> str:
 
 
 def _bounds(field: Mapping[str, Any]) -> str:
-    bounds = [words.format(f"{field[key]:g}") for key, words in BOUNDS.items() if key in field]
+    bounds = [
+        words.format(f"{field[key]:,}" if isinstance(field[key], int) else f"{field[key]:g}")
+        for key, words in BOUNDS.items()
+        if key in field
+    ]
     return f", {', '.join(bounds)}" if bounds else ""
 
 

@@ -110,7 +110,15 @@ def test_a_path_that_no_file_can_have_is_reported(write, text: str, reason: str)
         ("[training]\nepoch = 3", r"training\.epoch: unknown setting `epoch`: did you mean `epochs`\?"),
         ("[trainig]\nepochs = 3", r"trainig: unknown section `trainig`: did you mean `training`\?"),
         ("[model.lora]\nrnk = 3", r"model\.lora\.rnk: unknown setting `rnk`: did you mean `rank`\?"),
-        ("[training]\nweight_item_item = 0.8\nweight_user_item = 0.8", "training: .* must not exceed 1"),
+        (
+            "[training]\nweight_item_item = 0.8\nweight_user_item = 0.8",
+            "training.weight_item_item .* must not exceed 1",
+        ),
+        # `weight_item_item` is 0.125 with tokens.
+        ("[model]\nuser_encoder = 'tokens'\n[training]\nweight_user_item = 0.9", "must not exceed 1"),
+        ("[model]\nuser_encoder = 'tokens'\n[training]\nprocesses = 32", "but a batch has only 16 windows"),
+        ("[training]\nseed = -1", r"training\.seed: .*received -1"),
+        ("[training]\nseed = 4294967296", r"training\.seed: .*received 4294967296"),
         ("[sequences]\nmin_user_interactions = 0", r"sequences\.min_user_interactions: .*received 0"),
         ("[sequences]\ntest_from = 2020-01-02", 'need split = "time"'),
         ("[sequences]\nsplit = 'time'\ntest_from = 2020-01-02", "must be set together"),
@@ -431,16 +439,22 @@ def test_paths_start_from_the_settings_file_or_the_home(write, tmp_path: Path, m
     """Whichever the working folder is: for the data folder, the settings file, and the folder of a backbone."""
     (tmp_path / "smol").mkdir()
     (tmp_path / "smol" / "config.json").write_text("{}")
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "model.gguf").touch()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "elsewhere")
     for folder, backbone in (("out", "smol"), ("~/out", "~/smol"), (tmp_path / "out", tmp_path / "smol")):
-        write(f"data_dir = '{folder}'\n[model]\nbackbone = '{backbone}'\ntext_encoder = '{backbone}'\n{TOML}")
+        write(
+            f"data_dir = '{folder}'\n[model]\nbackbone = '{backbone}'\ntext_encoder = '{backbone}'\n"
+            f"photo_encoder = 'gguf'\n{TOML}"
+        )
         monkeypatch.setenv(CONFIG_VARIABLE, "~/pixrec.toml")
         loaded = load_settings()
         assert loaded.data_dir == (tmp_path / "out").resolve()
         model = loaded.dataset("books").model
         assert model.backbone == model.text_encoder == str((tmp_path / "smol").resolve())
+        assert model.photo_encoder == str((tmp_path / "gguf").resolve())
         assert model.model_dump(mode="json")["backbone"] == "smol", "a moved project stays current"
 
 
