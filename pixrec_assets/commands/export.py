@@ -51,6 +51,8 @@ def export(dataset: str, method: str | None, kind: str, output: Path, whole_urls
     settings.dataset(dataset)
     folder = DatasetPaths.of(settings.data_dir, dataset).promoted
     if kind == "onnx":
+        if whole_urls:
+            raise click.UsageError("--whole-urls is for item vectors; an export to ONNX has no URLs")
         from pixrec_core.serving.export import export_onnx  # imports torch
 
         written = export_onnx(folder, output.resolve(), method)

@@ -4,6 +4,7 @@ import json
 import shutil
 from unittest import mock
 
+import click
 import dagster as dg
 import polars as pl
 import pytest
@@ -99,7 +100,10 @@ def test_commands_hand_over_a_tower(tmp_path, monkeypatch, capsys):
     (tmp_path / "pixrec.toml").write_text(TOML)
     monkeypatch.chdir(tmp_path)
     served_shop(tmp_path, "text_only", baselines=["ease"], model={"user_encoder": "items"})
-    cli.main(["export", "shop", "--format", "onnx", "--output", "shop-onnx"], standalone_mode=False)
+    onnx = ["export", "shop", "--format", "onnx", "--output", "shop-onnx"]
+    with pytest.raises(click.UsageError, match="--whole-urls is for item vectors"):
+        cli.main([*onnx, "--whole-urls"], standalone_mode=False)
+    cli.main(onnx, standalone_mode=False)
     assert "text_only of shop as ONNX, largest difference from PyTorch: item_encoder" in capsys.readouterr().out
     assert (tmp_path / "shop-onnx" / "user_encoder.onnx").is_file()
     hub = UploadHub()

@@ -93,6 +93,7 @@ def open_head(
     with TemporaryDirectory(prefix="pixrec-") as folder, connection.cursor() as db:
         db.execute("SET TimeZone = 'UTC'")
         layouts: list[CsvFormat] = []
+        numeric: list[dict[str, bool | None]] = []
         scans: list[str] = []
         header: list[str] = []
         for number, file in enumerate(dict.fromkeys((paths[0], paths[-1])) if paths else [path], first):
@@ -104,10 +105,14 @@ def open_head(
                 continue
             work = Path(folder) / str(number)
             work.mkdir()
-            layout, mapping = _load_csv(db, file, mapping, work, number)
+            layout, mapping, found = _load_csv(db, file, mapping, work, number)
             layouts.append(layout)
+            numeric.append(found)
             header = header or list(layout.header)
             scans.append(f"(FROM parsed_{number} LIMIT {HEAD_ROWS})")
+        if numeric:
+            kinds = {name: [each[name] for each in numeric if each.get(name) is not None] for name in numeric[0]}
+            mapping = replace(mapping, numbers=[name for name, found in kinds.items() if found and all(found)])
         rows = " UNION ALL BY NAME ".join(scans)
         try:
             with mapping.reporting_where(paths[0]):
@@ -125,8 +130,14 @@ def open_head(
 
 def _load_csv(
     db: duckdb.DuckDBPyConnection, file: Path, mapping: _mapping.Mapping, folder: Path, number: int
-) -> tuple[CsvFormat, _mapping.Mapping]:
-    """Load the first rows into `parsed_<number>`; return their layout, and the mapping with what the header adds."""
+) -> tuple[CsvFormat, _mapping.Mapping, dict[str, bool | None]]:
+    """Load the first rows into `parsed_<number>`.
+
+    Returns:
+        Their layout; the mapping with what the header adds; and if there is a filter whether the values of each column
+        are numbers, None without a value.
+    """
+    is_numeric: dict[str, bool | None] = {}
     layout = load_head(db, file, replace(mapping, where=None), folder, number)
     product = {"parent": SHOPIFY[1]} if mapping.names.get("item") == SHOPIFY[0] and SHOPIFY[1] in layout.header else {}
     mapping = replace(mapping, names={**product, **mapping.names})
@@ -135,14 +146,14 @@ def _load_csv(
         unfiltered = _mapping.Mapping(every, delimiter=layout.delimiter, encoding=mapping.encoding)
         load_head(db, file, unfiltered, folder, number)
         numbers = ", ".join(
-            f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) IS NULL AND {column} <> '') = 0 AND count({column}) > 0"
+            f"bool_and(TRY_CAST({column} AS DOUBLE) IS NOT NULL) FILTER ({column} <> '')"
             for column in map(_mapping.quoted, every)
         )
-        found = fetch_row(db, f"SELECT {numbers} FROM parsed_{number}")  # noqa: S608
-        mapping = replace(mapping, numbers=[n for n, is_number in zip(every, found, strict=True) if is_number])
+        is_numeric = dict(zip(every, fetch_row(db, f"SELECT {numbers} FROM parsed_{number}"), strict=True))  # noqa: S608
+        mapping = replace(mapping, numbers=[name for name, found in is_numeric.items() if found])
     if product or mapping.where:
         load_head(db, file, replace(mapping, delimiter=layout.delimiter), folder, number)
-    return layout, mapping
+    return layout, mapping, is_numeric
 
 
 def _check_header(db: duckdb.DuckDBPyConnection, file: Path, mapping: _mapping.Mapping, folder: Path) -> None:

@@ -320,6 +320,18 @@ def test_rows_of_parquet_are_counted_from_one(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_column_of_a_filter_is_of_numbers_only_if_it_is_in_every_file(tmp_path):
+    (tmp_path / "orders").mkdir()
+    for name, shop in (("1", "A"), ("2", "7"), ("3", "7")):
+        (tmp_path / "orders" / f"{name}.csv").write_text(
+            f"customer,sku,bought_at,stars,shop\nu{name},s,2024-05-01,5,{shop}\n"
+        )
+    columns = BOUGHT | {"where": "shop <> '9'"}
+    rows, bad = interactions_of(tmp_path, None, interactions="orders", interaction_columns=columns)
+    assert [row[0] for row in rows] == ["u1", "u2", "u3"]
+    assert bad.is_empty()
+
+
 def test_bytes_of_parquet_are_read_as_utf8_text(tmp_path):
     """Some writers do not mark text as UTF-8; the other table does, and ids of both match."""
     parquet(
