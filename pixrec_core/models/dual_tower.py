@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from pixrec_core import losses
+from pixrec_core.data.sequences import catalogue_digest
 from pixrec_core.models.backbones import BackboneAdapter, adapter_of
 from pixrec_core.models.collate import Batch
 from pixrec_core.models.items_layers import ItemIdEmbedding, add_id_vectors
@@ -30,6 +32,8 @@ class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is un
     """Configuration of both towers: the backbone, the item-id embedding and the objective.
 
     Attributes:
+        num_item_ids: items of the catalogue that have id vectors; 0 without them.
+        catalogue: digest of these items (`data.sequences.catalogue_digest`); empty for checkpoints of older versions.
         seen_offset: added to the cosine of an item of the history, 0 or less. A history is most similar to its items,
             but few users choose one of them next; EASE has zeros on its diagonal for the same reason.
     """
@@ -42,6 +46,7 @@ class TowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is un
     weight_item_item: float = 0.125
     weight_user_item: float = 0.8
     num_item_ids: int = 0
+    catalogue: str = ""
     item_id_dropout: float = 0.5
     seen_offset: float = 0.0
 
@@ -102,10 +107,11 @@ class Tower(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped
         model, info = load_pretrained(super().from_pretrained, Path(folder), *args, **kwargs)
         return (model, info) if output_loading_info else model
 
-    def add_item_id_embedding(self, num_items: int, dropout: float) -> None:
-        """Add an `ItemIdEmbedding` of zeros for a catalogue of `num_items` items."""
-        self.config.num_item_ids, self.config.item_id_dropout = num_items, dropout
-        self.item_id_embedding = ItemIdEmbedding(num_items, self.config.embedding_dim, dropout)
+    def add_item_id_embedding(self, item_ids: pl.Series, dropout: float) -> None:
+        """Add an `ItemIdEmbedding` of zeros for the items (N,) of a catalogue, in its order."""
+        self.config.num_item_ids, self.config.item_id_dropout = len(item_ids), dropout
+        self.config.catalogue = catalogue_digest(item_ids)
+        self.item_id_embedding = ItemIdEmbedding(len(item_ids), self.config.embedding_dim, dropout)
         self.item_id_embedding.apply(self._init_weights)
         self.item_id_embedding.to(self.device)
 

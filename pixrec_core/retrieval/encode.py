@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from pixrec_core import files, schemas
 from pixrec_core.data.item_features import ItemFeatures
-from pixrec_core.data.sequences import read_items
+from pixrec_core.data.sequences import catalogue_digest, read_items
 from pixrec_core.engine import LOCAL, Engine
 from pixrec_core.errors import ArtefactError
 from pixrec_core.models import checkpoint
@@ -167,6 +167,10 @@ def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, Ite
 
     That is the vectors of items as parts of a history, or photo features for `user_encoder = "tokens"`. `features` of
     frozen encoders, by modality, are those of the stage `item_features` by default.
+
+    Raises:
+        MissingArtefactError: there is no checkpoint, or nothing for it to read.
+        ArtefactError: a file is damaged, or the checkpoint has id vectors of the items of another catalogue.
     """
     model, processor = checkpoint.load_for_inference(paths.checkpoint)
     settings, _ = checkpoint.load_settings(paths.checkpoint)
@@ -180,6 +184,12 @@ def encode_items(paths: VariantPaths, engine: Engine, features: Mapping[str, Ite
 
             inputs = TowerInputs.load(paths, model.backbone, processor, settings.item_tokens)
             items, source = inputs.items, inputs.collator()
+        trained_on = getattr(model.config, "catalogue", "")  # checkpoints of older versions lack it
+        if trained_on and trained_on != catalogue_digest(pl.Series(items)):
+            raise ArtefactError(
+                f"{paths.checkpoint} has vectors of other items than {paths.dataset.sequences}, which was built after "
+                "its training; train again with `pixrec run`"
+            )
         if isinstance(model, ItemsLayers):
             encoder = ItemsEncoder.encode(model, items, source, engine)
             arrays = {"vectors": encoder.candidate_vectors, HISTORY_VECTORS: encoder.history_vectors}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pixrec_core import files, recommenders
@@ -152,7 +153,7 @@ def _refresh_tower(
     """
     model, encoders = checkpoint.load(copies.checkpoint)
     if model.item_id_embedding is not None:
-        _extend_item_ids(model, positions, train.n_items)
+        _extend_item_ids(model, positions, read_items(copies.dataset)[ITEM])
         checkpoint.replace_weights(copies.checkpoint, model)
     features = None
     if isinstance(encoders, FrozenEncoders):
@@ -191,15 +192,15 @@ def _tower_features(model: Any, present: VariantPaths, encoders: FrozenEncoders)
     }
 
 
-def _extend_item_ids(model: Any, positions: NDArray[np.int64], size: int) -> None:
-    """Give the tower id vectors for a catalogue of `size` items; those of new items are 0, as before training."""
+def _extend_item_ids(model: Any, positions: NDArray[np.int64], item_ids: pl.Series) -> None:
+    """Give the tower id vectors for the items of a catalogue; those of new items are 0, as before training."""
     import torch
 
     old = model.item_id_embedding
     stays = positions >= 0
     kept, to = torch.from_numpy(np.flatnonzero(stays)), torch.from_numpy(positions[stays])
     weights = {name: getattr(old, name).weight.detach() for name in ("history", "candidate")}
-    model.add_item_id_embedding(size, old.dropout)
+    model.add_item_id_embedding(item_ids, old.dropout)
     with torch.no_grad():
         for name, values in weights.items():
             getattr(model.item_id_embedding, name).weight[to] = values[kept]

@@ -242,7 +242,7 @@ def build_tower(
         model = DualTower(config, backbone)
     inputs = [TowerInputs.load(each, model.backbone, processor, model_settings.item_tokens) for each in datasets]
     if len(datasets) == 1 and datasets[0].variant == COLLABORATIVE:
-        model.add_item_id_embedding(len(inputs[0].items), model_settings.item_id_dropout)
+        model.add_item_id_embedding(pl.Series(inputs[0].items), model_settings.item_id_dropout)
     tuning.select_trainable_weights(model, model_settings)
     return model.to(checkpoint.device()), inputs
 

@@ -106,5 +106,5 @@ def build_items_tower(
         source = inputs.collator(photos)
         tuning.select_trainable_weights(model, model_settings)
     if paths.variant == COLLABORATIVE:
-        model.add_item_id_embedding(catalogue.height, model_settings.item_id_dropout)
+        model.add_item_id_embedding(catalogue[schemas.ITEM], model_settings.item_id_dropout)
     return model.to(checkpoint.device()), source, processor

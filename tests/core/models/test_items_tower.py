@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.nn import functional
@@ -18,6 +19,7 @@ from pixrec_core.models.windows import TrainingWindow
 from tests.core.models.small import small
 
 ITEMS, DIM, RAW = 20, 16, {"text": 24, "photo": 10}
+IDS = pl.Series([f"{n:02}" for n in range(ITEMS)])
 WHITENED = {"text": 16, "photo": 8}
 NO_DROPOUT = {"text": 0.0, "photo": 0.0}
 WINDOWS = [
@@ -85,7 +87,7 @@ def test_an_unknown_photo_contributes_nothing() -> None:
 
 def test_every_weight_has_a_gradient() -> None:
     model = open_gates(frozen_tower(user_pooling="gru", weight_item_item=0.2))
-    model.add_item_id_embedding(ITEMS, 0.0)
+    model.add_item_id_embedding(IDS, 0.0)
     with torch.no_grad():  # the network's last layer starts at zero, so nothing flows to the layers before it
         torch.nn.init.normal_(model.user_encoder.out.weight)
         torch.nn.init.normal_(model.user_encoder.pooled.query)
@@ -160,7 +162,7 @@ def test_equal_features_say_nothing_and_spread_no_nan(rows: int) -> None:
 
 def test_id_vectors_are_added_where_the_tower_is() -> None:
     tower = frozen_tower().to("meta")
-    tower.add_item_id_embedding(4, 0.5)
+    tower.add_item_id_embedding(IDS, 0.5)
     assert {weight.device.type for weight in tower.parameters()} == {"meta"}
 
 
@@ -177,7 +179,7 @@ def test_whitening_by_hand() -> None:
 @torch.no_grad()
 def test_a_saved_tower_loads_unchanged(tmp_path: Path) -> None:
     model = open_gates(frozen_tower(user_pooling="transformer"))
-    model.add_item_id_embedding(ITEMS, 0.5)
+    model.add_item_id_embedding(IDS, 0.5)
     for each in (model.item_id_embedding.history, model.item_id_embedding.candidate, model.user_encoder.out):
         torch.nn.init.normal_(each.weight)
     model.fit_whitening("photo", torch.randn(30, 10))

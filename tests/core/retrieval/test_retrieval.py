@@ -1,5 +1,8 @@
 """Vectors, index and ranking of a small trained dataset, compared with brute force."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,11 +10,13 @@ import torch
 
 from pixrec_core import files, pipeline, schemas
 from pixrec_core.data.sequences import read_sequences
+from pixrec_core.errors import ArtefactError
 from pixrec_core.evaluation.rankings import read_ranking
 from pixrec_core.evaluation.targets import Targets
 from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.models import checkpoint, length_batches
 from pixrec_core.models.tower_inputs import TowerInputs
+from pixrec_core.paths import DatasetPaths
 from pixrec_core.retrieval import encode, index, ranking
 from pixrec_core.retrieval.rankers import RankedItems
 from pixrec_core.retrieval.retriever import Retriever
@@ -35,6 +40,17 @@ def test_item_vectors_are_unit_and_in_the_catalogues_order(ranked: Work) -> None
     items, vectors = encode.read_item_vectors(ranked.variant_paths.item_vectors)
     assert items == sorted(items)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_a_checkpoint_with_vectors_of_other_items_is_refused(ranked: Work, tmp_path: Path) -> None:
+    shutil.copytree(ranked.paths.root, tmp_path / "shop")
+    paths = DatasetPaths(tmp_path / "shop").variant(ranked.variant)
+    config = paths.checkpoint / "config.json"
+    files.write_json(config, files.read_json(config) | {"catalogue": "of other items"})
+    before = files.sha256_file(paths.item_vectors / encode.VECTORS)
+    with pytest.raises(ArtefactError, match=r"has vectors of other items than .*train again"):
+        encode.encode_items(paths, ranked.engine)
+    assert files.sha256_file(paths.item_vectors / encode.VECTORS) == before
 
 
 @torch.no_grad()
