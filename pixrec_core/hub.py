@@ -92,8 +92,10 @@ def push_folder(folder: Path, name: str, message: str, *, private: bool = True) 
     return str(created)
 
 
-def download_backbone(name: str, revision: str | None) -> Path:
+def download_backbone(name: str, revision: str | None, setting: str = "model.backbone") -> Path:
     """Folder of a backbone's files; downloads one commit from the hub, unless it is a local folder.
+
+    `setting` is what an error calls the name.
 
     A completely cached commit needs no request. transformers would request optional files one by one and, without a
     network, retry each for many seconds.
@@ -101,7 +103,7 @@ def download_backbone(name: str, revision: str | None) -> Path:
     Raises:
         BackboneError: the download failed, and the commit is not completely cached.
     """
-    commit = resolve_commit(name, revision)
+    commit = resolve_commit(name, revision, setting)
     if commit is None:
         return Path(name)
     from httpx2 import HTTPError

@@ -310,7 +310,9 @@ def _item_features_external_inputs(work: Work) -> Any:
 
     model, ours = work.dataset_settings.model, encoder_names()
     names = (model.text_encoder, model.photo_encoder)
-    return [model.item_tokens, *([name, None if name in ours else hub.model_state(name)] for name in names)]
+    states = [None if name in ours else hub.model_state(name) for name in names]
+    shown = (Path(name).name if Path(name).is_absolute() else name for name in names)  # a project can be moved
+    return [model.item_tokens, *map(list, zip(shown, states, strict=True))]
 
 
 def _baselines_external_inputs(work: Work) -> Any:  # noqa: ARG001  # the same for every dataset

@@ -57,7 +57,7 @@ class HuggingFace(ItemEncoder):
 
     @cached_property
     def _folder(self) -> Path:
-        return hub.download_backbone(self.name, self.commit)
+        return hub.download_backbone(self.name, self.commit, SETTINGS)
 
     @cached_property
     def _network(self) -> "_Network":
@@ -115,12 +115,17 @@ def load(folder: Path) -> ItemEncoder:
     """
     saved = files.read_json(folder / ENCODER_FILE)
     encoder = HuggingFace(saved["name"], saved["commit"], saved["max_tokens"])
-    if encoder.digest != saved["digest"]:
+    check_digest(encoder, saved["digest"])
+    return encoder
+
+
+def check_digest(encoder: HuggingFace, saved: str) -> None:
+    """Raise an ArtefactError if the files of a model are not those that encoded the items."""
+    if encoder.digest != saved:
         raise ArtefactError(
-            f"the model {saved['name']!r} is not the one that encoded the items: its files have changed. Restore them, "
+            f"the model {encoder.name!r} is not the one that encoded the items: its files have changed. Restore them, "
             "or run the stage `item_features` and those after it again"
         )
-    return encoder
 
 
 def digest_of(folder: Path) -> str:
