@@ -23,14 +23,16 @@ import psutil
 import requests
 
 from pixrec_assets.home import VARIABLE, dagster_home
-from pixrec_core import engine, pipeline
+from pixrec_core import engine, hub, pipeline
 from pixrec_core.data import raw_files
-from pixrec_core.errors import PixRecError
+from pixrec_core.errors import BackboneError, PixRecError
+from pixrec_core.models.encoders import encoder_names
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.printable import shown_url, without_secrets
 from pixrec_core.schemas import IMAGE_URL
 from pixrec_core.settings import (
     TINY,
+    DatasetSettings,
     EngineSettings,
     ImageSettings,
     Settings,
@@ -133,7 +135,7 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
     """Yield findings on source, backbone and wrong names of each dataset, the data folder, and the Dagster instance."""
     for name, dataset in settings.datasets.items():
         yield _source(name, dataset.source, settings.root)
-    yield from _backbones(settings)
+    yield from _local_models(settings)
     yield from _names(settings)
     yield from _folder("data_dir", settings.data_dir)
     before = os.environ.get(VARIABLE)
@@ -171,21 +173,30 @@ def _source(name: str, source: SourceSettings, root: Path) -> Finding:
     )
 
 
-def _backbones(settings: Settings) -> Iterator[Finding]:
-    """Check each dataset's backbone in a local folder; models of the hub are checked with the network."""
-    for name, dataset in settings.datasets.items():
-        backbone = dataset.model.backbone
-        subject, folder = f"backbone {name}", Path(backbone)
-        fix = f"correct `backbone` in [datasets.{name}.model] or [model] of pixrec.toml; docs/how-it-works.md"
-        if backbone == TINY:
-            yield Finding(subject, Level.OK, f"`{TINY}`, built by the training")
-        elif folder.is_dir():
-            missing = [pattern for pattern in BACKBONE_FILES if not any(folder.glob(pattern))]
-            text = f"{folder} lacks {', '.join(missing)}" if missing else str(folder)
-            yield Finding(subject, *((Level.FAULT, text, fix) if missing else (Level.OK, text)))
-        elif not HUB_NAME.fullmatch(backbone):
-            text = f"{backbone!r} is neither `{TINY}`, nor a folder, nor a name on the Hugging Face hub (owner/model)"
-            yield Finding(subject, Level.FAULT, text, fix)
+def _models(dataset: DatasetSettings) -> Iterator[tuple[str, str, str | None]]:
+    """Yield setting, name and revision of each model of a dataset that is a folder, or on the hub."""
+    model = dataset.model
+    if (model.user_encoder == "tokens" or model.item_encoder == "backbone") and model.backbone != TINY:
+        yield "backbone", model.backbone, model.revision
+    for setting in ("text_encoder", "photo_encoder"):
+        if (name := getattr(model, setting)) not in encoder_names():
+            yield setting, name, None
+
+
+def _local_models(settings: Settings) -> Iterator[Finding]:
+    """Check models in local folders; those of the hub are checked with the network."""
+    for dataset, section in settings.datasets.items():
+        for setting, model, _ in _models(section):
+            subject, folder = f"{setting} {dataset}", Path(model)
+            fix = f"correct `{setting}` in [datasets.{dataset}.model] or [model] of pixrec.toml; docs/how-it-works.md"
+            if folder.is_dir():
+                needed = BACKBONE_FILES if setting == "backbone" else ()
+                missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+                text = f"{folder} lacks {', '.join(missing)}" if missing else str(folder)
+                yield Finding(subject, *((Level.FAULT, text, fix) if missing else (Level.OK, text)))
+            elif not HUB_NAME.fullmatch(model):
+                text = f"{model!r} is neither a name of PixRec's own, nor a folder, nor a model of the Hugging Face hub"
+                yield Finding(subject, Level.FAULT, text, fix)
 
 
 def _names(settings: Settings) -> Iterator[Finding]:
@@ -232,13 +243,13 @@ def _instance(home: Path) -> Finding:
 
 
 def check_network(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for the engine, and for each dataset's backbone on the hub, URLs and main photo host."""
+    """Yield a finding for the engine, and for each dataset's models on the hub, URLs and main photo host."""
     if settings.engine.kind != "local":
         yield _engine(settings.engine)
     for name, dataset in settings.datasets.items():
-        model = dataset.model
-        if model.backbone != TINY and not Path(model.backbone).is_dir() and HUB_NAME.fullmatch(model.backbone):
-            yield _hub_model(name, model.backbone, model.revision)
+        for setting, model, revision in _models(dataset):
+            if not Path(model).is_dir() and HUB_NAME.fullmatch(model):
+                yield _hub_model(name, setting, model, revision)
         try:
             urls = raw_files.urls(dataset.source)
         except PixRecError:
@@ -271,22 +282,14 @@ def _engine(settings: EngineSettings) -> Finding:
     return Finding("engine", Level.OK, f"{subject} answers")
 
 
-def _hub_model(dataset: str, name: str, revision: str | None) -> Finding:
-    """Check that a backbone is in the local cache, or can be had from the hub."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    subject = f"backbone {dataset}"
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        return Finding(subject, Level.OK, f"{name}, in the local cache")
+def _hub_model(dataset: str, setting: str, name: str, revision: str | None) -> Finding:
+    """Check that a model can be had from the hub, with the token of the user, or is in the local cache."""
+    subject = f"{setting} {dataset}"
     try:
-        status = requests.get(f"{constants.ENDPOINT}/api/models/{name}", timeout=TIMEOUT_S).status_code
-    except requests.RequestException as error:
-        fix = f"download it elsewhere, and set `backbone` in [datasets.{dataset}.model] or [model] to the folder"
-        return Finding(subject, Level.FAULT, f"the hub cannot be reached for {name}: {type(error).__name__}", fix)
-    if status != requests.codes.ok:
-        fix = f"correct `backbone` in [datasets.{dataset}.model] or [model] of pixrec.toml, or log in to the hub"
-        return Finding(subject, Level.FAULT, f"the hub answers HTTP {status} for {name}", fix)
-    return Finding(subject, Level.OK, f"{name}, on the hub")
+        commit = hub.resolve_commit(name, revision, f"model.{setting}")
+    except BackboneError as error:
+        return Finding(subject, Level.FAULT, str(error), f"[datasets.{dataset}.model] or [model] of pixrec.toml")
+    return Finding(subject, Level.OK, f"{name}, commit {commit}")
 
 
 def _raw(dataset: str, url: str) -> Finding:

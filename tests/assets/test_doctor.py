@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from pixrec_assets import doctor as checks
+from pixrec_core.models.encoders import base
 from pixrec_core.schemas import ITEM_SCHEMA
 from pixrec_core.settings import load_settings
 from pixrec_core.stages import Work
@@ -41,7 +42,7 @@ def test_nothing_is_wrong_without_a_network(doctor, monkeypatch, tmp_path):
     code, found = doctor()
     assert code == 0
     assert found.keys() == {
-        *("python", "machine", "torch", "lightgbm", "settings", "source sample", "backbone sample", "data_dir"),
+        *("python", "machine", "torch", "lightgbm", "settings", "source sample", "data_dir"),
         *("DAGSTER_HOME", "dagster"),
     }
     assert {found[name][0] for name in ("python", "lightgbm", "settings", "source sample", "data_dir")} == {"ok"}
@@ -85,14 +86,43 @@ def test_a_missing_source(doctor):
     assert "nowhere is not a folder; correct `folder`" in found["source books"][1]
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise ConnectionRefusedError
+
+
+def test_the_default_towers_read_no_backbone(doctor):
+    write('[datasets.books]\nsource = { kind = "sample" }\nmodel = { backbone = "./nowhere" }\n')
+    code, found = doctor()
+    assert code == 0
+    assert "backbone books" not in found
+
+
+def test_a_missing_folder_of_an_encoder_is_a_fault(doctor):
+    write('[datasets.books]\nsource = { kind = "sample" }\nmodel = { text_encoder = "models/of/nobody" }\n')
+    code, found = doctor()
+    assert (code, found["text_encoder books"][0]) == (1, "fault")
+    assert "'models/of/nobody' is neither" in found["text_encoder books"][1]
+
+
+def test_an_encoder_needs_its_extra(doctor, monkeypatch):
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    write('[datasets.books]\nsource = { kind = "sample" }\nmodel = { photo_encoder = "cnn" }\n')
+    code, found = doctor()
+    assert (code, found["settings books"][0]) == (1, "fault")
+    assert "pip install 'pixrec[photos]'" in found["settings books"][1]
+
+
 @pytest.mark.parametrize(
     ("backbone", "level", "text"),
     [
-        ("tiny", "ok", "built by the training"),
         ("models/whole", "ok", "models/whole"),
         ("models/half", "fault", "models/half lacks *.safetensors, preprocessor_config.json"),
-        ("./nowhere", "fault", "is neither `tiny`, nor a folder, nor a name on the Hugging Face hub"),
-        ("no/model", "fault", "the hub cannot be reached for no/model"),
+        ("./nowhere", "fault", "is neither a name of PixRec's own, nor a folder, nor a model of the Hugging Face hub"),
+        (
+            "no/model",
+            "fault",
+            "model.backbone = 'no/model', revision of the default branch, is no local folder and was ",
+        ),
     ],
 )
 def test_the_backbone_of_each_dataset_is_looked_for(doctor, monkeypatch, project, backbone, level, text):
@@ -101,8 +131,10 @@ def test_the_backbone_of_each_dataset_is_looked_for(doctor, monkeypatch, project
         for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"):
             if name not in left_out:
                 (project / "models" / folder / name).touch()
-    monkeypatch.setattr(socket.socket, "connect", None)
-    write(f'[datasets.books]\nsource = {{ kind = "sample" }}\nmodel = {{ backbone = "{backbone}" }}\n')
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    model = f'{{ backbone = "{backbone}", item_encoder = "backbone" }}'
+    write(f'[datasets.books]\nsource = {{ kind = "sample" }}\nmodel = {model}\n')
     code, found = doctor()
     assert (code, found["backbone books"][0]) == (int(level == "fault"), level)
     assert text in found["backbone books"][1]

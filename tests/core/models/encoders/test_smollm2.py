@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pixrec_core.errors import ArtefactError, SettingsError
-from pixrec_core.models.encoders import create_encoder, load_encoder, smollm2
+from pixrec_core.models.encoders import base, create_encoder, load_encoder, smollm2
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, weights: str = "weights") -> None:
@@ -14,7 +14,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, weights: str = "weigh
     folder.mkdir(parents=True)
     (folder / "model.gguf").write_text(weights)
     spec = ModuleSpec(smollm2.PACKAGE, None, origin=str(folder / "__init__.py"))
-    monkeypatch.setattr(smollm2, "find_spec", lambda _name: spec)
+    for module in (base, smollm2):
+        monkeypatch.setattr(module, "find_spec", lambda _name: spec)
 
 
 def test_a_saved_encoder_is_read_where_the_package_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +33,6 @@ def test_a_saved_encoder_is_read_where_the_package_is_now(tmp_path: Path, monkey
 
 
 def test_without_the_package_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smollm2, "find_spec", lambda _name: None)
+    monkeypatch.setattr(base, "find_spec", lambda _name: None)
     with pytest.raises(SettingsError, match=r"pip install 'pixrec\[gguf\]'"):
         create_encoder("smollm2", "text", list, 32)
