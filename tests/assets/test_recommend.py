@@ -25,7 +25,7 @@ from tests.core.shop import served_shop
 TOML = """
 variants = ["multimodal", "text_only"]
 [datasets.shop]
-source = { kind = "sample", users = 60, items = 40 }
+source = { kind = "sample", users = 58, items = 40 }
 images = { max_bytes = 100_000 }
 [datasets.empty]
 source = { kind = "sample" }

@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Work:
-    """A dataset with too few users for a blend, so that the first variant serves; tests must not change it."""
+    """A dataset with too few users to choose a method, so that the first variant serves; tests must not change it."""
     model = {"user_encoder": request.param}
     return served_shop(tmp_path_factory.mktemp("served"), *VARIANTS, baselines=["ease"], model=model)
 

@@ -21,7 +21,7 @@ from pixrec_core import files, pipeline
 from pixrec_core.engine import LOCAL, _local_processes
 from pixrec_core.errors import ContractError, LostProcessError, SettingsError
 from pixrec_core.models import checkpoint
-from pixrec_core.settings import TrainingSettings
+from pixrec_core.settings import Sections
 from pixrec_core.stages import Work
 from pixrec_core.training.trainer import FINISHED
 from tests.core.training.group_work import fail_in_another_way, log_and_wait, refuse
@@ -213,9 +213,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_shards_need_several_processes() -> None:
     with pytest.raises(ValidationError, match="fsdp shards weights over several processes, but processes is 1"):
-        TrainingSettings(fsdp=True)
+        Sections.model_validate({"model": {"user_encoder": "tokens"}, "training": {"fsdp": True}})
 
 
 def test_a_batch_needs_a_window_for_each_process() -> None:
     with pytest.raises(ValidationError, match="processes is 3, but a batch has only 2 windows"):
-        TrainingSettings(batch_size=2, processes=3)
+        Sections.model_validate({"model": {"user_encoder": "tokens"}, "training": {"batch_size": 2, "processes": 3}})
