@@ -103,8 +103,8 @@ def search(
         folder: holds `trials.json`, which is replaced if it is of another study.
         study: identifies everything that a trial depends on, except for its values.
         minutes: no trial starts after them, but the first of a call; a started one is finished. With 0, none starts.
-        train: trains with values, under an id of its own, and returns what the checkpoint records. If it does not fit
-            into memory, its NDCG@10 is 0, and the search continues, unless it has the present settings.
+        train: trains with values, under an id of its own, and returns what the checkpoint records. If it diverges
+            or does not fit into memory, its NDCG@10 is 0, and the search continues, unless it has the present settings.
 
     Returns:
         `trials`: values and NDCG@10 on validation users of each, the present settings first, and `error` if there was
@@ -122,9 +122,9 @@ def search(
         log.info("trial %d: %s", len(trials) + 1, shown)
         try:
             stats = train(values, hashlib.sha256(json.dumps([study, len(trials), values]).encode()).hexdigest())
-        except (MemoryError, RuntimeError) as error:  # PyTorch raises a RuntimeError
+        except (MemoryError, RuntimeError, SettingsError) as error:  # of memory, PyTorch raises a RuntimeError
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            if not trials or "memory" not in reason.lower():
+            if not trials or not (isinstance(error, SettingsError) or "memory" in reason.lower()):
                 raise
             log.warning("warning: trial %d failed (%s); the search continues", len(trials) + 1, reason)
             trials.append({"values": values, SCORE: 0.0, "best_epoch": 0, "error": reason})

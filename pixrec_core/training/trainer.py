@@ -1,6 +1,7 @@
 """transformers' Trainer for the dual tower: its batches, its loss, validation by retrieval, sharded checkpoints."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import is_torch_bf16_gpu_available
 
 from pixrec_core import files
+from pixrec_core.errors import SettingsError
 from pixrec_core.models.dual_tower import Tower
 from pixrec_core.progress import LINE_EVERY_S
 from pixrec_core.settings import TrainingSettings
@@ -178,8 +180,17 @@ class DualTowerTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Validate, log the epoch and call `on_epoch`."""
+        """Validate, log the epoch and call `on_epoch`.
+
+        Raises:
+            SettingsError: a loss of the epoch is infinite or not a number.
+        """
         metrics: dict[str, float] = broadcast_object_list([self._epoch_metrics()])[0]
+        if not all(math.isfinite(value) for name, value in metrics.items() if name.startswith(EPOCH_PREFIX)):
+            raise SettingsError(
+                f"the training has diverged: a loss of epoch {round(self.state.epoch)} is not a number. Lower "
+                "training.learning_rate"
+            )
         self._term_sums, self._steps, self._epoch_start = 0.0, 0, time.monotonic()
         self.log(metrics)  # adds the epoch
         self._on_epoch(_epoch_record(metrics))

@@ -9,6 +9,7 @@ import pytest
 
 from pixrec_core import files, pipeline
 from pixrec_core.data.sequences import read_items
+from pixrec_core.errors import SettingsError
 from pixrec_core.models import checkpoint
 from pixrec_core.models.items_tower import ItemsTower
 from pixrec_core.retrieval import encode
@@ -51,6 +52,13 @@ def test_the_loss_falls(shop, pooling: str) -> None:
     work = shop("collaborative", model=FROZEN | {"user_pooling": pooling}, training={"epochs": 3})
     pipeline.CHECKPOINT.materialise(work, on_epoch=reported.append)
     assert reported[2]["loss"] < reported[0]["loss"]
+
+
+def test_a_training_that_diverges_ends_with_an_error(shop) -> None:
+    work = shop("text_only", model=FROZEN, training={"epochs": 2, "learning_rate": 1e38})
+    with pytest.raises(SettingsError, match=r"a loss of epoch \d is not a number. Lower training.learning_rate"):
+        trained(work)
+    assert pipeline.CHECKPOINT.stamp(work) is None
 
 
 def test_a_trained_backbone_gives_item_vectors(shop) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pixrec_core import files, pipeline
-from pixrec_core.errors import ArtefactError, BusyError
+from pixrec_core.errors import ArtefactError, BusyError, SettingsError
 from pixrec_core.settings import DatasetSettings
 from pixrec_core.training import trainer
 from pixrec_core.training.search import SCORE, TRIALS, changed_settings, propose, search, search_space, with_values
@@ -96,8 +96,10 @@ def test_an_interrupted_search_tries_the_same_settings_as_a_whole_one(tmp_path) 
     assert abs(best["training"]["learning_rate"] - 4e-3) < 1e-3, "25 trials come nearer than the default"
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
-def test_a_search_continues_after_a_training_that_does_not_fit_into_memory(tmp_path, error) -> None:
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), SettingsError("no memory of a number"),
+])  # fmt: skip
+def test_a_search_continues_after_a_training_that_diverges_or_does_not_fit_into_memory(tmp_path, error) -> None:
     def failing(values: dict, run: str) -> dict:
         if values["training.learning_rate"] != 1.5e-3:
             raise error
