@@ -20,9 +20,9 @@ TORCH = $(shell grep -o '^torch==[0-9.]*' requirements.lock)
 PIP_INSTALL := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 UV := uv==0.13.9
 PYTEST_ARGS ?=
-# More processes than cores, since tests wait for processes that they start. Each takes whole files, whose fixtures it
+# One process more than cores, since tests wait for processes that they start. Each takes whole files, whose fixtures it
 # shares.
-PYTEST = pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # With it, each process that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -18,7 +18,7 @@ from tests.core.shop import served_shop
 
 TOML = """
 [datasets.shop]
-source = { kind = "sample", users = 60, items = 40 }
+source = { kind = "sample", users = 58, items = 40 }
 [datasets.empty]
 source = { kind = "sample" }
 """

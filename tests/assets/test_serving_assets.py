@@ -41,7 +41,7 @@ def test_it_writes_hit_rates_and_shows_them(tmp_path):
 TOML = """
 variants = ["text_only"]
 [datasets.shop]
-source = { kind = "sample", users = 60, items = 40 }
+source = { kind = "sample", users = 58, items = 40 }
 model = { embedding_dim = 16, item_tokens = 8 }
 training = { epochs = 2, batch_size = 16, max_history_len = 4 }
 """
