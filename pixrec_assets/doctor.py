@@ -132,7 +132,7 @@ def _gib(count: float) -> str:
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on source, backbone and wrong names of each dataset, the data folder, and the Dagster instance."""
+    """Yield findings on source, models and wrong names of each dataset, the data folder, and the Dagster instance."""
     for name, dataset in settings.datasets.items():
         yield _source(name, dataset.source, settings.root)
     yield from _local_models(settings)
@@ -288,7 +288,9 @@ def _hub_model(dataset: str, setting: str, name: str, revision: str | None) -> F
     try:
         commit = hub.resolve_commit(name, revision, f"model.{setting}")
     except BackboneError as error:
-        return Finding(subject, Level.FAULT, str(error), f"[datasets.{dataset}.model] or [model] of pixrec.toml")
+        return Finding(
+            subject, Level.FAULT, str(error), f"it is in [datasets.{dataset}.model] or [model] of pixrec.toml"
+        )
     return Finding(subject, Level.OK, f"{name}, commit {commit}")
 
 

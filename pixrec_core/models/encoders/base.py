@@ -75,7 +75,9 @@ def require_packages(encoder: str) -> None:
         SettingsError: one is not; the message has the command.
     """
     packages, command = EXTRAS.get(encoder, ((), ""))
-    if missing := [name for name in packages if find_spec(name) is None]:
+    # A removed package may leave a folder, whose spec has no file.
+    missing = [name for name in packages if (spec := find_spec(name)) is None or spec.origin is None]
+    if missing:
         raise SettingsError(f"the encoder {encoder!r} needs {' and '.join(missing)}: {command}")
 
 

@@ -50,4 +50,6 @@ def load(folder: Path) -> ItemEncoder:
 def _open(max_tokens: int) -> SmolLM2:
     require_packages("smollm2")
     spec = find_spec(PACKAGE)
-    return SmolLM2(str(Path(str(spec and spec.origin)).parent), None, max_tokens)
+    assert spec, "it is installed"
+    assert spec.origin, "it is a package with a file"
+    return SmolLM2(str(Path(spec.origin).parent), None, max_tokens)

