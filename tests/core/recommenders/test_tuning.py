@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixrec_core.errors import ArtefactError
-from pixrec_core.recommenders import bm25_text
+from pixrec_core.recommenders import _recency_knn, bm25_text
 from pixrec_core.recommenders._tuning import choose_model, validation_ndcg, validation_ndcgs
 from pixrec_core.recommenders.base import Model
 from tests.core.recommenders.train_data import make_train_data
@@ -58,8 +58,10 @@ def test_a_setting_that_is_no_longer_tried_is_named():
         choose_model([constant(0, n=1)], train)
 
 
+@pytest.mark.parametrize("similarities", [_recency_knn.SIMILARITIES, 100], ids=["in memory", "too many"])
 @pytest.mark.parametrize("users_per_batch", [1, 100], ids=["user by user", "all users"])
-def test_the_grid_of_a_knn_is_measured_as_its_models_are(users_per_batch):
+def test_the_grid_of_a_knn_is_measured_as_its_models_are(monkeypatch, users_per_batch, similarities):
+    monkeypatch.setattr(_recency_knn, "SIMILARITIES", similarities)
     random = np.random.default_rng(0)
     lists = random.integers(0, 40, (60, 6)).tolist()
     validation = [(random.integers(0, 40, n).tolist(), n) for n in range(30)]
