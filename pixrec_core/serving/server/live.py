@@ -38,7 +38,7 @@ class LiveRecommender:
     _on_load: Callable[[Recommender], None] = lambda _: None
 
     def watch(self, on_load: Callable[[Recommender], None]) -> None:
-        """Call a function with the present recommender, and with each one that takes its place."""
+        """Call a function with the present recommender, and with each new one just before it serves."""
         with self._lock:
             self._on_load = on_load
             if self.current is not None:
@@ -67,8 +67,8 @@ class LiveRecommender:
                     )
                 self.error = str(error)
                 return False
+            self._on_load(loaded)  # first, so that metrics never name an older promotion than an answer
             self._manifest, self.current, self.error = manifest, loaded, None
-            self._on_load(loaded)
             serves = loaded.promotion
             log.info("%s: promotion %d serves by %s", serves.dataset, serves.number, serves.method)
             return True

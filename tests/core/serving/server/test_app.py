@@ -320,6 +320,14 @@ def test_twenty_promotions_under_load_fail_no_request(shop, bought):
     assert len(numbers) > 1
 
 
+def test_metrics_name_a_promotion_before_it_serves(served):
+    live, serving_meanwhile = LiveRecommender(served.paths, CandidateRules()), []
+    live.watch(lambda _: serving_meanwhile.append(live.current))
+    assert live.refresh()
+    assert serving_meanwhile == [None]
+    assert live.current is not None
+
+
 def test_answers_are_logged_if_asked(shop, bought):
     user = next(iter(bought))
     with running_server(shop.settings.data_dir, log_answers=True) as client:
