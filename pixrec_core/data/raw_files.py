@@ -90,11 +90,12 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
 
     Raises:
         SettingsError: unknown kind of source, or wrong options for it.
-        SourceError: a file is missing or empty.
+        SourceError: a file is missing or empty, or it is in the folder of the dataset's artefacts.
     """
     module, options = _options(source)
     with _naming(paths.root.name):
         found: RawFiles = module.fetch(options, root, paths.raw)
+        _check_place(found, paths)
         reviews, metadata = (_entry(path, found.reading, paths) for path in (found.reviews, found.metadata))
     photos = _stored_path(found.photos, paths) if found.photos else None
     manifest = {"kind": source.kind, "reviews": reviews, "metadata": metadata, "photos": photos}
@@ -106,6 +107,17 @@ def fetch(source: SourceSettings, root: Path, paths: DatasetPaths) -> dict[str, 
         "metadata_sha256": metadata["sha256"],
         "source": source.kind,
     }
+
+
+def _check_place(found: RawFiles, paths: DatasetPaths) -> None:
+    """Raise SourceError for files in the dataset's folder: later stages replace and remove what is there."""
+    root, raw = paths.root.resolve(), paths.raw.resolve()
+    for path in (found.reviews, found.metadata, found.photos):
+        if path and path.resolve().is_relative_to(root) and not path.resolve().is_relative_to(raw):
+            raise SourceError(
+                f"{path} is in {paths.root}, where PixRec writes and removes the artefacts of the dataset; move it to "
+                "another folder, and correct [datasets.<name>.source] of pixrec.toml"
+            )
 
 
 def _entry(path: Path, reading: dict[str, Any], paths: DatasetPaths) -> dict[str, Any]:

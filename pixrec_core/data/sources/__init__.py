@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pixrec_core.errors import SourceError
+
 
 @dataclass(frozen=True)
 class RawFiles:
@@ -43,3 +45,17 @@ class RawFiles:
     metadata: Path
     photos: Path | None = None
     reading: dict[str, Any] = field(default_factory=dict)
+
+
+def absolute_path(path: Path, root: Path) -> Path:
+    """Return the absolute path of a path in the options of a source; a relative one starts from `root`.
+
+    Raises:
+        SourceError: no file can have that path.
+    """
+    try:
+        return (root / path.expanduser()).resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown user after `~`, a loop of links, a NUL
+        raise SourceError(
+            f"{str(path)!r} is not a path that can be used ({error}); correct [datasets.<name>.source] of pixrec.toml"
+        ) from error

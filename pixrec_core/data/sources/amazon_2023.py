@@ -10,7 +10,7 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pixrec_core import files
-from pixrec_core.data.sources import RawFiles
+from pixrec_core.data.sources import RawFiles, absolute_path
 from pixrec_core.data.sources._amazon_records import load_interactions, load_items
 from pixrec_core.data.sources._download import download
 from pixrec_core.data.sources._mapping import known
@@ -194,7 +194,7 @@ def photos(options: Options, root: Path) -> Path | None:
 
 def _folder(options: Options, root: Path) -> Path:
     assert options.folder is not None, "asked for the folder of files that are downloaded"
-    folder = (root / options.folder.expanduser()).resolve()
+    folder = absolute_path(options.folder, root)
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder; correct `folder` in [datasets.<name>.source] of pixrec.toml")
     return folder

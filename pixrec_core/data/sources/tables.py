@@ -27,7 +27,7 @@ from pixrec_core import files
 from pixrec_core.data import raw_lines
 from pixrec_core.data.database import CONFIG
 from pixrec_core.data.raw_table import RawTable
-from pixrec_core.data.sources import RawFiles, _heads, _times
+from pixrec_core.data.sources import RawFiles, _heads, _times, absolute_path
 from pixrec_core.data.sources._cell_macros import MACROS
 from pixrec_core.data.sources._csv import load_csv
 from pixrec_core.data.sources._mapped_columns import MappedColumns
@@ -154,8 +154,10 @@ def fetch(options: Options, root: Path, raw: Path) -> RawFiles:
         found = _heads.decide(interactions, items, options, has_photos=photos is not None)
     for note in found.notes:
         log.info("%s", note)
-    files.remove(raw)  # of another source
-    return RawFiles(_resolved(options.interactions, root), _resolved(options.items, root), photos, found.reading)
+    interactions_path, items_path = absolute_path(options.interactions, root), absolute_path(options.items, root)
+    if not any(path.is_relative_to(raw.resolve()) for path in (interactions_path, items_path, photos) if path):
+        files.remove(raw)  # of another source
+    return RawFiles(interactions_path, items_path, photos, found.reading)
 
 
 def preview(options: Options, root: Path) -> list[str]:
@@ -173,7 +175,9 @@ def preview(options: Options, root: Path) -> list[str]:
 def watched(options: Options, root: Path) -> list[Path]:
     """Return the files of both tables."""
     return [
-        file for path in (options.interactions, options.items) for file in raw_lines.list_files(_resolved(path, root))
+        file
+        for path in (options.interactions, options.items)
+        for file in raw_lines.list_files(absolute_path(path, root))
     ]
 
 
@@ -238,7 +242,7 @@ def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _head
     def opened(path: Path, columns: BaseModel, first: int) -> AbstractContextManager[_heads.Head]:
         names = columns.model_dump(exclude_none=True)
         mapping = Mapping(names, names.pop("where", None), delimiter=options.delimiter, encoding=options.encoding)
-        return _heads.open_head(db, _resolved(path, root), mapping, first)
+        return _heads.open_head(db, absolute_path(path, root), mapping, first)
 
     with (
         duckdb.connect(config=CONFIG) as db,
@@ -252,17 +256,8 @@ def _heads_of(options: Options, root: Path) -> Iterator[tuple[_heads.Head, _head
             raise SourceError(f"a table cannot be read ({str(error).partition(chr(10))[0]}); write it again") from error
 
 
-def _resolved(path: Path, root: Path) -> Path:
-    try:
-        return (root / path.expanduser()).resolve()
-    except (RuntimeError, ValueError, OSError) as error:  # an unknown user after `~`, a loop of links, a NUL
-        raise SourceError(
-            f"{str(path)!r} is not a path that can be used ({error}); correct [datasets.<name>.source] of pixrec.toml"
-        ) from error
-
-
 def _photos(options: Options, root: Path) -> Path | None:
-    folder = _resolved(options.photos, root) if options.photos else None
+    folder = absolute_path(options.photos, root) if options.photos else None
     if folder and not folder.is_dir():
         raise SourceError(f"{folder} is not a folder; correct `photos` in [datasets.<name>.source] of pixrec.toml")
     return folder

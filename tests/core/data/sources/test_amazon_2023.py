@@ -43,6 +43,13 @@ def test_a_single_pair_of_files_is_found(tmp_path, names, pair):
     assert [found.reviews, found.metadata, found.photos] == [*(folder / name for name in pair), None]
 
 
+def test_a_folder_that_cannot_be_a_path_is_an_error(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for folder in ("~nobody-has-this-name/shop", "a\0b", "loop"):
+        with pytest.raises(SourceError, match=r"is not a path that can be used .*; correct \[datasets"):
+            amazon_2023.watched(Options(folder=folder), tmp_path)
+
+
 @pytest.mark.parametrize(
     "names",
     [

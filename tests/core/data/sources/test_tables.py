@@ -557,6 +557,27 @@ def test_the_tables_are_read_in_place(tmp_path):
     assert not paths.raw.exists()
 
 
+def test_tables_in_the_folder_of_downloads_are_not_removed(tmp_path):
+    folder = tmp_path / "data" / "shop" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "orders.csv").write_text(ORDERS + "u,s,2024-05-01,5\n")
+    fetched(tmp_path, None, interactions="data/shop/raw/orders.csv")
+    assert (folder / "orders.csv").exists()
+
+
+@pytest.mark.parametrize("option", ["interactions", "items", "photos"])
+def test_files_in_the_folder_of_artefacts_are_refused(tmp_path, option):
+    """The stage `items` would replace items.parquet, and `images` would remove photos that it did not store."""
+    folder = tmp_path / "data" / "shop"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "s.jpg").write_bytes(b"photo")
+    parquet(folder, "interactions.parquet", customer=["u"], sku=["s"], bought_at=["2024-05-01"], stars=[5])
+    parquet(folder, "items.parquet", sku=["s"])
+    name = {"photos": "images"}.get(option, f"{option}.parquet")
+    with pytest.raises(SourceError, match=rf"{folder / name} is in {folder}, .*; move it to another folder"):
+        fetched(tmp_path, **{option: f"data/shop/{name}"})
+
+
 def test_another_mapping_changes_the_version_of_the_data(tmp_path):
     first = raw_files.digest(fetched(tmp_path))
     assert raw_files.digest(fetched(tmp_path)) == first
