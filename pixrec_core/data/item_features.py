@@ -54,6 +54,6 @@ def read_keys(folder: Path, modality: str) -> NDArray[np.bytes_]:
 def _load(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(files.require(path), mmap_mode="r")
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ArtefactError(f"{path} is damaged ({error}); run the stage `item_features` with --force") from error
     return array

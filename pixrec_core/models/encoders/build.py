@@ -8,10 +8,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
@@ -23,6 +25,7 @@ from pixrec_core.data.images import open_photo
 from pixrec_core.data.item_features import read_features, read_keys
 from pixrec_core.data.sequences import read_items
 from pixrec_core.engine import Engine
+from pixrec_core.errors import PixRecError
 from pixrec_core.models.encoders import create_encoder
 from pixrec_core.models.encoders.base import ENCODER_FILE, ItemEncoder, Modality, Vectors
 from pixrec_core.paths import DatasetPaths
@@ -160,15 +163,26 @@ class _Build:
 
     def _earlier(self, modality: Modality, encoder: ItemEncoder) -> Iterator[tuple[Keys, Vectors]]:
         """Yield keys and vectors of the same encoder, from the previous build and an unfinished one."""
-        description = self.paths.item_features / f"{modality}_encoder" / ENCODER_FILE
-        if description.exists() and files.read_json(description) == encoder.description:
-            keys = read_keys(self.paths.item_features, modality)
-            values = read_features(self.paths.item_features, modality).values
-            for start in range(0, len(keys), ROWS):
-                yield keys[start : start + ROWS], values[start : start + ROWS]
+        keys, values = self._previous(modality, encoder)
+        for start in range(0, len(keys), ROWS):
+            yield keys[start : start + ROWS], values[start : start + ROWS]
         for path in sorted(_unfinished(self.paths, modality).glob(f"{_identity(encoder)}-*.npz")):
-            with np.load(path) as shard:
-                yield shard["keys"], shard["vectors"]
+            try:
+                with path.open("rb") as file, np.load(file) as shard:
+                    keys, values = shard["keys"], shard["vectors"]
+            except (ValueError, EOFError, BadZipFile):  # damaged, as by a loss of power
+                continue
+            yield keys, values
+
+    def _previous(self, modality: Modality, encoder: ItemEncoder) -> tuple[Keys, Vectors]:
+        """Return keys and vectors of the previous build; empty if its encoder differs or a file is damaged."""
+        folder, size = self.paths.item_features, encoder.dimensions[modality]
+        with suppress(PixRecError):
+            if files.read_json(folder / f"{modality}_encoder" / ENCODER_FILE) == encoder.description:
+                keys, values = read_keys(folder, modality), read_features(folder, modality).values
+                if values.shape == (len(keys), size):
+                    return keys, values
+        return np.zeros(0, f"S{KEY_BYTES}"), np.zeros((0, size), np.float32)
 
     def _keep(self, modality: Modality, encoder: ItemEncoder, keys: Keys, vectors: Vectors) -> None:
         """Save a finished shard: if this build is killed, the next one continues after it."""

@@ -143,6 +143,39 @@ def test_a_killed_build_continues_after_its_last_shard(paths, use, monkeypatch):
     assert not list(paths.cache.rglob("*.npz"))
 
 
+@pytest.mark.parametrize("name", ["photo.npy", "photo_keys.npy", "photo_encoder/encoder.json"])
+@pytest.mark.parametrize("content", [b"", b"{", None], ids=["empty", "damaged", "cut"])
+def test_a_damaged_build_is_built_again(paths, name, content):
+    write_shop(paths, ["hat", "tie"], {"a": "red", "b": "blue"})
+    build_item_features(SETTINGS, paths, LOCAL)
+    damaged = paths.item_features / name
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] if content is None else content)
+    build_item_features(SETTINGS, paths, LOCAL)
+    assert damaged.read_bytes() == whole
+
+
+def test_vectors_of_another_number_of_items_are_not_copied(paths):
+    write_shop(paths, ["hat", "tie"], {"a": "red", "b": "blue"})
+    build_item_features(SETTINGS, paths, LOCAL)
+    expected = read_photo_features(paths).values.tolist()
+    np.save(paths.item_features / "photo.npy", np.zeros((1, 384), np.float32))
+    build_item_features(SETTINGS, paths, LOCAL)
+    assert read_photo_features(paths).values.tolist() == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
+def test_a_damaged_shard_of_a_killed_build_is_encoded_again(paths, use, monkeypatch, content):
+    monkeypatch.setattr(build, "SHARD", {"text": 2, "photo": 2})
+    write_shop(paths, [f"title {n}" for n in range(5)], {})
+    use(paths, budget=2)
+    (shard,) = paths.cache.rglob("*.npz")
+    shard.write_bytes(content)
+    assert len(use(paths)["text"].encoded) == 5
+    expected = Counting().encode_texts([f"Title: title {n}" for n in range(5)])
+    assert (read_features(paths.item_features, "text").values == expected).all()
+
+
 def test_lsa_is_fitted_on_items_of_training_sequences_only(paths):
     write_shop(paths, ["red hat", "blue hat", "red tie", "blue tie", "gold ring", "gold chain"], {})
     build_item_features(SETTINGS, paths, LOCAL)  # the last two items are held out
@@ -162,6 +195,7 @@ def test_a_damaged_file_and_an_unusable_encoder_are_named(paths):
     with pytest.raises(SettingsError, match=r"model\.text_encoder = 'histogram' does not encode texts; set it to lsa"):
         build_item_features(ModelSettings(text_encoder="histogram"), paths, LOCAL)
     build_item_features(SETTINGS, paths, LOCAL)
-    (paths.item_features / "text.npy").write_bytes(b"no array")
-    with pytest.raises(ArtefactError, match=r"text\.npy is damaged"):
-        read_features(paths.item_features, "text")
+    for content in (b"no array", b""):
+        (paths.item_features / "text.npy").write_bytes(content)
+        with pytest.raises(ArtefactError, match=r"text\.npy is damaged"):
+            read_features(paths.item_features, "text")
