@@ -22,6 +22,19 @@ TITLES = {
 RECOMMENDED = [*list(example.HOSTILE)[1:], "i19"]
 
 
+def test_ids_are_looked_up_about_once_each():
+    class Known(dict):
+        lookups = 0
+
+        def __contains__(self, item):
+            self.lookups += 1
+            return super().__contains__(item)
+
+    known = Known.fromkeys(["a,b", "c"])  # ids have one comma at most
+    assert list(_split_ids(",".join(["x"] * 1000), known)) == ["x"] * 1000
+    assert known.lookups == 999  # the last one has none behind it
+
+
 @pytest.mark.parametrize("value", example.HOSTILE.values())
 def test_hostile_titles_and_texts_stay_text(paths, value):
     for kind in ("items", "text"):
