@@ -365,7 +365,7 @@ RAW: Final = Stage(
     external_inputs=_raw_external_inputs,
     digest=_raw_digest,
 )
-ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=7)
+ITEMS: Final = Stage("items", items, lambda w: w.paths.items, (RAW,), ("ingest",), version=8)
 INTERACTIONS: Final = Stage(
     "interactions", interactions, lambda w: w.paths.interactions, (RAW, ITEMS), ("ingest",), version=4
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pixrec_core.data import database, raw_files
-from pixrec_core.data.raw_table import CheckedTable, checked_rows, fetch_row, id_fault, write_query
+from pixrec_core.data.raw_table import PHOTO_ROW, CheckedTable, checked_rows, fetch_row, id_fault, write_query
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.schemas import (
     CATEGORIES,
@@ -110,7 +110,7 @@ def _merge(rows: str, key: str) -> str:
 #: Rows of variants, with what they lack from the rows of their product (`parent`), which may have no id of their own.
 _VARIANTS: Final = f"""
     WITH keyed AS (SELECT {_CLEANED}, coalesce(parent, {ITEM}) AS product FROM judged WHERE fault IS NULL
-        AND (dropped IS NULL OR coalesce({ITEM}, '') = '')),
+        AND (dropped IS NULL OR dropped = {database.literal(PHOTO_ROW)})),
     products AS ({_merge("keyed", "product")})
     SELECT variants.* EXCLUDE (fault, dropped, product) REPLACE (
         {", ".join(f"coalesce(nullif(variants.{n}, ''), products.{n}) AS {n}" for n in (TITLE, MAIN_CATEGORY, STORE))},

@@ -24,6 +24,8 @@ from pixrec_core.stages import Stats
 log = logging.getLogger(__name__)
 
 RAW_CHARACTERS: Final = 200
+#: Rule of rows without an id of an item, which say something about their product (`parent`) only.
+PHOTO_ROW: Final = "more photos of a product"
 _BATCH = 10_000
 
 #: `address`: an http(s) URL, or the path of a local photo if the dataset has a photo folder (`has_local_photos`).
@@ -85,7 +87,8 @@ class RawTable:
     Attributes:
         path: the raw file.
         query: SQL of its rows: the canonical columns, `line` (line number from 1), `fault` (why the source rejects the
-            row; NULL for a good row) and `dropped` (the rule that leaves it out; NULL for most).
+            row; NULL for a good row) and `dropped` (the rule that leaves it out; NULL for most;
+            `PHOTO_ROW` if its product keeps its values).
         raw: returns the raw bytes of lines, given their numbers in ascending order.
         faults: lines that the reader could not turn into a row, ascending.
         explain: returns a more exact reason for a raw line, or None.

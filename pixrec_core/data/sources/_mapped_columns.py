@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pixrec_core import schemas
 from pixrec_core.data.database import literal
+from pixrec_core.data.raw_table import PHOTO_ROW
 from pixrec_core.data.sources import _times
 from pixrec_core.errors import SourceError
 from pixrec_core.schemas import CATEGORIES, DESCRIPTION, DETAILS, FEATURES, IN_STOCK, MAIN_CATEGORY, PRICE, STORE, TITLE
@@ -38,7 +39,6 @@ _IN_STOCK: Final = """CASE
 
 FILTERED: Final = "left out by `where`"
 RETURNED: Final = "returns (a quantity of 0 or less)"
-PHOTO_ROW: Final = "more photos of a product"
 
 
 @dataclass(frozen=True)

@@ -497,6 +497,14 @@ def test_a_row_of_a_product_whose_id_is_missing_has_photos_of_the_product(tmp_pa
     assert balance["dropped"] == {"more photos of a product": 1}
 
 
+def test_a_row_that_the_filter_leaves_out_gives_its_product_nothing(tmp_path):
+    products = f"sku,group,name,pic,kind\ns,p,,{A},\n,p,Draft,{B},draft\n"
+    columns = {"parent": "group", "title": "name", "image": "pic", "where": "kind IS NULL OR kind <> 'draft'"}
+    rows, balance = catalogue(tmp_path, products, columns)
+    assert [(row["title"], row["image_url"], row["other_image_urls"]) for row in rows.values()] == [("", A, [])]
+    assert balance["dropped"] == {"left out by `where`": 1}
+
+
 def test_returns_and_filtered_rows_are_left_out_and_counted(tmp_path):
     quantities = {"1": True, "2.0": True, "1.000": True, "0": False, "-1": False, "(2)": False, "\u22123": False}
     lines = [f'u,s{n},2024-05-01,"{pieces}",paid,9\n' for n, pieces in enumerate(quantities)]
