@@ -74,6 +74,7 @@ _PATTERNS: Final = {
     r"^https?://[^\s/]": "must be a URL that begins with http:// or https://",
     "^[0-9a-fA-F]{64}$": "must be a SHA-256 of 64 hexadecimal digits",
     "^[.,]$": 'must be "." or ","',
+    r'^[^"\r\n]$': "must be one character, and no quote or line end",
 }
 #: A name on the hub, or a local folder: then an absolute path, of which fingerprints and checkpoints have the last part
 #: only, so that a project can be moved.

@@ -3,6 +3,7 @@
 import codecs
 import glob
 import gzip
+import lzma
 import re
 import zipfile
 import zlib
@@ -177,7 +178,7 @@ def _raw_chunks(path: Path) -> Iterator[bytes]:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
                 yield from iter(partial(file.read, CHUNK), b"")
-        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it has a password
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
             raise SourceError(
                 f"{path} is a zip archive or an Excel workbook that cannot be read ({error}); save it as CSV in UTF-8 "
                 "and name that file"

@@ -226,7 +226,7 @@ def _notes_on_files(head: Head, delimiter: str | None) -> Iterator[str]:
 def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
     """Return the form of the times, whether to reject times that do not look like it, and notes."""
     column, names = head.mapping.names["timestamp"], _times.NAMES
-    if head.types["timestamp"].startswith(("TIMESTAMP", "DATE")):
+    if _times.is_typed(head.types["timestamp"]):
         return _times.TYPED, False, []
     present = f"NOT {is_missing('timestamp::VARCHAR')}"
     total, *found = head.count("count(*)", *(f"count(*) FILTER ({_times.looks_like(f)})" for f in names), where=present)
@@ -280,9 +280,9 @@ def _time_form(head: Head, options: Any) -> tuple[str, bool, list[str]]:
 def _notes_on_times(head: Head, form: str, first: str) -> list[str]:
     notes = []
     if form != "iso":
-        time = f"any_value(make_timestamp_ms({_times.milliseconds(form)}))"
+        time = f"any_value({_times.shown(_times.milliseconds(form))})"
         (read,) = head.count(time, where=f"timestamp::VARCHAR = {literal(first)}")
-        shown = f": {first!r} is {read:%Y-%m-%d %H:%M:%S} UTC" if read else ""
+        shown = f": {first!r} is {read}" if read else ""
         notes.append(f"note: {head.name}: times are in {_times.name_of(form)}{shown}")
     exponent = "regexp_matches(timestamp::VARCHAR, '[0-9][eE][+]?[0-9]')"
     if head.types["timestamp"] == "VARCHAR" and (value := head.first("timestamp", exponent)):
@@ -421,7 +421,7 @@ def preview(interactions: Head, items: Head, found: Decisions, *, has_photos: bo
 
 def _shown_columns(head: Head) -> Iterator[str]:
     """Yield a line per mapped column: values in the file and, where they differ in form, as they are read."""
-    read = {"timestamp": "strftime(make_timestamp_ms(timestamp), '%Y-%m-%d %H:%M:%S UTC')", "price": "price"}
+    read = {"timestamp": _times.shown("timestamp"), "price": "price"}
     read |= {"image": "image_urls[1]", "in_stock": "in_stock"}
     for ours, theirs in head.mapping.names.items():
         values = head.db.execute(f'SELECT "{ours}"::VARCHAR FROM ({head.rows}) LIMIT {SHOWN_VALUES}').fetchall()  # noqa: S608

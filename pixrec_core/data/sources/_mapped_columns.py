@@ -14,7 +14,8 @@ from pixrec_core.schemas import CATEGORIES, DESCRIPTION, DETAILS, FEATURES, IN_S
 _TEXTS: Final = (TITLE, MAIN_CATEGORY, STORE)
 _LISTS: Final = (CATEGORIES, FEATURES, DESCRIPTION)
 _FLOATS: Final = ("DOUBLE", "FLOAT")
-_NUMBERS: Final = (*_FLOATS, "DECIMAL", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
+_INTEGERS: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
+_NUMBERS: Final = (*_FLOATS, "DECIMAL", *_INTEGERS, *(f"U{kind}" for kind in _INTEGERS))
 
 #: SQL of the characters that are removed around ids.
 BLANKS: Final = " || ".join(f"chr({ord(blank)})" for blank in schemas.BLANKS)
@@ -62,8 +63,10 @@ class MappedColumns:
 
     def interactions(self) -> str:
         """Return SQL of the canonical columns of interactions, of `fault` and of `dropped`."""
-        form = _times.TYPED if self.types["timestamp"].startswith(("TIMESTAMP", "DATE")) else self.reading["time"]
+        form = _times.TYPED if _times.is_typed(self.types["timestamp"]) else self.reading["time"]
         time = _times.milliseconds(form)
+        if form == _times.TYPED and not _times.is_typed(self.types["timestamp"]):  # other files have times
+            form, time = "iso", "epoch_ms(TRY_CAST(timestamp::VARCHAR AS TIMESTAMPTZ))"
         rating = f"{self.reading['constant_rating']!r}::DOUBLE"
         faults = [self._empty(name) for name in self.names]
         if form != _times.TYPED:

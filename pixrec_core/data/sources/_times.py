@@ -121,6 +121,16 @@ def milliseconds(form: str) -> str:
     return f"TRY_CAST(floor({_NUMBER} * {factor!r}) AS BIGINT)"
 
 
+def is_typed(kind: str) -> bool:
+    """Return whether a type of DuckDB is that of dates or times."""
+    return kind.startswith(("TIMESTAMP", "DATE")) and not kind.endswith("]")
+
+
+def shown(time: str) -> str:
+    """Return SQL of milliseconds since 1970 as readable text; NULL for a time that DuckDB cannot show."""
+    return f"TRY(strftime(make_timestamp_ms({time}), '%Y-%m-%d %H:%M:%S UTC'))"
+
+
 def is_likely(form: str) -> str:
     """Return SQL of whether a value is a time of a format from 1990 to 2100."""
     return f"coalesce(year({_parsed(form)}) BETWEEN 1990 AND 2100, false)"

@@ -114,7 +114,7 @@ class Options(_Section):
         None, min_length=1, description="between the photos of a cell; none: by the values"
     )
     delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="between the cells of CSV; none: by the header of each file"
+        None, pattern=r'^[^"\r\n]$', description="between the cells of CSV; none: by the header of each file"
     )
     encoding: str | None = Field(
         None, description="of CSV, such as cp1251; none: UTF-8, UTF-16 or Windows-1252, by the content of each file"

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import zipfile
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import polars as pl
@@ -67,6 +68,13 @@ def zipped(*names):
     return content.getvalue()
 
 
+def damaged_zip(method):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr(zipfile.ZipInfo("orders.csv"), ORDERS + ORDER, method)
+    return content.getvalue()[:60] + b"\xff" * 20 + content.getvalue()[80:]
+
+
 @pytest.mark.parametrize(
     "orders",
     [
@@ -109,7 +117,13 @@ def test_each_file_has_its_own_delimiter_even_if_another_is_set(tmp_path):
     ("content", "message"),
     [
         (zipped("[Content_Types].xml", "xl/workbook.xml"), r"is a spreadsheet .*; save it as CSV in UTF-8"),
-        (b"PK\x03\x04 and nothing else", r"a zip archive or an Excel workbook that cannot be read"),
+        *(
+            (content, r"a zip archive or an Excel workbook that cannot be read")
+            for content in (
+                b"PK\x03\x04 and nothing else",
+                *map(damaged_zip, (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)),
+            )
+        ),
         (zipped("a.csv", "b.csv"), r"a zip archive of 2 files \('a.csv', 'b.csv'\); unpack it and name one"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1...", "is an Excel workbook; save it as CSV in UTF-8"),
         (b"(\xb5/\xfd...", "is compressed with zstd; unpack it"),
@@ -208,6 +222,40 @@ def test_quotes_in_unusual_places(tmp_path, orders):
     rows, balance = bought(tmp_path, ORDERS + orders + "".join(f"v{n},t,2024-05-02\n" for n in range(9)))
     assert sorted(row["user"] for row in rows if row["item"] == "s") == sorted(QUOTES[orders])
     assert balance["read"] == len(rows) + sum(balance["rejected"].values())
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [(["2024-05-02", "soon", None], {"1": MAY_1, "v0": MAY_1 + 86_400_000}), ([1_714_521_600, 5, None], {"1": MAY_1})],
+)
+def test_a_file_between_others_with_times_may_have_texts_and_numbers(tmp_path, written, kept):
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    for name in "ac":
+        pl.DataFrame({"customer": ["1"], "sku": ["s"], "bought_at": [datetime(2024, 5, 1, tzinfo=UTC)]}).write_parquet(
+            folder / f"{name}.parquet"
+        )
+    pl.DataFrame({"customer": ["v0", "v1", "v2"], "sku": ["s"] * 3, "bought_at": written}).write_parquet(
+        folder / "b.parquet"
+    )
+    rows, balance = bought(tmp_path, None, interactions="orders")
+    assert {row["user"]: row["timestamp"] for row in rows} == kept
+    wrong = len(written) - len(kept)
+    assert balance["rejected"] == {"bought_at is not a time in ISO 8601": wrong, "bought_at is empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "shown"),
+    [("999999999999", " = 33658-09-27 01:46:39 UTC"), ("99999999999999", ""), ("-99999999999999", ""), ("inf", "")],
+)
+def test_an_absurd_first_time_is_a_rejected_row_and_ends_nothing(tmp_path, first, shown):
+    """DuckDB cannot show times after the year 294,246, nor Python those after 9999."""
+    orders = ORDERS + f"u,s,{first}\n" + "v,s,1714521600\n" * 200
+    rows, balance = bought(tmp_path, orders)
+    assert [row["timestamp"] for row in rows] == [MAY_1]
+    assert sum(balance["rejected"].values()) == 1
+    lines = raw_files.preview(source(), tmp_path, "shop")
+    assert f"  timestamp <- 'bought_at': '{first}'{shown}, '1714521600' = 2024-05-01 00:00:00 UTC, " in "\n".join(lines)
 
 
 def test_parquet_partitions_may_differ_in_types(tmp_path):
@@ -404,6 +452,12 @@ def test_quantities_of_parquet_are_numbers(tmp_path):
     assert balance["dropped"] == {"returns (a quantity of 0 or less)": 2}
     with pytest.raises(SourceError, match="all rows are left out: 1 returns"):
         bought(tmp_path, ORDERS[:-1] + ",pieces\nu,s,2024-05-01,-1\n", interaction_columns=returned)
+
+
+@pytest.mark.parametrize("kind", [pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Int8, pl.Float32])
+def test_prices_and_quantities_may_be_numbers_of_any_size(tmp_path, kind):
+    pl.DataFrame({"sku": ["s"], "price": [5]}, schema_overrides={"price": kind}).write_parquet(tmp_path / "p.parquet")
+    assert catalogue(tmp_path, None, {"price": "price"}, items="p.parquet")[0]["s"]["price"] == 5.0
 
 
 def test_photos_inside_of_a_table_are_an_error(tmp_path):

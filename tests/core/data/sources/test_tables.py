@@ -464,6 +464,7 @@ def test_photo_paths_without_a_photo_folder_are_an_error(tmp_path):
         {"time_unit": "minutes"},
         {"constant_rating": 6},
         {"delimiter": ", "},
+        {"delimiter": '"'},
         {"separator": ""},
         {"colour": "red"},
     ],
