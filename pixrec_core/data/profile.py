@@ -332,8 +332,14 @@ def profile_images(paths: DatasetPaths) -> Profile:
     """
     with database.connect_in_memory() as connection:
         manifest, catalogue = (
-            connection.sql("FROM read_parquet($file)", params={"file": database.parquet_path(path)}).pl()
-            for path in (paths.images_manifest, paths.items)
+            connection.sql(query, params={"file": database.parquet_path(path)}).pl()
+            for path, query in (
+                (
+                    paths.images_manifest,
+                    "SELECT item, status, reason, sha256, width, height, bytes FROM read_parquet($file)",
+                ),
+                (paths.items, "SELECT item FROM read_parquet($file)"),  # texts of large catalogues fill the memory
+            )
         )
     stored = {path.name for path in paths.images.rglob("*") if not path.is_dir()}
     photos = manifest.filter(pl.col("status") == OK)
