@@ -36,6 +36,7 @@ from pixrec_core.data.retrying import is_transient, retry_after
 from pixrec_core.settings import ImageSettings
 
 MAX_REDIRECTS: Final = 5
+MAX_URL: Final = 100_000  # characters; libcurl refuses 8 million, and parsing as many would take seconds
 HEADERS: Final = {"User-Agent": f"PixRec/{__version__}", "Accept": "image/*"}
 NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -237,6 +238,8 @@ class _Answer:
 
 
 def _parse(url: str) -> _Target:
+    if len(url) > MAX_URL:
+        raise FetchError("bad url")
     try:
         parts = parse_url(url)
         if parts.scheme not in {"http", "https"} or not parts.host:

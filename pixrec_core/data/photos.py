@@ -263,6 +263,7 @@ def _answer_requests(memory: int) -> None:
     `memory` is the most address space of this process in bytes; systems other than Linux may ignore it.
     """
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread reserves address space
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is lower than `max_pixels` may be
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

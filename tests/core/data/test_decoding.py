@@ -52,6 +52,17 @@ def test_a_photo_is_decoded_as_in_this_process(decoders):
     assert photo == (photos.encode(photos.normalise(body, 64, PIXELS)), 64, 43)
 
 
+def test_the_setting_alone_limits_the_pixels():
+    """Pillow refuses more than 178,956,970 by itself."""
+    photo = Image.new("1", (13_400, 13_400))
+    photo.paste(1, (0, 0, 6_700, 13_400))
+    with Decoders(1024) as decoders:
+        body = encoded(photo, "PNG", compress_level=1)
+        assert decoders.decode(body, 64, 200_000_000)[1:] == (64, 64)
+        with pytest.raises(PhotoError, match="too many pixels"):
+            decoders.decode(body, 64, 179_000_000)
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

@@ -296,6 +296,7 @@ class TestUrls:
             "http://.example/",
             "http://" + "a" * 64 + ".example/",
             "javascript:alert(1)",
+            pytest.param("http://127.0.0.1/" + "a" * 9_000_000, id="too long for libcurl"),
         ],
     )
     def test_invalid_urls(self, fetch, url):
