@@ -17,7 +17,7 @@ import requests
 from pixrec_assets.jobs import PREPARE_DATA
 from pixrec_assets.partitions import JOINT, SETTINGS
 from pixrec_core import files, pipeline
-from pixrec_core.data import raw_files
+from pixrec_core.data import raw_files, raw_lines
 from pixrec_core.errors import PixRecError
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Work
@@ -53,7 +53,7 @@ def new_raw_files(context: dg.SensorEvaluationContext, settings: dg.ResourcePara
         try:
             request, cursor[dataset] = _inspect_files(Work(settings, dataset), cursor.get(dataset, {}))
         except (PixRecError, OSError) as error:
-            problems.append(f"{dataset}: {error}")
+            problems.append(f"{dataset}: {error}".replace("<name>", dataset))
         else:
             run_requests += [request] if request else []
     for problem in problems:
@@ -66,7 +66,11 @@ def _inspect_files(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
     """Return the run that a dataset's files need, if any, and the state to keep for the next tick."""
     watched = raw_files.watched(work.dataset_settings.source, work.settings.root)
     stats = files.stat_snapshot(watched)
-    if not watched or seen.get("stats") == stats or not _are_settled(watched):
+    if not watched or seen.get("stats") == stats:
+        return None, seen
+    for path in watched:
+        raw_lines.require_content(path)
+    if not _are_settled(watched):
         return None, seen
     checksums = [files.sha256_file(path) for path in watched]
     state = {"stats": stats, "checksums": checksums}
@@ -78,7 +82,7 @@ def _inspect_files(work: Work, seen: Seen) -> tuple[dg.RunRequest | None, Seen]:
 
 def _are_settled(watched: Sequence[Path]) -> bool:
     """Whether no file was changed just now; one with a time in the future was not, but the clock has gone back."""
-    return all(path.exists() and abs(time.time() - path.stat().st_mtime) >= SETTLED_S for path in watched)
+    return all(abs(time.time() - path.stat().st_mtime) >= SETTLED_S for path in watched)
 
 
 def _request_run(dataset: str, stats: Mapping[str, Any]) -> dg.RunRequest:

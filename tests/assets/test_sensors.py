@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,22 @@ kind = "sample"
 """
 
 
+TABLES = """
+[datasets.shop.source]
+kind = "tables"
+interactions = "orders.csv"
+items = "items.csv"
+interaction_columns = { user = "u", item = "i", timestamp = "t" }
+item_columns = { item = "i" }
+"""
+
+
 class Folders:
     """Two datasets in local folders, and the sensor that watches them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, datasets: Sequence[str] = ("books", "films")) -> None:
         self.settings, self.cursor, self.time = settings, None, 1_000_000_000
-        for dataset in ("books", "films"):
+        for dataset in datasets:
             for name in ("reviews", "meta"):
                 self.write(dataset, name, "{}\n")
 
@@ -122,6 +133,18 @@ def test_a_missing_folder_is_reported_and_does_not_delay_others(folders):
     assert folders.tick() == []
     assert "books: " in folders.reported.skip_message
     assert "is not a folder; correct `folder`" in folders.reported.skip_message
+
+
+def test_a_missing_table_is_reported(project):
+    (project / "pixrec.toml").write_text(TABLES)
+    for name, text in (("orders.csv", "u,i,t\na,b,2024-05-01\n"), ("items.csv", "i\nb\n")):
+        (project / name).write_text(text)
+        os.utime(project / name, (1_000_000_000, 1_000_000_000))
+    shop = Folders(load_settings(), [])
+    assert shop.tick() == ["shop"]
+    (project / "orders.csv").unlink()
+    assert shop.tick() == []
+    assert "orders.csv does not exist; correct [datasets.shop.source]" in shop.reported.skip_message
 
 
 def test_datasets_prepared_before_the_sensor_started_are_not_prepared_again(folders, monkeypatch):
