@@ -872,6 +872,9 @@ class Settings(BaseSettings, Sections):
         if "\\" in str(self.data_dir):
             shown = shown_url(str(self.data_dir))
             raise ValueError(f"data_dir is {shown}, but DuckDB takes a backslash for `/`; name another folder")
+        for folder in (self.root, self.data_dir):
+            if str(folder).encode(errors="ignore").decode() != str(folder):
+                raise ValueError(f"the name of the folder {str(folder)!r} is not UTF-8; rename it or name another one")
         trainings: list[DatasetSettings | JointSettings] = [*self.datasets.values(), *self.joint.values()]
         for trained in trainings:
             names = ("backbone", "text_encoder", "photo_encoder")

@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_a_backslash_in_the_data_folder_is_refused(project: Path, capsys) -> Non
     os.environ["PIXREC_DATA_DIR"] = "a\\b"
     assert pixrec("status") == 1
     assert "takes a backslash for `/`" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(project: Path, monkeypatch, capsys) -> None:
+    """Neither JSON nor Parquet nor DuckDB can name a file in it."""
+    folder = project / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    shutil.copy("pixrec.toml", folder)
+    monkeypatch.chdir(folder)
+    assert pixrec("status") == 1
+    assert r'caf\udce9" is not UTF-8; rename it' in capsys.readouterr().err
 
 
 def test_dagster_and_its_processes_have_the_link(project: Path) -> None:
