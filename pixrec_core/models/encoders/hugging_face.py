@@ -187,7 +187,10 @@ class _TextModel(_Network):
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         limits = [max_tokens, self.tokenizer.model_max_length]
-        limits.append(getattr(model.config, "max_position_embeddings", None) or max_tokens)
+        positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(positions, "padding_idx", None)
+        unused = 0 if padding is None else padding + 1  # RoBERTa counts positions from the one behind that of padding
+        limits.append((getattr(model.config, "max_position_embeddings", None) or max_tokens) - unused)
         limit_file = inner / "sentence_bert_config.json"
         limits.append((files.read_json(limit_file) if limit_file.exists() else {}).get("max_seq_length") or max_tokens)
         self.max_tokens = min(limits)
@@ -334,7 +337,9 @@ def _open(name: str, folder: Path, max_tokens: int) -> _Network:
             return _DualEncoder(inner, model, max_tokens)
         if model.main_input_name == "pixel_values":
             return _VisionModel(inner, model, has_pooler=not loading["missing_keys"])
-        return _TextModel(folder, modules, model, options, max_tokens)
+        network = _TextModel(folder, modules, model, options, max_tokens)
+        network.encode_texts(["a"])  # fails here if the model needs more than tokens, as T5 does
+        return network
     except Exception as error:  # transformers raises anything for the files of others
         first_line = str(error).strip().split("\n")[0]
         raise BackboneError(

@@ -13,7 +13,7 @@ from PIL import Image
 from pixrec_core.errors import BackboneError
 from pixrec_core.models.encoders import create_encoder, hugging_face
 from pixrec_core.models.encoders.base import unit_length
-from tests.core.models.encoders.folders import TEXTS, save
+from tests.core.models.encoders.folders import TEXTS, save, save_text, tokenizer
 
 STATES = torch.tensor([[[1.0, 2.0], [3.0, -4.0], [9.0, 9.0]], [[2.0, 0.0], [0.0, 0.0], [4.0, 6.0]]])
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
@@ -60,6 +60,26 @@ def test_a_sentence_transformer(tmp_path: Path) -> None:
     first = model(ids[:, :16]).last_hidden_state[:, 0]
     expected = unit_length(torch.tanh(first @ weights.weight.T + weights.bias).numpy())
     np.testing.assert_allclose(made.encode_texts([TEXTS[3]]), expected, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_roberta_has_fewer_positions_than_its_configuration_says(tmp_path: Path) -> None:
+    """64, of which the first belongs to padding, so 63 tokens are read."""
+    save_text(tmp_path, "Roberta")
+    made = hugging_face.HuggingFace(str(tmp_path), None, 1_000)
+    ids = transformers.AutoTokenizer.from_pretrained(tmp_path)(TEXTS[3], return_tensors="pt")["input_ids"]
+    assert ids.shape[1] > 64
+    states = transformers.RobertaModel.from_pretrained(tmp_path)(ids[:, :63]).last_hidden_state
+    np.testing.assert_allclose(made.encode_texts([TEXTS[3]]), unit_length(states.mean(dim=1).numpy()), atol=1e-5)
+
+
+def test_a_model_that_needs_more_than_tokens_is_an_error(tmp_path: Path) -> None:
+    words = tokenizer()
+    sizes = {"d_model": 8, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 1}
+    transformers.T5Model(transformers.T5Config(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=r"could not be loaded \(ValueError: .*input"):
+        create_encoder(str(tmp_path), "text", list, 8)
 
 
 @torch.inference_mode()
