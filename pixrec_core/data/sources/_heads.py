@@ -192,7 +192,7 @@ def decide(interactions: Head, items: Head, options: Any, *, has_photos: bool) -
     reading["time"], reading["strict"], more = _time_form(interactions, options)
     reading["whole"], whole = _whole_ids(interactions, items)
     notes += [*more, *whole, *_rounded_ids(interactions, items)]
-    if items.types.get("price", "").startswith("VARCHAR"):
+    if items.types.get("price") == "VARCHAR":
         reading["point"], more = _decimal_point(items, options.decimal)
         notes += more
     columns = MappedColumns(items.mapping.names, items.types, reading, has_photos)

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import polars as pl
@@ -458,6 +458,16 @@ def test_quantities_of_parquet_are_numbers(tmp_path):
 def test_prices_and_quantities_may_be_numbers_of_any_size(tmp_path, kind):
     pl.DataFrame({"sku": ["s"], "price": [5]}, schema_overrides={"price": kind}).write_parquet(tmp_path / "p.parquet")
     assert catalogue(tmp_path, None, {"price": "price"}, items="p.parquet")[0]["s"]["price"] == 5.0
+
+
+def test_a_list_of_prices_and_a_list_of_dates_are_refused(tmp_path):
+    pl.DataFrame({"sku": ["s"], "price": [["5"]]}).write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(SourceError, match=r"'price' has the type VARCHAR\[\], which cannot be read as `price`"):
+        catalogue(tmp_path, None, {"price": "price"}, items="p.parquet")
+    orders = pl.DataFrame({"customer": ["u"], "sku": ["s"], "bought_at": [[date(2024, 5, 1)]]})
+    orders.write_parquet(tmp_path / "o.parquet")
+    with pytest.raises(SourceError, match=r"the times in 'bought_at' are not clear: .*'\[2024-05-01\]'"):
+        bought(tmp_path, None, interactions="o.parquet")
 
 
 def test_photos_inside_of_a_table_are_an_error(tmp_path):
