@@ -481,8 +481,8 @@ def _without_lines(path: Path, index: LineIndex, removed: set[int], folder: Path
         for start in raw_lines.line_starts(path, index, sorted(removed)):
             while size := min(start - source.tell(), raw_lines.CHUNK):
                 file.write(source.read(size))
-            raw_lines.read_line(source)
-            file.write(b"\n")
+            is_dos = raw_lines.read_line(source).endswith(b"\r\n")
+            file.write(b"\r\n" if is_dos else b"\n")  # DuckDB gives up at mixed line ends
         shutil.copyfileobj(source, file, raw_lines.CHUNK)
     return copy
 

@@ -137,6 +137,15 @@ def test_a_stray_quote_rejects_only_its_line(tmp_path, rows, closing):
     assert set(bad["reason"]) <= {UNCLOSED, "longer than 2,000,000 bytes"}
 
 
+def test_a_stray_quote_in_a_file_with_windows_line_ends_rejects_only_its_line(tmp_path):
+    """The file is read again with the line blank, and DuckDB gives up if a line end differs from the one before."""
+    behind = "u,t,2024-05-01,5\n"
+    orders = (ORDERS + behind + 'u,"s,2024-05-01,5\n' + behind).replace("\n", "\r\n")
+    found, bad = interactions_of(tmp_path, orders)
+    assert found == [("u", "t", MAY_1, 5.0, 2)]
+    assert bad.select("line", "reason").rows() == [(3, UNCLOSED)]
+
+
 def test_stray_quotes_without_end_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(_csv, "READINGS", 1)
     with pytest.raises(SourceError, match=r"orders\.csv has quotes that are never closed, the first on line 3;"):
