@@ -113,7 +113,7 @@ class Runner:
                 detail = f": its input `{failed.stage.name}` of {failed.partition} failed"
                 self._settle(Outcome(run, State.SKIPPED, detail=detail))
                 continue
-            inputs = None if self.force else _inspect_built(run)
+            inputs = None if self.force else _inspect(run)
             stamp = run.stage.stamp(run.work)
             if inputs and stamp and run.stage.is_current(run.work, inputs):
                 self._settle(Outcome(run, State.CURRENT, detail=f" (built {stamp['finished_at']})"))
@@ -154,10 +154,10 @@ class Runner:
             self.console.print(f"  [{'dim' if stats['promoted'] else 'yellow'}]{escape(stats['verdict'])}[/]")
 
 
-def _inspect_built(run: StageRun) -> StageInputs | None:
-    """The inputs of an artefact that was built before; None if it was not, or if its inputs cannot be read."""
+def _inspect(run: StageRun) -> StageInputs | None:
+    """The inputs of a stage run; None if they cannot be read."""
     try:
-        return run.stage.inspect_inputs(run.work) if run.stage.stamp(run.work) else None
+        return run.stage.inspect_inputs(run.work)
     except PixRecError:  # the build reports it
         return None
 

@@ -210,10 +210,14 @@ class Stage:
             if stamp is None:
                 partition = "" if is_same_partition else f" of {source.partition}"
                 variant = "" if self.partitioned_by == "dataset" else f" --variant {work.variant}"
-                raise MissingArtefactError(
+                problem = (
                     f"Cannot run `{self.name}` for {self.partition_key(work)}: "
-                    f"its input `{source.stage.name}`{partition} has not been built. "
-                    f"Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
+                    f"its input `{source.stage.name}`{partition}"
+                )
+                if source.stage.is_being_built(source.work):
+                    raise BusyError(f"{problem} is being built by another process. Wait for that process or end it.")
+                raise MissingArtefactError(
+                    f"{problem} has not been built. Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
                 )
             if not source.stage.is_whole(source.work, stamp):
                 raise ArtefactError(
@@ -252,8 +256,9 @@ class Stage:
     def materialise(self, work: Work, *, inputs: StageInputs | None = None, **callbacks: Any) -> Stamp:
         """Build the artefact and return its stamp. The stamp of an earlier build is removed first.
 
-        `inputs` is the result of `inspect_inputs`, if the caller has it; `run` gets the callbacks. If an input changes
-        after the inspection, the new artefact is stale and the next run builds it again.
+        `run` gets the callbacks. `inputs` is the result of `inspect_inputs`, if the caller has it; then what another
+        process has built from the same inputs since is kept. If an input changes after the inspection, the new artefact
+        is stale and the next run builds it again.
 
         Raises:
             BusyError: another process is building it. The lock of a process that dies is released by the system.
@@ -262,6 +267,8 @@ class Stage:
             PixRecError: any fault that the stage reports.
         """
         with self.exclusive(work):
+            if inputs and (found := self.stamp(work)) and self.is_current(work, inputs):
+                return found
             inputs = inputs or self.inspect_inputs(work)
             files.remove(self.stamp_path(work))
             start = time.monotonic()
@@ -284,7 +291,7 @@ class Stage:
         Raises:
             BusyError: another process is building it.
         """
-        lock = self.stamp_path(work).with_suffix(".lock")
+        lock = self._lock_path(work)
         try:
             with self._disk_errors(work):
                 lock.parent.mkdir(parents=True, exist_ok=True)
@@ -295,6 +302,21 @@ class Stage:
                 f"Cannot run `{self.name}` for {self.partition_key(work)}: another process is building it in "
                 f"{lock.parent.parent}. Wait for that process or end it."
             ) from None
+
+    def is_being_built(self, work: Work) -> bool:
+        """Return whether a process is building the artefact."""
+        if not (lock := self._lock_path(work)).exists():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # another user's folder
+            return False
+
+    def _lock_path(self, work: Work) -> Path:
+        return self.stamp_path(work).with_suffix(".lock")
 
     @contextmanager
     def _disk_errors(self, work: Work) -> Iterator[None]:

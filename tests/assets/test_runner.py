@@ -94,10 +94,14 @@ def run_all(settings: Settings, pool: OutOfOrder, *, force: bool = False) -> dic
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_every_artefact_is_built_once_and_inputs_come_first(datasets, size):
     pool = OutOfOrder(size, set())
-    assert set(run_all(datasets, pool).values()) == {State.BUILT}
+    states = run_all(datasets, pool)
+    assert set(states.values()) == {State.BUILT}
+    assert pool.passed_inputs == states.keys(), "so that what another call builds meanwhile is not built again"
     assert pool.most == min(size, 4)  # raw files of both datasets, then at most baselines and two variants of one
     assert set(run_all(datasets, OutOfOrder(size, set())).values()) == {State.CURRENT}
-    assert set(run_all(datasets, OutOfOrder(size, set()), force=True).values()) == {State.BUILT}
+    forced = OutOfOrder(size, set())
+    assert set(run_all(datasets, forced, force=True).values()) == {State.BUILT}
+    assert not forced.passed_inputs
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -129,6 +129,32 @@ def test_a_stage_that_another_process_builds_is_refused(work: Work) -> None:
     assert stage.is_current(work)
 
 
+def test_an_input_that_another_process_builds_is_not_called_missing(work: Work) -> None:
+    first = make_stage("one")
+    second = make_stage("two", inputs=(first,))
+    first.materialise(work)
+    first.stamp_path(work).unlink()
+    message = "Cannot run `two` for shop: its input `one` is being built by another process. Wait for that process"
+    with FileLock(first.stamp_path(work).with_suffix(".lock")), pytest.raises(BusyError, match=message):
+        second.materialise(work)
+    with pytest.raises(MissingArtefactError, match="has not been built"):
+        second.materialise(work)
+
+
+def test_what_another_process_has_built_since_the_inspection_is_kept(work: Work) -> None:
+    content = ["old"]
+    stage = make_stage("one", external_inputs=lambda _: content[0])
+    inputs = stage.inspect_inputs(work)
+    built = stage.materialise(work)
+    stage = dataclasses.replace(stage, run=lambda _: {"rows": 2})
+    assert stage.materialise(work, inputs=inputs) == built
+    assert stage.materialise(work)["stats"] == {"rows": 2}, "without an inspection, it is built again"
+    content[0] = "new"
+    assert stage.materialise(work)["stats"] == {"rows": 2}
+    stage = dataclasses.replace(stage, run=lambda _: {"rows": 3})
+    assert stage.materialise(work, inputs=inputs)["stats"] == {"rows": 3}, "the other one was built from other inputs"
+
+
 BLOCKING_STAGE = """
 import signal, sys
 from pathlib import Path
