@@ -905,9 +905,10 @@ class Settings(BaseSettings, Sections):
         if name not in self.datasets:
             path, end = config_path(), did_you_mean(name, self.datasets)
             if not path.is_file():
+                stop = "" if end.endswith("?") else "."
                 raise SettingsError(
-                    f"unknown dataset {name!r}{end}. There is no {path}; change to the folder of {CONFIG_FILE}, or set "
-                    f"{CONFIG_VARIABLE} to its path"
+                    f"unknown dataset {name!r}{end}{stop} There is no {path}; change to the folder of {CONFIG_FILE}, "
+                    f"or set {CONFIG_VARIABLE} to its path"
                 )
             raise SettingsError(f"{path}: unknown dataset {name!r}{end}")
         return self.datasets[name]

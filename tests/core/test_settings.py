@@ -164,6 +164,8 @@ def test_without_a_settings_file_an_unknown_dataset_is_reported_with_where_it_wa
         load_settings().dataset("shop")
     message = str(error.value)
     assert message.startswith(f"unknown dataset 'shop'; known: sample. There is no {tmp_path}/pixrec.toml; change to")
+    with pytest.raises(SettingsError, match=r"unknown dataset 'sampel': did you mean `sample`\? There is no "):
+        load_settings().dataset("sampel")
 
 
 @pytest.mark.parametrize("line", ["epoch = 3", "epochs = 0", "weight_item_item = 1"])
