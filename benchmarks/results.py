@@ -1,8 +1,8 @@
 """Measure what README and docs show, keep it in docs/figures.json, and write their tables from that file.
 
 `make results` runs every data set of benchmarks/results.toml whose files are there; the figures of the others stay.
-`python -m benchmarks.results --collect hm=data/hm` takes an evaluation that was run before, and `--tables` only writes
-the tables. A table stands between two comments:
+`python -m benchmarks.results --collect hm=data/hm --commit 57efb95` takes an evaluation that was run before with that
+commit, and `--tables` only writes the tables. A table stands between two comments:
 
     <!-- figures hm: blend ease -->               methods of a data set, or
     <!-- differences hm: blend-ease -->           paired differences in points
@@ -38,9 +38,9 @@ TABLE: Final = re.compile(
 )
 
 
-def collect(metrics: Mapping[str, Any], command: str) -> dict[str, Any]:
+def collect(metrics: Mapping[str, Any], command: str, commit: str) -> dict[str, Any]:
     """Return the figures of a data set: what its tables show of metrics.json, and where it comes from."""
-    figures: dict[str, Any] = {"version": __version__, "commit": _commit(), "command": command}
+    figures: dict[str, Any] = {"version": __version__, "commit": commit, "command": command}
     figures |= {"users": metrics["users"], "items": metrics["items"], "methods": {}, "differences": {}}
     for protocol in PROTOCOLS:
         found = metrics["protocols"][protocol]
@@ -115,15 +115,20 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", action="append", default=[], metavar="NAME=FOLDER", help="data/<dataset> folders")
+    parser.add_argument("--commit", help="of the product that ran the evaluations of --collect")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     options = parser.parse_args()
+    if bool(options.collect) != bool(options.commit):
+        parser.error("--collect needs --commit, which ran the evaluation, and --commit is for --collect only")
+    commit = options.commit or _commit()  # before a run of hours, during which it may change
     figures: dict[str, Any] = files.read_json(FIGURES) if FIGURES.exists() else {}
     folders = dict(each.split("=", 1) for each in options.collect)
     if not folders and not options.tables:
         folders = run_all()
     for name, folder in folders.items():
         metrics = files.read_json(Path(folder) / "evaluation" / "metrics.json")
-        figures[name] = collect(metrics, f"pixrec --config benchmarks/results.toml run {name} --up-to evaluation")
+        command = f"pixrec --config benchmarks/results.toml run {name} --up-to evaluation"
+        figures[name] = collect(metrics, command, commit)
     text = json.dumps(figures, indent=1, sort_keys=True)
     FIGURES.write_text(re.sub(r"\[\s+(\S+)\s+(\S+)\s+(\S+)\s+\]", r"[\1 \2 \3]", text) + "\n")  # an interval is a line
     for path in PAGES:

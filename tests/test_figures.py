@@ -52,7 +52,8 @@ def test_the_figures_are_taken_from_metrics():
     paired = [{"a": "blend", "b": "ease", "metric": metric, "difference": 0.01, "low": 0, "high": 0.02}
               for metric in (*results.METRICS, "MRR")]  # fmt: skip
     protocols = {key: {"methods": methods, "paired": paired} for key in results.PROTOCOLS}
-    figures = results.collect({"users": 3, "items": 5, "protocols": protocols}, "pixrec run shop")
+    figures = results.collect({"users": 3, "items": 5, "protocols": protocols}, "pixrec run shop", "57efb95")
+    assert (figures["commit"], figures["command"]) == ("57efb95", "pixrec run shop")
     assert figures["methods"]["ease"]["NDCG@10 seen_filtered"] == [0.12346, 0.1, 0.2]
     assert figures["differences"]["blend-ease"]["Recall@10 seen_allowed"] == [0.01, 0, 0.02]
     assert len(figures["methods"]["ease"]) == len(results.METRICS) * len(results.PROTOCOLS)
