@@ -31,6 +31,7 @@ from pixrec_core.recommenders.sasrec import SelfAttention
 TOKENS = 3  # of the quantisation, as in TIGER; one more follows
 BITS = 8  # per token, so 256 different ones, as in TIGER; fewer with fewer texts
 BEAMS = 32
+LOGITS_PER_BLOCK = 8_000_000  # 32 MB; items that share a text need as many last tokens
 CODES = "codes"  # name in the network's state dict
 
 
@@ -111,6 +112,12 @@ class CodeNetwork(SequenceNetwork):
 
         Other items have one score, below those.
         """
+        users = max(1, LOGITS_PER_BLOCK // (BEAMS * self.tokens.shape[1]))
+        starts = range(0, len(states), users)
+        return torch.cat([self._search(states[start : start + users]) for start in starts])
+
+    def _search(self, states: Tensor) -> Tensor:
+        """Return `item_scores` of states (B, WIDTH), with beams x V logits of each in memory."""
         size, beams = self.tokens.shape[1], states[:, None]
         numbers = torch.zeros(len(states), 1, dtype=torch.long)
         scores = states.new_zeros(len(states), 1)

@@ -74,6 +74,18 @@ def test_one_beam_follows_the_likeliest_token_of_the_catalogue(network, monkeypa
         assert found[~after].unique().tolist() == [pytest.approx(found[after].min().item() - 1)]
 
 
+@torch.no_grad()
+def test_the_search_for_many_histories_is_divided(network, monkeypatch):
+    """Each part has one history, as if all items had one text."""
+    states = network(torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]]))[:, -1]
+    together, sizes = network.item_scores(states), []
+    search = CodeNetwork._search
+    monkeypatch.setattr(CodeNetwork, "_search", lambda self, part: sizes.append(len(part)) or search(self, part))
+    monkeypatch.setattr(semantic_ids, "LOGITS_PER_BLOCK", semantic_ids.BEAMS * SIZE)
+    torch.testing.assert_close(network.item_scores(states), together)
+    assert sizes == [1, 1, 1]
+
+
 def test_the_loss_is_that_of_all_tokens(network):
     rows = torch.tensor([[1, 2, 3], [4, 5, 0]])
     with torch.no_grad():
