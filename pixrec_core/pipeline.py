@@ -437,7 +437,7 @@ RANKING: Final = Stage(
     (ITEM_INDEX,),
     ("retrieval", "generative"),
     partitioned_by="variant",
-    version=4,
+    version=5,
 )
 BASELINES: Final = Stage(
     "baselines",

@@ -3,7 +3,7 @@
 Legend: B users in a batch, n items of the catalogue, k items of the longest list of a batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,22 @@ def id_indices(ids: pl.Expr, sorted_ids: pl.Series, *, strict: bool = True) -> p
 def id_lists(lists: pl.Series, sorted_ids: pl.Series) -> pl.Series:
     """Return lists of indices from lists of ids; as Python objects they would take ten times the memory."""
     return lists.list.eval(id_indices(pl.element(), sorted_ids).cast(pl.Int64))
+
+
+def row_batches(lengths: NDArray[np.integer], most_rows: int, most_cells: int) -> Iterator[slice]:
+    """Yield slices of consecutive rows, at most `most_rows` at a time.
+
+    A batch with all its rows as long as the longest one has at most `most_cells`, or it is a single row: one user with
+    tens of thousands of items, such as a guest account, must not make the arrays of a thousand others as wide.
+    """
+    start, longest = 0, 0
+    for row, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if row > start and (row - start == most_rows or longest * (row + 1 - start) > most_cells):
+            yield slice(start, row)
+            start, longest = row, length
+    if start < len(lengths):
+        yield slice(start, len(lengths))
 
 
 def top_items(

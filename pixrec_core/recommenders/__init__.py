@@ -45,6 +45,7 @@ NOT_BASELINES: Final = frozenset({"base", "blend"})
 #: Methods that are fitted only if `retrieval.baselines` names them.
 OFF_BY_DEFAULT: Final = frozenset({"semantic_ids"})
 USERS_PER_BATCH: Final = 1024
+CELLS_PER_BATCH: Final = 1_024_000  # users x items of the longest history
 #: Baselines are fitted in so many processes. `LONGEST` take most of the time, so more processes would gain little.
 PROCESSES: Final = 2
 LONGEST: Final = frozenset({"gru4rec", "sasrec"})
@@ -180,7 +181,7 @@ def rank_users(
     model: Model, histories: ItemLists, users: pl.Series, item_ids: pl.Series, depth: int
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `RANKING_SCHEMA`: `depth` items per user, and one more per distinct item of the history."""
-    for batch, part in histories.batches(USERS_PER_BATCH):
+    for batch, part in histories.batches(USERS_PER_BATCH, CELLS_PER_BATCH):
         lengths: NDArray[np.int64] = depth + np.diff(part.incidence(model.n_items).indptr)
         items, scores = model.candidates(part, min(int(lengths.max()), model.n_items))
         items[np.arange(items.shape[1]) >= lengths[:, None]] = -1

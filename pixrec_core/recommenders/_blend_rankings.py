@@ -12,6 +12,7 @@ from pyarrow import parquet
 from pixrec_core import files
 from pixrec_core.errors import ArtefactError, SettingsError
 from pixrec_core.paths import BLEND, DatasetPaths, MethodPaths
+from pixrec_core.ranking_table import row_batches
 from pixrec_core.recommenders._blend_features import (
     Candidates,
     Ints,
@@ -27,6 +28,7 @@ from pixrec_core.schemas import ITEM, ITEMS, RANK, RANKING_SCHEMA, SCORE, USER
 from pixrec_core.settings import BlendSettings
 
 USERS_PER_BATCH: Final = 512  # about 100 MB of features
+CELLS_PER_BATCH: Final = 256_000  # users x items of the longest history; each method's lists are longer than those
 
 
 def find_methods(settings: BlendSettings, paths: DatasetPaths, variants: Sequence[str]) -> dict[str, MethodPaths]:
@@ -81,18 +83,17 @@ def read_batches(
     item_ids: pl.Series,
     selected: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[dict[str, MethodLists], ItemLists]]:
-    """Yield the lists of each method and the histories of the selected users among `USERS_PER_BATCH` users at a time.
+    """Yield the lists of each method and the histories of the selected users, among a few hundred users at a time.
 
     Raises:
         ArtefactError: a ranking is not one of these users.
     """
     chosen = np.ones(sequences.height, np.bool_) if selected is None else selected
-    readers = [_read_lists(path, method, sequences[USER], item_ids) for method, path in rankings.items()]
-    start = 0
-    for lists in zip(*readers, strict=True):
-        part = chosen[start : start + USERS_PER_BATCH]
-        users = sequences[start : start + USERS_PER_BATCH].filter(pl.Series(part))
-        start += len(part)
+    batches = list(row_batches(sequences[ITEMS].list.len().to_numpy(), USERS_PER_BATCH, CELLS_PER_BATCH))
+    readers = [_read_lists(path, method, sequences[USER], item_ids, batches) for method, path in rankings.items()]
+    for batch, *lists in zip(batches, *readers, strict=True):
+        part = chosen[batch]
+        users = sequences[batch].filter(pl.Series(part))
         if users.height:
             found = {
                 m: MethodLists(each.items[part], each.scores[part]) for m, each in zip(rankings, lists, strict=True)
@@ -100,14 +101,17 @@ def read_batches(
             yield found, timed_histories(users, item_ids)
 
 
-def _read_lists(path: Path, method: str, users: pl.Series, item_ids: pl.Series) -> Iterator[MethodLists]:
-    """Yield a ranking as arrays, `USERS_PER_BATCH` users at a time: there may be millions of users.
+def _read_lists(
+    path: Path, method: str, users: pl.Series, item_ids: pl.Series, batches: Sequence[slice]
+) -> Iterator[MethodLists]:
+    """Yield a ranking as arrays, one batch of users at a time: there may be millions of users.
 
     Args:
         path: of a ranking in the order of `users`.
         method: its name.
         users: (U,) ids, sorted.
         item_ids: (n,) ids of the catalogue.
+        batches: consecutive slices of the users.
 
     Raises:
         ArtefactError: the ranking is of other users or items, or in another order.
@@ -117,8 +121,8 @@ def _read_lists(path: Path, method: str, users: pl.Series, item_ids: pl.Series) 
     with parquet.ParquetFile(files.require(path)) as file:
         frames = (pl.DataFrame(pl.from_arrow(rows)) for rows in file.iter_batches(columns=list(RANKING_SCHEMA)))
         table = RANKING_SCHEMA.to_frame()
-        for start in range(0, len(users), USERS_PER_BATCH):
-            part = users[start : start + USERS_PER_BATCH]
+        for batch in batches:
+            part = users[batch]
             while (table.is_empty() or table[USER][-1] <= part[-1]) and (more := next(frames, None)) is not None:
                 table = pl.concat([table, more])
             in_part = table.filter(pl.col(USER) <= part[-1])

@@ -5,6 +5,7 @@ Items are integers: the index of the item in the catalogue, which is sorted by i
 Legend: B histories in a batch, n items of the catalogue, k items of a list.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,7 +26,7 @@ from pixrec_core.errors import ArtefactError, MissingArtefactError
 from pixrec_core.evaluation.leaks import read_checked_sequences
 from pixrec_core.evaluation.validation import tuning_users
 from pixrec_core.paths import DatasetPaths
-from pixrec_core.ranking_table import id_indices, popularity_ranks, top_items
+from pixrec_core.ranking_table import id_indices, popularity_ranks, row_batches, top_items
 from pixrec_core.schemas import ITEM, ITEMS, TIMESTAMPS, TRAIN, VALIDATION
 
 Scores = NDArray[np.float32]
@@ -85,14 +86,14 @@ class ItemLists:
         lists = ItemLists.of(self.values[mask], np.bincount(self.rows[mask], minlength=len(self)), times)
         return replace(lists, same_visit=self.same_visit)
 
-    def batches(self, size: int) -> Iterator[tuple[slice, "ItemLists"]]:
-        """Yield at most `size` users at a time, with their slice of all users."""
-        for start in range(0, len(self), size):
-            offsets = self.offsets[start : start + size + 1]
+    def batches(self, size: int, most_cells: int = sys.maxsize) -> Iterator[tuple[slice, "ItemLists"]]:
+        """Yield at most `size` users at a time, with their slice of all users; `most_cells` as for `row_batches`."""
+        for users in row_batches(np.diff(self.offsets), size, most_cells):
+            offsets = self.offsets[users.start : users.stop + 1]
             values = slice(offsets[0], offsets[-1])
             times = None if self.times is None else self.times[values]
-            same_visit = None if self.same_visit is None else self.same_visit[start : start + size]
-            yield slice(start, start + size), ItemLists(self.values[values], offsets - offsets[0], times, same_visit)
+            same_visit = None if self.same_visit is None else self.same_visit[users]
+            yield users, ItemLists(self.values[values], offsets - offsets[0], times, same_visit)
 
     def matrix(self, n_items: int, weights: NDArray[np.float32]) -> sparse.csr_array:
         """Return (users, n_items) with the weight (values,) of each value; weights of a repeated item add up."""

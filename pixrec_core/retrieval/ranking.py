@@ -17,7 +17,7 @@ from pixrec_core.evaluation.validation import stacking_users
 from pixrec_core.paths import VariantPaths
 from pixrec_core.plugins import load_plugin
 from pixrec_core.progress import track
-from pixrec_core.ranking_table import DENSE, SPEEDS, to_ranking, write_ranking
+from pixrec_core.ranking_table import DENSE, SPEEDS, row_batches, to_ranking, write_ranking
 from pixrec_core.retrieval import rankers
 from pixrec_core.retrieval.index import ItemIndex, ListsRequest
 from pixrec_core.retrieval.rankers import RankedItems, Ranker, UserBatch
@@ -29,6 +29,7 @@ from pixrec_core.stages import Stats
 log = logging.getLogger(__name__)
 
 USERS_PER_SEARCH = 1024  # exact search takes several times as long per user with 512
+CELLS_PER_SEARCH = 1_024_000  # users x items of the longest list
 USERS_PER_RANKER_BATCH = 8
 SEED = 0
 
@@ -80,9 +81,9 @@ def _encode_users(retriever: Retriever, sequences: pl.DataFrame, depth: int, eng
 def _dense_frames(
     item_index: ItemIndex, user_ids: pl.Series, request: ListsRequest, engine: Engine
 ) -> Iterator[pl.DataFrame]:
-    """Rankings of all users, `USERS_PER_SEARCH` of them at a time."""
+    """Rankings of all users, at most `USERS_PER_SEARCH` of them at a time."""
     items = pl.Series(item_index.items)
-    parts = [slice(start, start + USERS_PER_SEARCH) for start in range(0, len(user_ids), USERS_PER_SEARCH)]
+    parts = list(row_batches(request.lengths, USERS_PER_SEARCH, CELLS_PER_SEARCH))
     requests = [
         request._replace(queries=request.queries[p], lengths=request.lengths[p], seen=request.seen[p]) for p in parts
     ]

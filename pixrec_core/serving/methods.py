@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.ranking_table import top_items
 from pixrec_core.recommenders._blend_features import MethodLists
-from pixrec_core.recommenders._blend_rankings import USERS_PER_BATCH
+from pixrec_core.recommenders._blend_rankings import CELLS_PER_BATCH, USERS_PER_BATCH
 from pixrec_core.recommenders.base import ItemLists, Method, Scores
 from pixrec_core.recommenders.blend import Blend
 from pixrec_core.schemas import DAY_MS
@@ -146,7 +146,7 @@ class BlendMethod(Method):
         found = min(k, self.n_items if allowed is None else int(allowed.sum()))
         if not found:
             return items, scores
-        for batch, part in histories.batches(USERS_PER_BATCH):
+        for batch, part in histories.batches(USERS_PER_BATCH, CELLS_PER_BATCH):
             timed = part if part.times is not None else replace(part, times=self._default_times(part))
             lists = {name: self._lists(self.methods[name], part, allowed) for name in self.blend.methods}
             best = self.blend.rank(lists, timed, np.full(len(part), found), allowed)

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixrec_core.ranking_table import ITEMS_PER_CHUNK, popularity_ranks, to_ranking, top_items, write_ranking
+from pixrec_core.ranking_table import (
+    ITEMS_PER_CHUNK,
+    popularity_ranks,
+    row_batches,
+    to_ranking,
+    top_items,
+    write_ranking,
+)
 from pixrec_core.schemas import RANKING_SCHEMA
 
 SCORES = st.sampled_from([-np.inf, -2.5, -1.0, -0.0, 0.0, 1e-40, 0.5, 3.0, np.inf]) | st.floats(
@@ -47,6 +54,21 @@ def test_top_items_of_a_large_catalogue_equal_a_plain_sort(n):
 def test_a_score_that_is_not_a_number_fails_an_assertion():
     with pytest.raises(AssertionError, match="not a number"):
         top_items(np.array([[np.nan]], np.float32), np.array([1]), np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "ends"),
+    [
+        ([], []),
+        ([1, 1, 1, 1, 1, 1, 1], [3, 6, 7]),  # three rows at most
+        ([2, 2, 2, 5, 1, 10, 11, 1, 1, 1], [3, 5, 6, 7, 10]),  # ten cells at most, but for a row that is longer
+        ([0, 0, 9, 0], [2, 3, 4]),
+    ],
+)
+def test_batches_of_rows_are_bounded_by_their_number_and_by_the_longest(lengths, ends):
+    batches = list(row_batches(np.array(lengths, np.int64), 3, 10))
+    assert [each.stop for each in batches] == ends
+    assert [each.start for each in batches] == [0, *ends][: len(ends)]
 
 
 def test_a_ranking_has_no_rows_past_the_end_of_a_list():

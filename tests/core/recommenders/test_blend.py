@@ -341,16 +341,23 @@ def test_settings_choose_the_methods(paths):
 )
 def test_a_ranking_of_other_users_is_refused(paths, change):
     users = change(pl.Series([f"u{u:03}" for u in range(USERS)]))
+    path, batches = paths.baseline("good").ranking, [slice(0, len(users))]
     with pytest.raises(ArtefactError, match="of good is of other users or items"):
-        list(rankings._read_lists(paths.baseline("good").ranking, "good", users, read_items(paths)["item"]))
+        list(rankings._read_lists(path, "good", users, read_items(paths)["item"], batches))
 
 
 def test_rankings_are_read_in_batches(monkeypatch, paths):
+    """By number of users, then by the size of their histories, which have five items with the target."""
     path, sequences = paths.baseline("good").ranking, read_sequences(paths, "test")
     monkeypatch.setattr(rankings, "USERS_PER_BATCH", 150)
     selected = np.arange(USERS) >= 200
     batches = list(read_batches({"good": path}, sequences, pl.Series(ITEMS), selected))
     assert [len(histories) for _, histories in batches] == [100, 100]
+    monkeypatch.setattr(rankings, "CELLS_PER_BATCH", 300)
+    assert [len(histories) for _, histories in read_batches({"good": path}, sequences, pl.Series(ITEMS))] == [
+        *[60] * 6,
+        40,
+    ]
     ranking = pl.read_parquet(path).filter(pl.col("user") >= "u200")
     items = np.concatenate([lists["good"].items[lists["good"].items >= 0] for lists, _ in batches])
     scores = np.concatenate([lists["good"].scores[lists["good"].items >= 0] for lists, _ in batches])
