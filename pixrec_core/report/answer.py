@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pixrec_core.errors import QueryError
 from pixrec_core.printable import printable_json
 from pixrec_core.report.inputs import titles_of
+from pixrec_core.schemas import clean_id
 from pixrec_core.serving import Recommendation, Recommender
 
 
@@ -81,8 +82,8 @@ def _split_ids(joined: str, known: Collection[str]) -> Iterator[str]:
     parts, most = joined.split(","), 1 + max((each.count(",") for each in known), default=0)
     while parts:
         ends = range(min(len(parts), most), 1, -1)
-        end = next((end for end in ends if ",".join(parts[:end]).strip() in known), 1)
-        if item := ",".join(parts[:end]).strip():
+        end = next((end for end in ends if clean_id(",".join(parts[:end])) in known), 1)
+        if item := clean_id(",".join(parts[:end])):
             yield item
         parts = parts[end:]
 

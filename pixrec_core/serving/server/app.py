@@ -272,7 +272,7 @@ def _guard(settings: ServerSettings) -> list[Any]:
         if settings.token is None:
             return
         expected = f"Bearer {settings.token.get_secret_value()}"
-        if not secrets.compare_digest((authorization or "").encode(), expected.encode()):
+        if not secrets.compare_digest((authorization or "").encode("latin-1"), expected.encode()):
             raise HTTPException(401, "the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
 
     return [Depends(check_token)]

@@ -81,11 +81,12 @@ def test_without_photos_the_page_shows_titles(paths):
         ("x,y,x,y,z", ["x,y", "x,y,z"]),
         ("SKU-001, blue", ["SKU-001", "blue"]),
         (",,a,", ["a"]),
+        ("e\u0301, 2,\u200b b", ["\xe9, 2", "b"]),  # the form of a keyboard, and a blank without width
         ("", []),
     ],
 )
 def test_ids_with_commas_can_be_asked_for(joined, ids):
-    assert list(_split_ids(joined, {"a", "b", "SKU-001, red", "x,y", "x,y,z"})) == ids
+    assert list(_split_ids(joined, {"a", "b", "SKU-001, red", "x,y", "x,y,z", "\xe9, 2"})) == ids
 
 
 def test_as_json(paths):

@@ -204,6 +204,9 @@ def test_a_token_guards_all_data(served):
         assert client.recommend(user="a").status_code == 401
         assert client.get("/datasets", headers={"Authorization": "Bearer a long secret"}).status_code == 200
         assert [client.get(path).status_code for path in ("/", "/health", "/ready")] == [200] * 3
+    with running_server(served.settings.data_dir, token="geheimes Wörtchen") as client:
+        headers = {"Authorization": "Bearer geheimes Wörtchen".encode()}
+        assert client.get("/datasets", headers=headers).status_code == 200
 
 
 def test_a_large_body_is_refused_also_without_a_length(served):
