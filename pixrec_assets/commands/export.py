@@ -6,7 +6,7 @@ from typing import Final
 import click
 from rich.markup import escape
 
-from pixrec_assets.commands.options import one_dataset_argument
+from pixrec_assets.commands.options import one_dataset_argument, output_errors
 from pixrec_assets.terminal import out
 from pixrec_core.paths import DatasetPaths
 from pixrec_core.settings import load_settings
@@ -55,7 +55,8 @@ def export(dataset: str, method: str | None, kind: str, output: Path, whole_urls
             raise click.UsageError("--whole-urls is for item vectors; an export to ONNX has no URLs")
         from pixrec_core.serving.export import export_onnx  # imports torch
 
-        written = export_onnx(folder, output.resolve(), method)
+        with output_errors(output):
+            written = export_onnx(folder, output.resolve(), method)
         differences = ", ".join(f"{name} {value:.1g}" for name, value in written["max_difference"].items())
         out.print(
             f"{written['method']} of {dataset} as ONNX, largest difference from PyTorch: {differences}: "
@@ -64,7 +65,8 @@ def export(dataset: str, method: str | None, kind: str, output: Path, whole_urls
         return
     from pixrec_core.serving import export as module  # imports torch
 
-    written = module.export_items(folder, output.resolve(), method, whole_urls=whole_urls)
+    with output_errors(output):
+        written = module.export_items(folder, output.resolve(), method, whole_urls=whole_urls)
     out.print(
         f"{written['items']:,} vectors of {written['dimension']} numbers, {written['method']} of {dataset}: "
         f"{escape(str(output / module.EXPORTED))}"

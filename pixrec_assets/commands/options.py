@@ -1,11 +1,14 @@
-"""The DATASET argument that most commands share."""
+"""What commands share: the DATASET argument, and errors of `--output`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+from pixrec_core.errors import SettingsError
 from pixrec_core.settings import load_settings
 
 Function = Callable[..., Any]
@@ -30,3 +33,19 @@ def one_dataset_argument(function: Function) -> Function:
         return function(dataset=datasets[0], **options)
 
     return click.argument("datasets", nargs=-1, metavar="[DATASET]")(with_one_dataset)
+
+
+@contextmanager
+def output_errors(output: Path) -> Iterator[None]:
+    """Report an error of the file system in the block, which writes to `--output`, as one message.
+
+    Raises:
+        SettingsError: a file or folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"--output: {error.filename or output} cannot be written ({error.strerror or error}); free disk space, "
+            "make it writable, or name another path"
+        ) from error

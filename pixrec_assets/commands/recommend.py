@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pixrec_assets.commands.options import one_dataset_argument
+from pixrec_assets.commands.options import one_dataset_argument, output_errors
 from pixrec_assets.terminal import PrintableConsole, echo, out
 from pixrec_core import files
 from pixrec_core.errors import QueryError
@@ -106,7 +106,7 @@ def _show_answer(answer: "Answer", paths: DatasetPaths, format_: str, output: Pa
         "table": lambda: _plain_text(_answer_table(answer)),
     }
     if output:
-        with files.replacing(output) as temporary:
+        with output_errors(output), files.replacing(output) as temporary:
             temporary.write_text(texts[format_](), encoding="utf-8")
         out.print(f"{format_}: {escape(str(output))}")
     elif format_ == "table":

@@ -196,6 +196,17 @@ def test_wrong_arguments_are_reported_without_a_traceback(pixrec, served, argume
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(("command", "arguments"), [("recommend", ["--text", "cup"]), ("export", [])])
+def test_an_output_that_cannot_be_written_is_reported_without_a_traceback(pixrec, tmp_path, command, arguments):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "below"
+    code, out, err = pixrec("shop", *arguments, "--output", str(output), command=command)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"--output: {tmp_path / 'file'}")
+    assert "cannot be written" in err
+    assert "Traceback" not in err
+
+
 def test_the_method_that_answers_can_be_exported(pixrec, recommender, tmp_path):
     arguments = ["shop", "--method", "multimodal", "--output", str(tmp_path / "vectors")]
     code, out, err = pixrec(*arguments, command="export")
