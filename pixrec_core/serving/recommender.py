@@ -313,8 +313,9 @@ class Recommender:
         n = len(self._item_ids)
         k = min(n, top + max(map(len, excluded)) + len(rules.pins))
         while True:
-            rows = zip(*(each.tolist() for each in candidates(k)), excluded, strict=True)
-            selected = [rules.select(items, scores, without, top) for items, scores, without in rows]
+            rows = zip(*candidates(k), excluded, strict=True)
+            # As Python objects, the rows of a whole batch would take many times the memory.
+            selected = [rules.select(row.tolist(), scores.tolist(), without, top) for row, scores, without in rows]
             if k == n or all(complete for _, complete in selected):
                 return [[Recommendation(self._item_ids[item], score) for item, score in each] for each, _ in selected]
             k = min(n, 4 * k)
