@@ -45,7 +45,7 @@ class OnlineLog:
             json.dumps(
                 {
                     "time": now,
-                    "user": question.user and clean_id(question.user),
+                    "user": clean_id(question.user or "") or None,  # a shop may send an empty id for a guest
                     "method": answer.method,
                     "promotion": answer.promotion,
                     "items": [each.item for each in answer.items],

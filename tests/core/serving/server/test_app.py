@@ -337,9 +337,10 @@ def test_answers_are_logged_if_asked(shop, bought):
         answer = client.recommend(user=user, top=3)
         client.post("/datasets/shop/recommend/batch", json={"users": [f"{user}  ", "nobody"], "top": 2})
         client.recommend(text="secret words", top=1)
+        client.recommend(user=" ", top=1)
     (path,) = shop.paths.online.glob("shown-*.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["user"] for line in lines] == [user, user, "nobody", None]
+    assert [line["user"] for line in lines] == [user, user, "nobody", None, None]
     assert lines[0]["items"] == items_of(answer)
     assert lines[0]["promotion"] == 1
     assert "secret words" not in path.read_text()
