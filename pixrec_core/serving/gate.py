@@ -129,14 +129,19 @@ def _served_test_split(paths: DatasetPaths, served: Promotion) -> RankedTestSpli
     """Return the rankings of the copy that was measured: a refit or a refresh makes another one serve.
 
     Raises:
-        ArtefactError: one of the two copies is damaged. One without a manifest of its own cannot be checked.
+        ArtefactError: one of the two copies is damaged, or the measured one is missing. One without a manifest of its
+            own cannot be checked.
     """
     copies = verify_promotion(paths.promoted, served)
     if served.measured != served.number:
         measured = list_promotions(paths.promoted).get(served.measured)
         copies = verify_promotion(paths.promoted, measured) if measured else paths.promoted.copies(served.measured)
-    ranking = copies.ranked_methods(served.towers)[served.method].ranking
-    return RankedTestSplit.read(copies, {served.method: ranking})
+    if (method := copies.ranked_methods(served.towers).get(served.method)) is None:
+        raise ArtefactError(
+            f"{copies.root}, which was measured, has no ranking of {served.method} to compare with; restore it, or "
+            f"remove the folder {paths.promoted.root} and promote again"
+        )
+    return RankedTestSplit.read(copies, {served.method: method.ranking})
 
 
 def _judge(

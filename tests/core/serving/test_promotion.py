@@ -143,6 +143,11 @@ def test_a_damaged_measured_copy_decides_nothing(third: Work) -> None:
     ranking.write_bytes(content[:-1] + b"x")
     with pytest.raises(ArtefactError, match=r"ranking\.parquet is damaged: its checksum is not that of the promotion"):
         promote(third, lambda _: 3)
+    files.remove(third.paths.promoted.copies(1).root)
+    with pytest.raises(
+        ArtefactError, match=r"promoted/1, which was measured, has no ranking of text_only.*; restore it"
+    ):
+        promote(third, lambda _: 3)
 
 
 def test_an_earlier_promotion_serves_again(third: Work) -> None:
