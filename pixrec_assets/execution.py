@@ -36,8 +36,7 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
     """
     try:
         job, instance = _job_of(stage, work, inputs), open_instance(dagster_home(work.settings))
-        if _wait_for_pools(job, instance) and stage.is_current(work):
-            return None  # another run of the same partition has just built it
+        _wait_for_pools(job, instance)
         result = job.execute_in_process(
             partition_key=stage.partition_key(work),
             instance=instance,
@@ -54,8 +53,8 @@ def materialise(stage: Stage, work: Work, inputs: StageInputs | None = None) -> 
     return None if result.success else _describe_failure(result)
 
 
-def _wait_for_pools(job: dg.JobDefinition, instance: dg.DagsterInstance) -> bool:
-    """Wait while other runs have all slots of a pool that the job needs; return whether there were any.
+def _wait_for_pools(job: dg.JobDefinition, instance: dg.DagsterInstance) -> None:
+    """Wait while other runs have all slots of a pool that the job needs.
 
     Dagster would wait within the run: in a loop that keeps a core busy and that no signal ends.
     """
@@ -70,7 +69,6 @@ def _wait_for_pools(job: dg.JobDefinition, instance: dg.DagsterInstance) -> bool
             waited = True
         time.sleep(POLL_S)
         fail_orphaned_runs(instance)
-    return waited
 
 
 def _job_of(stage: Stage, work: Work, inputs: StageInputs | None) -> dg.JobDefinition:

@@ -8,6 +8,7 @@ inputs, settings or code have changed.
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -25,9 +26,12 @@ from pixrec_core.errors import ArtefactError, BusyError, MissingArtefactError, P
 from pixrec_core.paths import DatasetPaths, VariantPaths
 from pixrec_core.settings import DatasetSettings, JointSettings, Settings
 
+log = logging.getLogger(__name__)
+
 #: What a stage reports: counts, shares, seconds, names. JSON values only.
 Stats = dict[str, Any]
 Stamp = dict[str, Any]
+POLL_S: Final = 0.2  # between two looks at the lock of another process
 STAMP_KEYS: Final = frozenset({"fingerprint", "data_version", "stats"})
 
 #: Texts of errors of a full disk, a quota or a file size limit. Each library has its own exception for them; the last
@@ -210,14 +214,10 @@ class Stage:
             if stamp is None:
                 partition = "" if is_same_partition else f" of {source.partition}"
                 variant = "" if self.partitioned_by == "dataset" else f" --variant {work.variant}"
-                problem = (
-                    f"Cannot run `{self.name}` for {self.partition_key(work)}: "
-                    f"its input `{source.stage.name}`{partition}"
-                )
-                if source.stage.is_being_built(source.work):
-                    raise BusyError(f"{problem} is being built by another process. Wait for that process or end it.")
                 raise MissingArtefactError(
-                    f"{problem} has not been built. Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
+                    f"Cannot run `{self.name}` for {self.partition_key(work)}: "
+                    f"its input `{source.stage.name}`{partition} has not been built. "
+                    f"Run `pixrec run {work.dataset}{variant} --up-to {self.name}`."
                 )
             if not source.stage.is_whole(source.work, stamp):
                 raise ArtefactError(
@@ -256,17 +256,21 @@ class Stage:
     def materialise(self, work: Work, *, inputs: StageInputs | None = None, **callbacks: Any) -> Stamp:
         """Build the artefact and return its stamp. The stamp of an earlier build is removed first.
 
-        `run` gets the callbacks. `inputs` is the result of `inspect_inputs`, if the caller has it; then what another
-        process has built from the same inputs since is kept. If an input changes after the inspection, the new artefact
-        is stale and the next run builds it again.
+        If another process is building the artefact or an input, this waits for its end and then keeps an artefact that
+        is current. `run` gets the callbacks. `inputs` is the result of `inspect_inputs`, if the caller has it; then
+        what another process has built from the same inputs since is kept. If an input changes after the inspection, the
+        new artefact is stale and the next run builds it again.
 
         Raises:
-            BusyError: another process is building it. The lock of a process that dies is released by the system.
             ArtefactError: the disk is full, or an input is damaged.
             MissingArtefactError: an input has not been built.
             PixRecError: any fault that the stage reports.
         """
-        with self.exclusive(work):
+        with self.exclusive(work, wait=True) as has_waited:
+            for source in self.reads(work):  # no two processes wait for each other: a stage waits for its inputs only
+                source.stage._wait_for_build(source.work)
+            if has_waited:
+                inputs = self.inspect_inputs(work)
             if inputs and (found := self.stamp(work)) and self.is_current(work, inputs):
                 return found
             inputs = inputs or self.inspect_inputs(work)
@@ -285,35 +289,36 @@ class Stage:
             return stamp
 
     @contextmanager
-    def exclusive(self, work: Work) -> Iterator[None]:
-        """Keep other processes from building the artefact.
+    def exclusive(self, work: Work, *, wait: bool = False) -> Iterator[bool]:
+        """Keep other processes from building the artefact; yield whether this has waited for one.
+
+        The lock of a process that dies is released by the system.
 
         Raises:
-            BusyError: another process is building it.
+            BusyError: another process is building it, and `wait` is false.
         """
-        lock = self._lock_path(work)
-        try:
-            with self._disk_errors(work):
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(lock, timeout=0):
-                    yield
-        except Timeout:
-            raise BusyError(
-                f"Cannot run `{self.name}` for {self.partition_key(work)}: another process is building it in "
-                f"{lock.parent.parent}. Wait for that process or end it."
-            ) from None
+        path = self._lock_path(work)
+        with self._disk_errors(work):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                held, has_waited = lock.acquire(timeout=0), False
+            except Timeout:
+                if not wait:
+                    raise BusyError(
+                        f"Cannot run `{self.name}` for {self.partition_key(work)}: another process is building it in "
+                        f"{path.parent.parent}. Wait for that process or end it."
+                    ) from None
+                log.info("waiting for another process that is building `%s` of %s", self.name, self.partition_key(work))
+                held, has_waited = lock.acquire(poll_interval=POLL_S), True
+            with held:
+                yield has_waited
 
-    def is_being_built(self, work: Work) -> bool:
-        """Return whether a process is building the artefact."""
-        if not (lock := self._lock_path(work)).exists():
-            return False
-        try:
-            with FileLock(lock, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # another user's folder
-            return False
+    def _wait_for_build(self, work: Work) -> None:
+        """If the artefact is missing and a process is building it, wait for the end of that process."""
+        if self.stamp(work) is None and self._lock_path(work).exists():
+            with self.exclusive(work, wait=True):
+                pass
 
     def _lock_path(self, work: Work) -> Path:
         return self.stamp_path(work).with_suffix(".lock")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from filelock import FileLock
 
 from pixrec_assets import cli, headline
 from pixrec_assets.commands.status import format_age
@@ -285,16 +284,6 @@ def test_a_known_error_is_one_message_and_the_next_command(pixrec, monkeypatch):
     assert "pixrec run sample" in err
     assert "Traceback" not in err
     assert "Stack Trace" not in err
-
-
-def test_a_partition_that_another_process_builds_is_refused(pixrec, settings):
-    pixrec("run", "sample", "--stage", "raw")
-    with FileLock(pipeline.ITEMS.stamp_path(Work(settings, "sample")).with_suffix(".lock")):
-        code, _, err = pixrec("run", "sample")
-    assert code == 1
-    assert "BusyError: Cannot run `items` for sample: another process is building it" in err
-    assert "Wait for that process or end it" in err
-    assert pixrec("run", "sample")[0] == 0
 
 
 def test_an_unexpected_error_shows_its_traceback_and_the_log(pixrec, settings, monkeypatch):

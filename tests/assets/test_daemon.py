@@ -85,6 +85,12 @@ LAUNCH = """mutation ($what: ExecutionParams!) { launchRun(executionParams: $wha
 PARTITION = {"key": "dagster/partition"}
 
 
+def ended_runs(server: Server, partition: str, count: int = 1) -> list[dict[str, Any]]:
+    """Runs of a partition, if there are so many and all have ended; else none."""
+    runs = server.runs(partition)
+    return runs if len(runs) >= count and all(run["status"] in {"SUCCESS", "FAILURE"} for run in runs) else []
+
+
 def is_made(paths: DatasetPaths, stage: Stage) -> bool:
     """Whether a stage has left its stamp; none is left before the artefact is whole."""
     return paths.stamp(stage.name).exists()
@@ -104,7 +110,8 @@ def test_schedule_and_sensor_can_be_turned_on_and_a_new_file_starts_a_run(server
         os.utime(folder / "books" / name, (1e9, 1e9))
     sensor = server.ask(START_SENSOR, at=PLACE | {"sensorName": "new_raw_files"})["startSensor"]["sensorState"]
     assert sensor["status"] == "RUNNING"
-    run = until(lambda: next((r for r in server.runs("books") if r["status"] == "SUCCESS"), None))
+    (run,) = until(lambda: ended_runs(server, "books"))
+    assert run["status"] == "SUCCESS"
     assert run["tags"]["dagster/sensor_name"] == "new_raw_files"
     assert is_made(DatasetPaths.of(folder / "data", "books"), pipeline.SEQUENCES)
     assert server.ask(STOP_SENSOR, id=sensor["id"])["stopSensor"]["instigationState"]["status"] == "STOPPED"
@@ -122,11 +129,7 @@ def test_a_run_whose_process_is_killed_is_marked_as_failed_and_run_again(server:
     assert list(paths.root.glob(".*.partial")), "it is killed in the middle of writing"
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
-    def both() -> list[dict[str, Any]]:
-        runs = server.runs("films")
-        return runs if len(runs) == 2 and all(run["status"] in {"SUCCESS", "FAILURE"} for run in runs) else []
-
-    again, killed = until(both)
+    again, killed = until(lambda: ended_runs(server, "films", 2))
     assert (killed["status"], again["status"]) == ("FAILURE", "SUCCESS")
     assert (again["tags"]["dagster/parent_run_id"], again["tags"]["dagster/retry_number"]) == (killed["runId"], "1")
     assert is_made(paths, pipeline.SEQUENCES)
@@ -149,7 +152,7 @@ def test_a_backfill_beside_a_run_of_the_ui_waits_for_it_and_disturbs_nothing(ser
         printed = beside.communicate()[0]
         assert beside.returncode == 0, printed
         assert "Traceback" not in printed
-    until(lambda: {run["status"] for run in server.runs("songs")} == {"SUCCESS"})
+    assert {run["status"] for run in until(lambda: ended_runs(server, "songs"))} == {"SUCCESS"}
     assert "building" not in run_command(["python", *command], folder, environment).stdout
     paths = DatasetPaths.of(folder / "data", "songs")
     assert is_made(paths, pipeline.SEQUENCES)

@@ -76,7 +76,7 @@ def train(settings, instance, monkeypatch) -> Failure | None:
     for run in plan_dataset(settings, "sample", up_to="item_features"):
         run.stage.materialise(run.work)
     monkeypatch.setattr(execution, "open_instance", lambda _: instance)
-    return execution.materialise(pipeline.CHECKPOINT, work)
+    return execution.materialise(pipeline.CHECKPOINT, work, pipeline.CHECKPOINT.inspect_inputs(work))
 
 
 def test_a_stage_waits_until_its_pool_has_a_free_slot(settings, taken, monkeypatch, caplog):
@@ -96,13 +96,16 @@ def test_a_stage_waits_until_its_pool_has_a_free_slot(settings, taken, monkeypat
 
 
 def test_what_another_run_built_meanwhile_is_not_built_again(settings, taken, monkeypatch):
+    work, built = Work(settings, "sample", "text_only"), []
+
     def sleep(seconds: float) -> None:
-        pipeline.CHECKPOINT.materialise(Work(settings, "sample", "text_only"), on_epoch=lambda _: None)
+        pipeline.CHECKPOINT.materialise(work, on_epoch=lambda _: None)
+        built.append(pipeline.CHECKPOINT.stamp_path(work).stat().st_mtime_ns)
         taken.event_log_storage.free_concurrency_slots_for_run("another run")
 
     monkeypatch.setattr(execution, "time", SimpleNamespace(sleep=sleep))
     assert train(settings, taken, monkeypatch) is None
-    assert taken.get_runs_count() == 0
+    assert built == [pipeline.CHECKPOINT.stamp_path(work).stat().st_mtime_ns]
 
 
 def test_a_signal_ends_the_wait_for_a_pool(settings, taken, monkeypatch):

@@ -1,10 +1,14 @@
 """When a stage is current, and what happens if several processes build it."""
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 
@@ -15,7 +19,7 @@ from filelock import FileLock
 from pixrec_core import files
 from pixrec_core.errors import BusyError, MissingArtefactError, SourceError
 from pixrec_core.settings import Settings
-from pixrec_core.stages import Stage, Work
+from pixrec_core.stages import Stage, Stamp, Work
 
 
 @pytest.fixture
@@ -121,26 +125,6 @@ def test_a_stage_with_missing_external_inputs_is_not_current(work: Work) -> None
     assert not dataclasses.replace(stage, external_inputs=gone).is_current(work)
 
 
-def test_a_stage_that_another_process_builds_is_refused(work: Work) -> None:
-    stage = make_stage("one")
-    stage.materialise(work)
-    with FileLock(stage.stamp_path(work).with_suffix(".lock")), pytest.raises(BusyError, match="one"):
-        stage.materialise(work)
-    assert stage.is_current(work)
-
-
-def test_an_input_that_another_process_builds_is_not_called_missing(work: Work) -> None:
-    first = make_stage("one")
-    second = make_stage("two", inputs=(first,))
-    first.materialise(work)
-    first.stamp_path(work).unlink()
-    message = "Cannot run `two` for shop: its input `one` is being built by another process. Wait for that process"
-    with FileLock(first.stamp_path(work).with_suffix(".lock")), pytest.raises(BusyError, match=message):
-        second.materialise(work)
-    with pytest.raises(MissingArtefactError, match="has not been built"):
-        second.materialise(work)
-
-
 def test_what_another_process_has_built_since_the_inspection_is_kept(work: Work) -> None:
     content = ["old"]
     stage = make_stage("one", external_inputs=lambda _: content[0])
@@ -155,31 +139,65 @@ def test_what_another_process_has_built_since_the_inspection_is_kept(work: Work)
     assert stage.materialise(work, inputs=inputs)["stats"] == {"rows": 3}, "the other one was built from other inputs"
 
 
-BLOCKING_STAGE = """
-import signal, sys
+OTHER_PROCESS = """
+import sys
 from pathlib import Path
 from pixrec_core.settings import Settings
 from pixrec_core.stages import Stage, Work
 def run(work):
     print("RUNNING", flush=True)
-    signal.pause()
+    (work.paths.root / "one").write_text(sys.stdin.readline())
+    return {"by": "the other process"}
 root = Path(sys.argv[1])
 work = Work(Settings(root=root, data_dir=root, datasets={"shop": {"source": {"kind": "sample"}}}), "shop")
 Stage("one", run, lambda work: work.paths.root / "one").materialise(work)
 """
 
 
-def test_the_lock_of_a_dead_process_is_released(work: Work) -> None:
-    stage = make_stage("one")
-    command = [sys.executable, "-c", BLOCKING_STAGE, str(work.settings.root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout
-        assert other.stdout.readline() == "RUNNING\n"
-        with pytest.raises(BusyError, match="Cannot run `one` for shop: another process is building it"):
-            stage.materialise(work)
-        other.kill()
-    stage.materialise(work)
+@pytest.fixture
+def other(work: Work) -> Iterator[subprocess.Popen[str]]:
+    """A process that is building the stage `one` until it is sent a line."""
+    command = [sys.executable, "-c", OTHER_PROCESS, str(work.settings.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "RUNNING\n"
+        yield process
+
+
+def built_after(end: Callable[[], object], stage: Stage, work: Work, caplog: pytest.LogCaptureFixture) -> Stamp:
+    """Start the stage, call `end` once it waits for another process, and return its stamp."""
+    caplog.set_level(logging.INFO, "pixrec_core")
+    with ThreadPoolExecutor(1) as thread:
+        stamp = thread.submit(stage.materialise, work)
+        while "waiting for another process that is building `one` of shop" not in caplog.text:
+            assert not stamp.done()
+            time.sleep(0.01)
+        end()
+        return stamp.result()
+
+
+@pytest.mark.parametrize("is_input", [False, True])
+def test_a_stage_waits_for_another_process_and_keeps_what_that_has_built(work, other, caplog, is_input) -> None:
+    stage = make_stage("two", inputs=(make_stage("one"),)) if is_input else make_stage("one")
+    stamp = built_after(lambda: other.communicate("\n"), stage, work, caplog)
+    assert stamp["stats"] == ({"rows": 1} if is_input else {"by": "the other process"})
     assert stage.is_current(work)
+
+
+def test_a_stage_that_waits_for_a_process_that_dies_is_built(work, other, caplog) -> None:
+    stage = make_stage("one")
+    assert built_after(other.kill, stage, work, caplog)["stats"] == {"rows": 1}
+    assert stage.is_current(work)
+
+
+def test_a_command_that_needs_the_artefact_alone_does_not_wait(work: Work) -> None:
+    stage = make_stage("one")
+    with (
+        FileLock(stage.stamp_path(work).with_suffix(".lock")),
+        pytest.raises(BusyError, match="Cannot run `one` for shop: another process is building it"),
+        stage.exclusive(work),
+    ):
+        pass
 
 
 def with_joint_training(work: Work, **joint: dict) -> Settings:
