@@ -22,7 +22,7 @@ UV := uv==0.13.9
 PYTEST_ARGS ?=
 # One process more than cores, since tests wait for processes that they start. Each takes whole files, whose fixtures it
 # shares.
-PYTEST = pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = pytest --numprocesses 3 --no-loadscope-reorder $(PYTEST_ARGS)
 
 # With it, each process that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # The same examples in every run, so that a test fails for a change only; `--hypothesis-profile default` draws others.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
@@ -64,6 +66,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system needs root and the right to mount")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class _Scheduling(LoadFileScheduling):
+    """Each process takes whole files, whose fixtures it shares, and one takes all files that use Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith("tests/core/engine/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    """Replace the scheduler of `--dist`."""
+    return _Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

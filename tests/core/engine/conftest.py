@@ -1,11 +1,13 @@
-"""One Ray for all tests of a pytest process: it takes seconds to start."""
+"""One Ray for all tests of this folder: it takes seconds to start, and uses the processor as long as it runs."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 
-from pixrec_core.engine import LOCAL, create_engine
+from pixrec_core.engine import LOCAL, Engine, create_engine
 from pixrec_core.settings import EngineSettings
+from tests.core.training.conftest import shop  # noqa: F401  # a fixture
 
 WORKERS = 2
 
@@ -16,13 +18,16 @@ def require_ray() -> None:
         pytest.skip("Ray is not installed: pip install '.[ray]'")
 
 
-@pytest.fixture(scope="session")
-def ray_engines():
+@pytest.fixture(scope="package")
+def ray_engines() -> Iterator[dict[int, Engine]]:
     """Ray engines by their number of workers."""
     require_ray()
     widest = EngineSettings(kind="ray", workers=WORKERS)
     list(create_engine(widest).map_shards(abs, [0]))  # starts Ray with room for this number of workers
-    return {n: create_engine(EngineSettings(kind="ray", workers=n)) for n in (1, WORKERS)}
+    yield {n: create_engine(EngineSettings(kind="ray", workers=n)) for n in (1, WORKERS)}
+    import ray
+
+    ray.shutdown()
 
 
 @pytest.fixture(params=["local", "ray"])

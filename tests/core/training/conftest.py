@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from pixrec_core.stages import Work
-from tests.core.engine.conftest import ray_engines  # noqa: F401  # a fixture: one Ray for all tests of a pytest process
 from tests.core.shop import open_shop
 
 
