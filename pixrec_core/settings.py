@@ -178,7 +178,9 @@ class IngestSettings(Section):
 class ImageSettings(Section):
     """Download and storage of product photos."""
 
-    size: Positive = Field(256, description="longest edge of a stored photo in pixels; larger photos are scaled down")
+    size: Positive = Field(
+        256, le=65_500, description="longest edge of a stored photo in pixels; larger photos are scaled down"
+    )
     threads: Positive = Field(16, description="simultaneous downloads, all hosts together")
     per_host: Positive = Field(8, description="simultaneous downloads from one host")
     attempts: Positive = Field(4, description="attempts per URL before it counts as failed")
@@ -186,7 +188,7 @@ class ImageSettings(Section):
     deadline_s: float = Field(60.0, gt=0, description="seconds for one whole photo, even if bytes keep arriving")
     max_bytes: Positive = Field(20_000_000, description="maximum size of a downloaded photo in bytes")
     max_pixels: Positive = Field(
-        50_000_000, description="maximum size of a downloaded photo in pixels (width x height)"
+        50_000_000, le=2**32, description="maximum size of a downloaded photo in pixels (width x height)"
     )
     allow_private_hosts: bool = Field(False, description="allow URLs with private or loopback addresses")
     allow_hosts: tuple[HostPattern, ...] = Field(

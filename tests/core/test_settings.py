@@ -130,6 +130,7 @@ def test_a_path_that_no_file_can_have_is_reported(write, text: str, reason: str)
         ('variants = "text_only"\n', r'variants: must be a list, such as variants = \["..."\] \(received'),
         ('[images]\nallow_hosts = ["X.com"]\n', r"allow_hosts\.0: must be a host in lower case .*received 'X.com'"),
         ('[datasets."My shop".source]\nkind = "sample"\n', "must be a name of lower-case letters, digits"),
+        (f"[images]\nmax_pixels = {10**20}\n", r"images\.max_pixels: .*less than or equal to 4294967296"),
         ("[datasets.x]\n", r"datasets\.x\.source: Field required"),
         ("no toml", "cannot be read as TOML"),
     ],
