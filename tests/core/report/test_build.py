@@ -240,6 +240,17 @@ def test_a_served_blend_is_shown_too(paths):
     assert build_report("shop", paths, BOTH)["users_shown"]
 
 
+def test_inputs_of_too_few_users_have_no_table(paths):
+    metrics = files.read_json(paths.metrics)
+    metrics["inputs"]["protocols"]["seen_filtered"] = {}
+    files.write_json(paths.metrics, metrics)
+    html = Path(build_report("shop", paths, BOTH)["html"]).read_text(encoding="utf-8")
+    assert html.count("Not measured: too few users.") == 1
+    assert html.count('aria-label="Worth of inputs"') == 1
+    markdown = (paths.report / "report.md").read_text(encoding="utf-8")
+    assert markdown.count("not measured, too few users.") == 1
+
+
 def test_the_worth_of_inputs_is_on_both_pages(built):
     paths, _, html = built
     text = " ".join(html.split())
