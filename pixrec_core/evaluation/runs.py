@@ -56,6 +56,7 @@ class Run:
 
         Raises:
             MissingArtefactError: there is no outcomes.parquet.
+            ArtefactError: it is damaged.
         """
         path = folder / "outcomes.parquet"
         if not path.exists():
@@ -66,7 +67,10 @@ class Run:
                     f"{path} does not exist. Name the folder of a dataset, such as data/books, whose evaluation is "
                     f"built: `pixrec run {root.name} --up-to evaluation`"
                 )
-        return cls(folder, pl.read_parquet(path, glob=False))
+        try:
+            return cls(folder, pl.read_parquet(path, glob=False))
+        except pl.exceptions.PolarsError as error:
+            raise ArtefactError(f"{path} is damaged ({error}); build the stage `evaluation` with --force") from error
 
     def methods_of(self, users: pl.DataFrame) -> pl.DataFrame:
         """Return the methods, column `METHOD`, that ranked for all of `users` (columns `USER` and `ITEM`).

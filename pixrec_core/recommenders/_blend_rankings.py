@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pyarrow import parquet
+from pyarrow import ArrowInvalid, parquet
 
 from pixrec_core import files
 from pixrec_core.errors import ArtefactError, SettingsError
@@ -114,29 +114,42 @@ def _read_lists(
         batches: consecutive slices of the users.
 
     Raises:
-        ArtefactError: the ranking is of other users or items, or in another order.
+        ArtefactError: the ranking is of other users or items, in another order, or damaged.
     """
     fault = ArtefactError(f"the ranking {path} of {method} is of other users or items; rank them again")
     indices = pl.Enum(item_ids)
-    with parquet.ParquetFile(files.require(path)) as file:
-        frames = (pl.DataFrame(pl.from_arrow(rows)) for rows in file.iter_batches(columns=list(RANKING_SCHEMA)))
-        table = RANKING_SCHEMA.to_frame()
-        for batch in batches:
-            part = users[batch]
-            while (table.is_empty() or table[USER][-1] <= part[-1]) and (more := next(frames, None)) is not None:
-                table = pl.concat([table, more])
-            in_part = table.filter(pl.col(USER) <= part[-1])
-            table = table[in_part.height :]
-            items = in_part[ITEM].cast(indices, strict=False).to_physical()
-            runs = in_part[USER].rle().struct
-            if not runs.field("value").equals(part) or items.null_count():
-                raise fault
-            lengths, columns = runs.field("len").to_numpy(), in_part[RANK].to_numpy() - 1
-            shape = (len(part), int(columns.max(initial=-1)) + 1)
-            lists = MethodLists(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
-            rows = np.repeat(np.arange(len(part)), lengths)
-            lists.items[rows, columns] = items.to_numpy()
-            lists.scores[rows, columns] = in_part[SCORE].to_numpy()
-            yield lists
-        if table.height or next(frames, None) is not None:
+    frames = _read_frames(path, method)
+    table = RANKING_SCHEMA.to_frame()
+    for batch in batches:
+        part = users[batch]
+        while (table.is_empty() or table[USER][-1] <= part[-1]) and (more := next(frames, None)) is not None:
+            table = pl.concat([table, more])
+        in_part = table.filter(pl.col(USER) <= part[-1])
+        table = table[in_part.height :]
+        items = in_part[ITEM].cast(indices, strict=False).to_physical()
+        runs = in_part[USER].rle().struct
+        if not runs.field("value").equals(part) or items.null_count():
             raise fault
+        lengths, columns = runs.field("len").to_numpy(), in_part[RANK].to_numpy() - 1
+        shape = (len(part), int(columns.max(initial=-1)) + 1)
+        lists = MethodLists(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
+        rows = np.repeat(np.arange(len(part)), lengths)
+        lists.items[rows, columns] = items.to_numpy()
+        lists.scores[rows, columns] = in_part[SCORE].to_numpy()
+        yield lists
+    if table.height or next(frames, None) is not None:
+        raise fault
+
+
+def _read_frames(path: Path, method: str) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a ranking, some at a time.
+
+    Raises:
+        ArtefactError: the file is damaged.
+    """
+    try:
+        with parquet.ParquetFile(files.require(path)) as file:
+            for rows in file.iter_batches(columns=list(RANKING_SCHEMA)):
+                yield pl.DataFrame(pl.from_arrow(rows))
+    except (ArrowInvalid, OSError) as error:
+        raise ArtefactError(f"the ranking {path} of {method} is damaged ({error}); rank again with --force") from error

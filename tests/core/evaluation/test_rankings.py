@@ -66,6 +66,15 @@ def test_other_columns_are_refused(read):
         read(table(GOOD).drop("score"))
 
 
+@pytest.mark.parametrize("kept", [0, 9, -9])
+def test_a_damaged_file_is_named(tmp_path, kept):
+    path = tmp_path / "r.parquet"
+    table(GOOD).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ArtefactError, match=r"ranking of mine: .*r\.parquet is damaged \(.*rebuild it"):
+        read_ranking(path, "mine", targets_of(BOUGHT), DEPTH)
+
+
 def test_a_list_need_not_be_longer_than_the_catalogue(tmp_path):
     whole = table(dict.fromkeys(BOUGHT, ITEMS))
     whole.write_parquet(tmp_path / "r.parquet")

@@ -88,6 +88,12 @@ def test_a_method_that_ranked_for_a_sample_of_the_users_is_left_out(tmp_path):
     assert by_method(compare_runs([of_sample], METRICS))["tower/beams"]["mean"] == 1
 
 
+def test_damaged_outcomes_are_named(tmp_path):
+    (tmp_path / "outcomes.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ArtefactError, match=r"outcomes\.parquet is damaged .*the stage `evaluation` with --force"):
+        Run.read(tmp_path)
+
+
 def test_wrong_names_are_errors_with_the_known_ones(tmp_path, seeds):
     with pytest.raises(QueryError, match=r"unknown metric 'Recall@3'; known: Recall@1, Recall@5"):
         compare_runs(seeds, ["Recall@3"])

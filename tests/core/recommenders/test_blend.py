@@ -346,6 +346,14 @@ def test_a_ranking_of_other_users_is_refused(paths, change):
         list(rankings._read_lists(path, "good", users, read_items(paths)["item"], batches))
 
 
+@pytest.mark.parametrize("kept", [0, 9, -9])
+def test_a_damaged_ranking_is_named(paths, tmp_path, kept):
+    path = tmp_path / "ranking.parquet"
+    path.write_bytes(paths.baseline("good").ranking.read_bytes()[:kept])
+    with pytest.raises(ArtefactError, match=r"of good is damaged .*rank again with --force"):
+        list(rankings._read_frames(path, "good"))
+
+
 def test_rankings_are_read_in_batches(monkeypatch, paths):
     """By number of users, then by the size of their histories, which have five items with the target."""
     path, sequences = paths.baseline("good").ranking, read_sequences(paths, "test")
