@@ -61,7 +61,7 @@ def test_item_vectors_and_rankings_are_the_same(shop, ray_engines):
     try:
         local = encoded_and_ranked(shop, LOCAL)
         assert {Path(name).suffix for name in local} >= {".npy", ".safetensors", ".parquet"}
-        assert encoded_and_ranked(shop, ray_engines[1]) == local
+        assert encoded_and_ranked(shop, ray_engines[WORKERS]) == local
     finally:
         torch.set_num_threads(1)
 
