@@ -22,23 +22,16 @@ def read_ranking(path: Path, method: str, targets: Targets, depth: int) -> pl.Da
     """
     try:
         columns = pl.scan_parquet(path, glob=False).collect_schema()
-    except pl.exceptions.PolarsError as error:
-        raise _damaged(method, path, error) from error
-    if {name: columns.get(name) for name in RANKING_SCHEMA} != dict(RANKING_SCHEMA):
-        raise ArtefactError(f"ranking of {method}: {path} has columns {columns}; expected {dict(RANKING_SCHEMA)}")
-    try:
+        if {name: columns.get(name) for name in RANKING_SCHEMA} != dict(RANKING_SCHEMA):
+            raise ArtefactError(f"ranking of {method}: {path} has columns {columns}; expected {dict(RANKING_SCHEMA)}")
         ranking = scan_indices(path, targets).sort(USER_INDEX, RANK).collect()
     except pl.exceptions.PolarsError as error:
-        raise _damaged(method, path, error) from error
+        raise ArtefactError(f"ranking of {method}: {path} is damaged ({error}); rebuild it") from error
     problems = [f"{count:,} {problem}" for problem, count in _problems(ranking, targets, depth).items() if count]
     if problems:
         message = f"ranking of {method} ({path}) does not fit the test split: {', '.join(problems)}; rebuild it"
         raise ArtefactError(message)
     return ranking
-
-
-def _damaged(method: str, path: Path, error: Exception) -> ArtefactError:
-    return ArtefactError(f"ranking of {method}: {path} is damaged ({error}); rebuild it")
 
 
 def scan_indices(path: Path, targets: Targets) -> pl.LazyFrame:
